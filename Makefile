@@ -1,0 +1,68 @@
+# Every target works from a clean clone and may be repeated.
+#   make run    a pod on this machine, until Ctrl-C     make test    all tests
+#   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
+#   make critest | bench | fmt | clean | install
+SHELL   := /bin/bash
+GO      ?= go
+export PATH := $(PATH):/usr/local/go/bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BUILD   := $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+TEST    := $(GO) test -buildvcs=false -tags seccomp
+PREFIX  ?= /usr/local
+
+.PHONY: all build pause cni deps run test critest bench bench-pull lint fmt clean install go-is-here
+all: build
+
+go-is-here:
+	@hack/deps.sh go
+
+# The shim is the only program that links C (libseccomp, through libcontainer).
+build: go-is-here pause
+	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/berthd ./cmd/berth
+	CGO_ENABLED=1 $(BUILD) -tags seccomp -o bin/ ./cmd/berth-shim
+
+pause:
+	@hack/build-pause.sh
+
+# CNI plugins, pinned by hack/tools/go.mod and its go.sum.
+cni: go-is-here
+	@mkdir -p bin/cni
+	@CGO_ENABLED=0 $(GO) -C hack/tools build -buildvcs=false -trimpath -ldflags "-s -w" -o $(CURDIR)/bin/cni/ tool
+
+deps:
+	@hack/deps.sh go build run
+
+run: deps build cni
+	@CGO_ENABLED=0 $(BUILD) -o bin/ ./hack/demo
+	@hack/run.sh
+
+# Packages one after the other: several of them look at what the whole machine
+# has (mounts, links, cgroups) before and after.
+test: deps build cni
+	@$(TEST) -c -o /dev/null ./...
+	$(TEST) -p 1 -timeout 40m ./...
+
+critest: deps build cni
+	test/critest/run.sh
+
+bench bench-pull: deps build cni
+	@hack/deps.sh bench
+	$(GO) run -buildvcs=false ./test/bench $(if $(filter bench-pull,$@),pull)
+
+bin/golangci-lint: hack/tools/lint/go.mod hack/tools/lint/go.sum
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) -C hack/tools/lint build -buildvcs=false -trimpath -ldflags "-s -w" -o $(CURDIR)/bin/ tool
+	@touch $@
+
+lint: go-is-here pause bin/golangci-lint
+	bin/golangci-lint run ./...
+
+fmt: go-is-here bin/golangci-lint
+	bin/golangci-lint fmt ./...
+
+install: build
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/berthd bin/berth-shim bin/berth
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system hack/berthd.service
+
+clean:
+	rm -rf bin oci/shim/pause/pause_*.bin

@@ -1,0 +1,103 @@
+// Command berth-shim is the parent of pods' processes. It is started by berthd
+// (package oci), from a sealed memfd, and not by people.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shim"
+)
+
+const (
+	// readyFD is a pipe of the client, which waits for one line: "ready", or the
+	// reason why the shim can't serve.
+	readyFD = 3
+	// exeFD is the memfd that this program was executed from; it stays alive
+	// without being open. Between the two is the lock on the shim's directory,
+	// which tells the living from the dead and is held until the end.
+	exeFD = 5
+	// The heap is some MiB; collecting it early is cheap and what is free goes
+	// back to the system above this bound.
+	gcPercent   = 50
+	memoryLimit = 24 << 20
+)
+
+func main() {
+	shim.RunInit()
+	dir := flag.String("dir", "", "directory of this shim; its last element is the shim's `ID`")
+	version := flag.String("version", "", "berth's version")
+	level := flag.Int("log-level", int(slog.LevelInfo), "lowest level that is logged, as log/slog counts")
+	flag.Parse()
+	ready := os.NewFile(readyFD, "ready")
+	if err := run(*dir, *version, slog.Level(*level), ready); err != nil {
+		_, _ = fmt.Fprintln(ready, err) // the client may be gone; the log has it too
+		slog.Error("shim ends", "error", err)
+		os.Exit(1)
+	}
+}
+
+func run(dir, version string, level slog.Level, ready *os.File) error {
+	if !filepath.IsAbs(dir) {
+		return errors.New("berth-shim is started by berthd; --dir must be absolute")
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimit)
+	if err := settle(); err != nil {
+		return err
+	}
+	server, err := shim.New(shim.Config{ID: filepath.Base(dir), Dir: dir, Version: version})
+	if err != nil {
+		return err
+	}
+	go heed(server)
+	if _, err := fmt.Fprintln(ready, "ready"); err != nil {
+		slog.Warn("client not told", "error", err)
+	}
+	_ = ready.Close() // a pipe
+	slog.Info("shim serves", "pid", os.Getpid(), "version", version)
+	return server.Serve()
+}
+
+// settle detaches the process from where it was started.
+func settle() error {
+	// The current directory would hold a mount; libcontainer records it as well.
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	// Inits of containers start faster with one processor.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return err
+	}
+	_ = unix.Close(exeFD) // not open when started by hand
+	// Nothing that the daemon happened to have open goes to containers.
+	return unix.CloseRange(readyFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+}
+
+// heed takes the signals that would end a process by default. They are handled,
+// not ignored: what is ignored stays so in the containers. The termination
+// signals let an empty shim go. It ends with the process.
+func heed(server *shim.Server) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGTERM, syscall.SIGINT)
+	for s := range signals {
+		if s != syscall.SIGTERM && s != syscall.SIGINT {
+			continue
+		}
+		if err := server.Leave(context.Background()); err != nil {
+			slog.Warn("asked to end, stays", "signal", s, "reason", err)
+		}
+	}
+}

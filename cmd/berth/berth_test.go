@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestFind(t *testing.T) {
+	for line, want := range map[string]struct{ name, rest string }{
+		"version":              {"version", ""},
+		"image load x.tar":     {"image load", "x.tar"},
+		"image export x a b":   {"image export", "x a b"},
+		"image check --repair": {"image check", "--repair"},
+		"image":                {},
+		"images":               {},
+		"":                     {},
+	} {
+		cmd, rest, err := find(strings.Fields(line))
+		if want.name == "" {
+			if !errors.Is(err, errUsage) {
+				t.Errorf("%q: got %v, want a usage error", line, err)
+			}
+			continue
+		}
+		if err != nil || cmd.name != want.name || strings.Join(rest, " ") != want.rest {
+			t.Errorf("%q: got %q %q %v", line, cmd.name, rest, err)
+		}
+	}
+}
+
+func TestWrongArgumentsAreUsage(t *testing.T) {
+	for name, args := range map[string][]string{
+		"check": {"x"}, "image list": {"x"}, "image pull": {}, "image load": {"x", "y"},
+		"image export": {"x"}, "image check": {"--fix"},
+	} {
+		cmd, _, err := find(strings.Fields(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.run(t.Context(), environment{}, args); !errors.Is(err, errUsage) {
+			t.Errorf("%s %q: got %v, want a usage error", name, args, err)
+		}
+	}
+}
+
+func TestUnreachableDaemon(t *testing.T) {
+	err := run(context.Background(), []string{"--config", os.DevNull, "--address", "unix://" + t.TempDir() + "/none", "image", "list"})
+	if err == nil || strings.Contains(plain(err), "rpc error") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWriteWholeLeavesNoHalf(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.tar")
+	write := func(text string, err error) func(io.Writer) error {
+		return func(w io.Writer) error {
+			_, werr := io.WriteString(w, text)
+			return errors.Join(werr, err)
+		}
+	}
+	if err := writeWhole(file, write("first", nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeWhole(file, write("sec", errors.New("cut"))); err == nil {
+		t.Error("the failure got lost")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(text, []byte("first")) {
+		t.Errorf("%q, %v", text, err)
+	}
+	if left, _ := filepath.Glob(file + "*"); len(left) != 1 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for bytes, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 2048: "2 KiB", 3 << 20: "3 MiB", 1 << 40: "1 TiB"} {
+		if got := size(bytes); got != want {
+			t.Errorf("size(%d) is %q, want %q", bytes, got, want)
+		}
+	}
+}

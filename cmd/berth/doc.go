@@ -1,0 +1,24 @@
+// Command berth is the operator's tool beside crictl: what the CRI has no call
+// for. `berth help` lists its subcommands.
+//
+// # What it owns
+//
+// Parsing its arguments and printing answers. The answers come from a running
+// berthd by package cri/operator, or from the machine by server/hostcheck.
+//
+// # Invariants
+//
+//   - Results go to standard output, progress and errors to standard error; the
+//     exit code is 0, 1 for a failure, 2 for a wrong command line.
+//   - It changes nothing on disk but files it is told to write.
+//
+// # Locks and files
+//
+// None of its own. An archive is written beside its final name and renamed, so
+// that a failed export leaves no half of one.
+//
+// # Why not more of crictl
+//
+// crictl lists and runs pods on any runtime; doing it again here would be one
+// more thing to keep in step.
+package main

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"berth/cri/operator"
+	"berth/server/config"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// errUsage is a wrong command line; its text says what would be right.
+var errUsage = errors.New("usage")
+
+// command is one subcommand, found by the words of its name.
+type command struct {
+	name string
+	args string
+	help string
+	run  func(ctx context.Context, env environment, args []string) error
+}
+
+// environment is what every subcommand may use.
+type environment struct {
+	cfg     config.Config
+	client  *operator.Client
+	out     io.Writer
+	verbose func(line string) // progress, for standard error
+}
+
+var commands = []command{
+	{"version", "", "print the versions of this program and of the daemon", showVersion},
+	{"check", "", "tell whether this machine can run pods, and what to change", checkHost},
+	{"image list", "", "list images", listImages},
+	{"image pull", "REF", "pull an image without credentials, showing progress", pullImage},
+	{"image load", "FILE", "load a docker or OCI archive; - is standard input", loadImages},
+	{"image export", "FILE REF...", "write images to an OCI archive; - is standard output", exportImages},
+	{"image check", "[--repair]", "compare the image store with what it should hold", checkImages},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:])
+	switch {
+	case err == nil:
+	case errors.Is(err, errUsage):
+		fmt.Fprintf(os.Stderr, "berth: %v\n\n%s", err, usage())
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "berth:", plain(err))
+		os.Exit(1)
+	}
+}
+
+// plain drops what gRPC puts before the message of an error.
+func plain(err error) string {
+	if _, message, ok := strings.Cut(err.Error(), " desc = "); ok {
+		return message
+	}
+	return err.Error()
+}
+
+func usage() string {
+	var b strings.Builder
+	b.WriteString("berth [--config FILE] [--address unix:///PATH] COMMAND\n\n")
+	for _, c := range commands {
+		fmt.Fprintf(&b, "  %-26s %s\n", c.name+" "+c.args, c.help)
+	}
+	return b.String()
+}
+
+func run(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("berth", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	file := fs.String("config", config.DefaultFile, "")
+	address := fs.String("address", "", "")
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) || fs.Arg(0) == "help" {
+		fmt.Print(usage())
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	cmd, rest, err := find(fs.Args())
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(*file)
+	if err != nil {
+		return err
+	}
+	if *address != "" {
+		cfg.Listen = *address
+	}
+	client, err := operator.Dial(cfg.Listen)
+	if err != nil {
+		return err
+	}
+	defer client.Close() //nolint:errcheck // nothing was promised over it any more
+	progress := func(line string) { fmt.Fprintln(os.Stderr, line) }
+	return cmd.run(ctx, environment{cfg: cfg, client: client, out: os.Stdout, verbose: progress}, rest)
+}
+
+// find is the command whose words args start with, and the rest of args.
+func find(args []string) (command, []string, error) {
+	for _, c := range commands {
+		words := strings.Fields(c.name)
+		if len(args) >= len(words) && strings.Join(args[:len(words)], " ") == c.name {
+			return c, args[len(words):], nil
+		}
+	}
+	if len(args) == 0 {
+		return command{}, nil, fmt.Errorf("%w: a command is missing", errUsage)
+	}
+	return command{}, nil, fmt.Errorf("%w: no command %q", errUsage, strings.Join(args, " "))
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"k8s.io/klog/v2"
+
+	"berth/server"
+	"berth/server/config"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "berthd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
+	file := fs.String("config", config.DefaultFile, "configuration, TOML; the default one may be absent")
+	printConfig := fs.Bool("print-config", false, "print the configuration in effect and exit")
+	printVersion := fs.Bool("version", false, "print the version and exit")
+	override := config.Flags(fs)
+	fs.SetOutput(io.Discard)
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fs.SetOutput(os.Stdout)
+		fs.PrintDefaults()
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("%w; berthd --help lists the flags", err)
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: options start with --", fs.Arg(0))
+	}
+	if *printVersion {
+		fmt.Println("berthd", version)
+		return nil
+	}
+	cfg, err := config.Load(*file)
+	if err != nil {
+		return err
+	}
+	override(&cfg)
+	if err := cfg.Check(); err != nil {
+		return err
+	}
+	if *printConfig {
+		return cfg.Print(os.Stdout)
+	}
+	ctx, err := withLogger(cfg.LogLevel)
+	if err != nil {
+		return err
+	}
+	defer klog.Flush()
+	return server.Run(ctx, cfg, version)
+}
+
+// withLogger sets klog up, to standard error, and puts its logger in a context.
+func withLogger(level int) (context.Context, error) {
+	fs := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(fs)
+	err := errors.Join(fs.Set("v", strconv.Itoa(level)), fs.Set("logtostderr", "true"))
+	return klog.NewContext(context.Background(), klog.Background()), err
+}

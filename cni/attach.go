@@ -1,0 +1,182 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	"k8s.io/klog/v2"
+
+	"berth/oci/atomicfile"
+)
+
+// Attachment names a pod that is to stay attached, see [Network.GC].
+type Attachment struct{ PodID string }
+
+// intent is what a pod was, or was about to be, attached with.
+type intent struct {
+	Version int             `json:"version"`
+	Config  json.RawMessage `json:"config"` // the conflist
+	NetNS   string          `json:"netns"`
+	Args    [][2]string     `json:"args"`
+	Caps    map[string]any  `json:"capabilities,omitempty"`
+}
+
+const intentVersion = 1
+
+// Add attaches a pod. When it fails, nothing stays attached, and the error
+// wraps ErrNotReady if no pod could be attached at this time.
+func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
+	list, err := n.usable()
+	if err != nil {
+		return Result{}, err
+	}
+	if list, err = needed(list, r); err != nil {
+		return Result{}, err
+	}
+	rt := r.runtimeConf()
+	if err := n.writeIntent(list, rt); err != nil {
+		return Result{}, err
+	}
+	raw, err := n.cni.AddNetworkList(ctx, list, rt)
+	if err == nil {
+		var res Result
+		if res, err = newResult(list.Name, raw); err == nil {
+			return res, nil
+		}
+	}
+	err = fmt.Errorf("attach the pod to network %q: %w", list.Name, err)
+	if derr := n.Del(ctx, r); derr != nil {
+		err = errors.Join(err, fmt.Errorf("and undo it: %w", derr))
+	}
+	return Result{}, err
+}
+
+// Del detaches a pod with the configuration, arguments and result of its Add,
+// whatever the configuration is by now. It may be repeated. A pod of which
+// nothing is remembered is detached from the present network as well as that
+// can be done, without an error. ctx gives values only: Del has its own deadline.
+func (n *Network) Del(ctx context.Context, r Request) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), delTimeout)
+	defer cancel()
+	list, rt, err := n.remembered(r.PodID)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "What a pod was attached with can't be read; detaching it from the present network", "podID", r.PodID)
+	}
+	if list == nil {
+		return n.delUnknown(ctx, r)
+	}
+	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
+		return fmt.Errorf("detach the pod from network %q: %w", list.Name, err)
+	}
+	return n.forget(r.PodID)
+}
+
+func (n *Network) delUnknown(ctx context.Context, r Request) error {
+	list, err := n.current()
+	if err != nil {
+		return n.forget(r.PodID)
+	}
+	if err := n.cni.DelNetworkList(ctx, list, r.runtimeConf()); err != nil {
+		klog.FromContext(ctx).V(2).Info("DEL of a pod that is not known to be attached", "podID", r.PodID, "err", err)
+	}
+	return n.forget(r.PodID)
+}
+
+// GC detaches every pod that is remembered and not among known, then asks the
+// plugins to free what else they hold (CNI 1.1 on). For the start of the
+// daemon: a pod whose Add is running must be among known.
+func (n *Network) GC(ctx context.Context, known []Attachment) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gcTimeout)
+	defer cancel()
+	keep := map[string]bool{}
+	for _, a := range known {
+		keep[a.PodID] = true
+	}
+	pods, errs := n.rememberedPods()
+	for pod := range pods {
+		if keep[pod] {
+			continue
+		}
+		if err := n.Del(ctx, Request{PodID: pod}); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("stale pod %s: %w", pod, err))
+			keep[pod] = true // else libcni would forget the configuration to try again with
+		}
+	}
+	list, err := n.usable()
+	if err != nil {
+		return errs // nothing to ask; Ready tells why
+	}
+	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
+	for pod := range keep {
+		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: pod, IfName: ifName})
+	}
+	return errors.Join(errs, n.cni.GCNetworkList(ctx, list, args))
+}
+
+func (n *Network) intentPath(pod string) string {
+	return filepath.Join(n.opt.CacheDir, "pods", filepath.Base(pod))
+}
+
+func (n *Network) writeIntent(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
+	path := n.intentPath(rt.ContainerID)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return atomicfile.WriteVolatile(path, intent{Version: intentVersion, Config: list.Bytes,
+		NetNS: rt.NetNS, Args: rt.Args, Caps: rt.CapabilityArgs})
+}
+
+// remembered returns what pod was attached with: of our own record or, should
+// that be gone or broken, of libcni's cache; nil when neither knows the pod.
+func (n *Network) remembered(pod string) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
+	rt := &libcni.RuntimeConf{ContainerID: pod, IfName: ifName}
+	var in intent
+	err := atomicfile.Read(n.intentPath(pod), &in)
+	if err == nil {
+		rt.NetNS, rt.Args, rt.CapabilityArgs = in.NetNS, in.Args, in.Caps
+		list, err := libcni.NetworkConfFromBytes(in.Config)
+		return list, rt, err
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	cached, cerr := n.cni.GetCachedAttachments(pod)
+	if cerr != nil || len(cached) == 0 {
+		return nil, nil, errors.Join(err, cerr)
+	}
+	a := cached[0]
+	rt.IfName, rt.NetNS, rt.Args, rt.CapabilityArgs = a.IfName, a.NetNS, a.CniArgs, a.CapabilityArgs
+	list, perr := libcni.NetworkConfFromBytes(a.Config)
+	return list, rt, errors.Join(err, perr)
+}
+
+func (n *Network) rememberedPods() (map[string]bool, error) {
+	pods := map[string]bool{}
+	entries, err := os.ReadDir(filepath.Join(n.opt.CacheDir, "pods"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return pods, err
+	}
+	for _, e := range entries {
+		pods[e.Name()] = true
+	}
+	cached, err := n.cni.GetCachedAttachments("")
+	for _, a := range cached {
+		pods[a.ContainerID] = true
+	}
+	return pods, err
+}
+
+func (n *Network) forget(pod string) error {
+	err := os.Remove(n.intentPath(pod))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

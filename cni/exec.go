@@ -1,0 +1,107 @@
+package cni
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sys/unix"
+)
+
+// pluginExec runs plugins for libcni. It is stateless.
+type pluginExec struct{}
+
+var _ invoke.Exec = pluginExec{}
+
+// ExecPlugin runs a plugin to its end and returns what it printed. When ctx
+// ends, the plugin and all that it started are killed.
+func (e pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	for tries := 1; ; tries++ {
+		out, err := e.once(ctx, path, stdin, env)
+		if tries == 5 || !errors.Is(err, unix.ETXTBSY) {
+			return out, err
+		}
+		// Plugins are installed by copying over them while the node runs, and
+		// no event tells when the writer has closed the file.
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (pluginExec) once(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	// The thread is kept for the plugin's life: PDEATHSIG fires when the
+	// thread that forked ends, not the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var stdout, stderr bytes.Buffer
+	c := exec.CommandContext(ctx, path)
+	c.Env, c.Stdin, c.Stdout, c.Stderr = env, bytes.NewReader(stdin), &stdout, &stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if slices.Contains(env, "CNI_COMMAND=ADD") {
+		// An ADD that outlives a killed daemon would race the DEL of the next
+		// one. A DEL may as well finish: killed between removing the interface
+		// and its NAT rules, the bridge plugin can't find the rules again.
+		c.SysProcAttr.Pdeathsig = unix.SIGKILL
+	}
+	c.Cancel = func() error { return killGroup(c.Process.Pid) }
+	c.WaitDelay = time.Second
+	if err := c.Run(); err != nil {
+		return nil, pluginError(ctx, err, stdout.Bytes(), stderr.Bytes())
+	}
+	return stdout.Bytes(), nil
+}
+
+func killGroup(pid int) error {
+	err := unix.Kill(-pid, unix.SIGKILL)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// pluginError gives the plugin's own error where it printed one, as the CNI
+// specification has it, else the best there is.
+func pluginError(ctx context.Context, err error, stdout, stderr []byte) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("the plugin did not end in time and was killed: %w", context.Cause(ctx))
+	}
+	var told types.Error
+	if json.Unmarshal(stdout, &told) == nil && told.Msg != "" {
+		return &told
+	}
+	said := strings.TrimSpace(string(stderr) + " " + string(stdout))
+	if said == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %.1000s", err, said)
+}
+
+// Decode reads what a plugin's VERSION printed.
+func (pluginExec) Decode(data []byte) (version.PluginInfo, error) {
+	return new(version.PluginDecoder).Decode(data)
+}
+
+// FindInPath returns the plugin's path. A name with a slash is refused: the
+// configuration must not reach outside the plugin directories.
+func (pluginExec) FindInPath(plugin string, dirs []string) (string, error) {
+	path, err := invoke.FindInPath(plugin, dirs)
+	if err != nil {
+		return "", fmt.Errorf("plugin %q in %s: %w", plugin, strings.Join(dirs, ", "), fs.ErrNotExist)
+	}
+	return path, nil
+}

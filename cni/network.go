@@ -1,0 +1,168 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+// ErrNotReady says that no pod can be attached for now. The text of an error
+// that wraps it tells why and what to do.
+var ErrNotReady = errors.New("network is not ready")
+
+const (
+	// ifName is the pod's interface; the kubelet and every CNI plugin expect it.
+	ifName = "eth0"
+	// delTimeout bounds one DEL. It is the shorter of what people wait for a
+	// pod to go and what a plugin that asks an API server may need.
+	delTimeout = 30 * time.Second
+	// gcTimeout bounds one GC over all plugins.
+	gcTimeout = 60 * time.Second
+	// statusTimeout bounds STATUS; the kubelet asks for the node's status with
+	// a deadline of its own, and a hanging plugin is a plugin that is not ready.
+	statusTimeout = 5 * time.Second
+	// statusTTL is how long an answer of STATUS serves: the kubelet asks every
+	// five seconds, and each RunPodSandbox asks too, which must not cost a process.
+	statusTTL = 4 * time.Second
+)
+
+// Options configure a [Network].
+type Options struct {
+	ConfDir  string   // watched for the network configuration; need not exist yet
+	BinDirs  []string // searched for plugins, in order
+	CacheDir string   // where attachments are remembered; made when first needed
+	// Default is the conflist used while ConfDir has no configuration, see
+	// [DefaultConflist]. Nil: the network is not ready then.
+	Default []byte
+}
+
+// Network attaches pods to the network that the configuration directory
+// describes. Its methods may be called concurrently.
+type Network struct {
+	opt   Options
+	cni   *libcni.CNIConfig
+	watch *watcher
+
+	mu   sync.Mutex
+	list *libcni.NetworkConfigList // nil when loadErr is set
+	load error
+
+	statusMu  sync.Mutex
+	statusOf  *libcni.NetworkConfigList
+	statusErr error
+	statusAt  time.Time
+}
+
+// New loads the configuration and starts watching for changes. A missing or
+// bad configuration is no error here: [Network.Ready] tells of it. It fails
+// when the options can't work or inotify is not to be had.
+func New(opt Options) (*Network, error) {
+	if opt.ConfDir == "" || opt.CacheDir == "" || len(opt.BinDirs) == 0 {
+		return nil, errors.New("cni: a configuration directory, a cache directory and plugin directories must be given")
+	}
+	opt.ConfDir = filepath.Clean(opt.ConfDir)
+	n := &Network{opt: opt}
+	n.cni = libcni.NewCNIConfigWithCacheDir(opt.BinDirs, opt.CacheDir, pluginExec{})
+	if opt.Default != nil {
+		if _, err := libcni.NetworkConfFromBytes(opt.Default); err != nil {
+			return nil, fmt.Errorf("cni: default network: %w", err)
+		}
+	}
+	w, err := newWatcher(opt.ConfDir, n.reload)
+	if err != nil {
+		return nil, fmt.Errorf("cni: watch %s: %w", opt.ConfDir, err)
+	}
+	n.watch = w
+	return n, nil
+}
+
+// Close stops the watch and waits for it to end. Attached pods stay attached.
+func (n *Network) Close() error { return n.watch.close() }
+
+// reload reads the directory anew and returns the further directories whose
+// files are part of the configuration.
+func (n *Network) reload() []string {
+	list, err := loadDir(n.opt.ConfDir, n.opt.Default)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.list, n.load = list, err
+	if list == nil {
+		return nil
+	}
+	return []string{filepath.Join(n.opt.ConfDir, list.Name)}
+}
+
+func (n *Network) current() (*libcni.NetworkConfigList, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.list, n.load
+}
+
+// LastLoad returns the configuration in use as JSON, or why there is none.
+func (n *Network) LastLoad() (confJSON string, err error) {
+	list, err := n.current()
+	if err != nil {
+		return "", err
+	}
+	return string(list.Bytes), nil
+}
+
+// Ready is nil when pods can be attached, else an error that wraps
+// [ErrNotReady]; its text is fit to be the NetworkReady condition's message.
+func (n *Network) Ready() error {
+	list, err := n.usable()
+	if err != nil {
+		return err
+	}
+	return n.status(list)
+}
+
+// usable returns the loaded configuration after a look at the plugins it names.
+func (n *Network) usable() (*libcni.NetworkConfigList, error) {
+	list, err := n.current()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pluginNames(list) {
+		if _, err := (pluginExec{}).FindInPath(p, n.opt.BinDirs); err != nil {
+			return nil, fmt.Errorf("%w: plugin %q of network %q was not found in %s: install it there",
+				ErrNotReady, p, list.Name, strings.Join(n.opt.BinDirs, ", "))
+		}
+	}
+	return list, nil
+}
+
+// status runs STATUS of the plugins (CNI 1.1 on), or gives the recent answer.
+func (n *Network) status(list *libcni.NetworkConfigList) error {
+	n.statusMu.Lock()
+	defer n.statusMu.Unlock()
+	if n.statusOf == list && time.Since(n.statusAt) < statusTTL {
+		return n.statusErr
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
+	defer cancel()
+	err := n.cni.GetStatusNetworkList(ctx, list)
+	if err != nil {
+		err = fmt.Errorf("%w: a plugin of network %q says: %w", ErrNotReady, list.Name, err)
+	}
+	n.statusOf, n.statusErr, n.statusAt = list, err, time.Now()
+	return err
+}
+
+// pluginNames are the programs that an attachment to list runs.
+func pluginNames(list *libcni.NetworkConfigList) []string {
+	var names []string
+	for _, p := range list.Plugins {
+		names = append(names, p.Network.Type)
+		if p.Network.IPAM.Type != "" {
+			names = append(names, p.Network.IPAM.Type)
+		}
+	}
+	return names
+}

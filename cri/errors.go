@@ -1,0 +1,83 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"berth/image"
+	"berth/sandbox"
+)
+
+// maxMessage is the longest error text sent, in bytes; it travels in a header.
+const maxMessage = 4 << 10
+
+// codeTable maps what the domain says to what gRPC says; the first match counts.
+// Anything else is Unknown: above all a bare fs.ErrNotExist, which a client
+// would take for "that container is gone" were it NotFound.
+//
+// The kubelet recognizes a failed pull by the beginning of the text, and only
+// when the code is Unknown (cri-client strips that code from the text).
+var codeTable = []struct {
+	err    error
+	code   codes.Code
+	prefix string
+}{
+	{errStopping, codes.Unavailable, ""},
+	{image.ErrRegistryUnavailable, codes.Unknown, crierrors.ErrRegistryUnavailable.Error() + ": "},
+	{image.ErrSignature, codes.Unknown, crierrors.ErrSignatureValidationFailed.Error() + ": "},
+	{image.ErrInvalidReference, codes.InvalidArgument, ""},
+	{image.ErrUnauthorized, codes.PermissionDenied, ""},
+	{image.ErrNoSpace, codes.ResourceExhausted, ""},
+	{image.ErrCorrupt, codes.DataLoss, ""},
+	{sandbox.ErrInvalid, codes.InvalidArgument, ""},
+	{sandbox.ErrState, codes.FailedPrecondition, ""},
+	{sandbox.ErrUnsupported, codes.FailedPrecondition, ""},
+	{sandbox.ErrNotReady, codes.Unavailable, ""},
+	{sandbox.ErrTimeout, codes.DeadlineExceeded, ""},
+	{sandbox.ErrNotFound, codes.NotFound, ""},
+	{image.ErrNotFound, codes.NotFound, ""},
+	{context.DeadlineExceeded, codes.DeadlineExceeded, ""},
+	{context.Canceled, codes.Canceled, ""},
+}
+
+// toStatus is what the client gets to see of err.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if s, ok := status.FromError(err); ok {
+		return s.Err()
+	}
+	for _, row := range codeTable {
+		if errors.Is(err, row.err) {
+			return status.Error(row.code, message(row.prefix, err))
+		}
+	}
+	return status.Error(codes.Unknown, message("", err))
+}
+
+func message(prefix string, err error) string {
+	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
+	if !strings.HasPrefix(text, strings.TrimSuffix(prefix, ": ")) {
+		text = prefix + text
+	}
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	}
+	return text
+}
+
+// invalid is a request that can never succeed; the text says what to change.
+func invalid(format string, args ...any) error {
+	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))
+}
+
+func notImplemented(what string) error {
+	return status.Error(codes.Unimplemented, what)
+}

@@ -1,0 +1,61 @@
+package cri
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/sandbox"
+)
+
+// GetContainerEvents sends every change until the client goes or berth has
+// drained. A client that reads too slowly is told to come again and list, rather than miss something.
+func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
+	ctx, cancel := context.WithCancel(out.Context())
+	defer cancel()
+	defer context.AfterFunc(s.flights.base, cancel)()
+	events := s.opt.Running.Subscribe(ctx)
+	last := make(map[string]*sandbox.PodStatus)
+	for _, p := range s.opt.States.Pods() {
+		last[p.ID] = p
+	}
+	for e := range events {
+		if err := out.Send(s.encodeEvent(e, last)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.flights.base.Err() != nil:
+		return stopping()
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return status.Error(codes.ResourceExhausted, "events were lost because they were read too slowly; subscribe again, then list")
+}
+
+// encodeEvent adds the statuses as they are now. The pod's is never nil, even
+// when it has just been removed: the kubelet reads its metadata unasked. last
+// remembers the pods for that, one per pod that exists.
+func (s *Server) encodeEvent(e sandbox.Event, last map[string]*sandbox.PodStatus) *runtimeapi.ContainerEventResponse {
+	resp := &runtimeapi.ContainerEventResponse{
+		ContainerId:        e.ContainerID,
+		ContainerEventType: e.Type,
+		CreatedAt:          e.At.UnixNano(),
+		PodSandboxStatus:   &runtimeapi.PodSandboxStatus{Id: e.PodID, State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY, Metadata: &runtimeapi.PodSandboxMetadata{}},
+		ContainersStatuses: s.encodeContainerStatuses(s.containersOf(e.PodID)),
+	}
+	if p, err := s.opt.States.Pod(e.PodID); err == nil {
+		last[e.PodID] = p
+		resp.PodSandboxStatus = encodePodStatus(p)
+	} else if p := last[e.PodID]; p != nil {
+		resp.PodSandboxStatus = encodePodStatus(p)
+		resp.PodSandboxStatus.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+	}
+	if e.Type == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && e.ContainerID == e.PodID {
+		delete(last, e.PodID)
+	}
+	return resp
+}

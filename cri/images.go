@@ -1,0 +1,199 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/image"
+)
+
+// PullImage answers with the image's ID: image_ref, Image.id and the image_id
+// of containers are one and the same value.
+func (s *imageService) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	name, err := imageName(req.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkHandler(req.GetImage().GetRuntimeHandler()); err != nil {
+		return nil, err
+	}
+	// Only what decides what is fetched: pods of different configuration share a pull.
+	what := digest(&runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}, Auth: req.GetAuth()})
+	ref, err := s.flights.do(ctx, fmt.Sprintf("PullImage of %s as %.12s", name, what), what, func(ctx context.Context) (string, error) {
+		img, err := s.opt.Images.Pull(ctx, image.PullRequest{Reference: name, Auth: decodeAuth(req.GetAuth())})
+		if err != nil {
+			return "", err
+		}
+		return img.ID, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.PullImageResponse{ImageRef: ref}, nil
+}
+
+// checkHandler: the empty name is the default handler. All share one store.
+func (s *Server) checkHandler(name string) error {
+	if name == "" {
+		return nil
+	}
+	for _, h := range s.opt.Handlers {
+		if h == name {
+			return nil
+		}
+	}
+	return invalid("runtime handler %q is not configured; leave it empty or use one of %q", short(name), s.opt.Handlers)
+}
+
+func decodeAuth(a *runtimeapi.AuthConfig) *image.Auth {
+	if a == nil {
+		return nil
+	}
+	return &image.Auth{
+		Username: a.GetUsername(), Password: a.GetPassword(), Auth: a.GetAuth(),
+		ServerAddress: a.GetServerAddress(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken(),
+	}
+}
+
+func (s *imageService) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
+	name, err := imageName(req.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	err = s.flights.change(ctx, "RemoveImage of "+name, &runtimeapi.ImageSpec{Image: name}, func(ctx context.Context) error {
+		return s.opt.Images.Remove(ctx, name)
+	})
+	return &runtimeapi.RemoveImageResponse{}, err
+}
+
+// ImageStatus of an image that is not there is an empty answer, not an error.
+func (s *imageService) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
+	name, err := imageName(req.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	img, err := s.opt.Images.Get(name)
+	if errors.Is(err, image.ErrNotFound) {
+		return &runtimeapi.ImageStatusResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.ImageStatusResponse{Image: encodeImage(img)}
+	if req.GetVerbose() {
+		if resp.Info, err = imageInfo(img); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
+}
+
+func (s *imageService) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
+	list, err := s.listImages(req.GetFilter())
+	return &runtimeapi.ListImagesResponse{Images: list}, err
+}
+
+func (s *imageService) StreamImages(req *runtimeapi.StreamImagesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
+	list, err := s.listImages(req.GetFilter())
+	if err != nil {
+		return err
+	}
+	return inBatches(list, func(images []*runtimeapi.Image) error {
+		return out.Send(&runtimeapi.StreamImagesResponse{Images: images})
+	})
+}
+
+// listImages: a filter names one image, by any reference to it.
+func (s *Server) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	images := s.opt.Images.List()
+	if f.GetImage().GetImage() != "" {
+		name, err := imageName(f.GetImage())
+		if err != nil {
+			return nil, err
+		}
+		img, err := s.opt.Images.Get(name)
+		if errors.Is(err, image.ErrNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		images = []*image.Image{img}
+	}
+	out := make([]*runtimeapi.Image, 0, len(images))
+	for _, img := range images {
+		out = append(out, encodeImage(img))
+	}
+	return out, nil
+}
+
+// encodeImage never says size 0: the kubelet takes that for a broken answer.
+func encodeImage(img *image.Image) *runtimeapi.Image {
+	uid, name := imageUser(img.Config.Config.User)
+	return &runtimeapi.Image{
+		Id: img.ID, RepoTags: img.Tags, RepoDigests: img.Digests, Size: max(img.Size, 1),
+		Uid: uid, Username: name, Pinned: img.Pinned,
+		Spec: &runtimeapi.ImageSpec{Image: img.ID, Annotations: img.Annotations},
+	}
+}
+
+// imageUser splits an image's "user[:group]" as the CRI has it: a number is a
+// UID, anything else a name, nothing neither.
+func imageUser(user string) (*runtimeapi.Int64Value, string) {
+	user, _, _ = strings.Cut(user, ":")
+	if user == "" {
+		return nil, ""
+	}
+	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
+		return &runtimeapi.Int64Value{Value: uid}, ""
+	}
+	return nil, user
+}
+
+type imageDetails struct {
+	ImageSpec any      `json:"imageSpec"`
+	Layers    []string `json:"layers"` // ChainIDs, lowest first
+	Pinned    bool     `json:"pinned"`
+}
+
+func imageInfo(img *image.Image) (map[string]string, error) {
+	d := imageDetails{ImageSpec: img.Config, Layers: img.Layers, Pinned: img.Pinned}
+	if json.Valid(img.RawConfig) {
+		d.ImageSpec = json.RawMessage(img.RawConfig)
+	}
+	return infoJSON(d)
+}
+
+// ImageFsInfo gives both filesystems one mountpoint: another for containers
+// would tell the kubelet that they are on a disk of their own.
+func (s *imageService) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
+	u, err := s.opt.Images.Usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UnixNano()
+	var bytes, inodes uint64
+	for _, st := range s.listContainerStats(ctx, nil) {
+		bytes += st.GetWritableLayer().GetUsedBytes().GetValue()
+		inodes += st.GetWritableLayer().GetInodesUsed().GetValue()
+	}
+	return &runtimeapi.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{usage(now, u.Path, u.Bytes, u.Inodes)},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{usage(now, u.Path, bytes, inodes)},
+	}, nil
+}
+
+func usage(at int64, path string, bytes, inodes uint64) *runtimeapi.FilesystemUsage {
+	return &runtimeapi.FilesystemUsage{
+		Timestamp: at, FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: path},
+		UsedBytes: &runtimeapi.UInt64Value{Value: bytes}, InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
+	}
+}

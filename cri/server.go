@@ -1,0 +1,128 @@
+package cri
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cri/operator"
+)
+
+// Options is what a [Server] is built on. The domain's fields are usually all
+// the same *sandbox.Manager, Images and Archive the same *image.Store.
+type Options struct {
+	Pods       Pods
+	Containers Containers
+	Running    Running
+	States     States
+	Processes  Processes
+	Stats      Stats
+	Images     Images
+	Archive    Archive // nil: the operator service can't load, export or check
+
+	// NetworkReady is nil while pods can be networked, else the reason, which
+	// becomes the NetworkReady condition's message. Must not block.
+	NetworkReady func() error
+	// Info gives what Status shows when asked to be verbose: a key per topic
+	// ("config", "cniconfig"), each value encoded as JSON. May be nil.
+	Info func() map[string]any
+
+	RuntimeName  string // "berth" when empty
+	Version      string // of berth
+	CgroupDriver runtimeapi.CgroupDriver
+	Handlers     []string // names of runtime handlers beside the default ""
+	Features     Features // of this host
+
+	StreamAddress     string        // host:port of Exec, Attach and PortForward; "127.0.0.1:0" when empty
+	StreamIdleTimeout time.Duration // after which a silent stream is closed; 4 h when 0
+	ReadyWait         time.Duration // how long a call waits for SetReady before it gets Unavailable
+}
+
+// Features are what Status promises the kubelet.
+type Features struct {
+	RecursiveReadOnlyMounts   bool
+	UserNamespaces            bool
+	UserNamespacesHostNetwork bool
+}
+
+// Server answers the CRI. Make it with [NewServer], put it on a grpc.Server
+// with [Server.Register] and [Server.Interceptors].
+type Server struct {
+	opt      Options
+	flights  *flights
+	counters *counters
+	streams  *streams
+	started  time.Time
+
+	readyOnce sync.Once
+	ready     chan struct{} // closed once recovery is done
+}
+
+// NewServer opens the streaming port and serves it. The error is that the port
+// can't be had.
+func NewServer(opt Options) (*Server, error) {
+	if opt.RuntimeName == "" {
+		opt.RuntimeName = "berth"
+	}
+	if opt.NetworkReady == nil {
+		opt.NetworkReady = func() error { return nil }
+	}
+	s := &Server{opt: opt, flights: newFlights(), counters: newCounters(), started: time.Now(), ready: make(chan struct{})}
+	streams, err := serveStreams(opt)
+	if err != nil {
+		return nil, err
+	}
+	s.streams = streams
+	return s, nil
+}
+
+// Register puts RuntimeService, ImageService and the operator service on g.
+func (s *Server) Register(g *grpc.Server) {
+	runtimeapi.RegisterRuntimeServiceServer(g, &runtimeService{Server: s})
+	runtimeapi.RegisterImageServiceServer(g, &imageService{Server: s})
+	operator.Register(g, &backend{s})
+}
+
+// SetReady lets calls through; until then they wait a little and get
+// Unavailable, but for Version, Status and RuntimeConfig.
+func (s *Server) SetReady() { s.readyOnce.Do(func() { close(s.ready) }) }
+
+func (s *Server) isReady() bool {
+	select {
+	case <-s.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// Drain refuses new mutating calls and waits for those that run, detached from
+// their clients as they are. When ctx ends first they are cancelled; the error
+// names them.
+func (s *Server) Drain(ctx context.Context) error { return s.flights.drain(ctx) }
+
+// Close ends the streaming server and every open stream. It does not wait for
+// calls: see [Server.Drain].
+func (s *Server) Close() error { return s.streams.close() }
+
+// StreamAddress is the host:port the streaming server listens on.
+func (s *Server) StreamAddress() string { return s.streams.listener.Addr().String() }
+
+// Counters are the calls by full gRPC method name.
+func (s *Server) Counters() map[string]RPCStats { return s.counters.snapshot() }
+
+// runtimeService implements every method of RuntimeService itself; the embedded
+// type only satisfies the generated interface.
+type runtimeService struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+	*Server
+}
+
+// imageService is the same for ImageService.
+type imageService struct {
+	runtimeapi.UnimplementedImageServiceServer
+	*Server
+}

@@ -1,0 +1,99 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// kubeAPIVersion is what every runtime answers in VersionResponse.version; the
+// kubelet compares it with its own constant.
+const kubeAPIVersion = "0.1.0"
+
+func (s *runtimeService) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{
+		Version:           kubeAPIVersion,
+		RuntimeName:       s.opt.RuntimeName,
+		RuntimeVersion:    s.opt.Version,
+		RuntimeApiVersion: "v1",
+	}, nil
+}
+
+func (s *runtimeService) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			s.runtimeCondition(),
+			condition(runtimeapi.NetworkReady, "NetworkNotReady", s.opt.NetworkReady()),
+		}},
+		Features: &runtimeapi.RuntimeFeatures{
+			SupplementalGroupsPolicy:  true,
+			UserNamespacesHostNetwork: s.opt.Features.UserNamespacesHostNetwork,
+			MountOptions:              true,
+		},
+	}
+	for _, name := range append([]string{""}, s.opt.Handlers...) {
+		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{
+			Name: name,
+			Features: &runtimeapi.RuntimeHandlerFeatures{
+				RecursiveReadOnlyMounts: s.opt.Features.RecursiveReadOnlyMounts,
+				UserNamespaces:          s.opt.Features.UserNamespaces,
+			},
+		})
+	}
+	if req.GetVerbose() {
+		info, err := s.statusInfo()
+		if err != nil {
+			return nil, err
+		}
+		resp.Info = info
+	}
+	return resp, nil
+}
+
+func (s *Server) runtimeCondition() *runtimeapi.RuntimeCondition {
+	if !s.isReady() {
+		return &runtimeapi.RuntimeCondition{
+			Type: runtimeapi.RuntimeReady, Reason: "Recovering", Message: "berth is taking over the running pods",
+		}
+	}
+	return condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.opt.Running.Ready())
+}
+
+// condition is true when err is nil; else reason and message say why not.
+func condition(name, reason string, err error) *runtimeapi.RuntimeCondition {
+	if err == nil {
+		return &runtimeapi.RuntimeCondition{Type: name, Status: true}
+	}
+	return &runtimeapi.RuntimeCondition{Type: name, Reason: reason, Message: message("", err)}
+}
+
+func (s *Server) statusInfo() (map[string]string, error) {
+	topics := map[string]any{"golang": runtime.Version(), "rpcs": s.Counters()}
+	if s.opt.Info != nil {
+		for k, v := range s.opt.Info() {
+			topics[k] = v
+		}
+	}
+	out := make(map[string]string, len(topics))
+	for k, v := range topics {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s: %w", k, err)
+		}
+		out[k] = string(b)
+	}
+	return out, nil
+}
+
+func (s *runtimeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: s.opt.CgroupDriver}}, nil
+}
+
+// UpdateRuntimeConfig succeeds and changes nothing: it carries the pod CIDR for
+// networks made from a template, and berth's come from the CNI configuration.
+func (s *runtimeService) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+}

@@ -1,0 +1,175 @@
+package cri
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/klog/v2"
+	utilexec "k8s.io/utils/exec"
+
+	"berth/sandbox"
+)
+
+const (
+	defaultStreamAddress = "127.0.0.1:0"
+	headerTimeout        = 30 * time.Second
+)
+
+// streams is the HTTP server behind the URLs that Exec, Attach and PortForward
+// return: SPDY and WebSocket. A URL works once, for a minute.
+type streams struct {
+	server   streaming.Server
+	listener net.Listener
+	http     *http.Server
+	done     chan struct{} // closed when the accept loop has ended
+	cancel   context.CancelFunc
+}
+
+// serveStreams listens first, so that the URLs carry the port that was given.
+func serveStreams(opt Options) (*streams, error) {
+	address := cmp.Or(opt.StreamAddress, defaultStreamAddress)
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for exec, attach and port-forward; change the streaming address %q: %w", address, err)
+	}
+	cfg := streaming.DefaultConfig
+	cfg.BaseURL = &url.URL{Scheme: "http", Host: l.Addr().String()}
+	cfg.StreamIdleTimeout = cmp.Or(opt.StreamIdleTimeout, cfg.StreamIdleTimeout)
+	server, err := streaming.NewServer(cfg, streamRuntime{opt.Processes, opt.States})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make streaming server: %w", err), l.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &streams{server: server, listener: l, done: make(chan struct{}), cancel: cancel}
+	s.http = &http.Server{
+		Handler:           server,
+		ReadHeaderTimeout: headerTimeout,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			klog.ErrorS(err, "The streaming server ended; exec, attach and port-forward need a restart", "address", address)
+		}
+	}()
+	return s, nil
+}
+
+// close ends every stream: those upgraded from HTTP are no longer known to the
+// http.Server, but their contexts descend from ours.
+func (s *streams) close() error {
+	s.cancel()
+	err := s.http.Close()
+	<-s.done
+	if err != nil {
+		return fmt.Errorf("close streaming server: %w", err)
+	}
+	return nil
+}
+
+// streamRuntime connects the streaming library to the domain.
+type streamRuntime struct {
+	processes Processes
+	states    States
+}
+
+//nolint:revive // argument-limit: the library's signature
+func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) (err error) {
+	ctx, cancel := streamContext(ctx, "Exec", "container", id)
+	defer cancel()
+	defer func() { err = streamEnd(ctx, recover(), err) }()
+	code, err := r.processes.Exec(ctx, id, cmd, sandbox.Streams{
+		Stdin: in, Stdout: out, Stderr: errOut, TTY: tty, Resize: sizes(ctx, resize),
+	})
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return utilexec.CodeExitError{Err: fmt.Errorf("command terminated with exit code %d", code), Code: code}
+	}
+	return nil
+}
+
+// Attach follows the container where the request differs: whether it has a
+// terminal and an input was settled when it was created.
+//
+//nolint:revive // argument-limit: the library's signature
+func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) (err error) {
+	ctx, cancel := streamContext(ctx, "Attach", "container", id)
+	defer cancel()
+	defer func() { err = streamEnd(ctx, recover(), err) }()
+	c, err := r.states.Container(id)
+	if err != nil {
+		return err
+	}
+	st := sandbox.Streams{Stdout: out, TTY: c.Config.GetTty(), Resize: sizes(ctx, resize)}
+	if c.Config.GetStdin() {
+		st.Stdin = in
+	}
+	if !st.TTY {
+		st.Stderr = errOut
+	}
+	return r.processes.Attach(ctx, id, st)
+}
+
+func (r streamRuntime) PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) (err error) {
+	ctx, cancel := streamContext(ctx, "PortForward", "pod", podID)
+	defer cancel()
+	defer func() { err = streamEnd(ctx, recover(), err) }()
+	return r.processes.PortForward(ctx, podID, port, stream)
+}
+
+func streamContext(ctx context.Context, what string, keys ...any) (context.Context, context.CancelFunc) {
+	logger := klog.LoggerWithValues(klog.FromContext(ctx), append([]any{"stream", what}, keys...)...)
+	return context.WithCancel(klog.NewContext(ctx, logger))
+}
+
+// streamEnd logs how a stream ended and keeps a panic from taking the daemon
+// along: some of these run on goroutines of the library.
+func streamEnd(ctx context.Context, p any, err error) error {
+	if p != nil {
+		err = panicked(ctx, p)
+	}
+	var exit utilexec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		klog.FromContext(ctx).V(2).Info("Stream ended", "reason", err.Error())
+	}
+	return err
+}
+
+// sizes translates until the client closes its end or ctx is done.
+func sizes(ctx context.Context, in <-chan remotecommand.TerminalSize) <-chan sandbox.Size {
+	if in == nil {
+		return nil
+	}
+	out := make(chan sandbox.Size)
+	go func() {
+		defer close(out)
+		for {
+			var size remotecommand.TerminalSize
+			var ok bool
+			select {
+			case size, ok = <-in:
+			case <-ctx.Done():
+			}
+			if !ok {
+				return
+			}
+			select {
+			case out <- sandbox.Size{Width: size.Width, Height: size.Height}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}

@@ -1,0 +1,158 @@
+package cri
+
+import (
+	"math"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Limits of what a request may hold, in bytes. Kubernetes' own are smaller (a
+// name 253, annotations 256 KiB); these keep records and lists within reason.
+const (
+	maxName        = 1 << 10
+	maxID          = 256
+	maxHostname    = 64 // of the kernel, HOST_NAME_MAX
+	maxPath        = 4 << 10
+	maxAnnotations = 512 << 10
+)
+
+// checkID refuses what can't be an ID; whether it is one the domain says.
+func checkID(field, id string) error {
+	switch {
+	case id == "":
+		return invalid("%s is empty; give the ID or an unambiguous prefix of it", field)
+	case len(id) > maxID:
+		return invalid("%s is %d bytes long; an ID has 64 characters", field, len(id))
+	}
+	return nil
+}
+
+func checkName(field, name string) error {
+	if len(name) > maxName {
+		return invalid("%s is %d bytes long; use at most %d", field, len(name), maxName)
+	}
+	if strings.ContainsAny(name, "\x00\n/") {
+		return invalid("%s contains a slash, a line break or a zero byte; take it out", field)
+	}
+	return nil
+}
+
+// checkPath: empty is fine; a path must be absolute and can't leave where it points.
+func checkPath(field, p string) error {
+	switch {
+	case p == "":
+		return nil
+	case len(p) > maxPath:
+		return invalid("%s is %d bytes long; use at most %d", field, len(p), maxPath)
+	case strings.ContainsRune(p, 0):
+		return invalid("%s contains a zero byte; take it out", field)
+	case !filepath.IsAbs(p):
+		return invalid("%s is %q; give an absolute path", field, p)
+	}
+	return nil
+}
+
+func checkPairs(field string, pairs map[string]string) error {
+	size := 0
+	for k, v := range pairs {
+		size += len(k) + len(v)
+	}
+	if size > maxAnnotations {
+		return invalid("%s take %d bytes; use at most %d in all", field, size, maxAnnotations)
+	}
+	return nil
+}
+
+// seconds turns a request's timeout into a duration; 0 stays 0.
+func seconds(n int64) (time.Duration, error) {
+	if n < 0 {
+		return 0, invalid("timeout is %d seconds; give 0 or more", n)
+	}
+	if n > int64(math.MaxInt64/time.Second) {
+		return math.MaxInt64, nil
+	}
+	return time.Duration(n) * time.Second, nil
+}
+
+func firstError(checks ...error) error {
+	for _, err := range checks {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPodConfig(c *runtimeapi.PodSandboxConfig) error {
+	if c == nil {
+		return invalid("config is missing; give the pod sandbox's configuration")
+	}
+	m := c.GetMetadata()
+	if m.GetName() == "" {
+		return invalid("config.metadata.name is empty; give the pod's name")
+	}
+	err := firstError(
+		checkName("config.metadata.name", m.GetName()),
+		checkName("config.metadata.namespace", m.GetNamespace()),
+		checkName("config.metadata.uid", m.GetUid()),
+		checkHostname(c.GetHostname()),
+		checkPath("config.log_directory", c.GetLogDirectory()),
+		checkPairs("config.labels", c.GetLabels()),
+		checkPairs("config.annotations", c.GetAnnotations()),
+		checkCgroupParent(c.GetLinux().GetCgroupParent()),
+	)
+	if err != nil {
+		return err
+	}
+	for _, p := range c.GetPortMappings() {
+		if err := checkPort(p); err != nil {
+			return err
+		}
+	}
+	sc := c.GetLinux().GetSecurityContext()
+	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return invalid("config.linux.security_context.run_as_group is set without run_as_user; set both")
+	}
+	return nil
+}
+
+func checkHostname(h string) error {
+	if len(h) > maxHostname {
+		return invalid("config.hostname is %d bytes long; the kernel takes at most %d", len(h), maxHostname)
+	}
+	return checkName("config.hostname", h)
+}
+
+// checkCgroupParent: a path from the cgroup root or a systemd slice.
+func checkCgroupParent(p string) error {
+	if len(p) > maxPath {
+		return invalid("config.linux.cgroup_parent is %d bytes long; use at most %d", len(p), maxPath)
+	}
+	if strings.ContainsAny(p, "\x00\n") || slices.Contains(strings.Split(p, "/"), "..") {
+		return invalid("config.linux.cgroup_parent is %q; give a cgroup path without \"..\" or a slice's name", p)
+	}
+	return nil
+}
+
+func checkPort(p *runtimeapi.PortMapping) error {
+	if p.GetContainerPort() < 0 || p.GetContainerPort() > math.MaxUint16 {
+		return invalid("port mapping: container_port %d is not a port; use 0 to 65535", p.GetContainerPort())
+	}
+	if p.GetHostPort() < 0 || p.GetHostPort() > math.MaxUint16 {
+		return invalid("port mapping: host_port %d is not a port; use 0 to 65535", p.GetHostPort())
+	}
+	if _, ok := runtimeapi.Protocol_name[int32(p.GetProtocol())]; !ok {
+		return invalid("port mapping: protocol %d is unknown; use TCP, UDP or SCTP", p.GetProtocol())
+	}
+	if ip := p.GetHostIp(); ip != "" {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			return invalid("port mapping: host_ip %q is not an address; leave it empty for all", short(ip))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,23 @@
+// Command demo is the pod of `make run`: it makes an image from the machine's
+// own busybox, runs a pod of it through the CRI socket, shows what came out,
+// and removes it.
+//
+//	demo image FILE               writes a docker archive of the image
+//	demo wait SOCKET              waits until the daemon serves
+//	demo run SOCKET LOGDIR [once] runs the pod, until a signal unless "once"
+//	demo clean SOCKET             removes every pod of the daemon at SOCKET
+//
+// # What it owns
+//
+// The one image and the one pod it makes. It is a CRI client like any other and
+// knows nothing of berth's packages.
+//
+// # Locks and files
+//
+// None but the archive it is told to write.
+//
+// # Why not crictl
+//
+// crictl is not packaged by Debian, and needs files with configurations beside
+// it; this is shorter than the script that would write them.
+package main

@@ -1,0 +1,75 @@
+#!/bin/bash
+# deps.sh GROUP...: installs what is missing on Debian or Ubuntu and is silent
+# when nothing is. Groups: go (only looked at), build, run, bench.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+check_go() {
+  local want have
+  want=$(awk '$1 == "go" { print $2; exit }' go.mod)
+  if ! command -v go >/dev/null; then
+    echo "Go is missing: install Go ${want%.*} or later from https://go.dev/dl/ into /usr/local/go (distributions' packages are older)." >&2
+    exit 1
+  fi
+  # Outside the module, so that go tells its own version and fetches no other.
+  have=$(cd / && GOTOOLCHAIN=local GOWORK=off go env GOVERSION)
+  have=${have#go}
+  if [ "$(printf '%s\n' "$want" "${have%% *}" | sort -V | head -1)" != "$want" ] && [ "$(go env GOTOOLCHAIN)" = local ]; then
+    echo "Go $have is too old: install Go ${want%.*} or later from https://go.dev/dl/, or let go fetch it with GOTOOLCHAIN=auto." >&2
+    exit 1
+  fi
+}
+
+# want COMMAND-OR-FILE PACKAGE: notes PACKAGE when COMMAND or FILE is not there.
+missing=()
+want() {
+  case $1 in
+  /*) compgen -G "$1" >/dev/null || missing+=("$2") ;;
+  *) command -v "$1" >/dev/null || missing+=("$2") ;;
+  esac
+}
+
+for group in "$@"; do
+  case $group in
+  go) check_go ;;
+  build)
+    want gcc gcc
+    want '/usr/include/stdio.h' libc6-dev
+    want '/usr/include/seccomp.h' libseccomp-dev
+    want pkg-config pkg-config
+    ;;
+  run)
+    want iptables iptables
+    want ip iproute2
+    want mount mount
+    { busybox=$(command -v busybox) && ! ldd "$busybox" >/dev/null 2>&1; } || missing+=(busybox-static)
+    ;;
+  bench)
+    want containerd containerd
+    ;;
+  *)
+    echo "deps.sh: no group $group" >&2
+    exit 2
+    ;;
+  esac
+done
+
+[ ${#missing[@]} -gt 0 ] || exit 0
+if ! command -v apt-get >/dev/null; then
+  echo "Missing: ${missing[*]} (Debian's names). Install them with this system's package manager." >&2
+  exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+  echo "Missing: ${missing[*]}. Run as root: apt-get install ${missing[*]}" >&2
+  exit 1
+fi
+echo "Installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# A list of packages that is there may do; one that is not, or is old, is fetched.
+install() { apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$log" 2>&1; }
+install || { apt-get update -qq >>"$log" 2>&1 && install; } || {
+  cat "$log" >&2
+  exit 1
+}

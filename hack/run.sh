@@ -1,0 +1,62 @@
+#!/bin/bash
+# run.sh: starts a berthd of its own, loads an image made on the spot, runs a pod
+# and serves until Ctrl-C; BERTH_RUN_ONCE=1 ends once the pod was shown. Whatever
+# happens, what it started is gone when it ends. `make run` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ "$(id -u)" = 0 ] || {
+  echo "make run makes namespaces, mounts and cgroups: run it as root." >&2
+  exit 1
+}
+
+dir=$(mktemp -d /var/tmp/berth-run.XXXXXX)
+socket=unix://$dir/run/berth.sock
+bridge=berth$(printf %s "$dir/root" | sha256sum | cut -c1-8) # as server/network.go names it
+forward=$(cat /proc/sys/net/ipv4/ip_forward)                 # the bridge plugin turns it on
+daemon=
+
+# gone PID: waits until a process that is not our child has ended.
+gone() { timeout "${2:-10}" tail --pid="$1" -f /dev/null 2>/dev/null; }
+
+cleanup() {
+  local code=$? shim
+  trap '' INT TERM
+  if [ -n "$daemon" ]; then
+    bin/demo clean "$socket" >>"$dir/clean.log" 2>&1 || code=1
+    kill -TERM "$daemon" 2>/dev/null || true
+    gone "$daemon" 30 || kill -KILL "$daemon" 2>/dev/null || true
+    wait "$daemon" 2>/dev/null || true
+    # A shim leaves by itself once it is empty; this is for one that could not.
+    for shim in $(pgrep -f -- "^[^ ]*berth-shim .*$dir/" || true); do
+      gone "$shim" || { kill -KILL "$shim" 2>/dev/null && code=1; } || true
+    done
+  fi
+  awk -v d="$dir/" 'index($5, d) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l || code=1
+  ip link delete "$bridge" 2>/dev/null || true
+  echo "$forward" >/proc/sys/net/ipv4/ip_forward
+  if [ $code -ne 0 ]; then
+    echo "Failed; the daemon's log ends:" >&2
+    tail -n 30 "$dir/berthd.log" >&2 || true
+    cat "$dir/clean.log" >&2 2>/dev/null || true
+  fi
+  rm -rf "$dir"
+  exit $code
+}
+trap cleanup EXIT
+trap 'exit 0' INT TERM
+
+mkdir -p "$dir/net.d" "$dir/certs.d" "$dir/logs"
+# In a session of its own: Ctrl-C must reach the demo, which removes its pod
+# while there is a daemon to ask.
+setsid bin/berthd --config /dev/null --root "$dir/root" --state "$dir/run" --listen "$socket" \
+  --cni-conf-dir "$dir/net.d" --cni-bin-dir "$PWD/bin/cni" --default-network \
+  --certs-dir "$dir/certs.d" >"$dir/berthd.log" 2>&1 &
+daemon=$!
+
+bin/demo wait "$socket" &
+ready=$!
+wait -n "$ready" "$daemon" || exit 1
+kill -0 "$daemon"
+bin/demo image "$dir/demo.tar"
+bin/berth --address "$socket" image load "$dir/demo.tar" >/dev/null
+bin/demo run "$socket" "$dir/logs" "${BERTH_RUN_ONCE:+once}"

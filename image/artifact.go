@@ -1,0 +1,63 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"io"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// artifactLayers makes one layer of all the artifact's blobs, each a file named by
+// its title annotation (as ORAS does), or by its digest.
+func (f *found) artifactLayers() error {
+	var size int64
+	for _, d := range f.parsed.Layers {
+		if size += d.Size; size < 0 {
+			return corrupt("the sizes of its blobs overflow")
+		}
+	}
+	chain := digest.FromString("berth artifact " + f.manifest.Digest.String())
+	f.layers = []layerRecord{{ChainID: chain.String(), Digest: f.manifest.Digest.String(), MediaType: f.manifest.MediaType, BlobSize: size}}
+	return nil
+}
+
+// artifactTar gives the artifact's blobs as one archive, verified on the way; title
+// names lead nowhere outside, as with any archive.
+func artifactTar(ctx context.Context, src source, blobs []ocispec.Descriptor, check func(io.Reader, ocispec.Descriptor) (io.Reader, error)) io.ReadCloser {
+	pr, pw := io.Pipe()
+	go func() { // ends when the reader closes or ctx does
+		w := tar.NewWriter(pw)
+		for _, d := range blobs {
+			if err := addBlob(ctx, w, src, d, check); err != nil {
+				pw.CloseWithError(err) //nolint:errcheck // always nil
+				return
+			}
+		}
+		pw.CloseWithError(w.Close()) //nolint:errcheck // always nil
+	}()
+	return pr
+}
+
+func addBlob(ctx context.Context, w *tar.Writer, src source, d ocispec.Descriptor, check func(io.Reader, ocispec.Descriptor) (io.Reader, error)) error {
+	name := d.Annotations[ocispec.AnnotationTitle]
+	if name == "" || strings.HasSuffix(name, "/") || strings.Contains(name, ".wh.") {
+		name = d.Digest.Encoded()
+	}
+	if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: d.Size}); err != nil {
+		return err
+	}
+	body, err := src.blob(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer body.Close() //nolint:errcheck // only read
+	r, err := check(body, d)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, r)
+	return err
+}

@@ -1,0 +1,183 @@
+package image
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/image/registry"
+)
+
+// Image is one image of the store as it was at one moment. It is immutable.
+type Image struct {
+	ID          string   // sha256:HEX, of the configuration (of the manifest, for an artifact)
+	Tags        []string // full names: docker.io/library/busybox:latest
+	Digests     []string // full names: docker.io/library/busybox@sha256:HEX
+	Size        uint64   // bytes on disk; see the package documentation
+	Pinned      bool     // the kubelet should not collect it
+	Artifact    bool     // an OCI artifact: files to mount, nothing to run
+	Config      ocispec.Image
+	RawConfig   []byte
+	Layers      []string // ChainIDs, lowest first; what Mount and Hold take
+	Annotations map[string]string
+	CreatedAt   time.Time // as the image says, zero when it doesn't
+	PulledAt    time.Time
+}
+
+// index is what readers see.
+type index struct {
+	byID     map[string]*Image
+	byName   map[string]*Image // tags and digests, full names
+	byDigest map[string]*Image // manifest and index digests, bare
+	sorted   []*Image          // newest pull first
+}
+
+func newImage(r *record, pinned []string) (*Image, error) {
+	cfg, err := r.config()
+	if err != nil {
+		return nil, err
+	}
+	img := &Image{
+		ID: r.ID, Tags: r.Tags, Digests: r.Digests, Artifact: r.Artifact, Config: cfg, RawConfig: r.Config,
+		Layers: r.chains(), PulledAt: r.PulledAt, Size: uint64(len(r.Manifest) + len(r.Config)),
+	}
+	for _, l := range r.Layers {
+		img.Size += l.Bytes
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(r.Manifest, &m); err != nil {
+		return nil, corrupt("the manifest: %v", err)
+	}
+	img.Annotations = m.Annotations
+	if cfg.Created != nil {
+		img.CreatedAt = *cfg.Created
+	}
+	img.Pinned = isPinned(r, pinned)
+	return img, nil
+}
+
+// publish makes the present records what readers see. The caller holds mu, or is
+// alone.
+func (s *Store) publish() {
+	old := s.index.Load()
+	ix := &index{byID: map[string]*Image{}, byName: map[string]*Image{}, byDigest: map[string]*Image{}}
+	for id, r := range s.records {
+		img := old.reuse(id, r)
+		if img == nil {
+			var err error
+			if img, err = newImage(r, s.opts.PinnedImages); err != nil {
+				continue // was checked when it came in
+			}
+		}
+		ix.byID[id] = img
+		ix.byDigest[r.ManifestDigest] = img
+		for _, n := range img.Tags {
+			ix.byName[n] = img
+		}
+		for _, n := range img.Digests {
+			ix.byName[n] = img
+			ix.byDigest[n[strings.IndexByte(n, '@')+1:]] = img
+		}
+		ix.sorted = append(ix.sorted, img)
+	}
+	slices.SortFunc(ix.sorted, func(a, b *Image) int {
+		return cmp.Or(b.PulledAt.Compare(a.PulledAt), cmp.Compare(a.ID, b.ID))
+	})
+	s.index.Store(ix)
+}
+
+// reuse gives the image of an unchanged record.
+func (ix *index) reuse(id string, r *record) *Image {
+	if ix == nil {
+		return nil
+	}
+	img := ix.byID[id]
+	if img == nil || !img.PulledAt.Equal(r.PulledAt) || !slices.Equal(img.Tags, r.Tags) || !slices.Equal(img.Digests, r.Digests) {
+		return nil
+	}
+	return img
+}
+
+// List gives all images, the last pulled first. The slice must not be changed.
+func (s *Store) List() []*Image { return s.index.Load().sorted }
+
+// Get finds an image by its ID (with or without sha256:), an unambiguous prefix of
+// it, a tag or digest in full or in docker's short form, or both. A reference with
+// a digest ignores its tag, as when pulling.
+func (s *Store) Get(ref string) (*Image, error) {
+	ix := s.index.Load()
+	if hex := strings.TrimPrefix(ref, "sha256:"); isHex(hex) && len(hex) == 64 {
+		if img := ix.byID["sha256:"+hex]; img != nil {
+			return img, nil
+		}
+		return nil, fmt.Errorf("%w: no image has the ID %s", ErrNotFound, ref)
+	}
+	r, err := registry.Parse(ref)
+	if err == nil {
+		if img := ix.find(r); img != nil {
+			return img, nil
+		}
+	}
+	if img, perr := ix.byPrefix(ref); img != nil || perr != nil {
+		return img, perr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: %s", ErrNotFound, r)
+}
+
+func (ix *index) find(r registry.Reference) *Image {
+	if r.Digest == "" {
+		return ix.byName[r.TagName()]
+	}
+	return ix.byName[r.DigestName(r.Digest)]
+}
+
+// byPrefix finds the one image whose ID starts so; nil when there is none.
+func (ix *index) byPrefix(ref string) (*Image, error) {
+	hex := strings.TrimPrefix(ref, "sha256:")
+	if !isHex(hex) || len(hex) < 2 {
+		return nil, nil
+	}
+	var found *Image
+	for id, img := range ix.byID {
+		if !strings.HasPrefix(id, "sha256:"+hex) {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("%w: more than one image ID starts with %s; give more digits", ErrInvalidReference, hex)
+		}
+		found = img
+	}
+	return found, nil
+}
+
+// isPinned matches the image's names with the patterns.
+func isPinned(r *record, patterns []string) bool {
+	for _, p := range patterns {
+		if !strings.ContainsAny(p, "*?[") {
+			if ref, err := registry.Parse(p); err == nil {
+				p = ref.String()
+			}
+		}
+		for _, name := range slices.Concat(r.Tags, r.Digests) {
+			if ok, err := matchName(p, name); err == nil && ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// matchName is path.Match with * matching slashes too.
+func matchName(pattern, name string) (bool, error) {
+	flat := strings.NewReplacer("/", "\x01")
+	return path.Match(flat.Replace(pattern), flat.Replace(name))
+}

@@ -1,0 +1,248 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"berth/image/layer"
+)
+
+// ingest brings one examined image into the store.
+type ingest struct {
+	store      *Store
+	src        source
+	found      *found
+	name       string // for progress
+	tag        string
+	digestName string
+	tell       func(Progress)
+
+	stages []*stage // by layer; nil where the layer is complete
+	pinned []string // ChainIDs of complete layers that were acquired
+}
+
+// run acquires all layers, side by side, and commits the image.
+func (g *ingest) run(ctx context.Context) (*Image, error) {
+	defer g.unpin()
+	err := g.layers(ctx)
+	if err == nil {
+		g.tell(Progress{Reference: g.name, Stage: StageCommit, Layers: len(g.found.layers)})
+		var img *Image
+		if img, err = g.commit(); err == nil {
+			g.tell(Progress{Reference: g.name, Stage: StageDone, Layers: len(g.found.layers)})
+			return img, nil
+		}
+	}
+	for _, st := range g.stages {
+		if st != nil && !g.isPinned(st.rec.ChainID) {
+			g.store.leave(st, err)
+		}
+	}
+	return nil, err
+}
+
+// unpin gives up the references that kept layers while the image was made; those
+// of the image itself stay.
+func (g *ingest) unpin() {
+	g.store.unref(g.pinned)
+}
+
+func (g *ingest) isPinned(chain string) bool { return contains(g.pinned, chain) }
+
+// layers starts all layers, then waits for all.
+func (g *ingest) layers(ctx context.Context) error {
+	g.stages = make([]*stage, len(g.found.layers))
+	joined := make([]bool, len(g.stages))
+	for i := range g.found.layers {
+		g.stages[i], joined[i] = g.start(i)
+	}
+	for i := range g.stages {
+		if err := g.wait(ctx, i, joined[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *ingest) start(i int) (*stage, bool) {
+	rec := g.found.layers[i]
+	tell := func(p Progress) {
+		p.Reference, p.Index, p.Layers = g.name, i, len(g.found.layers)
+		g.tell(p)
+	}
+	st, joined := g.store.acquire(rec, tell, g.unpacker(i))
+	if st == nil {
+		g.pinned = append(g.pinned, rec.ChainID)
+		tell(Progress{Stage: StageLayer, Layer: rec.Digest, Done: rec.BlobSize, Total: rec.BlobSize})
+	}
+	return st, joined
+}
+
+// wait waits for layer i. When another pull was making it and failed, for reasons
+// of its own perhaps (its host, its credentials), this pull makes it itself.
+func (g *ingest) wait(ctx context.Context, i int, joined bool) error {
+	for {
+		st := g.stages[i]
+		if st == nil {
+			return nil
+		}
+		select {
+		case <-st.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if st.err == nil || !joined || ctx.Err() != nil {
+			return st.err
+		}
+		g.store.leave(st, st.err)
+		g.stages[i], joined = g.start(i)
+	}
+}
+
+func (g *ingest) unpacker(i int) unpack {
+	if g.found.artifact {
+		return g.artifactUnpacker()
+	}
+	rec := g.found.layers[i]
+	d := ocispec.Descriptor{MediaType: rec.MediaType, Digest: digest.Digest(rec.Digest), Size: rec.BlobSize, URLs: g.found.urls[rec.Digest]}
+	return blobUnpacker(g.src, d, g.store.opts.Limits)
+}
+
+func (g *ingest) artifactUnpacker() unpack {
+	return func(ctx context.Context, dir string, st *stage) error {
+		check := func(r io.Reader, d ocispec.Descriptor) (io.Reader, error) {
+			return layer.NewDigester(ctx, newMeter(r, st, d.Size), d.Digest, d.Size, "blob "+d.Digest.String())
+		}
+		archive := artifactTar(ctx, g.src, g.found.parsed.Layers, check)
+		defer archive.Close() //nolint:errcheck // only read
+		sum := digest.SHA256.Digester()
+		res, err := layer.Apply(dir, io.TeeReader(archive, sum.Hash()), g.store.opts.Limits)
+		st.result, st.rec.TarSize, st.rec.DiffID = res, res.Size, sum.Digest().String()
+		return err
+	}
+}
+
+// commit makes the staged layers and the image durable and visible.
+func (g *ingest) commit() (*Image, error) {
+	if err := g.inherit(); err != nil {
+		return nil, classify(err)
+	}
+	if err := g.store.flush(g.stages); err != nil {
+		return nil, classify(err)
+	}
+	s := g.store
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	if err := g.rename(); err != nil {
+		return nil, classify(err)
+	}
+	s.mu.Lock()
+	old := s.records[g.found.id()]
+	s.mu.Unlock()
+	if old != nil { // another manifest of the same image, or a pull that was faster
+		return s.putRecord(old.with(g.tag, g.digestName), g.tag)
+	}
+	r, err := g.record()
+	if err != nil {
+		return nil, classify(err)
+	}
+	s.ref(r.chains())
+	img, err := s.putRecord(r, g.tag)
+	if img == nil {
+		s.deref(r.chains())
+	}
+	return img, err
+}
+
+// inherit completes directories that a layer only implies, from the lowest layer
+// up. It is done once per stage, whichever pull comes first.
+func (g *ingest) inherit() error {
+	s := g.store
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	var below []string // topmost first
+	for i, st := range g.stages {
+		path := s.layerPath(g.found.layers[i].ChainID)
+		if st != nil {
+			path = s.stagePath(st)
+			if !st.inherited {
+				if err := layer.Inherit(path, st.result.Implied, below); err != nil {
+					return fmt.Errorf("layer %s: %w", st.rec.Digest, err)
+				}
+				st.inherited = true
+			}
+		}
+		below = append([]string{path}, below...)
+	}
+	return nil
+}
+
+// flush writes all that was unpacked to disk: one call orders it before the record.
+func (s *Store) flush(stages []*stage) error {
+	for _, st := range stages {
+		if st == nil {
+			continue
+		}
+		d, err := os.Open(s.layerDir)
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
+	}
+	return nil
+}
+
+// rename gives the staged layers their names. The caller holds commit.
+func (g *ingest) rename() error {
+	s, renamed := g.store, false
+	for _, st := range g.stages {
+		if st == nil {
+			continue
+		}
+		chain := st.rec.ChainID
+		if !st.renamed {
+			if err := os.Rename(st.dir, s.layerPath(chain)); err != nil {
+				return err
+			}
+			st.renamed, renamed = true, true
+		}
+		s.mu.Lock()
+		if s.stages[chain] == st {
+			delete(s.stages, chain)
+			st.public = true
+			s.layers[chain] = &layerInfo{bytes: st.rec.Bytes, inodes: st.rec.Inodes, known: true, refs: st.refs + s.heldCount(chain)}
+		}
+		s.mu.Unlock()
+		g.pinned = append(g.pinned, chain) // this pull's part of refs
+	}
+	if !renamed {
+		return nil
+	}
+	return syncPath(s.layerDir)
+}
+
+func (g *ingest) record() (*record, error) {
+	f := g.found
+	r := &record{
+		Version: recordVersion, ID: f.id(), Artifact: f.artifact,
+		MediaType: f.manifest.MediaType, ManifestDigest: f.manifest.Digest.String(),
+		Manifest: f.manifest.Raw, Config: f.config, PulledAt: now(), Layers: append([]layerRecord(nil), f.layers...),
+	}
+	r.Tags, r.Digests = added(nil, g.tag), added(nil, g.digestName)
+	for i, st := range g.stages {
+		if st != nil {
+			r.Layers[i] = st.rec
+			r.Layers[i].Digest, r.Layers[i].MediaType, r.Layers[i].BlobSize = f.layers[i].Digest, f.layers[i].MediaType, f.layers[i].BlobSize
+		} else if err := g.store.fill(&r.Layers[i]); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}

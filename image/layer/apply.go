@@ -1,0 +1,218 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Names inside a layer directory; see the package documentation.
+const (
+	FSDir      = "fs"
+	journal    = "journal"
+	shadowsDir = "shadow"
+)
+
+// Result tells what [Apply] made.
+type Result struct {
+	Size     int64    // of the uncompressed archive, in bytes
+	Entries  int      // in the archive
+	Replaced int      // files the archive wrote more than once
+	Implied  []string // directories the archive uses but does not describe; see [Inherit]
+}
+
+// Apply unpacks the tar stream r into the new directory dirPath and reads r to its
+// end. On an error the directory is left for the caller to remove.
+func Apply(dirPath string, r io.Reader, limits Limits) (Result, error) {
+	limits = limits.withDefaults()
+	fs := filepath.Join(dirPath, FSDir)
+	if err := makeDirs(dirPath, fs); err != nil {
+		return Result{}, err
+	}
+	j, err := createJournal(filepath.Join(dirPath, journal))
+	if err != nil {
+		return Result{}, err
+	}
+	a := &applier{rec: newRecorder(r, j, limits.Bytes), j: j, limits: limits, shadows: filepath.Join(dirPath, shadowsDir), shadowFd: -1}
+	a.tree, err = openTree(fs, a.imply)
+	if err == nil {
+		err = errors.Join(a.run(), a.close())
+	}
+	err = errors.Join(err, j.close(err == nil))
+	return a.result, err
+}
+
+func makeDirs(paths ...string) error {
+	for _, p := range paths {
+		if err := os.Mkdir(p, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+type applier struct {
+	*tree
+	rec      *recorder
+	j        *journalWriter
+	tr       *tar.Reader
+	limits   Limits
+	result   Result
+	shadows  string
+	shadowFd int
+	dirs     []dirTime
+	dirBytes int
+	logical  int64 // bytes of file content, holes included
+	hasRoot  bool  // the archive describes the root directory
+}
+
+// dirTime is set when nothing is created in the directory any more.
+type dirTime struct {
+	name  string
+	times [2]unix.Timespec
+}
+
+func (a *applier) run() error {
+	buf := blocks.Get().(*[]byte)
+	defer blocks.Put(buf)
+	a.tr = tar.NewReader(a.rec)
+	for {
+		hdr, err := a.tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+			return a.explain("read the archive", err)
+		}
+		if a.result.Entries++; a.result.Entries > a.limits.Entries {
+			return tooMany("entries in one layer", int64(a.limits.Entries))
+		}
+		if err := a.entry(hdr, *buf); err != nil {
+			return a.explain(fmt.Sprintf("unpack %.200q", hdr.Name), err)
+		}
+	}
+	if err := a.rec.drain(); err != nil {
+		return a.explain("read the archive", err)
+	}
+	a.result.Size = a.rec.total
+	if !a.hasRoot {
+		a.imply("")
+	}
+	return a.setDirTimes()
+}
+
+// explain marks what only the archive can be the cause of.
+func (a *applier) explain(what string, err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) {
+		return fmt.Errorf("%w: %s: %w", ErrArchive, what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+func (a *applier) close() error {
+	if a.shadowFd >= 0 {
+		unix.Close(a.shadowFd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+	}
+	return a.tree.close()
+}
+
+// imply remembers a directory that is only named as part of a longer path.
+func (a *applier) imply(real string) {
+	a.result.Implied = append(a.result.Implied, real)
+}
+
+func (a *applier) entry(hdr *tar.Header, buf []byte) error {
+	if hdr.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	name := clean(hdr.Name)
+	if name == "" {
+		return a.rootEntry(hdr)
+	}
+	p, base, err := a.parent(name, true)
+	if err != nil {
+		return err
+	}
+	if isWhiteout(base) {
+		return a.whiteout(p, base)
+	}
+	switch hdr.Typeflag {
+	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
+		return a.file(p, base, hdr, buf)
+	case tar.TypeDir:
+		return a.directory(p, base, name, hdr)
+	case tar.TypeSymlink:
+		return a.symlink(p, base, hdr)
+	case tar.TypeLink:
+		return a.hardlink(p, base, hdr)
+	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+		return a.node(p, base, hdr)
+	}
+	return fmt.Errorf("%w: entries of type %q are not supported", ErrArchive, hdr.Typeflag)
+}
+
+func (a *applier) rootEntry(hdr *tar.Header) error {
+	if hdr.Typeflag != tar.TypeDir {
+		return fmt.Errorf("%w: the root is not a directory", ErrArchive)
+	}
+	a.hasRoot = true
+	d, err := a.resolve("", false)
+	if err != nil {
+		return err
+	}
+	if err := setAttrs(d.fd, ".", hdr); err != nil {
+		return err
+	}
+	return a.laterTimes("", hdr)
+}
+
+// laterTimes keeps the times of a directory until its content is complete.
+func (a *applier) laterTimes(name string, hdr *tar.Header) error {
+	a.dirs = append(a.dirs, dirTime{name, timesOf(hdr)})
+	if a.dirBytes += len(name) + 56; a.dirBytes < dirMemory {
+		return nil
+	}
+	return a.setDirTimes()
+}
+
+func (a *applier) setDirTimes() error {
+	for i := len(a.dirs) - 1; i >= 0; i-- {
+		d := &a.dirs[i]
+		h, err := a.resolve(d.name, false)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			continue // replaced by something else since
+		}
+		if err != nil {
+			return err
+		}
+		if err := unix.UtimesNanoAt(h.fd, ".", d.times[:], 0); err != nil {
+			return &os.PathError{Op: "utimensat", Path: d.name, Err: err}
+		}
+	}
+	a.dirs, a.dirBytes = a.dirs[:0], 0
+	return nil
+}
+
+func timesOf(hdr *tar.Header) [2]unix.Timespec {
+	m := timespec(hdr.ModTime)
+	at := m
+	if !hdr.AccessTime.IsZero() {
+		at = timespec(hdr.AccessTime)
+	}
+	return [2]unix.Timespec{at, m}
+}
+
+// timespec clamps to what every file system can keep.
+func timespec(t time.Time) unix.Timespec {
+	sec := t.Unix()
+	if sec < 0 || t.IsZero() {
+		return unix.Timespec{}
+	}
+	return unix.Timespec{Sec: min(sec, 1<<34-1), Nsec: int64(t.Nanosecond())}
+}

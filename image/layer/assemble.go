@@ -1,0 +1,164 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrDamaged is wrapped when a layer on disk is not what it was when unpacked.
+var ErrDamaged = errors.New("layer is damaged")
+
+// Assemble writes the archive the layer directory was made from, byte for byte as
+// far as the directory is intact; the caller compares the digest.
+func Assemble(dirPath string, w io.Writer) (err error) {
+	moved, err := readMoved(dirPath)
+	if err != nil {
+		return err
+	}
+	j, err := openJournal(filepath.Join(dirPath, journal))
+	if err != nil {
+		return notThere(err)
+	}
+	t, err := openTree(dirPath, nil)
+	if err != nil {
+		return errors.Join(notThere(err), j.close())
+	}
+	as := assembler{tree: t, w: w, moved: moved, fd: -1}
+	err = as.run(j)
+	as.closeFile()
+	return errors.Join(err, t.close(), j.close())
+}
+
+func notThere(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// move tells that what path (and all under it) meant before record seq is in
+// shadow/number.
+type move struct {
+	seq    int
+	path   string
+	number int64
+}
+
+func readMoved(dirPath string) ([]move, error) {
+	if _, err := os.Stat(filepath.Join(dirPath, shadowsDir)); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	j, err := openJournal(filepath.Join(dirPath, journal))
+	if err != nil {
+		return nil, notThere(err)
+	}
+	var moved []move
+	for seq := 0; ; seq++ {
+		r, err := j.next()
+		if err == io.EOF {
+			return moved, j.close()
+		}
+		if err != nil {
+			return nil, errors.Join(err, j.close())
+		}
+		if r.kind == recMoved {
+			moved = append(moved, move{seq, r.path, r.n})
+		}
+	}
+}
+
+type assembler struct {
+	*tree
+	w     io.Writer
+	moved []move
+	fd    int
+	open  string
+}
+
+func (s *assembler) run(j *journalReader) error {
+	buf := blocks.Get().(*[]byte)
+	defer blocks.Put(buf)
+	for seq := 0; ; seq++ {
+		r, err := j.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch r.kind {
+		case recRaw:
+			_, err = s.w.Write(r.raw)
+		case recData:
+			err = s.data(seq, r, *buf)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// locate gives the path, from the layer directory, of what a record called path.
+func (s *assembler) locate(seq int, path string) string {
+	for i := range s.moved {
+		m := &s.moved[i]
+		if m.seq < seq {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(path, m.path); ok && (rest == "" || rest[0] == '/') {
+			return shadowsDir + "/" + strconv.FormatInt(m.number, 10) + rest
+		}
+	}
+	return FSDir + "/" + path
+}
+
+func (s *assembler) data(seq int, r rec, buf []byte) error {
+	if err := s.openFile(s.locate(seq, r.path)); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, r.path, err)
+	}
+	for off, left := r.off, r.n; left > 0; {
+		n, err := unix.Pread(s.fd, buf[:min(left, int64(len(buf)))], off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrDamaged, r.path, err)
+		}
+		if n == 0 {
+			return fmt.Errorf("%w: %s is too short", ErrDamaged, r.path)
+		}
+		if _, err := s.w.Write(buf[:n]); err != nil {
+			return err
+		}
+		off, left = off+int64(n), left-int64(n)
+	}
+	return nil
+}
+
+func (s *assembler) openFile(path string) error {
+	if s.fd >= 0 && s.open == path {
+		return nil
+	}
+	s.closeFile()
+	p, base, err := s.parent(path, false)
+	if err != nil {
+		return err
+	}
+	s.fd, err = unix.Openat(p.fd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	s.open = path
+	return err
+}
+
+func (s *assembler) closeFile() {
+	if s.fd >= 0 {
+		unix.Close(s.fd) //nolint:errcheck // read-only
+	}
+	s.fd, s.open = -1, ""
+}

@@ -1,0 +1,86 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	opaqueXattr   = "trusted.overlay.opaque"
+	overlayXattrs = "trusted.overlay."
+	capXattr      = "security.capability"
+)
+
+// setFileAttrs sets owner, mode and xattrs of an open regular file, in the order
+// in which none undoes another: chown clears setuid and capabilities.
+func setFileAttrs(fd int, hdr *tar.Header) error {
+	if !isOwnedByRoot(hdr) {
+		if err := unix.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
+			return wrapAttr("fchown", err)
+		}
+	}
+	if err := unix.Fchmod(fd, uint32(hdr.Mode)&0o7777); err != nil {
+		return wrapAttr("fchmod", err)
+	}
+	return eachXattr(hdr, func(key string, value []byte) error {
+		return unix.Fsetxattr(fd, key, value, 0)
+	})
+}
+
+// setAttrs does the same for what was just created at base, whatever it is.
+func setAttrs(dirfd int, base string, hdr *tar.Header) error {
+	if hdr.Typeflag == tar.TypeDir || !isOwnedByRoot(hdr) {
+		if err := unix.Fchownat(dirfd, base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return wrapAttr("fchownat", err)
+		}
+	}
+	if hdr.Typeflag != tar.TypeSymlink {
+		if err := unix.Fchmodat(dirfd, base, uint32(hdr.Mode)&0o7777, 0); err != nil {
+			return wrapAttr("fchmodat", err)
+		}
+	}
+	if len(hdr.PAXRecords) == 0 {
+		return nil
+	}
+	return eachXattr(hdr, func(key string, value []byte) error {
+		return setXattrAt(dirfd, base, key, value)
+	})
+}
+
+// setXattrAt sets an attribute of what is at base itself, never of a link's target.
+func setXattrAt(dirfd int, base, key string, value []byte) error {
+	fd, err := unix.Openat(dirfd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+	return unix.Setxattr("/proc/self/fd/"+strconv.Itoa(fd), key, value, 0)
+}
+
+// eachXattr calls set for the attributes an image may bring. Those of overlayfs
+// are dropped: they would steer how layers are merged. What the file system or a
+// security module refuses is left out, except capabilities: without them a program
+// of the image would fail later and far from the cause.
+func eachXattr(hdr *tar.Header, set func(key string, value []byte) error) error {
+	for k, v := range hdr.PAXRecords {
+		key, ok := strings.CutPrefix(k, xattrPrefix)
+		if !ok || key == "" || strings.HasPrefix(key, overlayXattrs) || strings.HasPrefix(key, "user.overlay.") {
+			continue
+		}
+		err := set(key, []byte(v))
+		refused := errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES)
+		if err != nil && (key == capXattr || !refused) {
+			return fmt.Errorf("set xattr %.100q: %w", key, err)
+		}
+	}
+	return nil
+}
+
+func setOpaque(dirfd int, base string) error {
+	return wrapAttr("setxattr "+opaqueXattr, setXattrAt(dirfd, base, opaqueXattr, []byte("y")))
+}

@@ -1,0 +1,44 @@
+// Package layer turns one layer archive of an image into a directory tree that
+// overlayfs can use as a lower directory, and turns such a tree back into the
+// very same archive.
+//
+// # Owns
+//
+// The content of one layer directory:
+//
+//	DIR/fs/      the tree; whiteouts are 0/0 character devices, opaque directories
+//	             carry the xattr trusted.overlay.opaque=y
+//	DIR/journal  everything of the tar stream that is no file content (headers,
+//	             padding, the tail), zstd-compressed, with pointers into fs/
+//	DIR/shadow/  content the archive itself wrote and later replaced; mostly absent
+//
+// # Invariants
+//
+//   - Nothing is ever created, changed or read outside DIR, whatever names, links
+//     and orders the archive holds: every parent directory is resolved by openat2
+//     with RESOLVE_IN_ROOT, or by a walk that never follows a link in the kernel,
+//     and every operation is relative to that directory with NOFOLLOW.
+//   - Journal and tree give back the archive byte for byte ([Assemble]), so that a
+//     layer can be verified against its diffID and exported with it, although its
+//     blob was not kept.
+//   - Memory does not grow with the archive, except for a record of each directory
+//     (bounded, see [Limits]).
+//   - Nothing is flushed to disk here: the image store commits all layers of an
+//     image at once.
+//
+// # Locks
+//
+// None: one goroutine works on one DIR.
+//
+// # Why not ...
+//
+//   - mount the parents and unpack into the merged view: then layers could not be
+//     unpacked side by side. What a layer needs from below (the attributes of
+//     directories it only implies) is copied at the end by [Inherit].
+//   - os.Root: it opens every path component on every call (measured: 2.4 times the
+//     system calls of a cached parent directory), and has no mknod and no xattr.
+//   - chroot in another process: it costs a process per layer.
+//   - a tar reader of our own: archive/tar is fuzzed by the Go team. Where the data
+//     of a sparse file lies is read off the buffers it passes down.
+//   - keep the blob: it would take the disk space twice.
+package layer

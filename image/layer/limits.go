@@ -1,0 +1,44 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrArchive is wrapped by every error that lies in the archive itself: damaged,
+// hostile, or of a kind that is not supported. Trying again will not help.
+var ErrArchive = errors.New("bad layer archive")
+
+// Limits bounds what one layer may make of the disk and of memory. A zero field
+// means the default.
+type Limits struct {
+	// Bytes is how much one uncompressed archive may hold, holes of sparse files
+	// counted as if they were data. Default 64 GiB.
+	Bytes int64
+	// Entries is how many entries one archive may have. Default 2,000,000.
+	Entries int
+	// Replaced is how often one archive may write a file it wrote before.
+	// Default 20,000.
+	Replaced int
+}
+
+// dirMemory is how many bytes of directory names are kept to set their times at
+// the end; past it they are set early, and a directory may show a later time.
+const dirMemory = 16 << 20
+
+func (l Limits) withDefaults() Limits {
+	if l.Bytes <= 0 {
+		l.Bytes = 64 << 30
+	}
+	if l.Entries <= 0 {
+		l.Entries = 2_000_000
+	}
+	if l.Replaced <= 0 {
+		l.Replaced = 20_000
+	}
+	return l
+}
+
+func tooMany(what string, limit int64) error {
+	return fmt.Errorf("%w: more than %d %s (a decompression bomb?); if the image is to be trusted, raise the limit", ErrArchive, limit, what)
+}

@@ -1,0 +1,129 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// maxFaults is how many differences of one layer are told.
+const maxFaults = 20
+
+// Verify compares a layer directory with the archive it was made from: content by
+// the archive's digest want, and owner, mode, size, time and link target of each
+// entry. It gives what differs, in words, nothing when the layer is intact.
+func Verify(dirPath string, want digest.Digest) ([]string, error) {
+	pr, pw := io.Pipe()
+	sum := digest.SHA256.Digester()
+	assembled := make(chan error, 1)
+	go func() { // ends with the archive, or when the reader below gave up
+		err := Assemble(dirPath, io.MultiWriter(sum.Hash(), pw))
+		pw.CloseWithError(err) //nolint:errcheck // always nil
+		assembled <- err
+	}()
+	faults, err := compareEntries(dirPath, pr)
+	if err == nil {
+		_, err = io.Copy(io.Discard, pr)
+	}
+	pr.CloseWithError(err) //nolint:errcheck // always nil
+	if aerr := <-assembled; aerr != nil {
+		err = aerr
+	}
+	if errors.Is(err, ErrDamaged) || errors.Is(err, tar.ErrHeader) {
+		return append(faults, err.Error()), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if got := sum.Digest(); got != want {
+		faults = append(faults, fmt.Sprintf("its content has the digest %s, not %s", got, want))
+	}
+	return faults, nil
+}
+
+// compareEntries holds every header against the tree. A later entry of the same
+// name settles what an earlier one left open.
+func compareEntries(dirPath string, r io.Reader) ([]string, error) {
+	t, err := openTree(filepath.Join(dirPath, FSDir), nil)
+	if err != nil {
+		return nil, notThere(err)
+	}
+	defer t.close() //nolint:errcheck // O_PATH: nothing can be lost by closing
+	open := map[string]string{}
+	tr := tar.NewReader(r)
+	for {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+			return nil, err
+		}
+		name := clean(hdr.Name)
+		if name == "" || hdr.Typeflag == tar.TypeXGlobalHeader || isWhiteout(filepath.Base(name)) {
+			continue
+		}
+		if fault := t.compare(name, hdr); fault == "" {
+			delete(open, name)
+		} else if len(open) < 10*maxFaults {
+			open[name] = fault
+		}
+	}
+	var faults []string
+	for name, f := range open {
+		faults = append(faults, name+": "+f)
+	}
+	slices.Sort(faults)
+	return faults[:min(len(faults), maxFaults)], nil
+}
+
+var typeBits = map[byte]uint32{
+	tar.TypeReg: unix.S_IFREG, '\x00': unix.S_IFREG, tar.TypeCont: unix.S_IFREG, tar.TypeGNUSparse: unix.S_IFREG,
+	tar.TypeDir: unix.S_IFDIR, tar.TypeSymlink: unix.S_IFLNK, tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO,
+}
+
+// compare gives what differs between the header and the tree, "" for nothing.
+func (t *tree) compare(name string, hdr *tar.Header) string {
+	p, base, err := t.parent(name, false)
+	if err != nil {
+		return "missing"
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(p.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return "missing"
+	}
+	if hdr.Typeflag == tar.TypeLink {
+		return "" // its first name is compared
+	}
+	kind := typeBits[hdr.Typeflag]
+	switch {
+	case st.Mode&unix.S_IFMT != kind:
+		return fmt.Sprintf("is of another type (mode %o)", st.Mode)
+	case kind != unix.S_IFLNK && st.Mode&0o7777 != uint32(hdr.Mode)&0o7777:
+		return fmt.Sprintf("has the mode %o, not %o", st.Mode&0o7777, hdr.Mode&0o7777)
+	case st.Uid != uint32(hdr.Uid) || st.Gid != uint32(hdr.Gid):
+		return fmt.Sprintf("belongs to %d:%d, not %d:%d", st.Uid, st.Gid, hdr.Uid, hdr.Gid)
+	case kind == unix.S_IFREG && st.Size != hdr.Size:
+		return fmt.Sprintf("has %d bytes, not %d", st.Size, hdr.Size)
+	case kind != unix.S_IFDIR && st.Mtim.Sec != timespec(hdr.ModTime).Sec:
+		return "was changed after it was unpacked"
+	case kind == unix.S_IFLNK:
+		return t.compareLink(p, base, hdr)
+	}
+	return ""
+}
+
+func (t *tree) compareLink(p *dir, base string, hdr *tar.Header) string {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(p.fd, base, buf)
+	if err != nil || string(buf[:n]) != hdr.Linkname {
+		return fmt.Sprintf("leads to %.100q, not %.100q", buf[:max(n, 0)], hdr.Linkname)
+	}
+	return ""
+}

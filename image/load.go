@@ -1,0 +1,266 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/image/layer"
+	"berth/image/registry"
+)
+
+// LoadOptions say how an archive is loaded.
+type LoadOptions struct {
+	// Name is given to an image for which the archive has no full name. With several
+	// such images it is an error.
+	Name string
+	// Progress, when not nil, is told what happens, by one goroutine at a time.
+	Progress func(Progress)
+}
+
+// Load brings in the images of an archive: what docker save writes, or an OCI image
+// layout as tar; either may be compressed. It gives the images in archive order.
+func (s *Store) Load(ctx context.Context, r io.Reader, opts LoadOptions) ([]*Image, error) {
+	a, err := openTarArchive(ctx, r, s.images)
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", classify(err))
+	}
+	return s.load(ctx, a, opts)
+}
+
+// LoadDir does the same for a directory that holds an OCI image layout or an
+// unpacked docker archive.
+func (s *Store) LoadDir(ctx context.Context, dir string, opts LoadOptions) ([]*Image, error) {
+	a, err := openDirArchive(dir)
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	return s.load(ctx, a, opts)
+}
+
+// candidate is one image of an archive.
+type candidate struct {
+	root  registry.Manifest
+	names []string // full references
+}
+
+func (s *Store) load(ctx context.Context, a *archive, opts LoadOptions) (imgs []*Image, err error) {
+	defer func() { err = errors.Join(err, a.close()) }()
+	found, err := a.candidates(ctx, s.platform)
+	if err == nil {
+		err = nameAll(found, opts.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", classify(err))
+	}
+	for _, c := range found {
+		img, err := s.loadOne(ctx, a, c, opts.Progress)
+		if err != nil {
+			return imgs, fmt.Errorf("load %s: %w", strings.Join(c.names, " "), classify(err))
+		}
+		imgs = append(imgs, img)
+	}
+	return imgs, nil
+}
+
+func nameAll(found []candidate, name string) error {
+	if len(found) == 0 {
+		return corrupt("the archive holds no image")
+	}
+	for i := range found {
+		if len(found[i].names) > 0 || name == "" {
+			continue
+		}
+		if len(found) > 1 {
+			return fmt.Errorf("%w: the archive holds several images; %q can't be the name of each", ErrInvalidReference, name)
+		}
+		found[i].names = []string{name}
+	}
+	return nil
+}
+
+func (s *Store) loadOne(ctx context.Context, a *archive, c candidate, progress func(Progress)) (*Image, error) {
+	var to listeners
+	to.add(progress)
+	f, err := s.examine(ctx, a, c.root)
+	if err != nil {
+		return nil, err
+	}
+	var names []registry.Reference
+	for _, n := range c.names {
+		ref, err := registry.Parse(n)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, ref)
+	}
+	job := &ingest{store: s, src: a, found: f, name: f.id(), tell: to.tell}
+	_, docker := a.made[f.root]
+	if len(names) > 0 {
+		job.name, job.tag = names[0].String(), pullTag(names[0])
+		if !docker { // a manifest that berth made up is known to no registry
+			job.digestName = names[0].DigestName(f.root)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
+	defer stop()
+	img, err := job.run(ctx)
+	for i := 1; i < len(names) && err == nil; i++ {
+		digestName := ""
+		if !docker {
+			digestName = names[i].DigestName(f.root)
+		}
+		img, err = s.addNames(f.id(), pullTag(names[i]), digestName)
+	}
+	return img, err
+}
+
+// candidates lists the archive's images: by the OCI index where there is one, with
+// the names docker's manifest.json adds.
+func (a *archive) candidates(ctx context.Context, p platform) ([]candidate, error) {
+	docker, err := a.dockerImages()
+	if err != nil {
+		return nil, err
+	}
+	var idx ocispec.Index
+	err = a.readJSON("index.json", &idx)
+	if errors.Is(err, fs.ErrNotExist) {
+		if len(docker) == 0 {
+			return nil, corrupt("it holds neither index.json (OCI) nor manifest.json (docker)")
+		}
+		return a.dockerCandidates(ctx, docker)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []candidate
+	for _, d := range idx.Manifests {
+		if d.Annotations["vnd.docker.reference.type"] != "" || !p.accepts(d.Platform) {
+			continue
+		}
+		m, err := a.manifest(ctx, d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		m.MediaType = d.MediaType
+		out = append(out, candidate{m, a.names(d, m, docker)})
+	}
+	return out, nil
+}
+
+func (p platform) accepts(q *ocispec.Platform) bool {
+	return q == nil || q.OS == "" || q.OS == p.os && q.Architecture == p.arch
+}
+
+// names finds what an image of the index is called.
+func (a *archive) names(d ocispec.Descriptor, m registry.Manifest, docker []dockerImage) []string {
+	var e either
+	var names []string
+	if json.Unmarshal(m.Raw, &e) == nil && e.Config != nil {
+		for _, i := range docker {
+			if strings.HasSuffix(i.Config, e.Config.Digest.Encoded()) || strings.HasSuffix(i.Config, e.Config.Digest.Encoded()+".json") {
+				names = added2(names, i.RepoTags)
+			}
+		}
+	}
+	for _, key := range []string{"io.containerd.image.name", ocispec.AnnotationRefName} {
+		n := d.Annotations[key]
+		if strings.ContainsAny(n, "/:") { // else it is just a tag
+			names = added2(names, []string{n})
+		}
+	}
+	return names
+}
+
+func added2(list, more []string) []string {
+	for _, m := range more {
+		if ref, err := registry.Parse(m); err == nil {
+			list = added(list, ref.String())
+		}
+	}
+	return list
+}
+
+// dockerImage is an element of manifest.json.
+type dockerImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+func (a *archive) dockerImages() ([]dockerImage, error) {
+	var list []dockerImage
+	err := a.readJSON("manifest.json", &list)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return list, err
+}
+
+func (a *archive) dockerCandidates(ctx context.Context, list []dockerImage) ([]candidate, error) {
+	var out []candidate
+	for _, i := range list {
+		raw, err := a.dockerManifest(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		d := digest.FromBytes(raw)
+		a.made[d] = raw
+		out = append(out, candidate{registry.Manifest{Digest: d, MediaType: ocispec.MediaTypeImageManifest, Raw: raw}, added2(nil, i.RepoTags)})
+	}
+	return out, nil
+}
+
+// dockerManifest makes the manifest a docker archive lacks.
+func (a *archive) dockerManifest(ctx context.Context, i dockerImage) ([]byte, error) {
+	config, err := a.readFile(i.Config)
+	if err != nil {
+		return nil, corrupt("configuration %s: %v", i.Config, err)
+	}
+	cd := digest.FromBytes(config)
+	a.alias[cd] = i.Config
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: cd, Size: int64(len(config))},
+		Layers: []ocispec.Descriptor{},
+	}
+	for _, name := range i.Layers {
+		d, err := a.describe(ctx, name)
+		if err != nil {
+			return nil, corrupt("layer %s: %v", name, err)
+		}
+		m.Layers = append(m.Layers, d)
+	}
+	return json.Marshal(m)
+}
+
+// describe computes the digest of a layer file.
+func (a *archive) describe(ctx context.Context, name string) (ocispec.Descriptor, error) {
+	r, size, err := a.open(name)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer r.Close() //nolint:errcheck // only read
+	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: size}
+	if hex := strings.TrimPrefix(name, "blobs/sha256/"); len(hex) == 64 && isHex(hex) {
+		d.Digest = digest.NewDigestFromEncoded(digest.SHA256, hex)
+	} else {
+		sum := digest.SHA256.Digester()
+		ahead := layer.NewAhead(&contextReader{ctx, r})
+		_, err = io.Copy(sum.Hash(), ahead)
+		ahead.Close() //nolint:errcheck // always nil
+		d.Digest = sum.Digest()
+	}
+	a.alias[d.Digest] = name
+	return d, err
+}

@@ -1,0 +1,189 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/image/registry"
+)
+
+// Media types of docker's forms; those of OCI are in ocispec.
+const (
+	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerConfig   = "application/vnd.docker.container.image.v1+json"
+	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1+"
+	dockerForeign  = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+	maxIndexDepth  = 3
+)
+
+// source is where an image comes from: a registry or an archive.
+type source interface {
+	manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error)
+	document(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
+	blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
+}
+
+// found is an image whose manifest and configuration are known and consistent.
+type found struct {
+	root     digest.Digest // what the name stands for: an index or the manifest
+	manifest registry.Manifest
+	parsed   ocispec.Manifest
+	config   []byte
+	artifact bool
+	layers   []layerRecord // ChainID, DiffID, Digest, MediaType, BlobSize
+	urls     map[string][]string
+}
+
+// either is what a manifest or an index looks like before it is known which it is.
+type either struct {
+	SchemaVersion int                  `json:"schemaVersion"`
+	MediaType     string               `json:"mediaType"`
+	Manifests     []ocispec.Descriptor `json:"manifests"`
+	Config        *ocispec.Descriptor  `json:"config"`
+	FSLayers      json.RawMessage      `json:"fsLayers"`
+}
+
+// descend goes from the root to the manifest for this platform.
+func (s *Store) descend(ctx context.Context, src source, root registry.Manifest) (registry.Manifest, ocispec.Manifest, error) {
+	m := root
+	for range maxIndexDepth {
+		var e either
+		if err := json.Unmarshal(m.Raw, &e); err != nil {
+			return m, ocispec.Manifest{}, corrupt("%s is no manifest: %v", m.Digest, err)
+		}
+		if e.MediaType != "" {
+			m.MediaType = e.MediaType
+		}
+		switch {
+		case e.SchemaVersion == 1 || strings.HasPrefix(m.MediaType, dockerSchema1) || e.FSLayers != nil:
+			return m, ocispec.Manifest{}, fmt.Errorf("%w: it is in docker's schema 1 form, which was given up in 2017; push it again with a current tool", ErrCorrupt)
+		case e.Config != nil:
+			parsed, err := parseManifest(&m)
+			return m, parsed, err
+		case e.Manifests == nil:
+			return m, ocispec.Manifest{}, corrupt("%s (%s) is neither a manifest nor an index", m.Digest, m.MediaType)
+		}
+		d, err := s.platform.choose(e.Manifests)
+		if err != nil {
+			return m, ocispec.Manifest{}, err
+		}
+		if m, err = src.manifest(ctx, d.Digest); err != nil {
+			return m, ocispec.Manifest{}, err
+		}
+	}
+	return m, ocispec.Manifest{}, corrupt("indexes nested more than %d deep", maxIndexDepth)
+}
+
+func parseManifest(m *registry.Manifest) (ocispec.Manifest, error) {
+	var parsed ocispec.Manifest
+	if err := json.Unmarshal(m.Raw, &parsed); err != nil {
+		return parsed, corrupt("manifest %s: %v", m.Digest, err)
+	}
+	if parsed.MediaType == "" {
+		parsed.MediaType = m.MediaType
+	}
+	if m.MediaType == "" {
+		m.MediaType = ocispec.MediaTypeImageManifest
+	}
+	for _, d := range append(parsed.Layers, parsed.Config) {
+		if err := d.Digest.Validate(); err != nil || d.Size < 0 {
+			return parsed, corrupt("manifest %s: descriptor %q of %d bytes", m.Digest, d.Digest, d.Size)
+		}
+	}
+	return parsed, nil
+}
+
+// examine fetches the configuration and works out the layers.
+func (s *Store) examine(ctx context.Context, src source, root registry.Manifest) (*found, error) {
+	m, parsed, err := s.descend(ctx, src, root)
+	if err != nil {
+		return nil, err
+	}
+	f := &found{root: root.Digest, manifest: m, parsed: parsed, urls: map[string][]string{}}
+	f.artifact = parsed.ArtifactType != "" && parsed.Config.MediaType == ocispec.MediaTypeEmptyJSON || !isImageConfig(parsed.Config.MediaType)
+	if len(parsed.Layers) > s.opts.MaxLayers {
+		return nil, corrupt("%d layers; overlayfs can stack %d", len(parsed.Layers), s.opts.MaxLayers)
+	}
+	if f.artifact {
+		f.config = []byte("{}")
+		return f, f.artifactLayers()
+	}
+	if f.config, err = src.document(ctx, parsed.Config); err != nil {
+		return nil, err
+	}
+	return f, f.imageLayers()
+}
+
+func isImageConfig(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == dockerConfig || mediaType == "" ||
+		mediaType == "application/octet-stream" // docker before 1.10
+}
+
+func (f *found) id() string {
+	if f.artifact {
+		return f.manifest.Digest.String()
+	}
+	return digest.FromBytes(f.config).String()
+}
+
+// imageLayers pairs the manifest's layers with the configuration's diffIDs.
+func (f *found) imageLayers() error {
+	var cfg ocispec.Image
+	if err := json.Unmarshal(f.config, &cfg); err != nil {
+		return corrupt("the configuration is not JSON of the expected form: %v", err)
+	}
+	diffs := cfg.RootFS.DiffIDs
+	if len(diffs) != len(f.parsed.Layers) {
+		return corrupt("%d layers in the manifest, %d in the configuration", len(f.parsed.Layers), len(diffs))
+	}
+	chain := make([]digest.Digest, len(diffs))
+	for i, d := range diffs {
+		if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
+			return corrupt("diffID %q", d)
+		}
+		chain[i] = d
+	}
+	identity.ChainIDs(chain)
+	for i, d := range f.parsed.Layers {
+		f.layers = append(f.layers, layerRecord{
+			ChainID: chain[i].String(), DiffID: diffs[i].String(),
+			Digest: d.Digest.String(), MediaType: d.MediaType, BlobSize: d.Size,
+		})
+		if len(d.URLs) > 0 {
+			f.urls[d.Digest.String()] = d.URLs
+		}
+	}
+	return nil
+}
+
+func isForeign(mediaType string) bool {
+	return strings.HasPrefix(mediaType, dockerForeign) || strings.Contains(mediaType, "nondistributable")
+}
+
+// registrySource reads from a registry.
+type registrySource struct{ repo *registry.Repository }
+
+func (r registrySource) manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error) {
+	return r.repo.Manifest(ctx, d)
+}
+
+func (r registrySource) document(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	return r.repo.Document(ctx, d.Digest)
+}
+
+// blob fetches a layer; a foreign one from the registry too if it is there.
+func (r registrySource) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	b, err := r.repo.Blob(ctx, d.Digest, d.Size)
+	if err == nil || !isForeign(d.MediaType) || len(d.URLs) == 0 {
+		return b, err
+	}
+	return r.repo.External(ctx, d.URLs)
+}

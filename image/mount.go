@@ -1,0 +1,127 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"berth/image/layer"
+	"berth/image/overlay"
+)
+
+// IDMap maps Size IDs from Container (in the user namespace) to Host.
+type IDMap = overlay.IDMap
+
+// MountRequest asks for a view of layers at a directory.
+type MountRequest struct {
+	Layers []string // ChainIDs, lowest first, as in Image.Layers; may be empty
+	Target string   // is created
+	// Upper and Work make the view writable; they are created, and must be on one
+	// file system. Empty: a read-only view.
+	Upper, Work string
+	// UIDMap and GIDMap, of a pod's user namespace, make files that root owns in the
+	// image be owned by the namespace's root. UserNS is the namespace itself
+	// (/proc/PID/ns/user), which spares making one for the mapping.
+	UIDMap, GIDMap []IDMap
+	UserNS         string
+	// Options are mount flags (ro, nosuid, nodev, noexec) and overlayfs options
+	// (context=LABEL). A writable view is always volatile: see package overlay.
+	Options []string
+}
+
+// Mount makes the view. The layers should be held ([Store.Hold]). What was mounted
+// at the target before stays below.
+func (s *Store) Mount(_ context.Context, req MountRequest) error {
+	c := overlay.Config{Target: req.Target, Upper: req.Upper, Work: req.Work, Links: s.layerDir}
+	for _, chain := range slices.Backward(req.Layers) {
+		c.Lower = append(c.Lower, filepath.Join(s.layerPath(chain), layer.FSDir))
+	}
+	need := 1 // overlayfs wants a lower directory, and two of them when read-only
+	if req.Upper == "" {
+		need = 2
+	}
+	for i := 0; len(c.Lower) < need; i++ {
+		c.Lower = append(c.Lower, filepath.Join(s.layerDir, emptyDir, strconv.Itoa(i)))
+	}
+	for _, o := range req.Options {
+		if overlay.IsFlag(o) {
+			c.Flags = append(c.Flags, o)
+		} else {
+			c.Options = append(c.Options, o)
+		}
+	}
+	ns, err := req.userNS()
+	if err != nil {
+		return err
+	}
+	if ns != nil {
+		defer ns.Close() //nolint:errcheck // a namespace, no data
+		c.UserNS = ns
+	}
+	if err := req.makeDirs(c.Lower[0]); err != nil {
+		return classify(err)
+	}
+	return classify(overlay.Mount(c))
+}
+
+func (r *MountRequest) userNS() (*os.File, error) {
+	if r.UserNS != "" {
+		return os.Open(r.UserNS)
+	}
+	if len(r.UIDMap) == 0 && len(r.GIDMap) == 0 {
+		return nil, nil
+	}
+	return overlay.NewUserNS(r.UIDMap, r.GIDMap)
+}
+
+// makeDirs creates what the mount needs. A new upper directory is given owner and
+// mode of the image's root directory (like): overlayfs shows the upper one's.
+func (r *MountRequest) makeDirs(like string) error {
+	if err := os.MkdirAll(r.Target, 0o755); err != nil || r.Upper == "" {
+		return err
+	}
+	if r.Work == "" {
+		return errors.New("mount: an upper directory needs a work directory")
+	}
+	if err := os.MkdirAll(r.Work, 0o700); err != nil {
+		return err
+	}
+	if _, err := os.Stat(r.Upper); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(r.Upper, 0o755); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(like, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: like, Err: err}
+	}
+	if err := os.Chown(r.Upper, toHost(r.UIDMap, st.Uid), toHost(r.GIDMap, st.Gid)); err != nil {
+		return err
+	}
+	return unix.Chmod(r.Upper, st.Mode&0o7777)
+}
+
+// toHost maps an ID of the image; without a mapping, IDs are the host's.
+func toHost(maps []IDMap, id uint32) int {
+	for _, m := range maps {
+		if id >= m.Container && id-m.Container < m.Size {
+			return int(m.Host + id - m.Container)
+		}
+	}
+	return int(id)
+}
+
+// Unmount takes the view away; nothing mounted there is no error.
+func (s *Store) Unmount(target string) error {
+	if err := overlay.Unmount(target); err != nil {
+		return fmt.Errorf("image view: %w", err)
+	}
+	return nil
+}

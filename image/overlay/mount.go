@@ -1,0 +1,179 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is one mount.
+type Config struct {
+	Lower  []string // directories, topmost first; at least one
+	Target string   // must exist
+	// Upper and Work make it writable. They must exist, on one file system.
+	Upper, Work string
+	// Flags are mount options like ro, nosuid, nodev, noexec.
+	Flags []string
+	// Options are overlayfs options like context=LABEL, volatile, index=off.
+	Options []string
+	// UserNS, when not nil, is a user namespace whose mapping is applied to the lower
+	// directories: what root owns there is owned by the namespace's root.
+	UserNS *os.File
+	// Links is a directory for the short links an old kernel needs; "" if Lower must
+	// do as it is.
+	Links string
+}
+
+// Mount mounts c at its target.
+func Mount(c Config) error {
+	if len(c.Lower) == 0 {
+		return errors.New("overlay: no lower directory")
+	}
+	if c.Upper != "" {
+		if err := os.RemoveAll(filepath.Join(c.Work, "work", "incompat")); err != nil {
+			return fmt.Errorf("overlay: clear the work directory: %w", err)
+		}
+	}
+	lowers, closeLowers, err := c.openLowers()
+	if err != nil {
+		return err
+	}
+	defer closeLowers()
+	err = c.mountNew(lowers)
+	if errors.Is(err, errNoAPI) && c.UserNS == nil {
+		err = c.mountOld()
+	}
+	if err != nil {
+		return fmt.Errorf("mount overlay at %s: %w", c.Target, err)
+	}
+	return nil
+}
+
+// errNoAPI says that this kernel's overlayfs can't be set up piece by piece.
+var errNoAPI = errors.New("the kernel lacks the mount interface needed (Linux 6.7)")
+
+// mountNew uses fsopen and friends.
+func (c *Config) mountNew(lowers []lower) error {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+			return errNoAPI
+		}
+		return os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs) //nolint:errcheck // a context, no data
+	if err := c.configure(fs, lowers); err != nil {
+		return err
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return explain(fs, "create", err)
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs(c.Flags))
+	if err != nil {
+		return explain(fs, "fsmount", err)
+	}
+	defer unix.Close(mnt) //nolint:errcheck // attached or meant to go
+	return os.NewSyscallError("move_mount", unix.MoveMount(mnt, "", unix.AT_FDCWD, c.Target, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+func (c *Config) configure(fs int, lowers []lower) error {
+	set := func(key, value string) error {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			return explain(fs, key+"="+value, err)
+		}
+		return nil
+	}
+	if err := set("source", "berth"); err != nil {
+		return err
+	}
+	for i, l := range lowers {
+		err := l.add(fs)
+		if err != nil && i == 0 && errors.Is(err, unix.EINVAL) {
+			return errNoAPI
+		}
+		if err != nil {
+			return explain(fs, "lowerdir+="+l.path, err)
+		}
+	}
+	if c.Upper != "" {
+		if err := errors.Join(set("upperdir", c.Upper), set("workdir", c.Work)); err != nil {
+			return err
+		}
+	}
+	for _, o := range c.options() {
+		key, value, ok := strings.Cut(o, "=")
+		if !ok {
+			if err := unix.FsconfigSetFlag(fs, key); err != nil {
+				return explain(fs, key, err)
+			}
+			continue
+		}
+		if err := set(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// options are those of overlayfs. Without an index, hard links break on copy-up as
+// they do in other runtimes, and the upper directory may be removed with rm.
+func (c *Config) options() []string {
+	out := []string{"index=off"}
+	if c.Upper != "" {
+		out = append(out, "volatile")
+	}
+	return append(out, c.Options...)
+}
+
+// explain adds what the kernel logged for this context.
+func explain(fs int, what string, err error) error {
+	buf := make([]byte, 4096)
+	var said []string
+	for {
+		n, rerr := unix.Read(fs, buf)
+		if rerr != nil || n <= 0 {
+			break
+		}
+		said = append(said, strings.TrimSpace(string(buf[:n])))
+	}
+	if len(said) > 0 {
+		return fmt.Errorf("%.300s: %w (%s)", what, err, strings.Join(said, "; "))
+	}
+	return fmt.Errorf("%.300s: %w", what, err)
+}
+
+var flagAttrs = map[string]int{
+	"ro": unix.MOUNT_ATTR_RDONLY, "nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV,
+	"noexec": unix.MOUNT_ATTR_NOEXEC, "noatime": unix.MOUNT_ATTR_NOATIME, "nodiratime": unix.MOUNT_ATTR_NODIRATIME,
+}
+
+var flagMS = map[string]uintptr{
+	"ro": unix.MS_RDONLY, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV,
+	"noexec": unix.MS_NOEXEC, "noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME,
+}
+
+// IsFlag tells whether o belongs in [Config].Flags.
+func IsFlag(o string) bool {
+	_, ok := flagAttrs[o]
+	return ok
+}
+
+func attrs(flags []string) (a int) {
+	for _, f := range flags {
+		a |= flagAttrs[f]
+	}
+	return a
+}
+
+// Unmount detaches what is mounted at target; nothing there is no error.
+func Unmount(target string) error {
+	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return &os.PathError{Op: "unmount", Path: target, Err: err}
+}

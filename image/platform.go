@@ -1,0 +1,116 @@
+package image
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/cpu"
+)
+
+// platform is what images must be for, best first among variants.
+type platform struct {
+	os, arch string
+	variants []string // acceptable ones, best first; "" stands for none given
+}
+
+// parsePlatform reads OS/ARCH[/VARIANT]; "" is this machine.
+func parsePlatform(s string) (platform, error) {
+	if s == "" {
+		return platform{os: "linux", arch: runtime.GOARCH, variants: hostVariants()}, nil
+	}
+	parts := strings.Split(s, "/")
+	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+		return platform{}, fmt.Errorf("platform %q must have the form OS/ARCH or OS/ARCH/VARIANT", s)
+	}
+	variant := ""
+	if len(parts) == 3 {
+		variant = parts[2]
+	}
+	return platform{os: parts[0], arch: parts[1], variants: downFrom(parts[1], variant)}, nil
+}
+
+// hostVariants are the variants this processor runs.
+func hostVariants() []string {
+	switch runtime.GOARCH {
+	case "amd64":
+		switch {
+		case cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512CD && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL:
+			return downFrom("amd64", "v4")
+		case cpu.X86.HasAVX2 && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasFMA:
+			return downFrom("amd64", "v3")
+		case cpu.X86.HasSSE42 && cpu.X86.HasPOPCNT:
+			return downFrom("amd64", "v2")
+		}
+	case "arm":
+		return downFrom("arm", "v7")
+	}
+	return downFrom(runtime.GOARCH, "")
+}
+
+// downFrom lists a variant and those it includes. An image that names none comes
+// after the better variants and before none: it is the architecture's base.
+func downFrom(arch, variant string) []string {
+	ladder := map[string][]string{
+		"amd64": {"v4", "v3", "v2", "v1"},
+		"arm":   {"v8", "v7", "v6", "v5"},
+		"arm64": {"v9", "v8"},
+	}[arch]
+	base := map[string]string{"amd64": "v1", "arm": "v7", "arm64": "v8"}[arch]
+	if variant == "" {
+		variant = base
+	}
+	i := slices.Index(ladder, variant)
+	if i < 0 {
+		return []string{variant, ""}
+	}
+	var out []string
+	for _, v := range ladder[i:] {
+		out = append(out, v)
+		if v == base {
+			out = append(out, "")
+		}
+	}
+	if !slices.Contains(out, "") {
+		out = append(out, "")
+	}
+	return out
+}
+
+// choose gives the best manifest of an index.
+func (p platform) choose(list []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	best, rank := -1, len(p.variants)
+	var offered []string
+	for i, d := range list {
+		if d.Platform == nil {
+			if best < 0 && len(list) == 1 {
+				best = i
+			}
+			continue
+		}
+		if d.Platform.OS != "unknown" {
+			offered = append(offered, platformString(d.Platform))
+		}
+		if d.Platform.OS != p.os || d.Platform.Architecture != p.arch {
+			continue
+		}
+		if r := slices.Index(p.variants, d.Platform.Variant); r >= 0 && r < rank {
+			best, rank = i, r
+		}
+	}
+	if best < 0 {
+		return ocispec.Descriptor{}, fmt.Errorf("%w: the image is not made for %s/%s, only for %s",
+			ErrNotFound, p.os, p.arch, strings.Join(offered, ", "))
+	}
+	return list[best], nil
+}
+
+func platformString(p *ocispec.Platform) string {
+	s := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		s += "/" + p.Variant
+	}
+	return s
+}

@@ -1,0 +1,201 @@
+package image
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/oci/atomicfile"
+)
+
+const recordVersion = 1
+
+// record is an image as stored in ROOT/images. It is immutable once in the store;
+// a change makes a new one.
+type record struct {
+	Version        int           `json:"version"`
+	ID             string        `json:"id"`
+	Artifact       bool          `json:"artifact,omitempty"`
+	MediaType      string        `json:"media_type"`
+	ManifestDigest string        `json:"manifest_digest"`
+	Manifest       []byte        `json:"manifest"`
+	Config         []byte        `json:"config"`
+	Tags           []string      `json:"tags"`    // full names
+	Digests        []string      `json:"digests"` // full names
+	Layers         []layerRecord `json:"layers"`  // lowest first
+	PulledAt       time.Time     `json:"pulled_at"`
+	Seq            uint64        `json:"seq"` // of two records with one tag, the higher has it
+}
+
+type layerRecord struct {
+	ChainID   string `json:"chain_id"`
+	DiffID    string `json:"diff_id"`
+	Digest    string `json:"digest"` // of the blob
+	MediaType string `json:"media_type"`
+	BlobSize  int64  `json:"blob_size"`
+	TarSize   int64  `json:"tar_size"`
+	Bytes     uint64 `json:"bytes"` // on disk
+	Inodes    uint64 `json:"inodes"`
+}
+
+func (r *record) chains() []string {
+	out := make([]string, len(r.Layers))
+	for i, l := range r.Layers {
+		out[i] = l.ChainID
+	}
+	return out
+}
+
+// with gives a copy that also has the names.
+func (r *record) with(tag, digestName string) *record {
+	c := *r
+	c.Tags, c.Digests = added(r.Tags, tag), added(r.Digests, digestName)
+	return &c
+}
+
+// without gives a copy that does not have the tag.
+func (r *record) without(tag string) *record {
+	c := *r
+	c.Tags = slices.DeleteFunc(slices.Clone(r.Tags), func(t string) bool { return t == tag })
+	return &c
+}
+
+func added(list []string, s string) []string {
+	if s == "" || slices.Contains(list, s) {
+		return list
+	}
+	return append(slices.Clone(list), s)
+}
+
+func (s *Store) recordPath(id string) string {
+	return filepath.Join(s.images, strings.TrimPrefix(id, "sha256:")+".json")
+}
+
+func (s *Store) writeRecord(r *record) error {
+	return classify(atomicfile.Write(s.recordPath(r.ID), r))
+}
+
+// eraseRecord makes the image vanish for good.
+func (s *Store) eraseRecord(id string) error {
+	if err := os.Remove(s.recordPath(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return classify(err)
+	}
+	return classify(syncPath(s.images))
+}
+
+// loadRecords reads all images. What can't be read or lacks a layer is left out: it
+// is moved aside, so that the image is pulled again.
+func (s *Store) loadRecords() error {
+	entries, err := os.ReadDir(s.images)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		path := filepath.Join(s.images, name)
+		switch {
+		case strings.HasPrefix(name, atomicfile.TempPrefix):
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		case strings.HasSuffix(name, ".json"):
+			r, err := s.readRecord(path)
+			if err != nil {
+				if err := s.quarantine(path, err); err != nil {
+					return err
+				}
+				continue
+			}
+			s.adopt(r)
+		}
+	}
+	s.settleTags()
+	return nil
+}
+
+func (s *Store) readRecord(path string) (*record, error) {
+	var r record
+	if err := atomicfile.Read(path, &r); err != nil {
+		return nil, err
+	}
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("its version is %d, this berth knows %d", r.Version, recordVersion)
+	}
+	if s.recordPath(r.ID) != path {
+		return nil, fmt.Errorf("it is of the image %q", r.ID)
+	}
+	if _, err := newImage(&r, nil); err != nil {
+		return nil, err
+	}
+	for _, l := range r.Layers {
+		if _, ok := s.layers[l.ChainID]; !ok {
+			return nil, fmt.Errorf("its layer %s is missing", l.ChainID)
+		}
+	}
+	return &r, nil
+}
+
+// quarantine puts a record out of the way, for [Store.Check] to report.
+func (s *Store) quarantine(path string, _ error) error {
+	return os.Rename(path, path+".bad")
+}
+
+func (s *Store) adopt(r *record) {
+	s.records[r.ID] = r
+	s.seq = max(s.seq, r.Seq)
+	for _, l := range r.Layers {
+		info := s.layers[l.ChainID]
+		info.refs++
+		if l.Bytes > 0 {
+			info.bytes, info.inodes, info.known = l.Bytes, l.Inodes, true
+		}
+	}
+}
+
+// settleTags leaves each tag with the image that got it last: a crash between two
+// writes may have left it with two.
+func (s *Store) settleTags() {
+	owner := map[string]*record{}
+	bySeq := slices.SortedFunc(maps.Values(s.records), func(a, b *record) int { return cmp.Compare(a.Seq, b.Seq) })
+	for _, r := range bySeq {
+		for _, t := range r.Tags {
+			if prev := owner[t]; prev != nil {
+				s.records[prev.ID] = s.records[prev.ID].without(t)
+			}
+			owner[t] = r
+		}
+	}
+}
+
+// config parses the record's configuration; an artifact has none to speak of.
+func (r *record) config() (ocispec.Image, error) {
+	var img ocispec.Image
+	if r.Artifact {
+		return img, nil
+	}
+	if got := digest.FromBytes(r.Config); got.String() != r.ID {
+		return img, corrupt("the configuration has the digest %s, not %s", got, r.ID)
+	}
+	if err := json.Unmarshal(r.Config, &img); err != nil {
+		return img, corrupt("the configuration: %v", err)
+	}
+	return img, nil
+}
+
+func syncPath(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

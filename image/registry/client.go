@@ -1,0 +1,290 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Options configures a [Client]. A zero field means the default.
+type Options struct {
+	// CertsDirs are candidates for the directory of per-registry configuration;
+	// the first that exists is read, on every pull.
+	CertsDirs []string
+	// UserAgent is sent to every host. Default "berth".
+	UserAgent string
+	// Timeout is how long a host may be silent: before an answer begins, and
+	// between two reads of a body. Default 60 s.
+	Timeout time.Duration
+	// Attempts is how often the last host is asked before giving up; a mirror is
+	// asked at most twice. Default 5.
+	Attempts int
+	// Backoff is the pause before the second attempt; it doubles with each, up to
+	// 30 times itself. Default 500 ms.
+	Backoff time.Duration
+	// MaxRetryAfter is the longest Retry-After waited for. Default 2 min.
+	MaxRetryAfter time.Duration
+	// Ranges is how many parts of one blob may be fetched at once over all pulls
+	// together, where a registry is slow on one connection. Default 8, negative none.
+	Ranges int
+}
+
+func (o Options) withDefaults() Options {
+	if o.UserAgent == "" {
+		o.UserAgent = "berth"
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = time.Minute
+	}
+	if o.Attempts <= 0 {
+		o.Attempts = 5
+	}
+	if o.Backoff <= 0 {
+		o.Backoff = 500 * time.Millisecond
+	}
+	if o.MaxRetryAfter <= 0 {
+		o.MaxRetryAfter = 2 * time.Minute
+	}
+	if o.Ranges == 0 {
+		o.Ranges = 8
+	}
+	return o
+}
+
+// cacheLimit bounds each cache; it is dropped as a whole when full.
+const cacheLimit = 128
+
+// Client fetches from registries. It is safe for concurrent use.
+type Client struct {
+	opts  Options
+	parts chan struct{} // one element per range part in flight
+
+	mu         sync.Mutex
+	transports map[string]http.RoundTripper
+	tokens     map[string]token
+}
+
+// New makes a client.
+func New(opts Options) *Client {
+	opts = opts.withDefaults()
+	return &Client{
+		opts: opts, parts: make(chan struct{}, max(opts.Ranges, 0)),
+		transports: map[string]http.RoundTripper{}, tokens: map[string]token{},
+	}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dropTransports()
+}
+
+func (c *Client) dropTransports() {
+	for k, rt := range c.transports {
+		if t, ok := rt.(interface{ CloseIdleConnections() }); ok {
+			t.CloseIdleConnections()
+		}
+		delete(c.transports, k)
+	}
+}
+
+func (c *Client) cachedToken(key string) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t, ok := c.tokens[key]
+	return t.value, ok && time.Now().Before(t.expires)
+}
+
+func (c *Client) keepToken(key string, t token) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.tokens) >= cacheLimit {
+		c.tokens = map[string]token{}
+	}
+	c.tokens[key] = t
+}
+
+// transport gives connections for h, shared by all pulls that configure it alike.
+func (c *Client) transport(h *host) (http.RoundTripper, error) {
+	key := h.fingerprint()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, ok := c.transports[key]; ok {
+		return t, nil
+	}
+	t, err := c.newTransport(h)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.transports) >= cacheLimit {
+		c.dropTransports()
+	}
+	c.transports[key] = t
+	return t, nil
+}
+
+func (c *Client) newTransport(h *host) (http.RoundTripper, error) {
+	cfg := &tls.Config{InsecureSkipVerify: h.insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // skip_verify is the operator's word
+	if len(h.ca) > 0 {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		for _, pem := range h.ca {
+			if !pool.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("ca: no PEM certificate in the file")
+			}
+		}
+		cfg.RootCAs = pool
+	}
+	for _, pair := range h.certs {
+		cert, err := tls.LoadX509KeyPair(pair[0], pair[1])
+		if err != nil {
+			return nil, fmt.Errorf("client certificate: %w", err)
+		}
+		cfg.Certificates = append(cfg.Certificates, cert)
+	}
+	dialer := &net.Dialer{Timeout: h.dial, KeepAlive: 30 * time.Second}
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dialer.DialContext,
+		TLSClientConfig:       cfg,
+		TLSHandshakeTimeout:   min(c.opts.Timeout, 30*time.Second),
+		ResponseHeaderTimeout: c.opts.Timeout,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   16,
+		IdleConnTimeout:       30 * time.Second,
+		DisableCompression:    true, // a compressed layer must arrive as it is
+		ReadBufferSize:        32 << 10,
+	}
+	if h.mayHTTP && h.base.Scheme == "https" {
+		return &plainFallback{Transport: t}, nil
+	}
+	return t, nil
+}
+
+// plainFallback turns to http when the host answers TLS in plain HTTP.
+type plainFallback struct {
+	*http.Transport
+	mu    sync.Mutex
+	plain map[string]bool
+}
+
+func (p *plainFallback) RoundTrip(req *http.Request) (*http.Response, error) {
+	if p.isPlain(req.URL.Host) {
+		return p.Transport.RoundTrip(asPlain(req))
+	}
+	resp, err := p.Transport.RoundTrip(req)
+	var rec tls.RecordHeaderError
+	if err == nil || req.URL.Scheme != "https" || !isLoopback(req.URL.Host) {
+		return resp, err
+	}
+	if errors.As(err, &rec) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		p.mu.Lock()
+		if p.plain == nil {
+			p.plain = map[string]bool{}
+		}
+		p.plain[req.URL.Host] = true
+		p.mu.Unlock()
+		return p.Transport.RoundTrip(asPlain(req))
+	}
+	return resp, err
+}
+
+func (p *plainFallback) isPlain(host string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.plain[host]
+}
+
+func asPlain(req *http.Request) *http.Request {
+	r := req.Clone(req.Context())
+	r.URL.Scheme = "http"
+	return r
+}
+
+// endpoint is one host as one pull uses it.
+type endpoint struct {
+	client *Client
+	host   *host
+	repo   string
+	creds  Credentials
+	base   http.RoundTripper
+	http   *http.Client
+
+	mu    sync.Mutex
+	authz string // Authorization header that worked last
+}
+
+// newEndpoint prepares a host for a repository.
+func (c *Client) newEndpoint(ctx context.Context, h *host, ref Reference, given *Credentials) (*endpoint, error) {
+	rt, err := c.transport(h)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errFinal, err)
+	}
+	creds, err := forHost(ctx, h, ref.Host, given)
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoint{client: c, host: h, repo: ref.Repo, creds: creds, base: rt}
+	e.http = &http.Client{Transport: e, CheckRedirect: e.redirect}
+	switch tok, ok := c.cachedToken(e.tokenKey()); {
+	case creds.RegistryToken != "":
+		e.authz = "Bearer " + creds.RegistryToken
+	case ok:
+		e.authz = "Bearer " + tok
+	}
+	return e, nil
+}
+
+func (e *endpoint) tokenKey() string {
+	return e.host.base.String() + " " + e.repo + " " + e.creds.hash()
+}
+
+// redirect follows up to ten times, and never from TLS to plain text.
+func (e *endpoint) redirect(next *http.Request, via []*http.Request) error {
+	if len(via) > 10 {
+		return fmt.Errorf("%w: more than ten redirects", errFinal)
+	}
+	if via[len(via)-1].URL.Scheme == "https" && next.URL.Scheme != "https" && !e.host.mayHTTP {
+		return fmt.Errorf("%w: redirect from https to %s://%s", errFinal, next.URL.Scheme, next.URL.Host)
+	}
+	return nil
+}
+
+// RoundTrip adds the headers that are for this host, to requests for this host.
+func (e *endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
+	r := req.Clone(req.Context())
+	r.Header.Set("User-Agent", e.client.opts.UserAgent)
+	if r.URL.Host != e.host.base.Host {
+		r.Header.Del("Authorization")
+		return e.base.RoundTrip(r)
+	}
+	for k, vs := range e.host.header {
+		r.Header[http.CanonicalHeaderKey(k)] = vs
+	}
+	if a := e.authorization(); a != "" {
+		r.Header.Set("Authorization", a)
+	}
+	return e.base.RoundTrip(r)
+}
+
+func (e *endpoint) authorization() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.authz
+}
+
+func (e *endpoint) setAuthorization(v string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.authz = v
+}

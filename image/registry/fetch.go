@@ -1,0 +1,288 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// maxManifest bounds manifests, indexes and other documents read into memory; the
+// specification asks registries for 4 MiB.
+const maxManifest = 8 << 20
+
+// acceptManifests are the kinds of manifest that are understood.
+var acceptManifests = strings.Join([]string{
+	"application/vnd.oci.image.index.v1+json",
+	"application/vnd.oci.image.manifest.v1+json",
+	"application/vnd.docker.distribution.manifest.list.v2+json",
+	"application/vnd.docker.distribution.manifest.v2+json",
+	"*/*;q=0.1",
+}, ", ")
+
+// Repository is one repository of one registry over all hosts that serve it, for
+// the time of one pull.
+type Repository struct {
+	client *Client
+	ref    Reference
+	given  *Credentials
+	hosts  []*host
+
+	mu        sync.Mutex
+	endpoints map[*host]*endpoint
+}
+
+// Manifest is a manifest or index as a registry gave it.
+type Manifest struct {
+	Digest    digest.Digest
+	MediaType string
+	Raw       []byte // nil when only asked for its digest
+}
+
+// Repository reads the configuration for ref's registry. given may be nil.
+func (c *Client) Repository(ref Reference, given *Credentials) (*Repository, error) {
+	hosts, err := loadHosts(c.opts.CertsDirs, ref.Host)
+	if err != nil {
+		return nil, err
+	}
+	return &Repository{client: c, ref: ref, given: given, hosts: hosts, endpoints: map[*host]*endpoint{}}, nil
+}
+
+// Resolve asks what the repository's reference is now, without fetching it. A
+// registry that can't tell gives an empty digest.
+func (r *Repository) Resolve(ctx context.Context) (m Manifest, err error) {
+	err = r.each(ctx, "resolve "+r.ref.String(), r.ref.Digest == "", func(e *endpoint) error {
+		resp, err := e.do(ctx, http.MethodHead, "manifests/"+r.ref.wanted(), manifestHeader())
+		var se *statusError
+		if errors.As(err, &se) && (se.status == http.StatusMethodNotAllowed || se.status == http.StatusNotImplemented) {
+			m = Manifest{}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		resp.Body.Close() //nolint:errcheck // HEAD has none
+		m = Manifest{Digest: digest.Digest(resp.Header.Get("Docker-Content-Digest")), MediaType: mediaType(resp)}
+		if m.Digest.Validate() != nil {
+			m.Digest = ""
+		}
+		return nil
+	})
+	return m, err
+}
+
+// Root fetches the manifest or index the reference names.
+func (r *Repository) Root(ctx context.Context) (Manifest, error) {
+	return r.manifest(ctx, r.ref.wanted(), r.ref.Digest)
+}
+
+// Manifest fetches a manifest by its digest.
+func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (Manifest, error) {
+	return r.manifest(ctx, d.String(), d)
+}
+
+func (r *Repository) manifest(ctx context.Context, name string, want digest.Digest) (m Manifest, err error) {
+	what := "fetch manifest " + r.ref.Name() + ":" + name
+	if want != "" {
+		what = "fetch manifest " + r.ref.DigestName(want)
+	}
+	err = r.each(ctx, what, want == "", func(e *endpoint) error {
+		resp, err := e.do(ctx, http.MethodGet, "manifests/"+name, manifestHeader())
+		if err != nil {
+			return err
+		}
+		raw, err := readDocument(r.client.opts.Timeout, resp)
+		if err != nil {
+			return err
+		}
+		m = Manifest{MediaType: mediaType(resp), Raw: raw, Digest: want}
+		if want == "" {
+			m.Digest = digest.FromBytes(raw)
+		} else if got := want.Algorithm().FromBytes(raw); got != want {
+			return fmt.Errorf("%w: the manifest it sent has the digest %s", errFinal, got)
+		}
+		return nil
+	})
+	return m, err
+}
+
+// Document fetches a small blob, such as an image configuration, and verifies it.
+func (r *Repository) Document(ctx context.Context, d digest.Digest) (raw []byte, err error) {
+	err = r.each(ctx, "fetch "+r.ref.DigestName(d), false, func(e *endpoint) error {
+		resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), nil)
+		if err != nil {
+			return err
+		}
+		if raw, err = readDocument(r.client.opts.Timeout, resp); err != nil {
+			return err
+		}
+		if got := d.Algorithm().FromBytes(raw); got != d {
+			return fmt.Errorf("%w: the blob it sent has the digest %s", errFinal, got)
+		}
+		return nil
+	})
+	return raw, err
+}
+
+func manifestHeader() http.Header { return http.Header{"Accept": {acceptManifests}} }
+
+func mediaType(resp *http.Response) string {
+	t, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	return strings.TrimSpace(t)
+}
+
+func readDocument(timeout time.Duration, resp *http.Response) ([]byte, error) {
+	body := watch(resp.Body, timeout)
+	defer body.Close() //nolint:errcheck // only read
+	raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
+	if err == nil && len(raw) > maxManifest {
+		err = fmt.Errorf("%w: the document is larger than %d bytes", errFinal, maxManifest)
+	}
+	return raw, err
+}
+
+// each tries the hosts in order until f succeeds with one.
+func (r *Repository) each(ctx context.Context, what string, byTag bool, f func(*endpoint) error) error {
+	var able []*host
+	for _, h := range r.hosts {
+		if h.pull && (h.resolve || !byTag) || byTag && h.resolve {
+			able = append(able, h)
+		}
+	}
+	var tried []attempt
+	for i, h := range able {
+		limit := r.client.opts.Attempts
+		if i < len(able)-1 {
+			limit = min(limit, 2)
+		}
+		err := r.try(ctx, h, limit, f)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		}
+		tried = append(tried, attempt{h, err})
+	}
+	return failure(what, tried)
+}
+
+// try asks one host up to limit times.
+func (r *Repository) try(ctx context.Context, h *host, limit int, f func(*endpoint) error) error {
+	for n := 1; ; n++ {
+		e, err := r.endpoint(ctx, h)
+		if err == nil {
+			err = f(e)
+		}
+		if err == nil || n >= limit || !worthRetry(err) || ctx.Err() != nil {
+			return err
+		}
+		if err := r.client.pause(ctx, n, err); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits before attempt n+1: as long as the host says, else ever longer.
+func (c *Client) pause(ctx context.Context, n int, cause error) error {
+	d := c.opts.Backoff << min(n-1, 5)
+	d = min(d/2+rand.N(d/2+1), 30*c.opts.Backoff)
+	var se *statusError
+	if errors.As(cause, &se) && se.hasRetry {
+		if d = se.retryAfter; d > c.opts.MaxRetryAfter {
+			return fmt.Errorf("%w; it asks to come back in %v, which is too long", cause, d.Round(time.Second))
+		}
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return cause
+	case <-timer.C:
+		return nil
+	}
+}
+
+func (r *Repository) endpoint(ctx context.Context, h *host) (*endpoint, error) {
+	r.mu.Lock()
+	e, ok := r.endpoints[h]
+	r.mu.Unlock()
+	if ok {
+		return e, nil
+	}
+	e, err := r.client.newEndpoint(ctx, h, r.ref, r.given)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.endpoints[h] = e
+	return e, nil
+}
+
+// url is the address of a resource of the repository.
+func (e *endpoint) url(resource string) *url.URL {
+	u := *e.host.base
+	u.Path = e.host.api + "/" + e.repo + "/" + resource
+	if e.host.ns != "" {
+		u.RawQuery = url.Values{"ns": {e.host.ns}}.Encode()
+	}
+	return &u
+}
+
+// do sends one request, authorizing it when asked to. The response is a success.
+func (e *endpoint) do(ctx context.Context, method, resource string, header http.Header) (*http.Response, error) {
+	for n := 0; ; n++ {
+		req, err := http.NewRequestWithContext(ctx, method, e.url(resource).String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		for k, vs := range header {
+			req.Header[k] = vs
+		}
+		used := e.authorization()
+		resp, err := e.http.Do(req)
+		if err != nil {
+			return nil, shorten(err)
+		}
+		if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
+			return resp, nil
+		}
+		err = e.refusal(ctx, resp, used, n)
+		resp.Body.Close() //nolint:errcheck // not wanted
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// refusal gives nil when the request may be sent again, authorized.
+func (e *endpoint) refusal(ctx context.Context, resp *http.Response, used string, n int) error {
+	ours := resp.Request.URL.Host == e.host.base.Host
+	if resp.StatusCode != http.StatusUnauthorized || !ours || n >= 2 {
+		return newStatusError(resp)
+	}
+	value, err := e.authorize(ctx, resp, used)
+	if err != nil {
+		return err
+	}
+	e.setAuthorization(value)
+	return nil
+}
+
+// shorten drops the method and the full URL that net/http puts before an error.
+func shorten(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) && ue.Err != nil {
+		return ue.Err
+	}
+	return err
+}

@@ -1,0 +1,150 @@
+package registry
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+)
+
+const defaultDialTimeout = 30 * time.Second
+
+// host is one place an image may come from, as configured.
+type host struct {
+	base     *url.URL // scheme and host only
+	api      string   // path of the API's root, "/v2" unless overridden
+	pull     bool     // may serve what is named by digest
+	resolve  bool     // may say what a tag is
+	upstream bool     // the registry the image's name names
+	mayHTTP  bool     // plain HTTP is fine when the host has no TLS
+	ns       string   // told to a mirror as ?ns=
+	header   http.Header
+	ca       [][]byte    // PEM
+	certs    [][2]string // client certificate and key files
+	insecure bool        // accept any certificate
+	dial     time.Duration
+	creds    *Credentials
+	helper   string // docker-credential-HELPER gives the credentials
+}
+
+func (h *host) String() string { return h.base.String() }
+
+// fingerprint names everything that makes two hosts need different connections.
+func (h *host) fingerprint() string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s|%v|%v|%v|%v|", h.base, h.mayHTTP, h.certs, h.insecure, h.dial)
+	for _, pem := range h.ca {
+		sum.Write(pem)
+	}
+	return string(sum.Sum(nil))
+}
+
+// loadHosts gives the hosts for a registry in the order to try them: the tables of
+// hosts.toml in file order, then its server or the registry itself. dirs are
+// candidates for the configuration directory; the first that exists is the one.
+func loadHosts(dirs []string, registry string) ([]*host, error) {
+	dir, err := hostDir(dirs, registry)
+	if err != nil {
+		return nil, err
+	}
+	if dir == "" {
+		return []*host{upstreamOf(registry)}, nil
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "hosts.toml"))
+	if errors.Is(err, os.ErrNotExist) {
+		h := upstreamOf(registry)
+		return []*host{h}, loadDockerCerts(dir, h)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration of registry %s: %w", registry, err)
+	}
+	hosts, err := parseHosts(data, dir, registry)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, "hosts.toml"), err)
+	}
+	return hosts, nil
+}
+
+// hostDir finds the directory of a registry: HOST_PORT_ (where a colon can't be in
+// a file name), HOST:PORT, then _default.
+func hostDir(dirs []string, registry string) (string, error) {
+	for _, root := range dirs {
+		if st, err := os.Stat(root); err != nil || !st.IsDir() {
+			continue
+		}
+		names := []string{registry, "_default"}
+		if i := strings.LastIndexByte(registry, ':'); i > 0 {
+			names = append([]string{registry[:i] + "_" + registry[i+1:] + "_"}, names...)
+		}
+		for _, name := range names {
+			dir := filepath.Join(root, name)
+			if st, err := os.Stat(dir); err == nil && st.IsDir() {
+				return dir, nil
+			} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return "", fmt.Errorf("read the configuration of registry %s: %w", registry, err)
+			}
+		}
+		return "", nil
+	}
+	return "", nil
+}
+
+// upstreamOf is the registry itself.
+func upstreamOf(registry string) *host {
+	name := registry
+	if registry == defaultHost {
+		name = "registry-1.docker.io"
+	}
+	return &host{
+		base: &url.URL{Scheme: "https", Host: name}, api: "/v2", pull: true, resolve: true,
+		upstream: true, mayHTTP: isLoopback(name), dial: defaultDialTimeout,
+	}
+}
+
+// isLoopback tells whether a host, with or without port, is this machine.
+func isLoopback(hostport string) bool {
+	name := hostname(hostport)
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(name)
+	return ip != nil && ip.IsLoopback()
+}
+
+func hostname(hostport string) string {
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		return h
+	}
+	return strings.Trim(hostport, "[]")
+}
+
+// loadDockerCerts reads a directory in docker's form: *.crt are CAs, *.cert with
+// *.key client certificates.
+func loadDockerCerts(dir string, h *host) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read the certificates of registry %s: %w", h, err)
+	}
+	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() < entries[j].Name() })
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		switch filepath.Ext(name) {
+		case ".crt":
+			pem, err := os.ReadFile(name)
+			if err != nil {
+				return fmt.Errorf("read the CA of registry %s: %w", h, err)
+			}
+			h.ca = append(h.ca, pem)
+		case ".cert":
+			h.certs = append(h.certs, [2]string{name, strings.TrimSuffix(name, ".cert") + ".key"})
+		}
+	}
+	return nil
+}

@@ -1,0 +1,124 @@
+package atomicfile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// TempPrefix starts the name of every file that is not renamed yet. A file of
+// that name found when nothing is being written is the remains of a crash.
+const TempPrefix = ".tmp-"
+
+// ErrUnreadable is wrapped by [Read] when the file is there but is no JSON of
+// the expected shape; its owner should be quarantined, not guessed at.
+var ErrUnreadable = errors.New("record is unreadable")
+
+// Write replaces path by v as JSON, mode 0600, and returns when the new content
+// would survive a power cut. The directory must exist.
+func Write(path string, v any) error {
+	data, err := encode(path, v)
+	if err != nil {
+		return err
+	}
+	return replace(path, data, 0o600, true)
+}
+
+// WriteVolatile is [Write] without the flush to disk: for facts that end with
+// the boot (/run) or that can be had again. After a power cut the file may be
+// old, missing or empty; a crash of the process does it no harm.
+func WriteVolatile(path string, v any) error {
+	data, err := encode(path, v)
+	if err != nil {
+		return err
+	}
+	return replace(path, data, 0o600, false)
+}
+
+// WriteBytes replaces path by data with the permissions perm (the umask does not
+// apply) and returns when it would survive a power cut. The directory must exist.
+func WriteBytes(path string, data []byte, perm os.FileMode) error {
+	return replace(path, data, perm, true)
+}
+
+// Read decodes the JSON file at path into v. A missing file is [fs.ErrNotExist]
+// (wrapped), a damaged one [ErrUnreadable]; unknown fields are ignored, so that
+// an older daemon can read what a newer one wrote.
+func Read(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read record: %w", err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrUnreadable, path, err)
+	}
+	return nil
+}
+
+func encode(path string, v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode record %s: %w", path, err)
+	}
+	return append(data, '\n'), nil
+}
+
+func replace(path string, data []byte, perm os.FileMode, durable bool) error {
+	dir := filepath.Dir(path)
+	temp, err := writeTemp(dir, data, perm, durable)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(temp))
+	}
+	if !durable {
+		return nil
+	}
+	if err := syncDir(dir); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// writeTemp leaves a complete file in dir and returns its name, or leaves nothing.
+func writeTemp(dir string, data []byte, perm os.FileMode, durable bool) (string, error) {
+	f, err := os.CreateTemp(dir, TempPrefix)
+	if err != nil {
+		return "", err
+	}
+	err = fill(f, data, perm, durable)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
+
+func fill(f *os.File, data []byte, perm os.FileMode, durable bool) error {
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if perm != 0o600 { // what CreateTemp gives
+		if err := f.Chmod(perm); err != nil {
+			return err
+		}
+	}
+	if !durable {
+		return nil
+	}
+	return f.Sync()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close() //nolint:errcheck // read-only: nothing can be lost by closing
+	return d.Sync()
+}

@@ -1,0 +1,149 @@
+package oci
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// capabilityNames are Linux's in bit order (capability.h of Linux 6.18).
+var capabilityNames = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER",
+	"CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
+	"CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST",
+	"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER",
+	"CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE",
+	"CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE",
+	"CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD",
+	"CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP",
+	"CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
+	"CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF",
+	"CAP_CHECKPOINT_RESTORE",
+}
+
+// defaultCapabilities are those of Docker and containerd, which images rely on.
+var defaultCapabilities = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+	"CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
+	"CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_SETFCAP",
+}
+
+const allCapabilities = "ALL"
+
+// capabilities leaves the inheritable set empty but for what must be ambient:
+// an inheritable default would let a file capability raise a non-root process
+// (CVE-2022-24769).
+func (b *builder) capabilities() error {
+	conf, err := parseCapabilities(b.sc.GetCapabilities())
+	if err != nil {
+		return err
+	}
+	base := defaultCapabilities
+	if b.privileged() {
+		base, conf.drop, conf.dropAll = b.host.Capabilities, nil, false
+	}
+	set := b.held(conf.apply(base, b.host.Capabilities))
+	ambient := b.held(conf.ambientSet(b.host.Capabilities))
+	b.spec.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding:    set,
+		Effective:   set,
+		Permitted:   set,
+		Inheritable: ambient,
+		Ambient:     ambient,
+	}
+	return nil
+}
+
+// held gives the names in bit order, without those the daemon lacks itself:
+// nobody can hand on what he hasn't got.
+func (b *builder) held(set map[string]bool) []string {
+	var out []string
+	for _, name := range capabilityNames {
+		if set[name] && slices.Contains(b.host.Capabilities, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// capabilityChange is a [runtimeapi.Capability] with its names made canonical.
+type capabilityChange struct {
+	add, drop, ambient          []string
+	addAll, dropAll, ambientAll bool
+}
+
+func parseCapabilities(c *runtimeapi.Capability) (capabilityChange, error) {
+	var out capabilityChange
+	var err error
+	if out.add, out.addAll, err = parseCapabilityList("add_capabilities", c.GetAddCapabilities()); err != nil {
+		return out, err
+	}
+	if out.drop, out.dropAll, err = parseCapabilityList("drop_capabilities", c.GetDropCapabilities()); err != nil {
+		return out, err
+	}
+	out.ambient, out.ambientAll, err = parseCapabilityList("add_ambient_capabilities", c.GetAddAmbientCapabilities())
+	return out, err
+}
+
+func parseCapabilityList(field string, list []string) (names []string, all bool, err error) {
+	for _, s := range list {
+		name := strings.ToUpper(s)
+		if name == allCapabilities {
+			all = true
+			continue
+		}
+		if !strings.HasPrefix(name, "CAP_") {
+			name = "CAP_" + name
+		}
+		if !slices.Contains(capabilityNames, name) {
+			return nil, false, fmt.Errorf("%w: capabilities.%s: Linux has no capability %s", ErrInvalid, field, clip(s))
+		}
+		names = append(names, name)
+	}
+	return names, all, nil
+}
+
+// apply starts from base; ALL counts before single names, and drop after add.
+func (c capabilityChange) apply(base, all []string) map[string]bool {
+	set := map[string]bool{}
+	put := func(names []string, value bool) {
+		for _, n := range names {
+			set[n] = value
+		}
+	}
+	put(base, true)
+	if c.addAll || c.ambientAll {
+		put(all, true)
+	}
+	if c.dropAll {
+		clear(set)
+	}
+	put(c.add, true)
+	put(c.ambient, true)
+	put(c.drop, false)
+	return set
+}
+
+func (c capabilityChange) ambientSet(all []string) map[string]bool {
+	c.add, c.addAll = nil, false
+	return c.apply(nil, all)
+}
+
+// LackedCapabilities are those the container asks for by name and won't have,
+// as the daemon lacks them. It is for a log line.
+func LackedCapabilities(sc *runtimeapi.LinuxContainerSecurityContext, h Host) []string {
+	conf, err := parseCapabilities(sc.GetCapabilities())
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, name := range slices.Concat(conf.add, conf.ambient) {
+		if !slices.Contains(h.Capabilities, name) && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}

@@ -1,0 +1,324 @@
+package oci
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+// ErrShimGone is wrapped by every call of a shim that is no more.
+var ErrShimGone = errors.New("shim is gone")
+
+// ShimGone is the Kind of the event that a shim died (not: was told to leave).
+const ShimGone = "gone"
+
+const (
+	lockName     = "lock"
+	identityName = "shim.json"
+	socketName   = "shim.sock"
+	// patience bounds waits for a shim that lives but is not ready, or that has
+	// closed its connections but is not dead yet.
+	patience = 10 * time.Second
+)
+
+// ShimConfig says how shims are started and found.
+type ShimConfig struct {
+	Binary      string // path of berth-shim
+	StateDir    string // S; ends with the boot
+	PodsPerShim int    // 0: all new pods share one
+	LogLevel    int    // verbosity as the daemon's: 4 and more is debug
+	Version     string // berth's
+}
+
+// ShimEvent is what a shim told, or [ShimGone] with only ShimID.
+type ShimEvent struct {
+	ShimID string
+	shimapi.Event
+}
+
+// Shims is the set of shims of a node. Its methods may be called concurrently.
+type Shims struct {
+	config ShimConfig
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	events chan ShimEvent
+	tasks  sync.WaitGroup
+
+	starting chan struct{} // held (one element) while a shim is started
+
+	mu    sync.Mutex
+	shims map[string]*Shim
+}
+
+// OpenShims connects to the shims that live under StateDir/shims and clears away
+// the dead, of which it tells by events. Read Events soon.
+func OpenShims(ctx context.Context, c ShimConfig) (*Shims, error) {
+	s := &Shims{config: c, events: make(chan ShimEvent, 64), starting: make(chan struct{}, 1), shims: map[string]*Shim{}}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := os.MkdirAll(s.dir(), 0o700); err != nil {
+		return nil, fmt.Errorf("directory of the shims: %w", err)
+	}
+	entries, err := os.ReadDir(s.dir())
+	if err != nil {
+		return nil, fmt.Errorf("directory of the shims: %w", err)
+	}
+	for _, e := range entries {
+		if err := s.find(ctx, e.Name()); err != nil {
+			return nil, errors.Join(fmt.Errorf("shim %s: %w", e.Name(), err), s.Close())
+		}
+	}
+	return s, nil
+}
+
+func (s *Shims) dir() string { return filepath.Join(s.config.StateDir, "shims") }
+
+// find takes a living shim in, or removes a dead one's directory.
+func (s *Shims) find(ctx context.Context, id string) error {
+	dir := filepath.Join(s.dir(), id)
+	lock, err := lockDir(dir)
+	if err == nil { // nobody holds it
+		s.tasks.Go(func() { s.send(ShimEvent{ShimID: id, Event: shimapi.Event{Kind: ShimGone}}) })
+		return errors.Join(os.RemoveAll(dir), lock.Close())
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	return s.adopt(ctx, id, nil)
+}
+
+// lockDir takes the lock of a shim's directory; EWOULDBLOCK: its shim lives.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
+
+// adopt connects to a living shim and follows it. reaped tells, of a shim that
+// is our child, that it was waited for.
+func (s *Shims) adopt(ctx context.Context, id string, reaped <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	sh := &Shim{shims: s, id: id, dir: filepath.Join(s.dir(), id), reaped: reaped, gone: make(chan struct{}), pods: map[string]struct{}{}}
+	hello, err := sh.meet(ctx)
+	if err != nil {
+		return err
+	}
+	sh.pid, sh.version = hello.PID, hello.Version
+	held, err := sh.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range held.Pods {
+		sh.pods[p.ID] = struct{}{}
+	}
+	pidfd, err := unix.PidfdOpen(sh.pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", sh.pid, err)
+	}
+	process := os.NewFile(uintptr(pidfd), "pidfd")
+	s.mu.Lock()
+	s.shims[id] = sh
+	s.mu.Unlock()
+	s.tasks.Go(func() { sh.awaitEnd(process) })
+	s.tasks.Go(func() { s.follow(sh) })
+	return nil
+}
+
+// meet waits for a shim that is just starting and says hello.
+func (sh *Shim) meet(ctx context.Context) (hello shimapi.HelloResponse, err error) {
+	for {
+		// The identity is written when the socket is there.
+		if err = atomicfile.Read(filepath.Join(sh.dir, identityName), &hello); err == nil {
+			return sh.Ping(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return hello, fmt.Errorf("it holds its lock but does not serve: %w", err)
+		case <-time.After(10 * time.Millisecond): // only after a daemon that died while it started a shim
+		}
+	}
+}
+
+// awaitEnd closes gone when the shim's process has ended.
+func (sh *Shim) awaitEnd(process *os.File) {
+	stop := context.AfterFunc(sh.shims.ctx, func() { _ = process.SetReadDeadline(time.Now()) })
+	defer stop()
+	defer process.Close() //nolint:errcheck // a handle
+	raw, err := process.SyscallConn()
+	if err != nil {
+		return
+	}
+	ended := false
+	_ = raw.Read(func(fd uintptr) bool { // an error is the deadline: Close
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, perr := unix.Poll(fds, 0)
+		ended = perr == nil && n > 0
+		return ended
+	})
+	if !ended {
+		return
+	}
+	if sh.reaped != nil {
+		<-sh.reaped // at once, now that it has ended
+	}
+	close(sh.gone)
+}
+
+// follow hands on what a shim tells, until its end or Close.
+func (s *Shims) follow(sh *Shim) {
+	for s.ctx.Err() == nil && !sh.isGone() {
+		// An end while the shim lives: it cut us off because we fell behind.
+		_ = sh.watch(s.ctx, func(e shimapi.Event) { s.send(ShimEvent{ShimID: sh.id, Event: e}) })
+		sh.settled(s.ctx)
+	}
+	if !sh.isGone() {
+		return
+	}
+	s.mu.Lock()
+	delete(s.shims, sh.id)
+	expected := sh.leaving
+	s.mu.Unlock()
+	if !expected {
+		_ = os.RemoveAll(sh.dir) // else the next daemon's
+		s.send(ShimEvent{ShimID: sh.id, Event: shimapi.Event{Kind: ShimGone}})
+	}
+}
+
+// settled waits a moment whether the shim whose connection ended is dying: its
+// files are closed a little before its pidfd tells.
+func (sh *Shim) settled(ctx context.Context) {
+	select {
+	case <-sh.gone:
+	case <-ctx.Done():
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+func (s *Shims) send(e ShimEvent) {
+	select {
+	case s.events <- e:
+	case <-s.ctx.Done():
+	}
+}
+
+// Events are the merged tellings of all shims; the channel is closed by Close.
+// A reader that stops reading stops only itself.
+func (s *Shims) Events() <-chan ShimEvent { return s.events }
+
+// Get finds a living shim by its ID; the error wraps [ErrShimGone].
+func (s *Shims) Get(id string) (*Shim, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sh, ok := s.shims[id]; ok && !sh.isGone() {
+		return sh, nil
+	}
+	return nil, fmt.Errorf("shim %q: %w", id, ErrShimGone)
+}
+
+// ForNewPod returns a shim of this version that has room for a pod, starting one
+// when there is none. The room is kept until RunPod is called on it.
+func (s *Shims) ForNewPod(ctx context.Context) (*Shim, error) {
+	select {
+	case s.starting <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.starting }()
+	if sh := s.withRoom(); sh != nil {
+		return sh, nil
+	}
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails
+	id := hex.EncodeToString(random[:])
+	reaped, err := s.launch(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	if err := s.adopt(ctx, id, reaped); err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	if sh := s.withRoom(); sh != nil {
+		return sh, nil
+	}
+	return nil, fmt.Errorf("start shim: shim %s: %w", id, ErrShimGone)
+}
+
+func (s *Shims) withRoom() *Shim {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sh := range s.shims {
+		full := s.config.PodsPerShim > 0 && len(sh.pods)+sh.reserved >= s.config.PodsPerShim
+		if sh.version == s.config.Version && !sh.leaving && !sh.isGone() && !full {
+			sh.reserved++
+			return sh
+		}
+	}
+	return nil
+}
+
+// Close disconnects. The shims and all they hold live on.
+func (s *Shims) Close() error {
+	s.cancel()
+	s.tasks.Wait()
+	close(s.events)
+	return nil
+}
+
+// Shutdown asks every shim that holds nothing to leave, and waits for those.
+func (s *Shims) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	var all []*Shim
+	for _, sh := range s.shims {
+		all = append(all, sh)
+	}
+	s.mu.Unlock()
+	var failed error
+	for _, sh := range all {
+		failed = errors.Join(failed, s.dismiss(ctx, sh))
+	}
+	removeShimCgroup(s.config.StateDir)
+	return failed
+}
+
+// dismiss lets a shim go if it holds nothing; that it does is no error.
+func (s *Shims) dismiss(ctx context.Context, sh *Shim) error {
+	s.mu.Lock()
+	sh.leaving = true // no new pods; its end is expected
+	s.mu.Unlock()
+	err := sh.call(ctx, shimapi.MethodShutdown, struct{}{}, nil)
+	if errors.Is(err, ErrShimGone) {
+		return nil
+	}
+	if err != nil {
+		s.mu.Lock()
+		sh.leaving = false
+		s.mu.Unlock()
+		var told *shimapi.Error
+		if errors.As(err, &told) && told.Kind == shimapi.KindExists {
+			return nil
+		}
+		return fmt.Errorf("shut shim %s down: %w", sh.id, err)
+	}
+	select {
+	case <-sh.gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("shim %s does not leave: %w", sh.id, ctx.Err())
+	}
+}

@@ -1,0 +1,234 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"berth/oci/shimapi"
+)
+
+// Shim is one living (or dead) shim. Its methods may be called concurrently. An
+// error that the shim answered is a *[shimapi.Error]; see its Kind.
+type Shim struct {
+	shims   *Shims
+	id, dir string
+	pid     int
+	version string
+	reaped  <-chan struct{} // closed when we have waited for it; nil: not our child
+	gone    chan struct{}   // closed when its process has ended
+
+	// guarded by shims.mu
+	pods     map[string]struct{}
+	reserved int // by ForNewPod, not yet run
+	leaving  bool
+}
+
+// ID names the shim for [Shims.Get].
+func (sh *Shim) ID() string { return sh.id }
+
+// PID is the shim's process.
+func (sh *Shim) PID() int { return sh.pid }
+
+func (sh *Shim) isGone() bool {
+	select {
+	case <-sh.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Ping asks the shim who it is.
+func (sh *Shim) Ping(ctx context.Context) (hello shimapi.HelloResponse, err error) {
+	err = sh.call(ctx, shimapi.MethodHello, struct{}{}, &hello)
+	return hello, err
+}
+
+// RunPod starts a pause.
+func (sh *Shim) RunPod(ctx context.Context, r *shimapi.RunPodRequest) (pause shimapi.RunPodResponse, err error) {
+	sh.shims.mu.Lock()
+	sh.pods[r.ID] = struct{}{}
+	sh.reserved = max(0, sh.reserved-1)
+	sh.shims.mu.Unlock()
+	err = sh.call(ctx, shimapi.MethodRunPod, r, &pause)
+	var told *shimapi.Error
+	if errors.As(err, &told) && told.Kind != shimapi.KindExists {
+		sh.forget(r.ID) // it is certain that the shim has it not
+	}
+	return pause, err
+}
+
+// StopPod kills a pause and unbinds its network namespace; unknown: nil.
+func (sh *Shim) StopPod(ctx context.Context, id string) error {
+	return sh.call(ctx, shimapi.MethodStopPod, shimapi.IDRequest{ID: id}, nil)
+}
+
+// RemovePod forgets a pod; unknown: nil. A shim that is not shared, or is of
+// another version, leaves with its last.
+func (sh *Shim) RemovePod(ctx context.Context, id string) error {
+	if err := sh.call(ctx, shimapi.MethodRemovePod, shimapi.IDRequest{ID: id}, nil); err != nil {
+		return err
+	}
+	if left := sh.forget(id); left == 0 && (sh.shims.config.PodsPerShim > 0 || sh.version != sh.shims.config.Version) {
+		return sh.shims.dismiss(ctx, sh)
+	}
+	return nil
+}
+
+func (sh *Shim) forget(id string) (left int) {
+	sh.shims.mu.Lock()
+	defer sh.shims.mu.Unlock()
+	delete(sh.pods, id)
+	return len(sh.pods) + sh.reserved
+}
+
+// Create makes a container, which then waits to be started.
+func (sh *Shim) Create(ctx context.Context, r *shimapi.CreateRequest) (created shimapi.CreateResponse, err error) {
+	err = sh.call(ctx, shimapi.MethodCreate, r, &created)
+	return created, err
+}
+
+// Start lets a created container execute its command.
+func (sh *Shim) Start(ctx context.Context, id string) error {
+	return sh.call(ctx, shimapi.MethodStart, shimapi.IDRequest{ID: id}, nil)
+}
+
+// Kill sends a signal.
+func (sh *Shim) Kill(ctx context.Context, r *shimapi.KillRequest) error {
+	return sh.call(ctx, shimapi.MethodKill, r, nil)
+}
+
+// Delete kills what is left of a container and removes it; unknown: nil.
+func (sh *Shim) Delete(ctx context.Context, id string) error {
+	return sh.call(ctx, shimapi.MethodDelete, shimapi.IDRequest{ID: id}, nil)
+}
+
+// Resize sets the size of a container's terminal.
+func (sh *Shim) Resize(ctx context.Context, r *shimapi.ResizeRequest) error {
+	return sh.call(ctx, shimapi.MethodResize, r, nil)
+}
+
+// CloseStdin ends a container's input.
+func (sh *Shim) CloseStdin(ctx context.Context, id string) error {
+	return sh.call(ctx, shimapi.MethodCloseStdin, shimapi.IDRequest{ID: id}, nil)
+}
+
+// Reopen makes the container's log go to a new file at its path.
+func (sh *Shim) Reopen(ctx context.Context, id string) error {
+	return sh.call(ctx, shimapi.MethodReopen, shimapi.IDRequest{ID: id}, nil)
+}
+
+// Update changes a container's limits.
+func (sh *Shim) Update(ctx context.Context, r *shimapi.UpdateRequest) error {
+	return sh.call(ctx, shimapi.MethodUpdate, r, nil)
+}
+
+// List tells everything the shim holds.
+func (sh *Shim) List(ctx context.Context) (held shimapi.ListResponse, err error) {
+	err = sh.call(ctx, shimapi.MethodList, struct{}{}, &held)
+	return held, err
+}
+
+// watch calls told for each event until the connection or ctx ends.
+func (sh *Shim) watch(ctx context.Context, told func(shimapi.Event)) error {
+	c, err := sh.send(ctx, shimapi.MethodWatch, struct{}{}, nil)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	for {
+		var e shimapi.Event
+		if _, err := c.receive(ctx, &e); err != nil {
+			return err
+		}
+		told(e)
+	}
+}
+
+func (sh *Shim) call(ctx context.Context, method string, request, response any) error {
+	c, err := sh.send(ctx, method, request, nil)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	files, err := c.receive(ctx, response)
+	shimapi.CloseFiles(files)
+	return err
+}
+
+// connection is a call under way. It is cut when the context it was begun with
+// ends, unless detached.
+type connection struct {
+	shim *Shim
+	conn *net.UnixConn
+	stop func() bool
+}
+
+func (sh *Shim) send(ctx context.Context, method string, request any, files []*os.File) (*connection, error) {
+	if sh.isGone() {
+		return nil, fmt.Errorf("shim %s: %w", sh.id, ErrShimGone)
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", method, err)
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(sh.dir, socketName))
+	if err != nil {
+		return nil, sh.explain(ctx, err)
+	}
+	c := &connection{shim: sh, conn: conn.(*net.UnixConn)}
+	c.stop = context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
+	if err := shimapi.WriteFrame(c.conn, shimapi.Request{Method: method, Body: body}, files...); err != nil {
+		c.close()
+		return nil, sh.explain(ctx, err)
+	}
+	return c, nil
+}
+
+// receive reads one answer into response, which may be nil.
+func (c *connection) receive(ctx context.Context, response any) ([]*os.File, error) {
+	var r shimapi.Response
+	files, err := shimapi.ReadFrame(c.conn, &r)
+	if err != nil {
+		return nil, c.shim.explain(ctx, err)
+	}
+	if r.Error != nil {
+		shimapi.CloseFiles(files)
+		return nil, r.Error
+	}
+	if response != nil && len(r.Body) > 0 {
+		if err := json.Unmarshal(r.Body, response); err != nil {
+			shimapi.CloseFiles(files)
+			return nil, fmt.Errorf("answer of shim %s: %w", c.shim.id, err)
+		}
+	}
+	return files, nil
+}
+
+// detach makes the connection outlive the context it was begun with.
+func (c *connection) detach() { c.stop() }
+
+func (c *connection) close() {
+	c.stop()
+	_ = c.conn.Close() // the shim takes it as the end of the call
+}
+
+// explain turns a broken connection into its cause: our caller gave up, or the
+// shim is gone.
+func (sh *Shim) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("shim %s: %w", sh.id, context.Cause(ctx))
+	}
+	sh.settled(ctx)
+	if sh.isGone() {
+		return fmt.Errorf("shim %s: %w", sh.id, ErrShimGone)
+	}
+	return fmt.Errorf("shim %s: %w", sh.id, err)
+}

@@ -1,0 +1,190 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+)
+
+const anyAccess = "rwm"
+
+// devices denies all that isn't listed; libcontainer adds the few every
+// container has (null, zero, full, random, urandom, tty, ptmx, pts).
+func (b *builder) devices() error {
+	l := b.spec.Linux
+	if b.privileged() {
+		l.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: anyAccess}}
+		b.addDevices(b.host.Devices)
+		b.addDevices(b.ctr.Devices)
+		return nil
+	}
+	l.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: anyAccess}}
+	for _, d := range b.ctr.Devices {
+		l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{
+			Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access,
+		})
+	}
+	b.addDevices(b.ctr.Devices)
+	return nil
+}
+
+// addDevices lets the last of two nodes at one path win.
+func (b *builder) addDevices(list []Device) {
+	l := b.spec.Linux
+	for _, d := range list {
+		l.Devices = slices.DeleteFunc(l.Devices, func(x specs.LinuxDevice) bool { return x.Path == d.Path })
+		l.Devices = append(l.Devices, d.LinuxDevice)
+	}
+}
+
+// ResolveDevices reads the nodes a container asks for. A directory stands for
+// all devices below it, a symbolic link for what it leads to. The error wraps
+// [ErrInvalid] when there is no device at a path.
+func ResolveDevices(devices []*runtimeapi.Device) ([]Device, error) {
+	var out []Device
+	for _, d := range devices {
+		access := d.GetPermissions()
+		if access == "" {
+			access = anyAccess
+		}
+		if strings.Trim(access, anyAccess) != "" || len(access) > len(anyAccess) {
+			return nil, fmt.Errorf("%w: devices: permissions %s of %s: give some of r, w and m", ErrInvalid, clip(access), clip(d.GetHostPath()))
+		}
+		found, err := resolveDevice(d, access)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+func resolveDevice(d *runtimeapi.Device, access string) ([]Device, error) {
+	host, dest := d.GetHostPath(), d.GetContainerPath()
+	if dest == "" {
+		dest = host
+	}
+	if !filepath.IsAbs(host) || !path.IsAbs(dest) {
+		return nil, fmt.Errorf("%w: devices: host_path %s and container_path %s must be absolute", ErrInvalid, clip(host), clip(dest))
+	}
+	source, err := filepath.EvalSymlinks(host)
+	if err != nil {
+		return nil, fmt.Errorf("%w: devices: host_path %s: %w", ErrInvalid, clip(host), err)
+	}
+	info, err := os.Stat(source)
+	if err != nil {
+		return nil, fmt.Errorf("%w: devices: host_path: %w", ErrInvalid, err)
+	}
+	if info.IsDir() {
+		return devicesBelow(source, path.Clean(dest), access)
+	}
+	dev, ok := deviceOf(info, path.Clean(dest), access)
+	if !ok {
+		return nil, fmt.Errorf("%w: devices: host_path %s is neither a device nor a directory of devices", ErrInvalid, clip(host))
+	}
+	return []Device{dev}, nil
+}
+
+// HostDevices is what a privileged container finds in /dev: every node but those
+// of mounts it has for itself. Call it for each, as devices come and go.
+func HostDevices() ([]Device, error) { return devicesBelow("/dev", "/dev", anyAccess) }
+
+// devicesBelow doesn't follow links and doesn't mind nodes that go while it looks.
+func devicesBelow(root, dest, access string) ([]Device, error) {
+	var out []Device
+	err := filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && p != root:
+			return nil
+		case err != nil:
+			return err
+		case e.IsDir() && slices.Contains(ownedByContainer, p):
+			return fs.SkipDir
+		case e.Type()&fs.ModeDevice == 0 || p == "/dev/console":
+			return nil
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil
+		}
+		if d, ok := deviceOf(info, path.Join(dest, strings.TrimPrefix(p, root)), access); ok {
+			out = append(out, d)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing devices: %w", err)
+	}
+	return out, nil
+}
+
+// ownedByContainer are folders of /dev that a container has a mount or link of
+// its own for.
+var ownedByContainer = []string{"/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/.udev"}
+
+func deviceOf(info fs.FileInfo, dest, access string) (Device, bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || info.Mode()&fs.ModeDevice == 0 {
+		return Device{}, false
+	}
+	kind := "b"
+	if info.Mode()&fs.ModeCharDevice != 0 {
+		kind = "c"
+	}
+	mode := os.FileMode(st.Mode &^ unix.S_IFMT)
+	return Device{
+		LinuxDevice: specs.LinuxDevice{
+			Path:  dest,
+			Type:  kind,
+			Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
+			FileMode: &mode, UID: &st.Uid, GID: &st.Gid,
+		},
+		Access: access,
+	}, true
+}
+
+// CDINames are the fully qualified CDI devices a container asks for: by the
+// field, and by the cdi.k8s.io annotations of device plugins older than it.
+func CDINames(c *runtimeapi.ContainerConfig) ([]string, error) {
+	var names []string
+	for _, d := range c.GetCDIDevices() {
+		names = append(names, d.GetName())
+	}
+	_, annotated, err := cdi.ParseAnnotations(c.GetAnnotations())
+	if err != nil {
+		return nil, fmt.Errorf("%w: annotations: %w", ErrInvalid, err)
+	}
+	for _, n := range annotated {
+		if !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	return names, nil
+}
+
+// InjectCDI edits a spec from [Spec] as the CDI files in dirs say for the named
+// devices. The error wraps [ErrInvalid] and tells which names no file has.
+func InjectCDI(spec *specs.Spec, names, dirs []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	cache, err := cdi.NewCache(cdi.WithSpecDirs(dirs...), cdi.WithAutoRefresh(false))
+	if err != nil {
+		return fmt.Errorf("reading CDI files: %w", err)
+	}
+	if missing, err := cache.InjectDevices(spec, names...); err != nil {
+		return fmt.Errorf("%w: CDI_devices %q (CDI files are read from %q): %w", ErrInvalid, missing, dirs, err)
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestResolveDevices(t *testing.T) {
+	dir := t.TempDir()
+	sub := filepath.Join(dir, "sub")
+	if err := errors.Join(os.Mkdir(sub, 0o755), os.WriteFile(filepath.Join(dir, "file"), nil, 0o644),
+		os.Symlink("/dev/null", filepath.Join(dir, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	for path, dev := range map[string]uint64{filepath.Join(dir, "a"): unix.Mkdev(1, 3), filepath.Join(sub, "b"): unix.Mkdev(1, 5)} {
+		if err := unix.Mknod(path, unix.S_IFCHR|0o600, int(dev)); err != nil {
+			t.Skip("needs privilege:", err)
+		}
+	}
+	for name, c := range map[string]struct {
+		d    *runtimeapi.Device
+		want []string
+	}{
+		"node":      {&runtimeapi.Device{HostPath: dir + "/a", ContainerPath: "/dev/x", Permissions: "r"}, []string{"/dev/x c 1:3 r"}},
+		"link":      {&runtimeapi.Device{HostPath: dir + "/link", ContainerPath: "/dev/y"}, []string{"/dev/y c 1:3 rwm"}},
+		"directory": {&runtimeapi.Device{HostPath: dir, ContainerPath: "/dev/d/", Permissions: "rw"}, []string{"/dev/d/a c 1:3 rw", "/dev/d/sub/b c 1:5 rw"}},
+		"same path": {&runtimeapi.Device{HostPath: "/dev/zero"}, []string{"/dev/zero c 1:5 rwm"}},
+	} {
+		got, err := ResolveDevices([]*runtimeapi.Device{c.d})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if text := deviceTexts(got); !slices.Equal(text, c.want) {
+			t.Errorf("%s: got %q, want %q", name, text, c.want)
+		}
+	}
+	for name, d := range map[string]*runtimeapi.Device{
+		"missing":     {HostPath: dir + "/none", ContainerPath: "/dev/x"},
+		"file":        {HostPath: dir + "/file", ContainerPath: "/dev/x"},
+		"permissions": {HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "rx"},
+		"repeated":    {HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "rrrr"},
+		"relative":    {HostPath: "null", ContainerPath: "/dev/x"},
+		"relative in": {HostPath: "/dev/null", ContainerPath: "x"},
+	} {
+		if got, err := ResolveDevices([]*runtimeapi.Device{d}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+}
+
+func deviceTexts(list []Device) []string {
+	var out []string
+	for _, d := range list {
+		out = append(out, fmt.Sprintf("%s %s %d:%d %s", d.Path, d.Type, d.Major, d.Minor, d.Access))
+	}
+	return out
+}
+
+func TestHostDevices(t *testing.T) {
+	list, err := HostDevices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := map[string]bool{}
+	for _, d := range list {
+		paths[d.Path] = true
+	}
+	if !paths["/dev/null"] || paths["/dev/pts/0"] || paths["/dev/console"] {
+		t.Errorf("got %v", paths)
+	}
+}
+
+func TestCDI(t *testing.T) {
+	dir := t.TempDir()
+	file := `{"cdiVersion":"0.6.0","kind":"example.org/gpu","devices":[
+		{"name":"one","containerEdits":{"env":["GPU=one"],"deviceNodes":[{"path":"/dev/gpu1","hostPath":"/dev/null"}]}}]}`
+	if err := os.WriteFile(filepath.Join(dir, "gpu.json"), []byte(file), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	config := &runtimeapi.ContainerConfig{
+		CDIDevices:  []*runtimeapi.CDIDevice{{Name: "example.org/gpu=one"}},
+		Annotations: map[string]string{"cdi.k8s.io/plugin": "example.org/gpu=one", "other": "x"},
+	}
+	names, err := CDINames(config)
+	if err != nil || len(names) != 1 {
+		t.Fatalf("names %q, %v", names, err)
+	}
+	spec := specOf(t, nil)
+	if err := InjectCDI(spec, names, []string{dir}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(spec.Process.Env, "GPU=one") || len(spec.Linux.Devices) != 1 || len(spec.Linux.Resources.Devices) != 2 {
+		t.Errorf("not injected: %v %v", spec.Process.Env, spec.Linux.Devices)
+	}
+	if err := InjectCDI(spec, []string{"example.org/gpu=two"}, []string{dir}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("unknown device: %v", err)
+	}
+	if err := InjectCDI(spec, nil, nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := CDINames(&runtimeapi.ContainerConfig{Annotations: map[string]string{"cdi.k8s.io/x": "rubbish"}}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("rubbish annotation: %v", err)
+	}
+}

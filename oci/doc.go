@@ -1,0 +1,26 @@
+// Package oci is the daemon's side of running a container: it writes the
+// runtime-spec, and it talks to the shims that carry it out.
+//
+// It owns two things. [Spec] and its helpers turn what the CRI asks and what the
+// host allows into a runtime-spec; they are pure, the lookups they need
+// ([DetectHost], [ResolveUser], [ResolveDevices]) stand apart. [Shims] starts
+// shims, finds the living ones again after a restart, calls them and merges what
+// they tell into one channel of events.
+//
+// Invariants: the package needs no cgo. A shim is alive exactly while its lock is
+// held, and every method of a dead one is [ErrShimGone]. Each record a shim holds
+// is told once on connecting and then at each change, in order; a connection
+// that fell behind is made again and starts over. New pods go only to shims of
+// this daemon's version; one of another leaves with its last pod.
+//
+// Locks: Shims.mu guards the set of shims and what each holds; never held during
+// a call. Shims.starting is held while a shim is started, so that pods that come
+// together share it.
+//
+// Files on disk: S/shims/ID/{lock,log} and the directory, made here before the
+// shim is started and removed by the shim when it leaves or here when it is found
+// dead. The cgroup berth-shim-HASH of S, outside the daemon's own.
+//
+// Why not libcontainer in the daemon: its death would take stdio, exit codes and
+// terminals along, and every exec would start a second copy of a big program.
+package oci

@@ -1,0 +1,147 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ResolveMounts finds the real path of each host_path and checks that propagation
+// can work from there. Image mounts keep an empty Source for the caller to fill.
+//
+// A missing host_path is an error, as the CRI says: the kubelet makes what a
+// volume's type lets it make, and a directory in place of a mistyped file or a
+// disk not yet mounted hides the mistake. containerd and CRI-O make one, and
+// manifests of hostPath volumes without a type have come to rely on it; for those
+// there is [Host.CreateSources]. Errors wrap [ErrInvalid] or [ErrUnsupported].
+func ResolveMounts(mounts []*runtimeapi.Mount, h Host) ([]Mount, error) {
+	out := make([]Mount, 0, len(mounts))
+	for _, m := range mounts {
+		if err := CheckMount(m, h); err != nil {
+			return nil, err
+		}
+		if m.GetImage().GetImage() != "" {
+			out = append(out, Mount{Mount: m})
+			continue
+		}
+		source, err := resolveSource(m, h.CreateSources)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkPropagation(source, m.GetPropagation()); err != nil {
+			return nil, err
+		}
+		out = append(out, Mount{Mount: m, Source: source})
+	}
+	return out, nil
+}
+
+func resolveSource(m *runtimeapi.Mount, create bool) (string, error) {
+	host := m.GetHostPath()
+	if !filepath.IsAbs(host) {
+		return "", fmt.Errorf("%w: mount of %s: host_path %s must be an absolute path", ErrInvalid, clip(m.GetContainerPath()), clip(host))
+	}
+	source, err := filepath.EvalSymlinks(host)
+	if errors.Is(err, fs.ErrNotExist) && create {
+		if err := os.MkdirAll(host, 0o755); err != nil {
+			return "", fmt.Errorf("%w: mount of %s: making host_path: %w", ErrInvalid, clip(m.GetContainerPath()), err)
+		}
+		source, err = filepath.EvalSymlinks(host)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: mount of %s: host_path %s does not exist on the node: create it, or give the hostPath volume the type DirectoryOrCreate or FileOrCreate", ErrInvalid, clip(m.GetContainerPath()), clip(host))
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: mount of %s: host_path %s: %s", ErrInvalid, clip(m.GetContainerPath()), clip(host), reason(err))
+	}
+	return source, nil
+}
+
+// reason is an error without the path it is about, which may be a client's of
+// any length.
+func reason(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
+
+// checkPropagation refuses what would silently not work: a mount passes on only
+// what the one it was made from gets or gives.
+func checkPropagation(source string, p runtimeapi.MountPropagation) error {
+	if p == runtimeapi.MountPropagation_PROPAGATION_PRIVATE {
+		return nil
+	}
+	mount, err := mountOf(source)
+	if err != nil {
+		return err
+	}
+	shared, slave := strings.Contains(mount.Optional, "shared:"), strings.Contains(mount.Optional, "master:")
+	if shared || slave && p == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER {
+		return nil
+	}
+	return fmt.Errorf("%w: mount of host_path %s: propagation %s needs a shared mount on the node, but %s isn't one: run mount --make-rshared %[4]s, or ask for PRIVATE",
+		ErrInvalid, clip(source), strings.TrimPrefix(p.String(), "PROPAGATION_"), mount.Mountpoint)
+}
+
+// mountOf asks the kernel which mount a path is on: what a prefix of the path
+// says is wrong where mounts are stacked.
+func mountOf(path string) (*mountinfo.Info, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &st); err != nil {
+		return nil, fmt.Errorf("looking for the mount of %s: %w", clip(path), err)
+	}
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return uint64(m.ID) != st.Mnt_id, uint64(m.ID) == st.Mnt_id
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading mounts: %w", err)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("the mount of %s went away", clip(path))
+	}
+	return found[0], nil
+}
+
+// CheckIDMap tries on a detached copy whether each mount with uidMappings can be
+// idmapped into the user namespace of pid. The error wraps [ErrUnsupported] and
+// names the first that can't: its file system doesn't support it.
+func CheckIDMap(mounts []Mount, pid int) error {
+	var user *os.File
+	for _, m := range mounts {
+		if m.Fs != "" || m.Source == "" || len(m.GetUidMappings()) == 0 {
+			continue
+		}
+		if user == nil {
+			f, err := os.Open(nsPath(pid, "user"))
+			if err != nil {
+				return fmt.Errorf("opening the pod's user namespace: %w", err)
+			}
+			defer f.Close()
+			user = f
+		}
+		if err := tryIDMap(m.Source, user); err != nil {
+			return fmt.Errorf("%w: mount of host_path %s: its file system can't be idmapped into the pod's user namespace (%w): use another volume type, or hostUsers: true", ErrUnsupported, clip(m.GetHostPath()), err)
+		}
+	}
+	return nil
+}
+
+func tryIDMap(source string, user *os.File) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	return unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
+		Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(user.Fd()),
+	})
+}

@@ -1,0 +1,200 @@
+package oci
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func (b *builder) resources() error {
+	r, err := linuxResources(b.conf.GetLinux().GetResources(), b.host)
+	if err != nil {
+		return err
+	}
+	b.spec.Linux.Resources = r
+	return nil
+}
+
+// UpdateResources gives the limits of a container after an update: what update
+// leaves at its zero stays as it was, device rules always do. Neither argument is
+// changed. oom_score_adj is no cgroup limit and can't be updated. The error wraps
+// [ErrInvalid] or [ErrUnsupported].
+func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
+	r, err := linuxResources(mergeResources(criResources(old), update), h)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil {
+		r.Devices = old.Devices
+	}
+	return r, nil
+}
+
+// ContainerResources tells the limits in a spec the way ContainerStatus does.
+func ContainerResources(spec *specs.Spec) *runtimeapi.ContainerResources {
+	var r *specs.LinuxResources
+	if spec.Linux != nil {
+		r = spec.Linux.Resources
+	}
+	out := criResources(r)
+	if spec.Process != nil && spec.Process.OOMScoreAdj != nil {
+		out.OomScoreAdj = int64(*spec.Process.OOMScoreAdj)
+	}
+	return &runtimeapi.ContainerResources{Linux: out}
+}
+
+func mergeResources(base, update *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	if update.GetMemoryLimitInBytes() != 0 {
+		base.MemorySwapLimitInBytes = 0 // the old one was made for the old limit
+	}
+	base.CpuPeriod = cmp.Or(update.GetCpuPeriod(), base.CpuPeriod)
+	base.CpuQuota = cmp.Or(update.GetCpuQuota(), base.CpuQuota)
+	base.CpuShares = cmp.Or(update.GetCpuShares(), base.CpuShares)
+	base.MemoryLimitInBytes = cmp.Or(update.GetMemoryLimitInBytes(), base.MemoryLimitInBytes)
+	base.MemorySwapLimitInBytes = cmp.Or(update.GetMemorySwapLimitInBytes(), base.MemorySwapLimitInBytes)
+	base.CpusetCpus = cmp.Or(update.GetCpusetCpus(), base.CpusetCpus)
+	base.CpusetMems = cmp.Or(update.GetCpusetMems(), base.CpusetMems)
+	for _, l := range update.GetHugepageLimits() {
+		base.HugepageLimits = slices.DeleteFunc(base.HugepageLimits, func(x *runtimeapi.HugepageLimit) bool { return x.PageSize == l.PageSize })
+		base.HugepageLimits = append(base.HugepageLimits, l)
+	}
+	if len(update.GetUnified()) > 0 {
+		merged := maps.Clone(base.Unified)
+		if merged == nil {
+			merged = map[string]string{}
+		}
+		maps.Copy(merged, update.GetUnified())
+		base.Unified = merged
+	}
+	return base
+}
+
+// criResources is the inverse of [linuxResources]; never nil.
+func criResources(r *specs.LinuxResources) *runtimeapi.LinuxContainerResources {
+	out := &runtimeapi.LinuxContainerResources{}
+	if r == nil {
+		return out
+	}
+	if c := r.CPU; c != nil {
+		out.CpuPeriod, out.CpuQuota, out.CpuShares = int64(deref(c.Period)), deref(c.Quota), int64(deref(c.Shares))
+		out.CpusetCpus, out.CpusetMems = c.Cpus, c.Mems
+	}
+	if m := r.Memory; m != nil {
+		out.MemoryLimitInBytes, out.MemorySwapLimitInBytes = deref(m.Limit), deref(m.Swap)
+	}
+	for _, l := range r.HugepageLimits {
+		out.HugepageLimits = append(out.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: l.Pagesize, Limit: l.Limit})
+	}
+	out.Unified = maps.Clone(r.Unified)
+	return out
+}
+
+// linuxResources leaves out what no mounted controller could enforce: the daemon
+// does the most the host can, and [Host.Controllers] says what that is.
+func linuxResources(r *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
+	for _, check := range []error{checkCPU(r), checkMemory(r), checkUnified(r, h)} {
+		if check != nil {
+			return nil, check
+		}
+	}
+	out := &specs.LinuxResources{CPU: cpu(r, h), Memory: memory(r, h), Unified: maps.Clone(r.GetUnified())}
+	if h.Controllers["hugetlb"] {
+		for _, l := range r.GetHugepageLimits() {
+			out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: l.GetPageSize(), Limit: l.GetLimit()})
+		}
+	}
+	return out, nil
+}
+
+func checkCPU(r *runtimeapi.LinuxContainerResources) error {
+	switch {
+	case r.GetCpuPeriod() < 0:
+		return fmt.Errorf("%w: resources.cpu_period: %d must not be negative (microseconds, 0 for the default)", ErrInvalid, r.GetCpuPeriod())
+	case r.GetCpuShares() < 0:
+		return fmt.Errorf("%w: resources.cpu_shares: %d must not be negative", ErrInvalid, r.GetCpuShares())
+	case strings.ContainsAny(r.GetCpusetCpus()+r.GetCpusetMems(), "\x00/\n"):
+		return fmt.Errorf("%w: resources.cpuset_cpus, cpuset_mems: give a list such as 0-3,7", ErrInvalid)
+	}
+	return nil
+}
+
+func checkMemory(r *runtimeapi.LinuxContainerResources) error {
+	limit, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
+	switch {
+	case limit < -1 || swap < -1:
+		return fmt.Errorf("%w: resources.memory_limit_in_bytes, memory_swap_limit_in_bytes: give bytes, -1 for no limit or 0 for unset", ErrInvalid)
+	case swap > 0 && limit <= 0:
+		return fmt.Errorf("%w: resources.memory_swap_limit_in_bytes needs memory_limit_in_bytes", ErrInvalid)
+	case swap > 0 && swap < limit:
+		return fmt.Errorf("%w: resources.memory_swap_limit_in_bytes: %d counts memory and swap together, so it must be at least memory_limit_in_bytes, %d", ErrInvalid, swap, limit)
+	}
+	return nil
+}
+
+func checkUnified(r *runtimeapi.LinuxContainerResources, h Host) error {
+	if len(r.GetUnified()) > 0 && !h.CgroupV2 {
+		return fmt.Errorf("%w: resources.unified needs cgroup v2", ErrUnsupported)
+	}
+	for file := range r.GetUnified() {
+		if strings.ContainsAny(file, "/\x00") || !strings.Contains(file, ".") {
+			return fmt.Errorf("%w: resources.unified: %s is not the name of a cgroup file such as memory.high", ErrInvalid, clip(file))
+		}
+	}
+	return nil
+}
+
+func cpu(r *runtimeapi.LinuxContainerResources, h Host) *specs.LinuxCPU {
+	var c specs.LinuxCPU
+	if h.Controllers["cpu"] {
+		c.Shares, c.Period, c.Quota = positive(r.GetCpuShares()), positive(r.GetCpuPeriod()), nonZero(r.GetCpuQuota())
+	}
+	if h.Controllers["cpuset"] {
+		c.Cpus, c.Mems = r.GetCpusetCpus(), r.GetCpusetMems()
+	}
+	if c == (specs.LinuxCPU{}) {
+		return nil
+	}
+	return &c
+}
+
+// memory allows no swap above the memory limit unless it is asked for: a limit
+// that can be passed by swapping is none.
+func memory(r *runtimeapi.LinuxContainerResources, h Host) *specs.LinuxMemory {
+	limit := r.GetMemoryLimitInBytes()
+	if !h.Controllers["memory"] || limit == 0 {
+		return nil
+	}
+	m := &specs.LinuxMemory{Limit: &limit}
+	if h.SwapAccount {
+		m.Swap = nonZero(cmp.Or(r.GetMemorySwapLimitInBytes(), limit))
+	}
+	return m
+}
+
+func positive(n int64) *uint64 {
+	if n <= 0 {
+		return nil
+	}
+	u := uint64(n)
+	return &u
+}
+
+func nonZero(n int64) *int64 {
+	if n == 0 {
+		return nil
+	}
+	return &n
+}
+
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}

@@ -1,0 +1,101 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// asJSON makes values comparable that hold pointers or protobuf state.
+func asJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func specOf(t *testing.T, r *runtimeapi.LinuxContainerResources) *specs.Spec {
+	t.Helper()
+	in := baseInput()
+	in.linux().Resources = r
+	spec, err := Spec(in.pod, in.ctr, in.img, in.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func TestContainerResourcesEchoesWhatWasAsked(t *testing.T) {
+	want := allResources()
+	want.MemorySwapLimitInBytes = 96 << 20
+	got := ContainerResources(specOf(t, want)).GetLinux()
+	if diff := cmp.Diff(asJSON(t, want), asJSON(t, got)); diff != "" {
+		t.Error(diff)
+	}
+	if got := ContainerResources(&specs.Spec{}).GetLinux(); got == nil {
+		t.Error("no resources for an empty spec")
+	}
+}
+
+func TestUpdateResources(t *testing.T) {
+	type res = runtimeapi.LinuxContainerResources
+	for name, c := range map[string]struct{ old, change, want *res }{
+		"nothing":         {allResources(), &res{}, withSwap(64<<20, 64<<20)},
+		"nil":             {allResources(), nil, withSwap(64<<20, 64<<20)},
+		"memory":          {allResources(), &res{MemoryLimitInBytes: 32 << 20}, withSwap(32<<20, 32<<20)},
+		"memory and swap": {allResources(), &res{MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: -1}, withSwap(32<<20, -1)},
+		"swap alone":      {allResources(), &res{MemorySwapLimitInBytes: 80 << 20}, withSwap(64<<20, 80<<20)},
+		"from nothing":    {nil, &res{CpuShares: 7}, &res{CpuShares: 7}},
+		"maps": {
+			&res{Unified: map[string]string{"memory.high": "1", "io.weight": "2"}, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 1}, {PageSize: "1GB", Limit: 3}}},
+			&res{Unified: map[string]string{"memory.high": "9"}, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 5}}},
+			&res{Unified: map[string]string{"memory.high": "9", "io.weight": "2"}, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "1GB", Limit: 3}, {PageSize: "2MB", Limit: 5}}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := specOf(t, c.old).Linux.Resources
+			before := asJSON(t, old)
+			got, err := UpdateResources(old, c.change, v2Host())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(asJSON(t, c.want), asJSON(t, criResources(got))); diff != "" {
+				t.Error(diff)
+			}
+			if len(got.Devices) != 1 {
+				t.Error("device rules were lost")
+			}
+			if asJSON(t, old) != before {
+				t.Error("the old resources were changed")
+			}
+		})
+	}
+}
+
+// withSwap is what [allResources] becomes with these memory limits, which no
+// oom_score_adj is part of.
+func withSwap(limit, swap int64) *runtimeapi.LinuxContainerResources {
+	r := allResources()
+	r.OomScoreAdj, r.MemoryLimitInBytes, r.MemorySwapLimitInBytes = 0, limit, swap
+	return r
+}
+
+func TestUpdateResourcesRefuses(t *testing.T) {
+	old := specOf(t, allResources()).Linux.Resources
+	for name, r := range map[string]*runtimeapi.LinuxContainerResources{
+		"negative memory": {MemoryLimitInBytes: -2},
+		"swap too small":  {MemorySwapLimitInBytes: 1 << 20},
+		"period":          {CpuPeriod: -1},
+		"cpuset":          {CpusetCpus: "0\n1"},
+	} {
+		if _, err := UpdateResources(old, r, v2Host()); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package oci
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	profileDefault    = runtimeapi.SecurityProfile_RuntimeDefault
+	profileUnconfined = runtimeapi.SecurityProfile_Unconfined
+	profileLocalhost  = runtimeapi.SecurityProfile_Localhost
+)
+
+// securityProfile reads the field, or the string that was used before it. Nil
+// means that nothing was said.
+func securityProfile(field *runtimeapi.SecurityProfile, old string) (*runtimeapi.SecurityProfile, error) {
+	if field != nil {
+		return field, nil
+	}
+	switch ref, local := strings.CutPrefix(old, "localhost/"); {
+	case old == "":
+		return nil, nil
+	case local:
+		return &runtimeapi.SecurityProfile{ProfileType: profileLocalhost, LocalhostRef: ref}, nil
+	case old == "runtime/default" || old == "docker/default":
+		return &runtimeapi.SecurityProfile{ProfileType: profileDefault}, nil
+	case old == "unconfined":
+		return &runtimeapi.SecurityProfile{ProfileType: profileUnconfined}, nil
+	}
+	return nil, fmt.Errorf("%w: security profile %s: give runtime/default, unconfined or localhost/NAME", ErrInvalid, clip(old))
+}
+
+func seccompProfile(sc *runtimeapi.LinuxContainerSecurityContext) (*runtimeapi.SecurityProfile, error) {
+	return securityProfile(sc.GetSeccomp(), sc.GetSeccompProfilePath())
+}
+
+// seccomp treats a profile that isn't given as unconfined, which is how the CRI
+// says it; the kubelet's --seccomp-default turns it into RuntimeDefault.
+func (b *builder) seccomp() error {
+	p, err := seccompProfile(b.sc)
+	if err != nil {
+		return err
+	}
+	if p == nil || p.GetProfileType() == profileUnconfined || b.privileged() {
+		return nil
+	}
+	if !b.host.Seccomp {
+		return fmt.Errorf("%w: security_context.seccomp: this kernel has no seccomp filter: ask for Unconfined", ErrUnsupported)
+	}
+	profile := seccomp.DefaultProfile()
+	if p.GetProfileType() == profileLocalhost {
+		if profile = b.ctr.Seccomp; profile == nil {
+			return fmt.Errorf("%w: security_context.seccomp: the profile %s was not loaded", ErrInvalid, clip(p.GetLocalhostRef()))
+		}
+	}
+	b.spec.Linux.Seccomp, err = b.filter(profile)
+	return err
+}
+
+// filter keeps the rules of a profile that apply to this container: rules may be
+// bound to an architecture, a capability or a kernel.
+func (b *builder) filter(p *seccomp.Seccomp) (*specs.LinuxSeccomp, error) {
+	out := p.LinuxSeccomp
+	out.Architectures = slices.Clone(p.Architectures)
+	arch := seccompArch(b.host.Arch)
+	for _, a := range p.ArchMap {
+		if a.Arch == arch.oci {
+			out.Architectures = append(append(out.Architectures, a.Arch), a.SubArches...)
+		}
+	}
+	out.Syscalls = nil
+	for _, s := range p.Syscalls {
+		if s.Excludes != nil && b.matchesAny(s.Excludes, arch) || s.Includes != nil && !b.matchesAll(s.Includes, arch) {
+			continue
+		}
+		call := s.LinuxSyscall
+		if old := s.Name; old != "" { //nolint:staticcheck // old profile files use it
+			call.Names = append(slices.Clone(call.Names), old)
+		}
+		if len(call.Names) == 0 || call.Action == "" {
+			return nil, fmt.Errorf("%w: seccomp profile: a rule of syscalls needs names and an action", ErrInvalid)
+		}
+		out.Syscalls = append(out.Syscalls, call)
+	}
+	return &out, nil
+}
+
+func (b *builder) matchesAny(f *seccomp.Filter, a archNames) bool {
+	return slices.Contains(f.Arches, a.filter) ||
+		slices.ContainsFunc(f.Caps, b.hasCapability) ||
+		f.MinKernel != nil && b.kernelIs(f.MinKernel)
+}
+
+func (b *builder) matchesAll(f *seccomp.Filter, a archNames) bool {
+	return (len(f.Arches) == 0 || slices.Contains(f.Arches, a.filter)) &&
+		!slices.ContainsFunc(f.Caps, func(c string) bool { return !b.hasCapability(c) }) &&
+		(f.MinKernel == nil || b.kernelIs(f.MinKernel))
+}
+
+func (b *builder) hasCapability(name string) bool {
+	return slices.Contains(b.spec.Process.Capabilities.Bounding, name)
+}
+
+func (b *builder) kernelIs(atLeast *seccomp.KernelVersion) bool {
+	have := [2]uint64{uint64(b.host.Kernel[0]), uint64(b.host.Kernel[1])}
+	return slices.Compare(have[:], []uint64{atLeast.Kernel, atLeast.Major}) >= 0
+}
+
+// archNames are what profiles call an architecture: in archMap, and in includes
+// and excludes.
+type archNames struct {
+	oci    specs.Arch
+	filter string
+}
+
+// seccompArch knows the architectures Go and Kubernetes both build for.
+func seccompArch(goarch string) archNames {
+	switch goarch {
+	case "amd64":
+		return archNames{specs.ArchX86_64, "amd64"}
+	case "386":
+		return archNames{specs.ArchX86, "x86"}
+	case "arm64":
+		return archNames{specs.ArchAARCH64, "arm64"}
+	case "loong64":
+		return archNames{specs.ArchLOONGARCH64, "loongarch64"}
+	case "arm":
+		return archNames{specs.ArchARM, "arm"}
+	case "ppc64le":
+		return archNames{specs.ArchPPC64LE, "ppc64le"}
+	case "riscv64":
+		return archNames{specs.ArchRISCV64, "riscv64"}
+	case "s390x":
+		return archNames{specs.ArchS390X, "s390x"}
+	}
+	return archNames{filter: goarch}
+}
+
+// LoadSeccomp reads the Localhost profile a security context names, for
+// [Container.Seccomp]; nil when it names none. The kubelet gives an absolute
+// path; a relative one is looked up in, and can't leave, [Host.SeccompRoot]. The
+// error wraps [ErrInvalid].
+func LoadSeccomp(sc *runtimeapi.LinuxContainerSecurityContext, h Host) (*seccomp.Seccomp, error) {
+	p, err := seccompProfile(sc)
+	if err != nil || p.GetProfileType() != profileLocalhost || sc.GetPrivileged() {
+		return nil, err
+	}
+	data, err := readProfile(p.GetLocalhostRef(), h.SeccompRoot)
+	if err != nil {
+		return nil, fmt.Errorf("%w: security_context.seccomp.localhost_ref: %w", ErrInvalid, err)
+	}
+	var profile seccomp.Seccomp
+	if err := json.Unmarshal(data, &profile); err != nil {
+		return nil, fmt.Errorf("%w: seccomp profile %s: %w", ErrInvalid, clip(p.GetLocalhostRef()), err)
+	}
+	if profile.DefaultAction == "" {
+		return nil, fmt.Errorf("%w: seccomp profile %s: defaultAction is missing", ErrInvalid, clip(p.GetLocalhostRef()))
+	}
+	return &profile, nil
+}
+
+// readProfile never blocks on a fifo and never takes in a device or a huge file.
+func readProfile(ref, root string) ([]byte, error) {
+	const most = 4 << 20
+	if ref == "" {
+		return nil, fmt.Errorf("must name a profile when the type is Localhost")
+	}
+	const flags = os.O_RDONLY | unix.O_NONBLOCK
+	var f *os.File
+	var err error
+	if filepath.IsAbs(ref) {
+		f, err = os.OpenFile(ref, flags, 0)
+	} else {
+		f, err = openBelow(root, ref, flags)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > most {
+		return nil, fmt.Errorf("%s must be a file of at most %d bytes", clip(ref), most)
+	}
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
+func openBelow(root, name string, flags int) (*os.File, error) {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.OpenFile(name, flags, 0)
+}

@@ -1,0 +1,187 @@
+package shim
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
+)
+
+// attach connects a client's files with a container's streams until the
+// container ends or the client goes. It answers when they are joined and at the end.
+func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
+	ctr, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := takeEnds(c, r)
+	if err != nil {
+		return nil, err
+	}
+	defer ends.close()
+	gone := c.hungUp()
+	var streams []*stream
+	for name, f := range map[string]*os.File{"stdout": ends.stdout, "stderr": ends.stderr} {
+		if st := ctr.io.stream(name); f != nil && st != nil {
+			streams = append(streams, st)
+			defer st.detach(st.attach(f))
+		}
+	}
+	if ends.stdin != nil && ctr.stdin {
+		fed := make(chan struct{})
+		stop := make(chan struct{})
+		go ctr.feed(ends.stdin, stop, fed)
+		defer func() {
+			close(stop)
+			ends.close()
+			if in := ctr.io.input(); in != nil {
+				_ = in.SetWriteDeadline(time.Now()) // wakes the feed
+			}
+			<-fed
+		}()
+	}
+	if err := c.answer(nil, nil); err != nil {
+		return nil, errAnswered
+	}
+	for _, st := range streams {
+		select {
+		case <-st.done:
+		case <-gone:
+			return nil, errAnswered
+		}
+	}
+	select {
+	case <-ctr.done:
+		return nil, nil
+	case <-gone:
+		return nil, errAnswered
+	}
+}
+
+// ends are the files of an attaching client; nil ones it does not want.
+type ends struct{ stdin, stdout, stderr *os.File }
+
+func takeEnds(c *call, r shimapi.AttachRequest) (*ends, error) {
+	e, files := &ends{}, c.files
+	wanted := []struct {
+		flag bool
+		to   **os.File
+	}{{r.Stdin, &e.stdin}, {r.Stdout, &e.stdout}, {r.Stderr, &e.stderr}}
+	count := 0
+	for _, w := range wanted {
+		if w.flag {
+			count++
+		}
+	}
+	if count != len(files) {
+		return nil, fault(shimapi.KindInvalid, "attach to %d streams with %d files", count, len(files))
+	}
+	c.files = nil
+	for _, w := range wanted {
+		if !w.flag {
+			continue
+		}
+		f, err := shimapi.Pollable(files[0])
+		if err != nil {
+			e.close()
+			shimapi.CloseFiles(files)
+			return nil, err
+		}
+		*w.to, files = f, files[1:]
+	}
+	return e, nil
+}
+
+func (e *ends) close() {
+	for _, f := range []*os.File{e.stdin, e.stdout, e.stderr} {
+		if f != nil {
+			_ = f.Close() // a copy of the client's
+		}
+	}
+}
+
+// feed copies a client's input to the container until one of them ends or stop
+// is closed. The first client's end is the end of the input with stdin_once.
+func (ctr *container) feed(from *os.File, stop <-chan struct{}, fed chan<- struct{}) {
+	defer close(fed)
+	in := &patientWriter{ctr.io.input, stop}
+	_, _ = io.Copy(in, from) // whichever side ended it, it ends
+	if ctr.stdinOnce {
+		ctr.io.closeStdin()
+	}
+}
+
+// patientWriter writes to a container's stdin, for as long as the container does
+// not read if need be, but not longer than stop.
+type patientWriter struct {
+	input func() *os.File
+	stop  <-chan struct{}
+}
+
+func (w *patientWriter) Write(data []byte) (int, error) {
+	written := 0
+	for {
+		in := w.input()
+		if in == nil {
+			return written, unix.EPIPE
+		}
+		n, err := in.Write(data[written:])
+		written += n
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return written, err
+		}
+		select {
+		case <-w.stop:
+			return written, err
+		default: // another client's stop
+			if err := in.SetWriteDeadline(time.Time{}); err != nil {
+				return written, err
+			}
+		}
+	}
+}
+
+func (s *Server) closeStdin(r shimapi.IDRequest) (any, error) {
+	ctr, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	ctr.io.closeStdin()
+	return nil, nil
+}
+
+func (s *Server) reopen(r shimapi.IDRequest) (any, error) {
+	ctr, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if ctr.io.log == nil {
+		return nil, nil
+	}
+	return nil, ctr.io.log.reopen()
+}
+
+func (s *Server) resize(r shimapi.ResizeRequest) (any, error) {
+	ctr, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID != "" {
+		return nil, fault(shimapi.KindInvalid, "an exec's terminal is resized by the client, which holds its master")
+	}
+	master := ctr.io.input()
+	if !ctr.io.terminal || master == nil {
+		return nil, fault(shimapi.KindInvalid, "container %s has no terminal", r.ID)
+	}
+	raw, err := master.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	size := &unix.Winsize{Row: r.Height, Col: r.Width}
+	cerr := raw.Control(func(fd uintptr) { err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, size) })
+	return nil, errors.Join(err, cerr)
+}

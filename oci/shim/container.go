@@ -1,0 +1,419 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/utils"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
+)
+
+const (
+	// drainGrace is how long the output of an ended container may go on.
+	drainGrace = 2 * time.Second
+	// initComm is what a container's first process is called until it executes
+	// its command.
+	initComm = "runc:[2:INIT]"
+)
+
+// container is one container from create to delete.
+type container struct {
+	id, pod, dir     string
+	command          string
+	stdin, stdinOnce bool
+
+	ready  chan struct{}           // closed when create has ended, well or not
+	lc     *libcontainer.Container // nil: create failed; nothing below is read before ready
+	proc   *libcontainer.Process
+	pid    int
+	groups group
+	io     *stdio
+	done   chan struct{} // closed when the exit is recorded
+
+	op sync.Mutex // start, update, delete; not held while waiting for done
+
+	mu       sync.Mutex
+	record   shimapi.Record
+	oomsSeen uint64 // kills told so far
+	oomsBase uint64 // kills before the shim itself sent SIGKILL
+	sessions map[string]*session
+}
+
+func (s *Server) create(r shimapi.CreateRequest) (any, error) {
+	var spec specs.Spec
+	if err := json.Unmarshal(r.Spec, &spec); err != nil {
+		return nil, fault(shimapi.KindInvalid, "spec: %w", err)
+	}
+	r.Spec = nil
+	if err := checkSpec(r, &spec); err != nil {
+		return nil, err
+	}
+	ctr := &container{
+		id: r.ID, pod: r.Pod, dir: r.Dir, command: spec.Process.Args[0], stdin: r.Stdin, stdinOnce: r.StdinOnce,
+		ready: make(chan struct{}), done: make(chan struct{}), sessions: map[string]*session{},
+	}
+	if err := claim(s, s.containers, r.ID, ctr); err != nil {
+		return nil, err
+	}
+	defer close(ctr.ready)
+	err := s.build(ctr, &spec, r)
+	if err != nil {
+		drop(s, s.containers, r.ID)
+		failure := startFault(err)
+		s.recordFailure(ctr, failure)
+		return nil, failure
+	}
+	ctr.mu.Lock()
+	defer ctr.mu.Unlock()
+	return shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups}, nil
+}
+
+func checkSpec(r shimapi.CreateRequest, spec *specs.Spec) error {
+	switch {
+	case r.ID == "" || r.Pod == "" || r.Dir == "":
+		return fault(shimapi.KindInvalid, "a container needs an ID, a pod and a directory")
+	case spec.Process == nil || len(spec.Process.Args) == 0:
+		return fault(shimapi.KindInvalid, "the spec names no command")
+	case spec.Root == nil || !filepath.IsAbs(spec.Root.Path):
+		return fault(shimapi.KindInvalid, "the spec's root.path must be absolute")
+	case spec.Linux == nil:
+		return fault(shimapi.KindInvalid, "the spec has no linux part")
+	}
+	if err := checkCgroupPath(spec.Linux.CgroupsPath, r.Systemd); err != nil {
+		return fault(shimapi.KindInvalid, "%w", err)
+	}
+	return nil
+}
+
+// build runs libcontainer up to the exec fifo and sets the supervisor on it. On
+// an error nothing of the container is left.
+func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest) error {
+	config, err := libcontainerConfig(r.ID, spec, r.Systemd)
+	if err != nil {
+		return fault(shimapi.KindInvalid, "spec: %w", err)
+	}
+	owner, err := rootOwner(config)
+	if err != nil {
+		return fault(shimapi.KindInvalid, "spec: %w", err)
+	}
+	ctr.io, err = newStdio(r.LogPath, spec.Process.Terminal, r.Stdin, owner)
+	if err != nil {
+		return err
+	}
+	lc, err := libcontainer.Create(filepath.Join(s.config.Dir, "state"), r.ID, config)
+	if err != nil {
+		ctr.io.closeGiven()
+		ctr.io.close()
+		return err
+	}
+	if err := s.launch(ctr, lc, spec.Process); err != nil {
+		ctr.io.drain(drainGrace)
+		ctr.io.close()
+		return errors.Join(err, lc.Destroy())
+	}
+	ctr.lc = lc
+	stopOOM, err := s.ooms.watch(ctr.groups, func() { s.countOOMs(ctr) })
+	if err != nil {
+		slog.Warn("OOM events are not watched", "container", ctr.id, "error", err)
+		stopOOM = func() {}
+	}
+	saveRecord(ctr.dir, ctr.record)
+	s.hub.publish("created", ctr.record)
+	go s.supervise(ctr, stopOOM)
+	return nil
+}
+
+// launch starts the container's init and fills the record in.
+func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Process) error {
+	proc, err := libcontainerProcess(p)
+	if err != nil {
+		return fault(shimapi.KindInvalid, "spec: %w", err)
+	}
+	proc.Init = true
+	console, err := startProcess(lc, proc, ctr.io.given, ctr.io.terminal)
+	ctr.io.closeGiven()
+	if err != nil {
+		return err
+	}
+	if console != nil {
+		console, err = shimapi.Pollable(console)
+		if err != nil {
+			return errors.Join(err, terminate(proc))
+		}
+		ctr.io.setConsole(console)
+	}
+	ctr.proc = proc
+	ctr.pid, _ = proc.Pid() // set, since it was started
+	started, err := startTime(ctr.pid)
+	if err != nil {
+		return errors.Join(err, terminate(proc))
+	}
+	state, err := lc.State()
+	if err != nil {
+		return errors.Join(err, terminate(proc))
+	}
+	ctr.groups = state.CgroupPaths
+	ctr.record = shimapi.Record{
+		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusCreated, BootID: s.bootID,
+		PID: ctr.pid, StartTime: started, CgroupPaths: ctr.groups, CreatedAt: time.Now(),
+	}
+	return nil
+}
+
+// startProcess starts an init or an exec with its stdio: files 0, 1 and 2 (nil
+// is /dev/null), or a new terminal whose master it returns.
+func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files []*os.File, terminal bool) (*os.File, error) {
+	if !terminal {
+		if len(files) == 3 {
+			if files[0] != nil {
+				proc.Stdin = files[0]
+			}
+			proc.Stdout, proc.Stderr = files[1], files[2]
+		}
+		return nil, lc.Start(proc)
+	}
+	parent, child, err := utils.NewSockPair("console")
+	if err != nil {
+		return nil, err
+	}
+	defer child.Close() //nolint:errcheck // the container has its copy
+	fc, err := net.FileConn(parent)
+	_ = parent.Close() // fc is a duplicate
+	if err != nil {
+		return nil, err
+	}
+	defer fc.Close() //nolint:errcheck // read from only
+	proc.ConsoleSocket = child
+	if err := lc.Start(proc); err != nil {
+		return nil, err
+	}
+	// It was sent before Start returned.
+	console, err := receiveConsole(fc.(*net.UnixConn))
+	if err != nil {
+		return nil, errors.Join(err, terminate(proc))
+	}
+	return console, nil
+}
+
+func terminate(proc *libcontainer.Process) error {
+	err := proc.Signal(unix.SIGKILL)
+	_, _ = proc.Wait() // its state does not matter
+	if isGone(err) {
+		return nil
+	}
+	return err
+}
+
+// recordFailure writes that the container never ran.
+func (s *Server) recordFailure(ctr *container, err error) {
+	now := time.Now()
+	saveRecord(ctr.dir, shimapi.Record{
+		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped, BootID: s.bootID,
+		CreatedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: startErrorReason, Message: err.Error(),
+	})
+}
+
+// container finds one that was created.
+func (s *Server) container(id string) (*container, error) {
+	ctr, ok := held(s, s.containers, id)
+	if ok {
+		<-ctr.ready
+	}
+	if !ok || ctr.lc == nil {
+		return nil, fault(shimapi.KindNotFound, "this shim holds no container %s", id)
+	}
+	return ctr, nil
+}
+
+// running finds one that has not ended.
+func (s *Server) running(id string) (*container, error) {
+	ctr, err := s.container(id)
+	if err != nil {
+		return nil, err
+	}
+	if ctr.status() == shimapi.StatusStopped {
+		return nil, fault(shimapi.KindNotRunning, "container %s has ended", id)
+	}
+	return ctr, nil
+}
+
+func (ctr *container) status() shimapi.Status {
+	ctr.mu.Lock()
+	defer ctr.mu.Unlock()
+	return ctr.record.Status
+}
+
+// change alters the record, writes it and tells it.
+func (s *Server) change(ctr *container, kind string, alter func(*shimapi.Record)) {
+	ctr.mu.Lock()
+	defer ctr.mu.Unlock()
+	alter(&ctr.record)
+	saveRecord(ctr.dir, ctr.record)
+	s.hub.publish(kind, ctr.record)
+}
+
+func (s *Server) start(r shimapi.IDRequest) (any, error) {
+	ctr, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	ctr.op.Lock()
+	defer ctr.op.Unlock()
+	if st := ctr.status(); st != shimapi.StatusCreated {
+		return nil, fault(shimapi.KindNotRunning, "container %s is %s, not created", r.ID, st)
+	}
+	if err := ctr.lc.Exec(); err != nil {
+		s.releaseFifo(ctr.id)
+		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
+	}
+	s.change(ctr, "started", func(rec *shimapi.Record) {
+		rec.Status, rec.StartedAt = shimapi.StatusRunning, time.Now()
+	})
+	return nil, nil
+}
+
+// releaseFifo wakes the reader that libcontainer leaves blocked in open(2) when
+// the process at the other end has died: a writer comes and goes.
+func (s *Server) releaseFifo(id string) {
+	fifo := filepath.Join(s.config.Dir, "state", id, "exec.fifo")
+	if fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+		_ = unix.Close(fd) // it did its work by being open
+	}
+}
+
+// supervise records the end of a container. It ends with the container.
+func (s *Server) supervise(ctr *container, stopOOM func()) {
+	if err := awaitEnd(ctr.pid); err != nil {
+		slog.Error("container not watched, waiting with a thread", "container", ctr.id, "error", err)
+	}
+	neverRan := comm(ctr.pid) == initComm // a zombie still has its name
+	state, err := ctr.proc.Wait()
+	if state == nil {
+		slog.Error("container not waited for", "container", ctr.id, "error", err)
+	}
+	finished := time.Now()
+	if err := empty(ctr.groups.dir(), stopGrace); err != nil {
+		slog.Error("container left processes", "container", ctr.id, "error", err)
+	}
+	stopOOM()
+	kills := ctr.groups.oomKills()
+	ctr.io.drain(drainGrace)
+	ctr.op.Lock() // a start under way is recorded first
+	s.change(ctr, "exited", func(rec *shimapi.Record) {
+		started := rec.Status == shimapi.StatusRunning
+		setExit(rec, state, finished)
+		rec.OOMKills = kills
+		rec.OOMKilled = rec.Signal == int(unix.SIGKILL) && kills > ctr.oomsBase
+		if neverRan && started && rec.ExitCode == 255 {
+			rec.ExitCode, rec.Reason = startErrorCode, startErrorReason
+			rec.Message = ctr.execFailure()
+		}
+	})
+	ctr.op.Unlock()
+	ctr.io.close()
+	close(ctr.done)
+}
+
+// execFailure is what the init said on the container's stderr when the kernel
+// refused to execute the command: there is no other way out of it by then.
+func (ctr *container) execFailure() string {
+	said := strings.TrimSpace(ctr.io.firstOutput())
+	if said == "" {
+		return "command " + ctr.command + " could not be executed"
+	}
+	return strings.TrimPrefix(said, "exec ")
+}
+
+// countOOMs tells of kills that were not told yet.
+func (s *Server) countOOMs(ctr *container) {
+	kills := ctr.groups.oomKills()
+	ctr.mu.Lock()
+	fresh := kills > ctr.oomsSeen && ctr.record.Status == shimapi.StatusRunning
+	if fresh {
+		ctr.oomsSeen = kills
+	}
+	ctr.mu.Unlock()
+	if fresh {
+		s.change(ctr, "oom", func(rec *shimapi.Record) { rec.OOMKills = max(rec.OOMKills, kills) })
+	}
+}
+
+func (s *Server) kill(r shimapi.KillRequest) (any, error) {
+	ctr, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Signal < 0 || r.Signal > 64 {
+		return nil, fault(shimapi.KindInvalid, "%d is no signal's number", r.Signal)
+	}
+	sig := syscall.Signal(r.Signal)
+	if r.ExecID != "" {
+		return nil, ctr.killSession(r.ExecID, sig, r.All)
+	}
+	return nil, ctr.signal(sig, r.All)
+}
+
+func (ctr *container) signal(sig syscall.Signal, all bool) error {
+	if sig == unix.SIGKILL {
+		// What the OOM killer did before is not the reason of this death.
+		kills := ctr.groups.oomKills()
+		ctr.mu.Lock()
+		ctr.oomsBase = kills
+		ctr.mu.Unlock()
+	}
+	if all {
+		if sig == unix.SIGKILL {
+			return empty(ctr.groups.dir(), stopGrace)
+		}
+		return signalAll(ctr.groups.dir(), sig)
+	}
+	err := ctr.proc.Signal(sig)
+	if isGone(err) {
+		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
+	}
+	return err
+}
+
+// delete ends what is left of a container and removes every trace but its record.
+func (s *Server) delete(r shimapi.IDRequest) (any, error) {
+	ctr, err := s.container(r.ID)
+	if err != nil {
+		return nil, nil //nolint:nilerr // what is not there is deleted
+	}
+	if ctr.status() != shimapi.StatusStopped {
+		if err := ctr.signal(unix.SIGKILL, true); err != nil {
+			return nil, err
+		}
+	}
+	select {
+	case <-ctr.done:
+	case <-time.After(stopGrace):
+		return nil, fault(shimapi.KindInternal, "container %s does not end by SIGKILL", r.ID)
+	}
+	ctr.op.Lock()
+	defer ctr.op.Unlock()
+	if _, ok := held(s, s.containers, r.ID); !ok {
+		return nil, nil // deleted meanwhile
+	}
+	if err := empty(ctr.groups.dir(), stopGrace); err != nil {
+		return nil, err
+	}
+	if err := ctr.lc.Destroy(); err != nil {
+		return nil, err
+	}
+	s.hub.forget(r.ID)
+	drop(s, s.containers, r.ID)
+	return nil, nil
+}

@@ -1,0 +1,229 @@
+package shim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxLine is where a line is split, in bytes without its newline, as the
+	// other runtimes do; log agents know the number.
+	maxLine = 16 << 10
+	// timeLayout is RFC 3339 with all nine digits, so that lines sort as text.
+	timeLayout = "2006-01-02T15:04:05.000000000Z07:00"
+	// batchSize is how much goes to the file in one write, at most.
+	batchSize = 64 << 10
+)
+
+// logFile is a container's CRI log, shared by its streams. It never makes a
+// stream wait for a disk that is full: what can't be written is dropped, counted
+// and reported to the shim's own log.
+type logFile struct {
+	path string
+
+	mu      sync.Mutex
+	file    *os.File
+	dropped uint64 // bytes of records, since the file last took any
+}
+
+func openLog(path string) (*logFile, error) {
+	l := &logFile{path: path}
+	return l, l.reopen()
+}
+
+// reopen makes the file at the path, which the kubelet has just renamed or
+// removed, the one that is written from now on. Every byte is in the one or the
+// other. On an error the old file stays.
+func (l *logFile) reopen() error {
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+		return fmt.Errorf("log directory: %w", err)
+	}
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	l.mu.Lock()
+	old := l.file
+	l.file = f
+	l.mu.Unlock()
+	if old != nil {
+		return old.Close()
+	}
+	return nil
+}
+
+func (l *logFile) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		return nil
+	}
+	err := l.file.Close()
+	l.file = nil
+	return err
+}
+
+// write appends whole records.
+func (l *logFile) write(records []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.file == nil {
+		return
+	}
+	n, err := l.file.Write(records)
+	if err == nil {
+		if l.dropped > 0 {
+			slog.Warn("log takes lines again", "path", l.path, "dropped_bytes", l.dropped)
+			l.dropped = 0
+		}
+		return
+	}
+	whole := bytes.LastIndexByte(records[:n], '\n') + 1
+	l.cut(int64(n - whole))
+	if l.dropped == 0 {
+		slog.Error("log not written, lines are dropped", "path", l.path, "error", err)
+	}
+	l.dropped += uint64(len(records) - whole)
+}
+
+// cut takes the torn end of a record off the file, so that the next one starts a line.
+func (l *logFile) cut(torn int64) {
+	if torn == 0 {
+		return
+	}
+	info, err := l.file.Stat()
+	if err == nil {
+		err = l.file.Truncate(info.Size() - torn)
+	}
+	if err != nil {
+		slog.Error("torn line stays in the log", "path", l.path, "error", err)
+	}
+}
+
+// buffers are used while bytes are at hand and given back when a stream sleeps:
+// an idle container holds none.
+var buffers = sync.Pool{New: func() any { b := make([]byte, batchSize); return &b }}
+
+// lineWriter turns one stream into records of a log.
+type lineWriter struct {
+	stream  string
+	log     *logFile
+	pending []byte // of a line that is not ended, at most maxLine
+}
+
+// batch is the records of one piece of output.
+type batch struct {
+	to     *logFile
+	prefix []byte // time and stream, the same for the whole piece
+	out    []byte
+}
+
+// write takes a piece of output as it was read at the time now.
+func (w *lineWriter) write(data []byte, now time.Time) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	b := w.batch((*buf)[:0], now)
+	for len(data) > 0 {
+		line, rest, whole := bytes.Cut(data, []byte{'\n'})
+		data = rest
+		for len(w.pending)+len(line) > maxLine {
+			n := maxLine - len(w.pending)
+			b.add('P', w.pending, line[:n])
+			w.pending, line = w.pending[:0], line[n:]
+		}
+		if !whole {
+			w.pending = append(w.pending, line...)
+			break
+		}
+		b.add('F', w.pending, line)
+		w.pending = w.pending[:0]
+	}
+	b.flush()
+	if len(w.pending) == 0 {
+		w.pending = nil
+	}
+}
+
+// end writes what no newline came for. It is P, a part, as containerd writes it:
+// the reader then puts no newline where the container wrote none.
+func (w *lineWriter) end(now time.Time) {
+	if len(w.pending) == 0 {
+		return
+	}
+	b := w.batch(nil, now)
+	b.add('P', w.pending, nil)
+	b.flush()
+	w.pending = nil
+}
+
+func (w *lineWriter) batch(out []byte, now time.Time) *batch {
+	prefix := now.UTC().AppendFormat(make([]byte, 0, 48), timeLayout)
+	prefix = append(append(append(prefix, ' '), w.stream...), ' ')
+	return &batch{to: w.log, prefix: prefix, out: out}
+}
+
+func (b *batch) add(tag byte, head, tail []byte) {
+	size := len(b.prefix) + 2 + len(head) + len(tail) + 1
+	if len(b.out) > 0 && len(b.out)+size > cap(b.out) {
+		b.flush()
+	}
+	b.out = append(b.out, b.prefix...)
+	b.out = append(b.out, tag, ' ')
+	b.out = append(append(b.out, head...), tail...)
+	b.out = append(b.out, '\n')
+}
+
+func (b *batch) flush() {
+	if len(b.out) > 0 {
+		b.to.write(b.out)
+		b.out = b.out[:0]
+	}
+}
+
+// readSome reads what is there, waiting in the poller until something is; the
+// buffer is taken only then. It is io.EOF at the end, also at that of a pty.
+func readSome(f *os.File, use func([]byte)) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var readErr error
+	err = raw.Read(func(fd uintptr) bool {
+		buf := buffers.Get().(*[]byte)
+		defer buffers.Put(buf)
+		n, rerr := ignoringEINTR(func() (int, error) { return unix.Read(int(fd), *buf) })
+		switch {
+		case errors.Is(rerr, unix.EAGAIN):
+			return false
+		case errors.Is(rerr, unix.EIO) || (rerr == nil && n == 0):
+			readErr = io.EOF
+		case rerr != nil:
+			readErr = rerr
+		default:
+			use((*buf)[:n])
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return readErr
+}
+
+func ignoringEINTR(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}

@@ -1,0 +1,32 @@
+// Package shim is the process that is the parent of pods' pauses and containers.
+//
+// It owns: starting and waiting for every process of a pod (pause, containers,
+// execs), their stdio and CRI log files, their exit records and OOM facts, and
+// the end of whole process trees by cgroup. It is the only package that links
+// libcontainer. The daemon may come and go meanwhile.
+//
+// Invariants:
+//   - A process is waited for by its own handle, never by wait4(-1): pidfds sleep
+//     in the poller, so that a container costs no thread.
+//   - An exit is in status.json, durably, before anyone is told of it; it is told
+//     by closing a channel and by an event to every watcher.
+//   - A container's output reaches the log before it reaches any attached client,
+//     and neither a full disk nor a slow client stops the container for good.
+//   - Every exec runs in a cgroup of its own below the container's, so that a
+//     timeout or a client that hangs up ends all it started.
+//   - Every change of a record goes through hub.publish, which tells it in order.
+//
+// Locks: Server.mu guards the maps of pods and containers only. container.op is
+// held by start, update and delete, and while an exit is recorded; container.mu guards
+// its record. hub.mu is innermost. Order: container.op → container.mu → hub.mu;
+// Server.mu is never held with another. Kill, exec and attach take no op.
+//
+// Files on disk: DIR/shim.sock, DIR/shim.json (who this is), DIR/empty (root of
+// the pauses), DIR/state/CTR (libcontainer's), all gone when the shim leaves;
+// Dir/status.json of each pod and container, wherever the daemon says.
+//
+// Why not a shim per pod: a Go process with libcontainer is 5 MiB of private
+// memory. Why not runc: two programs of 14 MiB are executed and a state file
+// parsed for every start and every exec. Why not a pipe copied by the daemon:
+// the logs of running containers must not depend on it.
+package shim

@@ -1,0 +1,190 @@
+package shim
+
+import (
+	"log/slog"
+	"os"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
+)
+
+// session is one exec: a process and all it starts, in a cgroup of its own.
+type session struct {
+	proc  *libcontainer.Process
+	pid   int
+	group *subgroup
+}
+
+var sessionName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// exec runs a command in a running container and answers twice.
+func (s *Server) exec(c *call, r shimapi.ExecRequest) (any, error) {
+	ctr, err := s.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkExec(ctr, r, len(c.files)); err != nil {
+		return nil, err
+	}
+	x, console, err := ctr.startSession(r, c.files)
+	if err != nil {
+		return nil, err
+	}
+	defer ctr.endSession(r.ExecID, x)
+	for _, f := range c.files {
+		_ = f.Close() // the process has them
+	}
+	c.files = nil
+	var pass []*os.File
+	if console != nil {
+		pass = append(pass, console)
+	}
+	answered := c.answer(shimapi.ExecStarted{PID: x.pid}, nil, pass...)
+	if console != nil {
+		// Only the client holds it from here: its end is the terminal's hang-up.
+		_ = console.Close()
+	}
+	gone := c.hungUp()
+	if answered != nil {
+		x.end()
+	}
+	return x.wait(gone, r.Timeout)
+}
+
+func checkExec(ctr *container, r shimapi.ExecRequest, files int) error {
+	want := 3
+	if r.Terminal {
+		want = 0
+	}
+	switch {
+	case ctr.status() != shimapi.StatusRunning:
+		return fault(shimapi.KindNotRunning, "container %s is %s, not running", r.ID, ctr.status())
+	case !sessionName.MatchString(r.ExecID):
+		return fault(shimapi.KindInvalid, "exec ID %q is not 1 to 64 letters, digits, - or _", r.ExecID)
+	case r.Process == nil || len(r.Process.Args) == 0:
+		return fault(shimapi.KindInvalid, "exec names no command")
+	case files != want:
+		return fault(shimapi.KindInvalid, "exec with terminal=%v needs %d files, got %d", r.Terminal, want, files)
+	}
+	return nil
+}
+
+func (ctr *container) startSession(r shimapi.ExecRequest, files []*os.File) (*session, *os.File, error) {
+	proc, err := libcontainerProcess(r.Process)
+	if err != nil {
+		return nil, nil, fault(shimapi.KindInvalid, "exec: %w", err)
+	}
+	x := &session{proc: proc}
+	ctr.mu.Lock()
+	_, taken := ctr.sessions[r.ExecID]
+	if !taken {
+		ctr.sessions[r.ExecID] = x
+	}
+	ctr.mu.Unlock()
+	if taken {
+		return nil, nil, fault(shimapi.KindExists, "exec %s is running already", r.ExecID)
+	}
+	console, err := ctr.launchSession(x, r, files)
+	if err != nil {
+		ctr.endSession(r.ExecID, x)
+		return nil, nil, err
+	}
+	return x, console, nil
+}
+
+func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*os.File) (*os.File, error) {
+	for _, f := range files {
+		// The client may be a program that does not block; this one expects it.
+		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+			return nil, err
+		}
+	}
+	sub, err := ctr.groups.newSubgroup("exec-" + r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	x.group = sub
+	x.proc.SubCgroupPaths = sub.paths
+	console, err := startProcess(ctr.lc, x.proc, files, r.Terminal)
+	if err != nil {
+		if ctr.status() == shimapi.StatusStopped {
+			return nil, fault(shimapi.KindNotRunning, "container %s has ended", r.ID)
+		}
+		return nil, startFault(err)
+	}
+	pid, _ := x.proc.Pid() // set, since it was started
+	ctr.mu.Lock()
+	x.pid = pid
+	ctr.mu.Unlock()
+	return console, nil
+}
+
+func (ctr *container) endSession(id string, x *session) {
+	ctr.mu.Lock()
+	delete(ctr.sessions, id)
+	ctr.mu.Unlock()
+	if x.group != nil {
+		x.group.remove()
+	}
+}
+
+// end kills everything the session started.
+func (x *session) end() {
+	if err := empty(x.group.dir, stopGrace); err != nil {
+		slog.Error("exec left processes", "error", err)
+	}
+}
+
+// wait returns the exit of the session's process; its client's end and the
+// timeout are the end of the whole session.
+func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (shimapi.ExitStatus, error) {
+	exited := make(chan error, 1)
+	go func() { exited <- awaitEnd(x.pid) }()
+	var late <-chan time.Time
+	if timeout > 0 {
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		late = timer.C
+	}
+	timedOut := false
+	select {
+	case <-exited:
+	case <-late:
+		timedOut = true
+		x.end()
+	case <-gone:
+		x.end()
+	}
+	state, err := x.proc.Wait()
+	status := shimapi.ExitStatus{FinishedAt: time.Now(), TimedOut: timedOut}
+	status.Code, status.Signal = exitCode(state)
+	if state != nil {
+		err = nil // of how it ended, which the status tells
+	}
+	return status, err
+}
+
+func (ctr *container) killSession(id string, sig syscall.Signal, all bool) error {
+	ctr.mu.Lock()
+	x := ctr.sessions[id]
+	started := x != nil && x.pid > 0
+	ctr.mu.Unlock()
+	switch {
+	case !started:
+		return fault(shimapi.KindNotFound, "container %s has no exec %s", ctr.id, id)
+	case all && sig == unix.SIGKILL:
+		return empty(x.group.dir, stopGrace)
+	case all:
+		return signalAll(x.group.dir, sig)
+	}
+	err := x.proc.Signal(sig)
+	if isGone(err) {
+		return fault(shimapi.KindNotRunning, "exec %s has ended", id)
+	}
+	return err
+}

@@ -1,0 +1,120 @@
+package shim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// oomWatcher tells containers that the OOM killer was in their cgroup: on v2 by
+// one inotify for all, on v1 by an eventfd each. Both sleep in the poller.
+type oomWatcher struct {
+	inotify *os.File // nil on v1
+	mu      sync.Mutex
+	byWatch map[int32]func()
+}
+
+func newOOMWatcher() (*oomWatcher, error) {
+	if !unified() {
+		return &oomWatcher{}, nil
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify for OOM events: %w", err)
+	}
+	w := &oomWatcher{inotify: os.NewFile(uintptr(fd), "inotify"), byWatch: map[int32]func(){}}
+	go w.run()
+	return w, nil
+}
+
+func (w *oomWatcher) close() error {
+	if w.inotify == nil {
+		return nil
+	}
+	return w.inotify.Close() // ends run
+}
+
+// run ends when the inotify is closed.
+func (w *oomWatcher) run() {
+	var buf [4096]byte
+	for {
+		n, err := w.inotify.Read(buf[:])
+		if err != nil {
+			return
+		}
+		for at := 0; at+unix.SizeofInotifyEvent <= n; {
+			watch := int32(binary.NativeEndian.Uint32(buf[at:]))
+			at += unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[at+12:]))
+			w.mu.Lock()
+			told := w.byWatch[watch]
+			w.mu.Unlock()
+			if told != nil {
+				told()
+			}
+		}
+	}
+}
+
+// watch calls told, from a goroutine of its own, whenever something was killed in
+// g, and perhaps when not: told looks at the counter. stop ends it.
+func (w *oomWatcher) watch(g group, told func()) (stop func(), err error) {
+	if w.inotify == nil {
+		return watchV1(g["memory"], told)
+	}
+	watch, err := unix.InotifyAddWatch(int(w.inotify.Fd()), filepath.Join(g[""], "memory.events"), unix.IN_MODIFY)
+	if err != nil {
+		return nil, fmt.Errorf("watch memory.events: %w", err)
+	}
+	id := int32(watch)
+	w.mu.Lock()
+	w.byWatch[id] = told
+	w.mu.Unlock()
+	return func() {
+		w.mu.Lock()
+		delete(w.byWatch, id)
+		w.mu.Unlock()
+		_, _ = unix.InotifyRmWatch(int(w.inotify.Fd()), uint32(id)) // gone with the cgroup already
+	}, nil
+}
+
+// watchV1 asks the kernel to count into an eventfd whenever the cgroup runs out
+// of memory. That is before the victim is chosen, so the counter of kills rises
+// a little later, of which there is no event: it is looked at a few times.
+func watchV1(memory string, told func()) (stop func(), err error) {
+	if memory == "" {
+		return func() {}, nil
+	}
+	control, err := os.Open(filepath.Join(memory, "memory.oom_control"))
+	if err != nil {
+		return nil, fmt.Errorf("watch for OOM: %w", err)
+	}
+	defer control.Close() //nolint:errcheck // the kernel took what it needs
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch for OOM: %w", err)
+	}
+	event := os.NewFile(uintptr(fd), "eventfd")
+	line := fmt.Sprintf("%d %d", fd, control.Fd())
+	if err := os.WriteFile(filepath.Join(memory, "cgroup.event_control"), []byte(line), 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("watch for OOM: %w", err), event.Close())
+	}
+	go func() {
+		var count [8]byte
+		for {
+			if _, err := event.Read(count[:]); err != nil {
+				return // closed by stop
+			}
+			for _, later := range []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond} {
+				time.Sleep(later)
+				told()
+			}
+		}
+	}()
+	return func() { _ = event.Close() }, nil
+}

@@ -1,0 +1,238 @@
+//go:build ignore
+
+/*
+ * pause: the process that holds a pod's namespaces. Static, without libc, a few
+ * KiB. It is started by the shim in its new namespaces but the host's mounts:
+ *
+ *   fd 3  pipe to the shim: one byte 0 when all is done; else two little-endian
+ *         32-bit words, step and errno. It is closed when the filter is in force.
+ *   fd 4  the empty directory that becomes the root
+ *   argv  "l" bring loopback up, "hNAME" set the host name,
+ *         "sPATH=VALUE" write VALUE into /proc/sys/PATH
+ *
+ * Then it gives up everything and reaps children until SIGTERM or SIGINT. The
+ * signals stay blocked and are taken with rt_sigtimedwait: so no handler is
+ * needed, and PID 1 of a namespace, for which unblocked signals of default
+ * action are dropped by the kernel, gets them all the same.
+ */
+#include <asm/unistd.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/fcntl.h>
+#include <linux/filter.h>
+#include <linux/if.h>
+#include <linux/prctl.h>
+#include <linux/seccomp.h>
+#include <linux/sockios.h>
+#include <stddef.h>
+
+enum { STATUS_FD = 3, ROOT_FD = 4 };
+enum { SIG_INT = 2, SIG_TERM = 15, SIG_CHLD = 17, FAMILY_INET = 2, TYPE_DGRAM = 2 };
+enum { NO_HANG = 1, ERR_INTR = 4 };
+/* Known to steps in pause.go: the order is the wire. */
+enum step { DONE, ARGUMENT, LOOPBACK, HOSTNAME, SYSCTL, ROOT, CAPABILITIES, PRIVILEGES, SECCOMP, SIGNALS };
+
+#if defined(__x86_64__)
+#define ARCH AUDIT_ARCH_X86_64
+static long sys6(long n, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long ret;
+	__asm__ volatile("syscall" : "=a"(ret)
+		: "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+		: "rcx", "r11", "memory");
+	return ret;
+}
+__asm__(".section .text._start,\"ax\"\n.globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall begin\n\thlt\n");
+#elif defined(__aarch64__)
+#define ARCH AUDIT_ARCH_AARCH64
+static long sys6(long n, long a, long b, long c, long d, long e, long f)
+{
+	register long x8 __asm__("x8") = n;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+	__asm__ volatile("svc 0" : "+r"(x0)
+		: "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+	return x0;
+}
+__asm__(".section .text._start,\"ax\"\n.globl _start\n_start:\n\tmov x29,#0\n\tmov x0,sp\n\tbl begin\n\tbrk #1\n");
+#else
+#error "pause: give this architecture its system call and _start"
+#endif
+
+#define sys(n, a, b, c, d) sys6((n), (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
+
+static void leave(int code)
+{
+	for (;;)
+		sys(__NR_exit_group, code, 0, 0, 0);
+}
+
+/* need ends the process when the system call of this step failed. */
+static long need(enum step step, long ret)
+{
+	unsigned int report[2] = { step, (unsigned int)-ret };
+
+	if (ret >= 0)
+		return ret;
+	sys(__NR_write, STATUS_FD, report, sizeof report, 0);
+	leave(1);
+	return ret;
+}
+
+static size_t length(const char *s)
+{
+	size_t n = 0;
+
+	while (s[n])
+		n++;
+	return n;
+}
+
+/* The compiler makes calls of these out of initializers and loops. */
+void *memset(void *to, int c, size_t n)
+{
+	for (volatile char *p = to; n--; p++)
+		*p = (char)c;
+	return to;
+}
+
+void *memcpy(void *to, const void *from, size_t n)
+{
+	const char *f = from;
+
+	for (volatile char *p = to; n--; p++)
+		*p = *f++;
+	return to;
+}
+
+static void loopback_up(void)
+{
+	struct ifreq r = { .ifr_name = "lo" };
+	long fd = need(LOOPBACK, sys(__NR_socket, FAMILY_INET, TYPE_DGRAM, 0, 0));
+
+	need(LOOPBACK, sys(__NR_ioctl, fd, SIOCGIFFLAGS, &r, 0));
+	r.ifr_flags |= IFF_UP;
+	need(LOOPBACK, sys(__NR_ioctl, fd, SIOCSIFFLAGS, &r, 0));
+	sys(__NR_close, fd, 0, 0, 0);
+}
+
+static void sysctl(char *setting)
+{
+	char path[512] = "/proc/sys/";
+	size_t end = length(path);
+	long fd;
+
+	for (; *setting && *setting != '='; setting++) {
+		if (end + 1 >= sizeof path)
+			need(ARGUMENT, -36 /* ENAMETOOLONG */);
+		path[end++] = *setting;
+	}
+	if (!*setting)
+		need(ARGUMENT, -22 /* EINVAL */);
+	setting++;
+	fd = need(SYSCTL, sys(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0));
+	need(SYSCTL, sys(__NR_write, fd, setting, length(setting), 0));
+	sys(__NR_close, fd, 0, 0, 0);
+}
+
+static void prepare(char **argv)
+{
+	for (; *argv; argv++) {
+		char *rest = *argv + 1;
+
+		switch (**argv) {
+		case 'l':
+			loopback_up();
+			break;
+		case 'h':
+			need(HOSTNAME, sys(__NR_sethostname, rest, length(rest), 0, 0));
+			break;
+		case 's':
+			sysctl(rest);
+			break;
+		default:
+			need(ARGUMENT, -22 /* EINVAL */);
+		}
+	}
+}
+
+static void drop_privileges(void)
+{
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct none[2] = { { 0 } };
+	long cap;
+
+	need(ROOT, sys(__NR_fchdir, ROOT_FD, 0, 0, 0));
+	need(ROOT, sys(__NR_chroot, ".", 0, 0, 0));
+	for (cap = 0; sys(__NR_prctl, PR_CAPBSET_READ, cap, 0, 0) >= 0; cap++)
+		need(CAPABILITIES, sys(__NR_prctl, PR_CAPBSET_DROP, cap, 0, 0));
+	sys(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0);
+	need(CAPABILITIES, sys(__NR_capset, &header, none, 0, 0));
+	need(PRIVILEGES, sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0));
+	sys(__NR_prctl, PR_SET_NAME, "pause", 0, 0);
+}
+
+#define ALLOW(name) \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1), \
+	BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+static void confine(void)
+{
+	static const struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		ALLOW(rt_sigtimedwait),
+		ALLOW(wait4),
+		ALLOW(close), /* of what is left open, right after this */
+		ALLOW(exit_group),
+		ALLOW(restart_syscall), /* after SIGSTOP and SIGCONT */
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	};
+	struct sock_fprog program = { sizeof code / sizeof code[0], (struct sock_filter *)code };
+
+	need(SECCOMP, sys(__NR_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0));
+}
+
+static void reap_for_ever(const unsigned long *signals)
+{
+	for (;;) {
+		long sig = sys(__NR_rt_sigtimedwait, signals, 0, 0, sizeof *signals);
+
+		if (sig == SIG_INT || sig == SIG_TERM)
+			leave(0);
+		if (sig < 0 && sig != -ERR_INTR)
+			leave(2);
+		while (sys(__NR_wait4, -1, 0, NO_HANG, 0) > 0)
+			;
+	}
+}
+
+__attribute__((used)) void begin(long *stack)
+{
+	static const unsigned long signals =
+		1UL << (SIG_INT - 1) | 1UL << (SIG_TERM - 1) | 1UL << (SIG_CHLD - 1);
+	static const char done = DONE;
+	long fd;
+
+	need(SIGNALS, sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &signals, 0, sizeof signals));
+	/* stack: argc, argv[0], … */
+	sys(__NR_close_range, ROOT_FD + 1, ~0U, 0, 0);
+	prepare((char **)(stack + 2));
+	drop_privileges();
+	/* Told before the filter, which does not let it write; a filter that the
+	   kernel refuses sends its report after this byte. */
+	sys(__NR_write, STATUS_FD, &done, 1, 0);
+	confine();
+	for (fd = 0; fd <= ROOT_FD; fd++)
+		sys(__NR_close, fd, 0, 0, 0);
+	reap_for_ever(&signals);
+}

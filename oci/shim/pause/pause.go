@@ -1,0 +1,181 @@
+package pause
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is one pod's pause.
+type Config struct {
+	Cloneflags uintptr           // CLONE_NEW…: the namespaces to make
+	Hostname   string            // of the new UTS namespace; "" leaves it
+	Loopback   bool              // bring lo up; needs CLONE_NEWNET
+	Sysctls    map[string]string // path below /proc/sys → value
+	// UIDMaps and GIDMaps belong to CLONE_NEWUSER; they must map ID 0.
+	UIDMaps, GIDMaps []syscall.SysProcIDMap
+	Cgroup           *os.File // v2 cgroup directory to be cloned into; nil: the caller's cgroup
+}
+
+// Launcher starts pauses. It holds two file descriptors.
+type Launcher struct {
+	exe, root *os.File
+}
+
+// NewLauncher prepares to start pauses whose root is emptyDir, which must exist,
+// be empty and not be writable (mode 0555).
+func NewLauncher(emptyDir string) (*Launcher, error) {
+	root, err := os.OpenFile(emptyDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("root of pause: %w", err)
+	}
+	exe, err := sealed("pause", program)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &Launcher{exe: exe, root: root}, nil
+}
+
+// Close releases the launcher; started pauses live on.
+func (l *Launcher) Close() error { return errors.Join(l.exe.Close(), l.root.Close()) }
+
+// sealed returns an executable memfd that nobody can change any more.
+func sealed(name string, content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3: executable without being asked
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("memfd for %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Chmod(0o555)
+	}
+	if err == nil {
+		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("memfd for %s: %w", name, err), f.Close())
+	}
+	return f, nil
+}
+
+// Start runs one pause and returns when it is set up. The process is the
+// caller's child: the caller waits for it. Errors name the step that failed.
+func (l *Launcher) Start(c Config) (*os.Process, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close() //nolint:errcheck // nothing was written
+	status, told, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer status.Close() //nolint:errcheck // read end
+	// The program is file 5 of the child as well, since the fork may move
+	// another descriptor over the number that it has here.
+	proc, err := os.StartProcess("/proc/self/fd/5", c.argv(), &os.ProcAttr{
+		Env:   []string{},
+		Files: []*os.File{null, null, null, told, l.root, l.exe},
+		Sys:   c.attributes(),
+	})
+	cerr := told.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start pause: %w", err)
+	}
+	if err := errors.Join(report(status), cerr); err != nil {
+		_ = proc.Kill()    // it may be gone already
+		_, _ = proc.Wait() // only its end matters
+		return nil, err
+	}
+	return proc, nil
+}
+
+func (c Config) argv() []string {
+	argv := []string{"pause"}
+	if c.Loopback {
+		argv = append(argv, "l")
+	}
+	if c.Hostname != "" {
+		argv = append(argv, "h"+c.Hostname)
+	}
+	settings := len(argv)
+	for path, value := range c.Sysctls {
+		argv = append(argv, "s"+path+"="+value)
+	}
+	sort.Strings(argv[settings:]) // an order that does not depend on the map's
+	return argv
+}
+
+func (c Config) attributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Cloneflags: c.Cloneflags, Setsid: true}
+	if c.Cgroup != nil {
+		a.UseCgroupFD, a.CgroupFD = true, int(c.Cgroup.Fd())
+	}
+	if c.Cloneflags&unix.CLONE_NEWUSER != 0 {
+		a.UidMappings, a.GidMappings = c.UIDMaps, c.GIDMaps
+		a.GidMappingsEnableSetgroups = true
+		// Root of the new namespace: else exec would drop its capabilities.
+		a.Credential = &syscall.Credential{}
+	}
+	return a
+}
+
+// steps names what pause.c was doing, by the number it reports.
+var steps = []string{
+	"done", "read its arguments", "bring the loopback up", "set the host name", "write a sysctl",
+	"change its root", "drop capabilities", "set no_new_privs", "install its seccomp filter", "block signals",
+}
+
+// report reads what pause says until it closes the pipe.
+func report(status io.Reader) error {
+	said, err := io.ReadAll(io.LimitReader(status, 64))
+	if err != nil {
+		return fmt.Errorf("start pause: %w", err)
+	}
+	if len(said) > 0 && said[0] == 0 {
+		said = said[1:]
+		if len(said) == 0 {
+			return nil
+		}
+	}
+	if len(said) != 8 {
+		return errors.New("start pause: it died before it was set up")
+	}
+	step, errno := binary.NativeEndian.Uint32(said), syscall.Errno(binary.NativeEndian.Uint32(said[4:]))
+	name := "do its work"
+	if int(step) < len(steps) {
+		name = steps[step]
+	}
+	return fmt.Errorf("start pause: it could not %s: %w", name, errno)
+}
+
+// SysctlPath turns a sysctl's name into its path below /proc/sys, as sysctl(8)
+// does: dots separate, unless a slash comes first, then slashes do and a dot
+// stands for itself. It refuses names that leave the tree.
+func SysctlPath(name string) (string, error) {
+	path := name
+	if i := strings.IndexAny(name, "./"); i < 0 || name[i] == '.' {
+		path = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+	}
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "" || part == "." || part == ".." {
+			return "", fmt.Errorf("sysctl %q is no name of a setting", name)
+		}
+	}
+	if strings.ContainsAny(path, "=\x00") {
+		return "", fmt.Errorf("sysctl %q is no name of a setting", name)
+	}
+	return path, nil
+}

@@ -1,0 +1,57 @@
+package shim
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// awaitEnd returns when the process, a child not yet waited for, has ended (it
+// is a zombie then). It sleeps in the poller: os.Process.Wait would keep a
+// thread, some 20 KiB, for every process.
+func awaitEnd(pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("pidfd of %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close() //nolint:errcheck // nothing is written to it
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool { return ended(int(fd)) })
+}
+
+func ended(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
+// startTime is field 22 of /proc/PID/stat, in clock ticks since boot.
+func startTime(pid int) (uint64, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, fmt.Errorf("start time: %w", err)
+	}
+	// The name, field 2, is in parentheses and may hold anything.
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	const wanted = 22 - 3
+	if len(fields) <= wanted {
+		return 0, fmt.Errorf("start time: /proc/%d/stat is short", pid)
+	}
+	return strconv.ParseUint(string(fields[wanted]), 10, 64)
+}
+
+// comm is the kernel's name of a process, also of a zombie.
+func comm(pid int) string {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSuffix(data, []byte("\n")))
+}

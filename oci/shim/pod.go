@@ -1,0 +1,271 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shim/pause"
+	"berth/oci/shimapi"
+)
+
+// stopGrace is how long a pause may take to die of SIGKILL before the shim says
+// that something is wrong with the machine.
+const stopGrace = 10 * time.Second
+
+// pod is a pause process.
+type pod struct {
+	id, dir, netns string
+	ready          chan struct{} // closed when run has ended, well or not
+	proc           *os.Process   // nil: run failed; not read before ready
+	done           chan struct{} // closed when the exit is recorded
+	unbind         sync.Mutex    // stops of one pod may overlap
+	record         shimapi.Record
+}
+
+func (s *Server) runPod(r shimapi.RunPodRequest) (any, error) {
+	config, err := pauseConfig(r)
+	if err != nil {
+		return nil, err
+	}
+	p := &pod{id: r.ID, dir: r.Dir, netns: r.NetNSPath, ready: make(chan struct{}), done: make(chan struct{})}
+	if err := claim(s, s.pods, r.ID, p); err != nil {
+		return nil, err
+	}
+	defer close(p.ready)
+	if err := s.startPause(p, config, r); err != nil {
+		drop(s, s.pods, r.ID)
+		return nil, err
+	}
+	started := p.record // a copy: from here on the record is the supervisor's
+	go s.supervisePod(p)
+	return shimapi.RunPodResponse{PID: started.PID, StartTime: started.StartTime}, nil
+}
+
+func (s *Server) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest) (err error) {
+	if config.Cgroup, err = podCgroup(r.CgroupPath); err != nil {
+		return err
+	}
+	if config.Cgroup != nil {
+		defer config.Cgroup.Close() //nolint:errcheck // a directory
+	}
+	proc, err := s.pauses.Start(config)
+	if err != nil {
+		return fault(shimapi.KindStartFailed, "pod %s: %w", r.ID, err)
+	}
+	started, err := settle(proc.Pid, r)
+	if err != nil {
+		_ = proc.Kill()    // it may have died meanwhile
+		_, _ = proc.Wait() // only its end matters
+		return err
+	}
+	p.proc = proc
+	now := time.Now()
+	p.record = shimapi.Record{
+		Version: recordVersion, ID: r.ID, Status: shimapi.StatusRunning, BootID: s.bootID,
+		PID: proc.Pid, StartTime: started, CreatedAt: now, StartedAt: now,
+	}
+	saveRecord(p.dir, p.record)
+	s.hub.publish("started", p.record)
+	return nil
+}
+
+// settle does what the shim does to a pause that runs: its OOM score, the pin of
+// its network namespace. On an error nothing is left pinned.
+func settle(pid int, r shimapi.RunPodRequest) (started uint64, err error) {
+	if err := adjustOOMScore(pid, r.OOMScoreAdj); err != nil {
+		return 0, err
+	}
+	if started, err = startTime(pid); err != nil {
+		return 0, err
+	}
+	if r.NewNet && r.NetNSPath != "" {
+		err = bindNetNS(pid, r.NetNSPath)
+	}
+	return started, err
+}
+
+// supervisePod records the end of a pause. It ends with the pause.
+func (s *Server) supervisePod(p *pod) {
+	if err := awaitEnd(p.proc.Pid); err != nil {
+		slog.Error("pause not watched, waiting with a thread", "pod", p.id, "error", err)
+	}
+	state, err := p.proc.Wait()
+	if err != nil {
+		slog.Error("pause not waited for", "pod", p.id, "error", err)
+	}
+	setExit(&p.record, state, time.Now())
+	saveRecord(p.dir, p.record)
+	s.hub.publish("pod-exited", p.record)
+	close(p.done)
+}
+
+func (s *Server) stopPod(r shimapi.IDRequest) (any, error) {
+	p, ok := held(s, s.pods, r.ID)
+	if !ok {
+		return nil, nil
+	}
+	return nil, p.stop()
+}
+
+func (p *pod) stop() error {
+	<-p.ready
+	if p.proc == nil {
+		return nil
+	}
+	if err := p.proc.Kill(); err != nil && !isGone(err) {
+		return fmt.Errorf("kill pause: %w", err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(stopGrace):
+		return fault(shimapi.KindInternal, "pause %d of pod %s does not die of SIGKILL", p.proc.Pid, p.id)
+	}
+	p.unbind.Lock()
+	defer p.unbind.Unlock()
+	return unbindNetNS(p.netns)
+}
+
+func (s *Server) removePod(r shimapi.IDRequest) (any, error) {
+	p, ok := held(s, s.pods, r.ID)
+	if !ok {
+		return nil, nil
+	}
+	if err := p.stop(); err != nil {
+		return nil, err
+	}
+	s.hub.forget(r.ID)
+	drop(s, s.pods, r.ID)
+	return nil, nil
+}
+
+// pauseConfig checks the request and puts it in pause's terms.
+func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
+	c := pause.Config{Hostname: r.Hostname, Loopback: r.NewNet, Sysctls: map[string]string{}}
+	for flag, wanted := range map[uintptr]bool{
+		unix.CLONE_NEWNET: r.NewNet, unix.CLONE_NEWIPC: r.NewIPC, unix.CLONE_NEWUTS: r.NewUTS,
+		unix.CLONE_NEWPID: r.NewPID, unix.CLONE_NEWUSER: len(r.UIDMaps)+len(r.GIDMaps) > 0,
+	} {
+		if wanted {
+			c.Cloneflags |= flag
+		}
+	}
+	if r.ID == "" || r.Dir == "" {
+		return c, fault(shimapi.KindInvalid, "a pod needs an ID and a directory")
+	}
+	if r.Hostname != "" && !r.NewUTS {
+		return c, fault(shimapi.KindInvalid, "host name %q would be the host's: the pod has no UTS namespace of its own", r.Hostname)
+	}
+	c.UIDMaps, c.GIDMaps = idMaps(r.UIDMaps), idMaps(r.GIDMaps)
+	for name, value := range r.Sysctls {
+		path, err := pause.SysctlPath(name)
+		if err == nil {
+			err = namespaced(path, r)
+		}
+		if err != nil {
+			return c, fault(shimapi.KindInvalid, "%w", err)
+		}
+		c.Sysctls[path] = value
+	}
+	return c, nil
+}
+
+func idMaps(maps []shimapi.IDMap) []syscall.SysProcIDMap {
+	var out []syscall.SysProcIDMap
+	for _, m := range maps {
+		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+	}
+	return out
+}
+
+// namespaced refuses a sysctl that would change the host.
+func namespaced(path string, r shimapi.RunPodRequest) error {
+	for _, class := range []struct {
+		prefix, namespace string
+		own               bool
+	}{
+		{"net/", "network", r.NewNet},
+		{"kernel/shm", "IPC", r.NewIPC},
+		{"kernel/msg", "IPC", r.NewIPC},
+		{"kernel/sem", "IPC", r.NewIPC},
+		{"fs/mqueue/", "IPC", r.NewIPC},
+		{"kernel/domainname", "UTS", r.NewUTS},
+		{"kernel/hostname", "UTS", r.NewUTS},
+	} {
+		if strings.HasPrefix(path, class.prefix) {
+			if class.own {
+				return nil
+			}
+			return fmt.Errorf("sysctl %s would change the host: the pod has no %s namespace of its own", path, class.namespace)
+		}
+	}
+	return fmt.Errorf("sysctl %s belongs to no namespace, it would change the host", path)
+}
+
+// podCgroup opens (and makes) the cgroup of a v2 pod; nil on v1 and when none is named.
+func podCgroup(path string) (*os.File, error) {
+	if path == "" || !unified() {
+		return nil, nil
+	}
+	dir := filepath.Join(unifiedRoot, filepath.Clean("/"+path))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("cgroup of the pod: %w", err)
+	}
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cgroup of the pod: %w", err)
+	}
+	return f, nil
+}
+
+// adjustOOMScore sets oom_score_adj. Lowering it needs CAP_SYS_RESOURCE; where
+// the shim lacks that, the pause keeps the shim's own value.
+func adjustOOMScore(pid, score int) error {
+	err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(score)), 0)
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("oom_score_adj of pause: %w", err)
+	}
+	return nil
+}
+
+// bindNetNS pins the network namespace of a process at path.
+func bindNetNS(pid int, path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("pin network namespace: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return fmt.Errorf("pin network namespace: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := unix.Mount("/proc/"+strconv.Itoa(pid)+"/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		return errors.Join(fmt.Errorf("pin network namespace at %s: %w", path, err), os.Remove(path))
+	}
+	return nil
+}
+
+// unbindNetNS undoes bindNetNS, also half of it, also a second time.
+func unbindNetNS(path string) error {
+	if path == "" {
+		return nil
+	}
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unpin network namespace %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unpin network namespace: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+package shim
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+const (
+	recordVersion = 1
+	recordName    = "status.json"
+
+	// startErrorCode is the exit code of what never ran, as the kubelet knows it.
+	startErrorCode   = 128
+	startErrorReason = "StartError"
+)
+
+// saveRecord writes a fact into dir. Only an exit outlives the boot, so only an
+// exit is made durable. A failure to write is logged: the fact still reaches the
+// watchers, and refusing to tell an exit would be worse.
+func saveRecord(dir string, r shimapi.Record) {
+	write := atomicfile.WriteVolatile
+	if r.Status == shimapi.StatusStopped {
+		write = atomicfile.Write
+	}
+	if err := write(filepath.Join(dir, recordName), r); err != nil {
+		slog.Error("status not written", "id", r.ID, "status", r.Status, "error", err)
+	}
+}
+
+// setExit puts how a process ended into its record.
+func setExit(r *shimapi.Record, state *os.ProcessState, at time.Time) {
+	r.Status, r.FinishedAt = shimapi.StatusStopped, at
+	r.ExitCode, r.Signal = exitCode(state)
+}
+
+// exitCode gives the code of an exit, 128+signal for a death by signal, and 255
+// when it can't be known.
+func exitCode(state *os.ProcessState) (code, signal int) {
+	if state == nil {
+		return 255, 0
+	}
+	ws, ok := state.Sys().(syscall.WaitStatus)
+	switch {
+	case !ok:
+		return 255, 0
+	case ws.Signaled():
+		return 128 + int(ws.Signal()), int(ws.Signal())
+	}
+	return ws.ExitStatus(), 0
+}

@@ -1,0 +1,315 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shim/pause"
+	"berth/oci/shimapi"
+)
+
+// Names of the files in a shim's directory.
+const (
+	SocketName   = "shim.sock"
+	IdentityName = "shim.json"
+)
+
+// Config is what a shim needs to know of itself.
+type Config struct {
+	ID      string
+	Dir     string // of this shim alone, on a file system that ends with the boot; the last element is ID
+	Version string // berth's
+}
+
+// Server is one shim. It serves until it is told to leave and holds nothing.
+type Server struct {
+	config   Config
+	listener *net.UnixListener
+	pauses   *pause.Launcher
+	bootID   string
+	hub      *hub
+	ooms     *oomWatcher
+	left     chan struct{} // closed when shutdown was granted
+
+	mu         sync.Mutex
+	leaving    bool
+	pods       map[string]*pod
+	containers map[string]*container
+}
+
+// New takes up the shim's place in its directory: socket and identity. From its
+// return on clients can connect; they are answered when [Server.Serve] runs.
+func New(c Config) (*Server, error) {
+	logrus.SetLevel(logrus.WarnLevel) // libcontainer's: it goes to stderr, as ours does
+	s := &Server{
+		config:     c,
+		hub:        newHub(),
+		left:       make(chan struct{}),
+		pods:       map[string]*pod{},
+		containers: map[string]*container{},
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("boot ID: %w", err)
+	}
+	s.bootID = strings.TrimSpace(string(boot))
+	empty := filepath.Join(c.Dir, "empty")
+	if err := os.Mkdir(empty, 0o555); err != nil {
+		return nil, fmt.Errorf("root for pauses: %w", err)
+	}
+	if s.pauses, err = pause.NewLauncher(empty); err != nil {
+		return nil, err
+	}
+	if s.ooms, err = newOOMWatcher(); err != nil {
+		return nil, errors.Join(err, s.pauses.Close())
+	}
+	if err := s.appear(); err != nil {
+		return nil, errors.Join(err, s.pauses.Close(), s.ooms.close())
+	}
+	return s, nil
+}
+
+// appear makes the shim reachable. The identity comes last: who reads it can connect.
+func (s *Server) appear() error {
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.config.Dir, SocketName)})
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s.listener = listener
+	if err := atomicfile.WriteVolatile(filepath.Join(s.config.Dir, IdentityName), s.hello()); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	return nil
+}
+
+func (s *Server) hello() shimapi.HelloResponse {
+	return shimapi.HelloResponse{ID: s.config.ID, PID: os.Getpid(), Wire: shimapi.Version, Version: s.config.Version}
+}
+
+// Serve answers clients until a shutdown is granted, then removes the shim's
+// directory and returns nil.
+func (s *Server) Serve() error {
+	go func() {
+		<-s.left
+		_ = s.listener.Close() // ends Accept below
+	}()
+	for {
+		conn, err := s.listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			break
+		}
+		if err != nil { // out of descriptors or memory: others may give some back
+			slog.Error("accept", "error", err)
+			continue
+		}
+		go s.serve(conn)
+	}
+	s.hub.close()
+	return errors.Join(s.pauses.Close(), s.ooms.close(), os.RemoveAll(s.config.Dir))
+}
+
+// call is one connection: a method with its body, files and the way back.
+type call struct {
+	conn  *net.UnixConn
+	body  json.RawMessage
+	files []*os.File // closed after the handler, unless it took them (and set nil)
+}
+
+func (s *Server) serve(conn *net.UnixConn) {
+	defer conn.Close() //nolint:errcheck // the peer sees the end whatever comes
+	if !trusted(conn) {
+		return
+	}
+	var request shimapi.Request
+	files, err := shimapi.ReadFrame(conn, &request)
+	if err != nil {
+		slog.Warn("unreadable request", "error", err)
+		return
+	}
+	c := &call{conn: conn, body: request.Body, files: files}
+	answer, err := s.dispatch(request.Method, c)
+	shimapi.CloseFiles(c.files)
+	if errors.Is(err, errAnswered) {
+		return
+	}
+	if err := c.answer(answer, err); err != nil {
+		slog.Debug("answer not delivered", "method", request.Method, "error", err)
+	}
+	if request.Method == shimapi.MethodShutdown && err == nil {
+		close(s.left)
+	}
+}
+
+// trusted tells whether the peer is of our own user; the directory's mode says
+// the same, this holds should the directory be opened up.
+func trusted(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var peer *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) {
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	return cerr == nil && err == nil && int(peer.Uid) == os.Geteuid()
+}
+
+// errAnswered tells serve that the handler has sent its own answers.
+var errAnswered = errors.New("answered")
+
+func (c *call) answer(body any, failure error, files ...*os.File) error {
+	var r shimapi.Response
+	if failure != nil {
+		r.Error = asWireError(failure)
+	} else if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			r.Error = asWireError(err)
+		}
+		r.Body = data
+	}
+	return shimapi.WriteFrame(c.conn, r, files...)
+}
+
+// hungUp returns a channel that is closed when the client has gone. The client
+// sends nothing after its request, so anything read is its end.
+func (c *call) hungUp() <-chan struct{} {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		var b [1]byte
+		_, _ = c.conn.Read(b[:]) // whatever it says
+	}()
+	return gone
+}
+
+type handler func(s *Server, c *call) (any, error)
+
+// with makes a handler of a method that takes a decoded body.
+func with[T any](f func(*Server, T) (any, error)) handler {
+	return func(s *Server, c *call) (any, error) {
+		request, err := decode[T](c)
+		if err != nil {
+			return nil, err
+		}
+		return f(s, request)
+	}
+}
+
+// withCall is [with] for methods that use the connection or the files.
+func withCall[T any](f func(*Server, *call, T) (any, error)) handler {
+	return func(s *Server, c *call) (any, error) {
+		request, err := decode[T](c)
+		if err != nil {
+			return nil, err
+		}
+		return f(s, c, request)
+	}
+}
+
+func decode[T any](c *call) (request T, err error) {
+	if err := json.Unmarshal(c.body, &request); err != nil {
+		return request, fault(shimapi.KindInvalid, "request body: %w", err)
+	}
+	c.body = nil
+	return request, nil
+}
+
+var handlers = map[string]handler{
+	shimapi.MethodHello:      func(s *Server, _ *call) (any, error) { return s.hello(), nil },
+	shimapi.MethodList:       func(s *Server, _ *call) (any, error) { return s.hub.list(), nil },
+	shimapi.MethodWatch:      (*Server).watch,
+	shimapi.MethodShutdown:   (*Server).shutdown,
+	shimapi.MethodRunPod:     with((*Server).runPod),
+	shimapi.MethodStopPod:    with((*Server).stopPod),
+	shimapi.MethodRemovePod:  with((*Server).removePod),
+	shimapi.MethodCreate:     with((*Server).create),
+	shimapi.MethodStart:      with((*Server).start),
+	shimapi.MethodKill:       with((*Server).kill),
+	shimapi.MethodDelete:     with((*Server).delete),
+	shimapi.MethodExec:       withCall((*Server).exec),
+	shimapi.MethodResize:     with((*Server).resize),
+	shimapi.MethodAttach:     withCall((*Server).attach),
+	shimapi.MethodCloseStdin: with((*Server).closeStdin),
+	shimapi.MethodReopen:     with((*Server).reopen),
+	shimapi.MethodUpdate:     with((*Server).update),
+}
+
+// dispatch runs the method. A panic, of libcontainer's say, is the end of one
+// call and not of all the containers of this shim.
+func (s *Server) dispatch(method string, c *call) (answer any, err error) {
+	h, ok := handlers[method]
+	if !ok {
+		return nil, fault(shimapi.KindInvalid, "this shim (wire %d) knows no method %q", shimapi.Version, method)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			slog.Error("panic", "method", method, "panic", p, "stack", stack())
+			err = fault(shimapi.KindInternal, "panic in %s: %v", method, p)
+		}
+	}()
+	return h(s, c)
+}
+
+// shutdown lets the shim go when it holds nothing.
+func (s *Server) shutdown(*call) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.pods)+len(s.containers) > 0 {
+		return nil, fault(shimapi.KindExists, "the shim holds %d pods and %d containers", len(s.pods), len(s.containers))
+	}
+	if s.leaving {
+		return nil, fault(shimapi.KindNotRunning, "the shim is leaving")
+	}
+	s.leaving = true
+	return nil, nil
+}
+
+// Leave asks for what a shutdown call asks, for signals.
+func (s *Server) Leave(context.Context) error {
+	_, err := s.shutdown(nil)
+	if err == nil {
+		close(s.left)
+	}
+	return err
+}
+
+// claim puts a pod or container that is being made into its map, so that the ID
+// is taken and the shim does not leave.
+func claim[T any](s *Server, m map[string]T, id string, v T) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving {
+		return fault(shimapi.KindNotRunning, "the shim is leaving")
+	}
+	if _, taken := m[id]; taken {
+		return fault(shimapi.KindExists, "%s is held already", id)
+	}
+	m[id] = v
+	return nil
+}
+
+func drop[T any](s *Server, m map[string]T, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(m, id)
+}
+
+func held[T any](s *Server, m map[string]T, id string) (T, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := m[id]
+	return v, ok
+}

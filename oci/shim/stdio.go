@@ -1,0 +1,298 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// sinkPatience is how long an attached client may not take a piece of output
+	// before it is cut off; the container waits as long.
+	sinkPatience = 10 * time.Second
+	// headSize is how much of the first output is remembered, for the case that
+	// it is the reason why the command could not be executed.
+	headSize = 512
+)
+
+// stdio is what the shim holds of a container's streams.
+type stdio struct {
+	terminal bool
+	log      *logFile // nil: no log
+	streams  []*stream
+
+	mu    sync.Mutex
+	stdin *os.File // write end of the pipe, or the pty's master; nil when there is none
+	given []*os.File
+}
+
+// stream is one output of a container: a pipe's read end or a pty's master.
+type stream struct {
+	name  string
+	lines *lineWriter // nil: no log
+	done  chan struct{}
+
+	mu    sync.Mutex
+	sinks []*sink
+	head  []byte
+}
+
+// sink is where a client wants a copy of a stream.
+type sink struct{ file *os.File }
+
+// newStdio opens the log and, without a terminal, the pipes. given are the ends
+// that the container's process gets: stdin (or nil), stdout, stderr.
+func newStdio(logPath string, terminal, stdin bool, owner [2]int) (io *stdio, err error) {
+	io = &stdio{terminal: terminal}
+	if logPath != "" {
+		if io.log, err = openLog(logPath); err != nil {
+			return nil, err
+		}
+	}
+	if terminal {
+		return io, nil
+	}
+	defer func() {
+		if err != nil {
+			io.closeGiven()
+			io.close()
+		}
+	}()
+	if err := io.openStdin(stdin, owner); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"stdout", "stderr"} {
+		r, w, err := pipe(0, owner)
+		if err != nil {
+			return nil, err
+		}
+		io.given = append(io.given, w)
+		io.run(name, r)
+	}
+	return io, nil
+}
+
+func (s *stdio) openStdin(wanted bool, owner [2]int) error {
+	if !wanted {
+		s.given = append(s.given, nil)
+		return nil
+	}
+	r, w, err := pipe(1, owner)
+	if err != nil {
+		return err
+	}
+	s.stdin, s.given = w, append(s.given, r)
+	return nil
+}
+
+// pipe makes a pipe of which only our end (0 read, 1 write) does not block: the
+// container's programs expect theirs to. It belongs to the container's root,
+// which may have to open it again as /dev/stdout.
+func pipe(ours int, owner [2]int) (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("pipe: %w", err)
+	}
+	err = unix.SetNonblock(fds[ours], true)
+	if err == nil && owner != [2]int{} {
+		err = unix.Fchown(fds[0], owner[0], owner[1]) // both ends are one inode
+	}
+	r, w = os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe")
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("pipe: %w", err), r.Close(), w.Close())
+	}
+	return r, w, nil
+}
+
+// setConsole gives a terminal's master to the stdio, which owns it from then on.
+func (s *stdio) setConsole(master *os.File) {
+	s.mu.Lock()
+	s.stdin = master
+	s.mu.Unlock()
+	s.run("stdout", master)
+}
+
+// closeGiven closes the container's ends after it has got them.
+func (s *stdio) closeGiven() {
+	for _, f := range s.given {
+		if f != nil {
+			_ = f.Close() // a copy of the container's
+		}
+	}
+	s.given = nil
+}
+
+func (s *stdio) run(name string, source *os.File) {
+	st := &stream{name: name, done: make(chan struct{})}
+	if s.log != nil {
+		st.lines = &lineWriter{stream: name, log: s.log}
+	}
+	s.mu.Lock()
+	s.streams = append(s.streams, st)
+	s.mu.Unlock()
+	go st.pump(source, !s.terminal)
+}
+
+// pump copies the stream until its end: to the log, then to who is attached. It
+// ends when all writers have closed, or stdio.close takes the source away.
+func (st *stream) pump(source *os.File, owned bool) {
+	defer close(st.done)
+	if owned {
+		defer source.Close() //nolint:errcheck // read to its end
+	}
+	for {
+		if err := readSome(source, st.take); err != nil {
+			break
+		}
+	}
+	if st.lines != nil {
+		st.lines.end(time.Now())
+	}
+}
+
+func (st *stream) take(data []byte) {
+	if st.lines != nil {
+		st.lines.write(data, time.Now())
+	}
+	st.mu.Lock()
+	if room := headSize - len(st.head); room > 0 {
+		st.head = append(st.head, data[:min(room, len(data))]...)
+	}
+	sinks := slices.Clone(st.sinks)
+	st.mu.Unlock()
+	for _, k := range sinks {
+		if err := k.write(data); err != nil {
+			st.detach(k)
+			_ = k.file.Close() // the client sees the end
+		}
+	}
+}
+
+func (k *sink) write(data []byte) error {
+	// A file that can't wait has no deadline and needs none.
+	_ = k.file.SetWriteDeadline(time.Now().Add(sinkPatience))
+	_, err := k.file.Write(data)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		slog.Warn("attached client takes no output, it is cut off")
+	}
+	return err
+}
+
+func (st *stream) attach(f *os.File) *sink {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	k := &sink{f}
+	st.sinks = append(st.sinks, k)
+	return k
+}
+
+func (st *stream) detach(k *sink) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.sinks = slices.DeleteFunc(st.sinks, func(have *sink) bool { return have == k })
+}
+
+// forgetHead gives the memory of the first output back, once it is known to be
+// the command's own.
+func (s *stdio) firstOutput() string {
+	var text []byte
+	for _, st := range s.output() {
+		st.mu.Lock()
+		if st.name == "stderr" || s.terminal {
+			text = append(text, st.head...)
+		}
+		st.mu.Unlock()
+	}
+	return string(text)
+}
+
+func (s *stdio) output() []*stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.streams)
+}
+
+// stream finds an output by name; with a terminal everything is stdout.
+func (s *stdio) stream(name string) *stream {
+	for _, st := range s.output() {
+		if st.name == name {
+			return st
+		}
+	}
+	return nil
+}
+
+// drain waits until the outputs have ended, at most for the time given: a
+// process outside the container may hold an end for ever.
+func (s *stdio) drain(within time.Duration) {
+	timeout := time.NewTimer(within)
+	defer timeout.Stop()
+	for _, st := range s.output() {
+		select {
+		case <-st.done:
+		case <-timeout.C:
+			slog.Warn("output did not end with its container")
+			return
+		}
+	}
+}
+
+// input is the container's stdin, nil when it has none or it is closed.
+func (s *stdio) input() *os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stdin
+}
+
+// closeStdin ends the container's input; a terminal has no such end.
+func (s *stdio) closeStdin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stdin == nil || s.terminal {
+		return
+	}
+	_ = s.stdin.Close() // what could not be written nobody reads
+	s.stdin = nil
+}
+
+// close releases everything that is left, also of streams that have not ended.
+func (s *stdio) close() {
+	s.mu.Lock()
+	if s.stdin != nil {
+		_ = s.stdin.Close() // the container is gone
+		s.stdin = nil
+	}
+	s.mu.Unlock()
+	if s.log != nil {
+		if err := s.log.close(); err != nil {
+			slog.Warn("close log", "path", s.log.path, "error", err)
+		}
+	}
+}
+
+// receiveConsole takes the pty's master from the container's init, which opened
+// it in its own /dev/pts.
+func receiveConsole(conn *net.UnixConn) (*os.File, error) {
+	var name [4096]byte
+	rights := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := conn.ReadMsgUnix(name[:], rights)
+	if err != nil {
+		return nil, fmt.Errorf("receive terminal: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) != 1 {
+		return nil, fmt.Errorf("receive terminal: %d messages, %w", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, fmt.Errorf("receive terminal: %d files, %w", len(fds), err)
+	}
+	return os.NewFile(uintptr(fds[0]), "pty"), nil
+}

@@ -1,0 +1,160 @@
+package shimapi
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// MaxFrame bounds the JSON of a frame, in bytes.
+	MaxFrame = 16 << 20
+	// MaxFiles bounds the file descriptors of a frame.
+	MaxFiles = 4
+
+	headerSize = 4
+)
+
+// ErrFrame tells that the peer does not speak this wire; the connection is of no
+// more use.
+var ErrFrame = errors.New("malformed frame")
+
+// WriteFrame sends v as one frame and with it files, which stay the caller's.
+func WriteFrame(conn *net.UnixConn, v any, files ...*os.File) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode frame: %w", err)
+	}
+	if len(body) > MaxFrame || len(files) > MaxFiles {
+		return fmt.Errorf("%w: %d bytes and %d files are over the bound", ErrFrame, len(body), len(files))
+	}
+	frame := binary.BigEndian.AppendUint32(make([]byte, 0, headerSize+len(body)), uint32(len(body)))
+	return send(conn, append(frame, body...), files)
+}
+
+func send(conn *net.UnixConn, frame []byte, files []*os.File) error {
+	var rights []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			raw, err := f.SyscallConn() // Fd would make the file blocking
+			if err != nil {
+				return fmt.Errorf("send file: %w", err)
+			}
+			if err := raw.Control(func(fd uintptr) { fds[i] = int(fd) }); err != nil {
+				return fmt.Errorf("send file: %w", err)
+			}
+		}
+		rights = unix.UnixRights(fds...)
+	}
+	n, _, err := conn.WriteMsgUnix(frame, rights, nil)
+	if err == nil && n < len(frame) {
+		_, err = conn.Write(frame[n:])
+	}
+	if err != nil {
+		return fmt.Errorf("send frame: %w", err)
+	}
+	return nil
+}
+
+// ReadFrame receives one frame into v and returns its files, which are then the
+// caller's to close. It is [io.EOF] when the peer closed between frames.
+func ReadFrame(conn *net.UnixConn, v any) ([]*os.File, error) {
+	header, files, err := readHeader(conn)
+	if err == nil {
+		err = readBody(conn, header, v)
+	}
+	if err != nil {
+		CloseFiles(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+// CloseFiles closes what came with a frame and is not wanted.
+func CloseFiles(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close() // received ends of pipes: nothing of ours can be lost
+	}
+}
+
+func readHeader(conn *net.UnixConn) (size uint32, files []*os.File, err error) {
+	var header [headerSize]byte
+	rights := make([]byte, unix.CmsgSpace(MaxFiles*4))
+	n, rn, flags, _, err := conn.ReadMsgUnix(header[:], rights)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	files, err = received(rights[:rn])
+	if err == nil && flags&unix.MSG_CTRUNC != 0 {
+		err = fmt.Errorf("%w: more than %d files", ErrFrame, MaxFiles)
+	}
+	if err == nil && n < headerSize {
+		_, err = io.ReadFull(conn, header[n:])
+	}
+	size = binary.BigEndian.Uint32(header[:])
+	if err == nil && size > MaxFrame {
+		err = fmt.Errorf("%w: %d bytes announced", ErrFrame, size)
+	}
+	return size, files, err
+}
+
+// received makes files of control messages; also of those before a bad one, so
+// that none is leaked.
+func received(rights []byte) (files []*os.File, err error) {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFrame, err)
+	}
+	for i := range messages {
+		fds, perr := unix.ParseUnixRights(&messages[i])
+		if perr != nil {
+			err = fmt.Errorf("%w: %w", ErrFrame, perr)
+			continue
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "received"))
+		}
+	}
+	return files, err
+}
+
+func readBody(conn *net.UnixConn, size uint32, v any) error {
+	var body bytes.Buffer
+	n, err := io.CopyN(&body, conn, int64(size))
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: ended after %d of %d bytes", ErrFrame, n, size)
+	}
+	if err != nil {
+		return fmt.Errorf("read frame: %w", err)
+	}
+	if err := json.Unmarshal(body.Bytes(), v); err != nil {
+		return fmt.Errorf("%w: %w", ErrFrame, err)
+	}
+	return nil
+}
+
+// Pollable returns f as a file that waits in Go's poller: one that deadlines and
+// Close interrupt. It makes the open file description, which others may share,
+// non-blocking. f is closed, also on an error.
+func Pollable(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	name := f.Name()
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", name, err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("make %s non-blocking: %w", name, err), unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

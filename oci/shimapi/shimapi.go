@@ -1,0 +1,249 @@
+package shimapi
+
+import (
+	"encoding/json"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Version is the wire's version. The wire only grows: a field is never renamed
+// or reused, an unknown field is ignored, an unknown method is [KindInvalid].
+const Version = 1
+
+// Methods of a shim. Each takes the Request type of its name as body and
+// answers the Response type of its name, or none.
+const (
+	MethodHello      = "hello"
+	MethodRunPod     = "run-pod"
+	MethodStopPod    = "stop-pod"
+	MethodRemovePod  = "remove-pod"
+	MethodCreate     = "create"
+	MethodStart      = "start"
+	MethodKill       = "kill"
+	MethodDelete     = "delete"
+	MethodExec       = "exec"
+	MethodResize     = "resize"
+	MethodAttach     = "attach"
+	MethodCloseStdin = "close-stdin"
+	MethodReopen     = "reopen"
+	MethodUpdate     = "update"
+	MethodList       = "list"
+	MethodWatch      = "watch"
+	MethodShutdown   = "shutdown"
+)
+
+// Request is the frame a client sends, once per connection.
+type Request struct {
+	Method string          `json:"method"`
+	Body   json.RawMessage `json:"body,omitempty"`
+}
+
+// Response is the frame a shim answers; [MethodExec] answers two (started,
+// exited), [MethodAttach] two (joined, ended) and [MethodWatch] one per event
+// until the connection ends.
+type Response struct {
+	Error *Error          `json:"error,omitempty"`
+	Body  json.RawMessage `json:"body,omitempty"`
+}
+
+// Kind classifies an [Error] so that the daemon need not read its text.
+type Kind string
+
+const (
+	KindNotFound   Kind = "not-found"
+	KindExists     Kind = "exists"
+	KindNotRunning Kind = "not-running"
+	KindInvalid    Kind = "invalid"
+	// KindStartFailed: the process of the container could not be started for a
+	// reason the user can mend (missing file, no execute permission, bad cwd).
+	KindStartFailed Kind = "start-failed"
+	KindInternal    Kind = "internal"
+)
+
+// Error is a failure as it crosses the wire.
+type Error struct {
+	Kind    Kind   `json:"kind"`
+	Message string `json:"message"`
+}
+
+// Error gives the message alone; the kind is for [errors.As].
+func (e *Error) Error() string { return e.Message }
+
+// HelloResponse tells who answers.
+type HelloResponse struct {
+	ID      string `json:"id"`
+	PID     int    `json:"pid"`
+	Wire    int    `json:"wire"`
+	Version string `json:"version"` // berth's version, which decides whether new pods may join
+}
+
+// IDMap is one line of a user namespace's uid or gid map.
+type IDMap struct {
+	ContainerID uint32 `json:"container_id"`
+	HostID      uint32 `json:"host_id"`
+	Size        uint32 `json:"size"`
+}
+
+// RunPodRequest starts the pause process of a pod in new namespaces.
+type RunPodRequest struct {
+	ID       string `json:"id"`
+	Dir      string `json:"dir"`      // durable directory of the pod; the shim writes Dir/status.json
+	Hostname string `json:"hostname"` // set in the new UTS namespace; "" leaves it
+	NewNet   bool   `json:"new_net"`  // loopback is brought up, the namespace bound to NetNSPath
+	NewIPC   bool   `json:"new_ipc"`
+	NewUTS   bool   `json:"new_uts"`
+	NewPID   bool   `json:"new_pid"` // pause is PID 1 and reaps
+
+	UIDMaps []IDMap `json:"uid_maps,omitempty"` // not empty: a new user namespace
+	GIDMaps []IDMap `json:"gid_maps,omitempty"`
+
+	NetNSPath string            `json:"netns_path,omitempty"`
+	Sysctls   map[string]string `json:"sysctls,omitempty"` // dotted names, written inside the new namespaces
+	// CgroupPath is the v2 cgroup, relative to the mount, that pause is cloned into;
+	// ignored on v1, where every join costs milliseconds (pause stays in the shim's).
+	CgroupPath  string `json:"cgroup_path,omitempty"`
+	OOMScoreAdj int    `json:"oom_score_adj"`
+}
+
+// RunPodResponse names the pause process.
+type RunPodResponse struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // field 22 of /proc/PID/stat, clock ticks since boot: PID+StartTime is unique
+}
+
+// IDRequest is the body of StopPod (kill pause, wait, unbind the network
+// namespace), RemovePod (forget it), Start, Delete (kill what is left, remove
+// state and cgroup; idempotent), CloseStdin, Reopen. Unknown IDs are
+// [KindNotFound], except for StopPod, RemovePod and Delete, which succeed.
+type IDRequest struct {
+	ID string `json:"id"`
+}
+
+// CreateRequest runs libcontainer up to the exec fifo.
+type CreateRequest struct {
+	Pod       string          `json:"pod"`
+	ID        string          `json:"id"`
+	Dir       string          `json:"dir"`     // durable directory of the container; the shim writes Dir/status.json
+	Spec      json.RawMessage `json:"spec"`    // runtime-spec; root.path absolute; process.terminal decides on a pty
+	Systemd   bool            `json:"systemd"` // cgroupsPath is slice:prefix:name for the systemd driver
+	Stdin     bool            `json:"stdin"`
+	StdinOnce bool            `json:"stdin_once"`
+	LogPath   string          `json:"log_path,omitempty"` // CRI log file; "": output is read and dropped (attach still sees it)
+}
+
+// CreateResponse names the container's first process, waiting at the fifo.
+type CreateResponse struct {
+	PID         int               `json:"pid"`
+	StartTime   uint64            `json:"start_time"`
+	CgroupPaths map[string]string `json:"cgroup_paths"` // controller → absolute path; "" on v2
+}
+
+// KillRequest signals a container's first process, an exec session's, or with
+// All every process of the cgroup. Signals are kernel numbers, real-time included.
+type KillRequest struct {
+	ID     string `json:"id"`
+	ExecID string `json:"exec_id,omitempty"`
+	Signal int    `json:"signal"`
+	All    bool   `json:"all"`
+}
+
+// ExecRequest runs a process in a running container. Fds 0,1,2 of the frame are
+// its stdio (any may be /dev/null); with Terminal none are sent and the started
+// frame carries the pty's master. ExecID, 1 to 64 letters, digits, - or _, is
+// unique among the container's running sessions.
+type ExecRequest struct {
+	ID       string         `json:"id"`
+	ExecID   string         `json:"exec_id"`
+	Process  *specs.Process `json:"process"` // args, env, cwd, user, capabilities, terminal, console size
+	Terminal bool           `json:"terminal"`
+	// Timeout, when positive, kills the whole exec tree after that long; the
+	// exit then says TimedOut. The tree is a cgroup of its own, so that what
+	// daemonized is killed too. When the client hangs up the tree is killed as well.
+	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+// ExecStarted is the first answer to an exec, ExitStatus the second.
+type ExecStarted struct {
+	PID int `json:"pid"`
+}
+
+// ExitStatus is how a process ended. Code is the exit code, or 128+Signal.
+type ExitStatus struct {
+	Code       int       `json:"code"`
+	Signal     int       `json:"signal,omitempty"`
+	FinishedAt time.Time `json:"finished_at"`
+	TimedOut   bool      `json:"timed_out,omitempty"`
+}
+
+// ResizeRequest sets the size of a container's terminal. That of an exec session
+// is set by the client, which alone holds its master: with ExecID it is [KindInvalid].
+type ResizeRequest struct {
+	ID     string `json:"id"`
+	ExecID string `json:"exec_id,omitempty"`
+	Width  uint16 `json:"width"`
+	Height uint16 `json:"height"`
+}
+
+// AttachRequest joins the streams of a running container. The frame carries one
+// fd per true flag, in the order stdin (read end), stdout, stderr (write ends;
+// with a terminal everything is stdout). The first answer comes when they are
+// joined, the second when the container ended; a client that hangs up leaves.
+// Output never waits for a slow reader for ever: after 10 s it is cut off.
+type AttachRequest struct {
+	ID     string `json:"id"`
+	Stdin  bool   `json:"stdin"`
+	Stdout bool   `json:"stdout"`
+	Stderr bool   `json:"stderr"`
+}
+
+// UpdateRequest changes the limits of a container's cgroup.
+type UpdateRequest struct {
+	ID        string                `json:"id"`
+	Resources *specs.LinuxResources `json:"resources"`
+}
+
+// Status of what a shim holds.
+type Status string
+
+const (
+	StatusCreated Status = "created" // waits at the fifo
+	StatusRunning Status = "running"
+	StatusStopped Status = "stopped"
+)
+
+// Record is the fact file (Dir/status.json) of a pause process or a container:
+// the shim is its only writer, and writes it durably before an exit is told.
+type Record struct {
+	Version     int               `json:"version"`
+	ID          string            `json:"id"`
+	Pod         string            `json:"pod,omitempty"` // "" for a pause
+	Status      Status            `json:"status"`
+	PID         int               `json:"pid"`
+	StartTime   uint64            `json:"start_time"`
+	BootID      string            `json:"boot_id"`
+	CgroupPaths map[string]string `json:"cgroup_paths,omitempty"`
+	CreatedAt   time.Time         `json:"created_at"`
+	StartedAt   time.Time         `json:"started_at,omitzero"`
+	FinishedAt  time.Time         `json:"finished_at,omitzero"`
+	ExitCode    int               `json:"exit_code"`
+	Signal      int               `json:"signal,omitempty"`
+	OOMKilled   bool              `json:"oom_killed,omitempty"` // the first process was killed by the OOM killer
+	OOMKills    uint64            `json:"oom_kills,omitempty"`  // kills in the cgroup, children included
+	Reason      string            `json:"reason,omitempty"`     // "StartError" when it never ran
+	Message     string            `json:"message,omitempty"`
+}
+
+// ListResponse is everything a shim holds.
+type ListResponse struct {
+	Pods       []Record `json:"pods"`
+	Containers []Record `json:"containers"`
+}
+
+// Event tells of a fact that changed; Record is the fact after it. A watcher
+// first gets one event per record held (Replay), then what happens.
+type Event struct {
+	Kind   string `json:"kind"` // "created", "started", "oom", "exited", "pod-exited"
+	Replay bool   `json:"replay,omitempty"`
+	Record Record `json:"record"`
+}

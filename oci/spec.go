@@ -1,0 +1,211 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+var (
+	// ErrInvalid: the configuration can never work as it is; the text names the
+	// field and says what to change.
+	ErrInvalid = errors.New("invalid configuration")
+	// ErrUnsupported: the configuration is well-formed but this host can't do it.
+	ErrUnsupported = errors.New("not supported on this host")
+)
+
+// Pod is what a container's spec needs to know of its pod sandbox.
+type Pod struct {
+	ID     string
+	Config *runtimeapi.PodSandboxConfig
+	PID    int    // of pause: /proc/PID/ns/{ipc,uts,pid,user} are joined
+	NetNS  string // path of the pinned network namespace; "" on the host network
+	// Files of the pod, bind-mounted unless the container's mounts already cover
+	// the path; "" when the pod has none.
+	ShmPath, HostnamePath, HostsPath, ResolvPath string
+}
+
+// Container is what the spec is built for. Everything that needs the disk was
+// looked up before, so that [Spec] is a pure function.
+type Container struct {
+	ID        string
+	Config    *runtimeapi.ContainerConfig
+	Rootfs    string
+	User      User             // from [ResolveUser]
+	Mounts    []Mount          // Config.Mounts from [ResolveMounts], then the image's volumes that no mount of it covers
+	Devices   []Device         // from [ResolveDevices]
+	Seccomp   *seccomp.Seccomp // from [LoadSeccomp]; nil unless the profile is Localhost
+	TargetPID int              // of the container whose PID namespace is joined (TARGET)
+	Init      string           // host path of a static init to run as PID 1, "" for none
+}
+
+// Mount is one mount with its source resolved to a real path on the host.
+type Mount struct {
+	*runtimeapi.Mount
+	Source string
+	Fs     string // "" for a bind; else a file system type the daemon itself asks for, with Mount.MountOptions as its options
+}
+
+// Device is a device node as it will be in the container, and what the
+// container may do with it: some of "r", "w" and "m" (mknod).
+type Device struct {
+	specs.LinuxDevice
+	Access string
+}
+
+// User is a user as resolved in the container's own /etc/passwd and /etc/group.
+type User struct {
+	UID, GID   uint32
+	Additional []uint32 // GID is the first, so that a file denied to a group stays denied
+	Home       string
+}
+
+// Host is what the machine and the daemon's own privileges allow; see [DetectHost].
+type Host struct {
+	CgroupV2      bool
+	SystemdCgroup bool            // the systemd driver is in use
+	Controllers   map[string]bool // mounted (v1) or enabled at the root (v2); "hugetlb", "pids", …
+	CgroupFlags   []string        // of the host's cgroup2 mount: a mount in the first cgroup namespace that lacks them clears them for all
+	SwapAccount   bool
+	Capabilities  []string // the daemon's own permitted set, CAP_… names: what "ALL" means here
+	OOMScoreAdj   int      // the daemon's own: without CAP_SYS_RESOURCE nothing lower can be set
+	LowerOOM      bool     // CAP_SYS_RESOURCE is held
+	AppArmor      bool
+	// AppArmorDefault is the profile RuntimeDefault means, "" when it could not be
+	// loaded; see [LoadAppArmorDefault].
+	AppArmorDefault string
+	SELinux         bool
+	Seccomp         bool
+	RRO             bool // recursive read-only mounts (mount_setattr, Linux 5.12)
+	IDMap           bool // idmapped mounts (Linux 5.12)
+	UserNS          bool // user namespaces can be made
+	Kernel          [2]int
+	Arch            string // GOARCH
+	Hostname        string
+	Devices         []Device // all of /dev, for privileged containers; see [HostDevices]
+	CDIDirs         []string
+	SeccompRoot     string // where a Localhost profile's relative path starts
+	// CreateSources makes [ResolveMounts] create a directory for a host_path that
+	// is missing, as containerd and CRI-O do; the CRI asks for an error.
+	CreateSources bool
+}
+
+// Spec builds the runtime-spec of a container. It is pure: the same arguments
+// give the same spec on any machine. Errors wrap [ErrInvalid] or
+// [ErrUnsupported] and say which field to change.
+func Spec(p Pod, c Container, img ocispec.ImageConfig, h Host) (*specs.Spec, error) {
+	b, err := newBuilder(p, c, img, h)
+	if err != nil {
+		return nil, err
+	}
+	for _, step := range []func() error{
+		b.process, b.capabilities, b.namespaces, b.mounts, b.paths,
+		b.resources, b.devices, b.apparmor, b.selinux, b.seccomp,
+	} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return b.spec, nil
+}
+
+// builder fills one spec. Steps run in [Spec]'s order; seccomp is last, as the
+// default profile depends on the capabilities.
+type builder struct {
+	pod  Pod
+	ctr  Container
+	img  ocispec.ImageConfig
+	host Host
+
+	conf *runtimeapi.ContainerConfig
+	sc   *runtimeapi.LinuxContainerSecurityContext // nil when the config has none
+	ns   PodNamespaces
+	spec *specs.Spec
+}
+
+func newBuilder(p Pod, c Container, img ocispec.ImageConfig, h Host) (*builder, error) {
+	if p.Config == nil || c.Config == nil {
+		return nil, fmt.Errorf("%w: the pod's or the container's config is missing", ErrInvalid)
+	}
+	ns, err := NamespacesOf(p.Config)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{pod: p, ctr: c, img: img, host: h, conf: c.Config, ns: ns}
+	b.sc = c.Config.GetLinux().GetSecurityContext()
+	if b.privileged() && !p.Config.GetLinux().GetSecurityContext().GetPrivileged() {
+		return nil, fmt.Errorf("%w: security_context.privileged: the pod sandbox was not created as privileged: set it there too", ErrInvalid)
+	}
+	cgroups, err := CgroupsPath(p.Config.GetLinux().GetCgroupParent(), c.ID, h)
+	if err != nil {
+		return nil, err
+	}
+	b.spec = &specs.Spec{
+		Version:     specs.Version,
+		Root:        &specs.Root{Path: c.Rootfs, Readonly: b.sc.GetReadonlyRootfs()},
+		Process:     &specs.Process{},
+		Linux:       &specs.Linux{CgroupsPath: cgroups},
+		Annotations: annotations(p, c),
+	}
+	return b, nil
+}
+
+func (b *builder) privileged() bool { return b.sc.GetPrivileged() }
+
+// annotations names the container for those who read its spec. Nothing a user
+// wrote is passed on: libcontainer acts on some keys (org.systemd.property.*,
+// run.oci.*, org.criu.*), and the CRI returns annotations from our own records.
+func annotations(p Pod, c Container) map[string]string {
+	meta, image := p.Config.GetMetadata(), c.Config.GetImage()
+	name := image.GetUserSpecifiedImage()
+	if name == "" {
+		name = image.GetImage()
+	}
+	return map[string]string{
+		"io.kubernetes.cri.container-type":    "container",
+		"io.kubernetes.cri.container-name":    c.Config.GetMetadata().GetName(),
+		"io.kubernetes.cri.image-name":        name,
+		"io.kubernetes.cri.sandbox-id":        p.ID,
+		"io.kubernetes.cri.sandbox-name":      meta.GetName(),
+		"io.kubernetes.cri.sandbox-namespace": meta.GetNamespace(),
+		"io.kubernetes.cri.sandbox-uid":       meta.GetUid(),
+	}
+}
+
+// CgroupsPath is the runtime-spec cgroupsPath of a container or pause: parent/ID
+// for cgroupfs, slice:berth:ID for systemd. The kubelet writes parent as a path
+// in both cases, of which systemd wants the last slice's name.
+func CgroupsPath(parent, id string, h Host) (string, error) {
+	if strings.ContainsAny(parent, "\x00:") {
+		return "", fmt.Errorf("%w: linux.cgroup_parent %s must not contain ':' or NUL", ErrInvalid, clip(parent))
+	}
+	if !h.SystemdCgroup {
+		if parent == "" {
+			parent = "/berth"
+		}
+		return path.Join("/", parent, id), nil
+	}
+	slice := "system.slice"
+	if parent != "" {
+		slice = path.Base(path.Clean("/" + parent))
+	}
+	if !strings.HasSuffix(slice, ".slice") {
+		return "", fmt.Errorf("%w: linux.cgroup_parent %s must end in .slice with the systemd driver", ErrInvalid, clip(parent))
+	}
+	return slice + ":berth:" + id, nil
+}
+
+// clip quotes a client's string for an error, cut to a length one can read.
+func clip(s string) string {
+	const most = 200
+	if len(s) > most {
+		return fmt.Sprintf("%q… (%d bytes)", s[:most], len(s))
+	}
+	return fmt.Sprintf("%q", s)
+}

@@ -1,0 +1,98 @@
+package sandbox
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"berth/oci"
+)
+
+// cgroupRoot is where every system mounts it.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroupParent is the cgroup the containers of a pod go under. A client that
+// names none (crictl) gets one for its pod alone.
+func (m *Manager) cgroupParent(rec *podRecord) string {
+	if p := rec.config.GetLinux().GetCgroupParent(); p != "" {
+		return p
+	}
+	if m.opt.Host.SystemdCgroup {
+		return "system.slice"
+	}
+	return "/berth-" + rec.ID[:13]
+}
+
+// cgroupDirs are the directories of a cgroup: one, or on v1 one a hierarchy.
+// With the systemd driver slices are systemd's to make and remove: none.
+func cgroupDirs(h oci.Host, path string) []string {
+	if h.SystemdCgroup || path == "" || path == "/" {
+		return nil
+	}
+	rel := filepath.Clean("/" + path)
+	if h.CgroupV2 {
+		return []string{cgroupRoot + rel}
+	}
+	var out []string
+	entries, err := os.ReadDir(cgroupRoot)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		if e.IsDir() { // not the symlinks of joined controllers
+			out = append(out, filepath.Join(cgroupRoot, e.Name(), rel))
+		}
+	}
+	return out
+}
+
+func cgroupExists(h oci.Host, path string) bool {
+	dirs := cgroupDirs(h, path)
+	if dirs == nil {
+		return true // not ours to make or remove
+	}
+	for _, d := range dirs {
+		if _, err := os.Stat(d); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// removeCgroup removes an empty cgroup and the empty ones below it; one that is
+// in use stays, because rmdir refuses it.
+func removeCgroup(h oci.Host, path string) error {
+	var errs []error
+	for _, dir := range cgroupDirs(h, path) {
+		if err := removeCgroupTree(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeCgroupTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroupTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Remove(dir)
+}
+
+// pauseCgroup is where pause is cloned into on v2: beside the containers, so
+// that it is the pod's to pay for; see [shimapi.RunPodRequest.CgroupPath].
+func pauseCgroup(h oci.Host, parent, pod string) string {
+	if !h.CgroupV2 || h.SystemdCgroup {
+		return "" // under systemd a cgroup of a slice is not ours to make
+	}
+	return filepath.Join(strings.TrimPrefix(parent, "/"), pod)
+}

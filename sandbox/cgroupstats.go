@@ -1,0 +1,225 @@
+package sandbox
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// cgroupReader reads usage from a container's cgroup: cgroups(7) for v1, the
+// kernel's cgroup-v2.rst for v2. A file that is not there is a value left out.
+type cgroupReader struct {
+	v2    bool
+	paths map[string]string
+}
+
+// file reads one file of a controller, "" when it isn't there.
+func (g cgroupReader) file(controller, name string) string {
+	if g.v2 {
+		controller = ""
+	}
+	dir, ok := g.paths[controller]
+	if !ok {
+		return ""
+	}
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func (g cgroupReader) value(controller, name string) *runtimeapi.UInt64Value {
+	n, err := strconv.ParseUint(strings.TrimSpace(g.file(controller, name)), 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &runtimeapi.UInt64Value{Value: n}
+}
+
+// keyed reads a file of "key value" lines.
+func (g cgroupReader) keyed(controller, name string) map[string]uint64 {
+	out := make(map[string]uint64)
+	for line := range strings.Lines(g.file(controller, name)) {
+		key, val, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.ParseUint(val, 10, 64); err == nil {
+			out[key] = n
+		}
+	}
+	return out
+}
+
+func u64(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
+
+func (g cgroupReader) cpu(now time.Time) *runtimeapi.CpuUsage {
+	usage := g.value("cpuacct", "cpuacct.usage")
+	if g.v2 {
+		if n, ok := g.keyed("", "cpu.stat")["usage_usec"]; ok {
+			usage = u64(n * 1000)
+		}
+	}
+	if usage == nil {
+		return nil
+	}
+	return &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: usage, Psi: g.psi("cpu.pressure")}
+}
+
+// memory computes the working set as the kubelet does: usage less the page
+// cache on the inactive list, which is the first to be reclaimed.
+func (g cgroupReader) memory(now time.Time) *runtimeapi.MemoryUsage {
+	usage, limit := g.value("memory", "memory.usage_in_bytes"), g.value("memory", "memory.limit_in_bytes")
+	inactive, rss, faults, major := "total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"
+	if g.v2 {
+		usage, limit = g.value("", "memory.current"), g.value("", "memory.max")
+		inactive, rss, faults, major = "inactive_file", "anon", "pgfault", "pgmajfault"
+	}
+	if usage == nil {
+		return nil
+	}
+	st := g.keyed("memory", "memory.stat")
+	working := usage.Value - min(usage.Value, st[inactive])
+	out := &runtimeapi.MemoryUsage{
+		Timestamp: now.UnixNano(), UsageBytes: usage, WorkingSetBytes: u64(working),
+		RssBytes: u64(st[rss]), PageFaults: u64(st[faults]), MajorPageFaults: u64(st[major]),
+		Psi: g.psi("memory.pressure"),
+	}
+	// v1 says "no limit" by a number near the largest page count.
+	if limit != nil && limit.Value < math.MaxInt64/2 {
+		out.AvailableBytes = u64(limit.Value - min(limit.Value, working))
+	}
+	return out
+}
+
+func (g cgroupReader) swap(now time.Time) *runtimeapi.SwapUsage {
+	if !g.v2 {
+		both, mem := g.value("memory", "memory.memsw.usage_in_bytes"), g.value("memory", "memory.usage_in_bytes")
+		if both == nil || mem == nil {
+			return nil
+		}
+		return &runtimeapi.SwapUsage{Timestamp: now.UnixNano(), SwapUsageBytes: u64(both.Value - min(both.Value, mem.Value))}
+	}
+	used := g.value("", "memory.swap.current")
+	if used == nil {
+		return nil
+	}
+	out := &runtimeapi.SwapUsage{Timestamp: now.UnixNano(), SwapUsageBytes: used}
+	if limit := g.value("", "memory.swap.max"); limit != nil {
+		out.SwapAvailableBytes = u64(limit.Value - min(limit.Value, used.Value))
+	}
+	return out
+}
+
+func (g cgroupReader) io(now time.Time) *runtimeapi.IoUsage {
+	psi := g.psi("io.pressure")
+	if psi == nil {
+		return nil
+	}
+	return &runtimeapi.IoUsage{Timestamp: now.UnixNano(), Psi: psi}
+}
+
+// psi reads a pressure file; only v2 has them (KEP-4205).
+func (g cgroupReader) psi(name string) *runtimeapi.PsiStats {
+	if !g.v2 {
+		return nil
+	}
+	out := &runtimeapi.PsiStats{Full: &runtimeapi.PsiData{}, Some: &runtimeapi.PsiData{}}
+	found := false
+	for line := range strings.Lines(g.file("", name)) {
+		var kind string
+		var d runtimeapi.PsiData
+		if n, _ := fmt.Sscanf(line, "%s avg10=%f avg60=%f avg300=%f total=%d", &kind, &d.Avg10, &d.Avg60, &d.Avg300, &d.Total); n != 5 {
+			continue
+		}
+		found = true
+		into := out.Some
+		if kind == "full" {
+			into = out.Full
+		}
+		into.Avg10, into.Avg60, into.Avg300, into.Total = d.Avg10, d.Avg60, d.Avg300, d.Total
+	}
+	if !found {
+		return nil
+	}
+	return out
+}
+
+func (g cgroupReader) processes() uint64 {
+	if v := g.value("pids", "pids.current"); v != nil {
+		return v.Value
+	}
+	return 0
+}
+
+// readNetwork reads a pod's interfaces through its pause process; eth0 is the
+// default one, lo is left out.
+func readNetwork(pid int, now time.Time) *runtimeapi.NetworkUsage {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid))
+	if err != nil {
+		return nil
+	}
+	out := &runtimeapi.NetworkUsage{Timestamp: now.UnixNano()}
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for sc.Scan() {
+		name, rest, ok := strings.Cut(strings.TrimSpace(sc.Text()), ":")
+		f := strings.Fields(rest)
+		if !ok || len(f) < 11 || name == "lo" {
+			continue
+		}
+		n := func(i int) *runtimeapi.UInt64Value { v, _ := strconv.ParseUint(f[i], 10, 64); return u64(v) }
+		iface := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: n(0), RxErrors: n(2), TxBytes: n(8), TxErrors: n(10)}
+		out.Interfaces = append(out.Interfaces, iface)
+		if name == "eth0" || out.DefaultInterface == nil {
+			out.DefaultInterface = iface
+		}
+	}
+	return out
+}
+
+// writableLayer measures a container's upper directory as du does.
+func (m *Manager) writableLayer(c *Container) *runtimeapi.FilesystemUsage {
+	dir := filepath.Join(m.containerDir(c.pod.id, c.id), "upper")
+	bytes, inodes := diskUsage(dir)
+	return &runtimeapi.FilesystemUsage{
+		Timestamp: time.Now().UnixNano(),
+		FsId:      &runtimeapi.FilesystemIdentifier{Mountpoint: m.opt.Root},
+		UsedBytes: u64(bytes), InodesUsed: u64(inodes),
+	}
+}
+
+// diskUsage adds up allocated bytes and inodes of a tree, hard links once.
+func diskUsage(dir string) (bytes, inodes uint64) {
+	seen := make(map[uint64]struct{})
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // gone while we walk
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil
+		}
+		if st.Nlink > 1 && !info.IsDir() {
+			if _, dup := seen[st.Ino]; dup {
+				return nil
+			}
+			seen[st.Ino] = struct{}{}
+		}
+		bytes += uint64(st.Blocks) * 512
+		inodes++
+		return nil
+	})
+	return bytes, inodes
+}

@@ -1,0 +1,311 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/oci"
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+// CreateContainer makes a container whose process waits for StartContainer. On
+// error nothing is left behind.
+func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, podCfg *runtimeapi.PodSandboxConfig) (string, error) {
+	s, err := m.pod(podID)
+	if err != nil {
+		return "", err
+	}
+	if err := s.slot.take(ctx); err != nil {
+		return "", err
+	}
+	defer s.slot.free()
+	if err := s.checkReady(); err != nil {
+		return "", err
+	}
+	if err := checkContainerConfig(s, cfg); err != nil {
+		return "", err
+	}
+	img, err := m.opt.Images.Resolve(cfg.GetImage().GetImage())
+	if err != nil {
+		return "", err
+	}
+	rec, err := m.newContainerRecord(s, cfg, img)
+	if err != nil {
+		return "", err
+	}
+	c := &Container{id: rec.ID, pod: s, slot: newSlot(), done: make(chan struct{}), rec: rec}
+	m.addContainer(c)
+	if err := m.create(ctx, c, &rec, img); err != nil {
+		if derr := m.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
+			klog.FromContext(ctx).Error(derr, "A container that failed to be created is not wholly gone; removal is tried again with its pod", "container", c.id, "pod", s.id)
+		}
+		return "", err
+	}
+	m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, PodID: s.id, ContainerID: c.id, At: time.Now()})
+	return c.id, nil
+}
+
+func (s *Sandbox) checkReady() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if podState(s.rec.Intent, s.ended, s.stopping) != runtimeapi.PodSandboxState_SANDBOX_READY {
+		return fmt.Errorf("pod sandbox %s is not ready; run a new one: %w", s.id, ErrState)
+	}
+	return nil
+}
+
+// checkContainerConfig refuses what contradicts the pod, before anything is made.
+func checkContainerConfig(s *Sandbox, cfg *runtimeapi.ContainerConfig) error {
+	rec := s.record()
+	sc := cfg.GetLinux().GetSecurityContext()
+	if sc.GetPrivileged() && !rec.config.GetLinux().GetSecurityContext().GetPrivileged() {
+		return fmt.Errorf("a privileged container needs a privileged pod sandbox; set privileged there too: %w", ErrInvalid)
+	}
+	return nil
+}
+
+func (m *Manager) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig, img Image) (containerRecord, error) {
+	enc, err := encodeConfig(cfg)
+	if err != nil {
+		return containerRecord{}, err
+	}
+	sig, err := oci.StopSignal(cfg, img.Config.StopSignal)
+	if err != nil {
+		return containerRecord{}, asDomain(err)
+	}
+	rec := containerRecord{
+		Version: recordVersion, ID: newID(), PodID: s.id, Intent: intentMaking,
+		Config: enc, ImageID: img.ID, Layers: img.Layers, StopSignal: sig,
+		CreatedAt: time.Now().UTC(), BootID: m.bootID, config: cfg,
+	}
+	if dir, path := s.record().config.GetLogDirectory(), cfg.GetLogPath(); dir != "" && path != "" {
+		rec.LogPath = filepath.Join(dir, path)
+	}
+	return rec, nil
+}
+
+// create acquires in the order that destroyContainer releases from the end.
+func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord, img Image) error {
+	if err := m.makeContainerDirs(c, rec); err != nil {
+		return err
+	}
+	if err := m.opt.Images.Hold(c.id, img.Layers); err != nil {
+		return fmt.Errorf("hold image: %w", err)
+	}
+	if err := m.mountRootfs(ctx, c, img); err != nil {
+		return err
+	}
+	spec, err := m.buildSpec(ctx, c, rec, img)
+	if err != nil {
+		return err
+	}
+	if rec.Spec, err = json.Marshal(spec); err != nil {
+		return fmt.Errorf("encode spec: %w", err)
+	}
+	shim, err := m.shimOf(c.pod)
+	if err != nil {
+		return err
+	}
+	res, err := shim.Create(ctx, &shimapi.CreateRequest{
+		Pod: c.pod.id, ID: c.id, Dir: m.containerDir(c.pod.id, c.id), Spec: rec.Spec,
+		Systemd: m.opt.Host.SystemdCgroup, Stdin: rec.config.GetStdin(), StdinOnce: rec.config.GetStdinOnce(),
+		LogPath: rec.LogPath,
+	})
+	if err != nil {
+		return fmt.Errorf("create container: %w", asDomain(err))
+	}
+	c.learn(shimapi.Record{
+		ID: c.id, Pod: c.pod.id, Status: shimapi.StatusCreated, PID: res.PID, StartTime: res.StartTime,
+		BootID: m.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: rec.CreatedAt,
+	})
+	rec.Intent = intentReady
+	if err := m.writeContainerRecord(c, rec); err != nil {
+		return err
+	}
+	c.commit(*rec)
+	return nil
+}
+
+// writeContainerRecord is not durable: a crash of the machine ends the process,
+// and an upper directory without a record goes with its pod.
+func (m *Manager) writeContainerRecord(c *Container, rec *containerRecord) error {
+	if err := atomicfile.WriteVolatile(filepath.Join(m.containerDir(c.pod.id, c.id), containerRecordName), rec); err != nil {
+		return fmt.Errorf("write container record: %w", err)
+	}
+	return nil
+}
+
+func (m *Manager) makeContainerDirs(c *Container, rec *containerRecord) error {
+	dir := m.containerDir(c.pod.id, c.id)
+	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work"), m.containerStateDir(c.id), m.rootfsPath(c.id)} {
+		if err := os.Mkdir(d, 0o711); err != nil {
+			return fmt.Errorf("make container directory: %w", err)
+		}
+	}
+	// The merged root takes mode and owner from the upper directory.
+	upper := filepath.Join(dir, "upper")
+	if err := os.Chmod(upper, 0o755); err != nil {
+		return fmt.Errorf("make container directory: %w", err)
+	}
+	if uids, gids := userMaps(c.pod.record().config); len(uids) > 0 {
+		for _, d := range []string{upper, filepath.Join(dir, "work")} {
+			if err := os.Chown(d, int(rootOf(uids)), int(rootOf(gids))); err != nil {
+				return fmt.Errorf("give the writable layer to the pod's root: %w", err)
+			}
+		}
+	}
+	return m.writeContainerRecord(c, rec)
+}
+
+func (m *Manager) mountRootfs(ctx context.Context, c *Container, img Image) error {
+	uids, gids := userMaps(c.pod.record().config)
+	dir := m.containerDir(c.pod.id, c.id)
+	err := m.opt.Images.Mount(ctx, RootfsRequest{
+		Layers: img.Layers, Target: m.rootfsPath(c.id),
+		Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
+		UIDMap: uids, GIDMap: gids,
+	})
+	if err != nil {
+		return fmt.Errorf("mount root filesystem: %w", err)
+	}
+	return nil
+}
+
+// buildSpec looks up what the spec needs from the disk and the host, then
+// builds it.
+func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRecord, img Image) (*specs.Spec, error) {
+	rootfs := m.rootfsPath(c.id)
+	pod := m.ociPod(c.pod)
+	target, err := m.targetPID(c, rec.config)
+	if err != nil {
+		return nil, err
+	}
+	ctr := oci.Container{ID: c.id, Config: rec.config, Rootfs: rootfs, TargetPID: target}
+	if err := m.lookUp(&ctr, img); err != nil {
+		return nil, asDomain(err)
+	}
+	volumes, err := m.mountImageVolumes(ctx, c, rec)
+	if err != nil {
+		return nil, err
+	}
+	ctr.Mounts = append(ctr.Mounts, volumes...)
+	if err := oci.CheckIDMap(ctr.Mounts, pod.PID); err != nil {
+		return nil, asDomain(err)
+	}
+	if err := makeVolumeDirs(rootfs, img.Config.Volumes); err != nil {
+		return nil, err
+	}
+	host := m.opt.Host
+	if rec.config.GetLinux().GetSecurityContext().GetPrivileged() {
+		// Anew each time: devices come and go while the daemon runs.
+		if host.Devices, err = oci.HostDevices(); err != nil {
+			return nil, fmt.Errorf("list the host's devices: %w", err)
+		}
+	}
+	spec, err := oci.Spec(pod, ctr, img.Config, host)
+	if err != nil {
+		return nil, asDomain(err)
+	}
+	names, err := oci.CDINames(rec.config)
+	if err == nil && len(names) > 0 {
+		err = oci.InjectCDI(spec, names, m.opt.Host.CDIDirs)
+	}
+	return spec, asDomain(err)
+}
+
+// lookUp fills in what the disk and the host know of a container's config.
+func (m *Manager) lookUp(ctr *oci.Container, img Image) (err error) {
+	sc := ctr.Config.GetLinux().GetSecurityContext()
+	if err := oci.CheckAppArmor(sc, m.opt.Host); err != nil {
+		return err
+	}
+	if ctr.User, err = oci.ResolveUser(ctr.Rootfs, oci.UserRequest{Image: img.Config.User, Context: sc}); err != nil {
+		return err
+	}
+	if ctr.Mounts, err = oci.ResolveMounts(hostMounts(ctr.Config), m.opt.Host); err != nil {
+		return err
+	}
+	if ctr.Devices, err = oci.ResolveDevices(ctr.Config.GetDevices()); err != nil {
+		return err
+	}
+	ctr.Seccomp, err = oci.LoadSeccomp(sc, m.opt.Host)
+	return err
+}
+
+// hostMounts are the mounts that come from the host, not from an image.
+func hostMounts(cfg *runtimeapi.ContainerConfig) []*runtimeapi.Mount {
+	var out []*runtimeapi.Mount
+	for _, mt := range cfg.GetMounts() {
+		if mt.GetImage().GetImage() == "" {
+			out = append(out, mt)
+		}
+	}
+	return out
+}
+
+// ociPod describes the pod to the spec builder.
+func (m *Manager) ociPod(s *Sandbox) oci.Pod {
+	rec := s.record()
+	cfg := rec.config
+	if cfg.GetLinux().GetCgroupParent() == "" {
+		cfg = withCgroupParent(cfg, m.cgroupParent(&rec))
+	}
+	p := oci.Pod{
+		ID: s.id, Config: cfg, PID: rec.PausePID, NetNS: rec.netns,
+		HostnamePath: m.podFile(s.id, "hostname"),
+		HostsPath:    m.podFile(s.id, "hosts"),
+		ResolvPath:   m.podFile(s.id, "resolv.conf"),
+	}
+	if !hostIPC(cfg) {
+		p.ShmPath = m.shmPath(s.id)
+	}
+	return p
+}
+
+// targetPID finds the process whose PID namespace a TARGET container joins.
+func (m *Manager) targetPID(c *Container, cfg *runtimeapi.ContainerConfig) (int, error) {
+	ns := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if ns.GetPid() != runtimeapi.NamespaceMode_TARGET {
+		return 0, nil
+	}
+	t, err := m.container(ns.GetTargetId())
+	if err != nil {
+		return 0, fmt.Errorf("target of the PID namespace: %w", err)
+	}
+	if t.pod != c.pod {
+		return 0, fmt.Errorf("target %s of the PID namespace is in another pod sandbox: %w", t.id, ErrInvalid)
+	}
+	if t.state() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return 0, fmt.Errorf("target %s of the PID namespace does not run: %w", t.id, ErrState)
+	}
+	return t.pid(), nil
+}
+
+// asDomain gives a refusal of the shim or the spec builder the error of this
+// package that fits.
+func asDomain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, oci.ErrUnsupported):
+		return fmt.Errorf("%w: %w", err, ErrUnsupported)
+	case errors.Is(err, oci.ErrInvalid), isKind(err, shimapi.KindStartFailed), isKind(err, shimapi.KindInvalid):
+		return fmt.Errorf("%w: %w", err, ErrInvalid)
+	case isKind(err, shimapi.KindNotRunning):
+		return fmt.Errorf("%w: %w", err, ErrState)
+	case isKind(err, shimapi.KindNotFound):
+		return fmt.Errorf("%w: %w", err, ErrNotFound)
+	default:
+		return err
+	}
+}

@@ -1,0 +1,65 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/shimapi"
+)
+
+// Images is what the domain needs of an image store.
+type Images interface {
+	// Resolve finds an image that is in the store by ID, prefix, tag or digest;
+	// the error wraps [ErrNotFound] when there is none.
+	Resolve(ref string) (Image, error)
+	// Hold keeps layers on disk until Release of the same key, whatever happens
+	// to the images that brought them. Repeating it with a key replaces.
+	Hold(key string, layers []string) error
+	Release(key string)
+	Mount(ctx context.Context, r RootfsRequest) error
+	// Unmount undoes Mount; a target that is not mounted is no error.
+	Unmount(target string) error
+}
+
+// Image is an image as a container needs it.
+type Image struct {
+	ID     string // sha256:…, what Image.id of the CRI says
+	Config ocispec.ImageConfig
+	Layers []string // ChainIDs, lowest first
+}
+
+// RootfsRequest asks for layers to be mounted as one tree.
+type RootfsRequest struct {
+	Layers      []string
+	Target      string // an existing directory
+	Upper, Work string // both empty: a read-only view
+	UIDMap      []shimapi.IDMap
+	GIDMap      []shimapi.IDMap
+}
+
+// Network is what the domain needs of the pod network.
+type Network interface {
+	// Ready is nil, or the reason why no pod can be attached, in words that can
+	// stand as the NetworkReady condition's message.
+	Ready() error
+	// Attach connects a pod; on error nothing is left attached.
+	Attach(ctx context.Context, p PodNetwork) (NetworkResult, error)
+	// Detach is idempotent and obeys no request's deadline but its own.
+	Detach(ctx context.Context, p PodNetwork) error
+}
+
+// PodNetwork names a pod to the network.
+type PodNetwork struct {
+	PodID  string
+	NetNS  string
+	Config *runtimeapi.PodSandboxConfig
+}
+
+// NetworkResult is what the network gave a pod.
+type NetworkResult struct {
+	IPs []string        `json:"ips"` // primary first
+	Raw json.RawMessage `json:"raw,omitempty"`
+}

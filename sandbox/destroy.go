@@ -1,0 +1,252 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
+	"berth/oci/atomicfile"
+)
+
+// destroyPod is the one way a pod goes: release what it holds, erase what it
+// left. It serves a failed run, RemovePod and recovery; it may be repeated, goes
+// on past errors and forgets the pod only when nothing is left of it.
+//
+// The rows below are in the reverse order of acquisition; whoever acquires
+// something new adds its row here in the same commit.
+func (m *Manager) destroyPod(ctx context.Context, s *Sandbox) error {
+	s.beginStop()
+	if err := m.releasePod(ctx, s); err != nil {
+		return err
+	}
+	return m.erasePod(ctx, s)
+}
+
+// releasePod: containers → network → pause and namespaces → shared memory →
+// cgroups. s.slot is held, or nobody else knows the pod.
+func (m *Manager) releasePod(ctx context.Context, s *Sandbox) error {
+	rec := s.record()
+	var errs []error
+	for _, c := range m.containersOf(s) {
+		errs = append(errs, m.releaseContainer(ctx, c))
+	}
+	if rec.netns != "" && rec.Intent != intentStopped {
+		if err := m.opt.Network.Detach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config}); err != nil {
+			errs = append(errs, fmt.Errorf("release pod network: %w", err))
+		}
+	}
+	errs = append(errs,
+		m.releasePause(ctx, s, &rec),
+		unmount(m.netnsPath(s.id)),
+		unmount(m.shmPath(s.id)),
+		removeShell(m.podStateDir(s.id)),
+		m.releasePodCgroups(&rec),
+	)
+	return errors.Join(errs...)
+}
+
+func (m *Manager) releasePodCgroups(rec *podRecord) error {
+	parent := m.cgroupParent(rec)
+	var errs []error
+	if p := pauseCgroup(m.opt.Host, parent, rec.ID); p != "" {
+		errs = append(errs, removeCgroup(m.opt.Host, p))
+	}
+	if rec.OwnsParent {
+		if err := removeCgroup(m.opt.Host, parent); err != nil && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, fmt.Errorf("remove cgroup parent: %w", err)) // EBUSY: someone else moved in
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// releasePause ends the pause process, by its shim or, when that is gone, by pid.
+func (m *Manager) releasePause(ctx context.Context, s *Sandbox, rec *podRecord) error {
+	defer s.end()
+	if rec.ShimID == "" {
+		return nil
+	}
+	shim, err := m.opt.Shims.Get(rec.ShimID)
+	if err == nil {
+		err = shim.StopPod(ctx, s.id)
+	}
+	if errors.Is(err, oci.ErrShimGone) {
+		return killPID(rec.PausePID, rec.PauseStart)
+	}
+	if err != nil {
+		return fmt.Errorf("end the pause process: %w", err)
+	}
+	return nil
+}
+
+// erasePod: containers → shim's memory of the pod → directory, record last.
+func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
+	var errs []error
+	for _, c := range m.containersOf(s) {
+		errs = append(errs, m.eraseContainer(c))
+	}
+	if shim, err := m.shimOf(s); err == nil {
+		if err := shim.RemovePod(ctx, s.id); err != nil && !errors.Is(err, oci.ErrShimGone) {
+			errs = append(errs, fmt.Errorf("forget the pod in its shim: %w", err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := eraseDir(m.podDir(s.id), podRecordName); err != nil {
+		return fmt.Errorf("remove pod directory: %w", err)
+	}
+	m.forgetPod(s.id)
+	return nil
+}
+
+// markStopped commits that a pod has been released.
+func (m *Manager) markStopped(s *Sandbox) error {
+	rec := s.record()
+	rec.Intent = intentStopped
+	if err := atomicfile.WriteVolatile(m.podFile(s.id, podRecordName), &rec); err != nil {
+		return fmt.Errorf("write pod record: %w", err)
+	}
+	s.commit(rec)
+	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
+	return nil
+}
+
+// destroyContainer is destroyPod's counterpart for one container; c.slot is
+// held, or nobody else knows the container.
+func (m *Manager) destroyContainer(ctx context.Context, c *Container) error {
+	if err := m.releaseContainer(ctx, c); err != nil {
+		return err
+	}
+	return m.eraseContainer(c)
+}
+
+// releaseContainer: processes, shim state and cgroup → image volumes → rootfs.
+func (m *Manager) releaseContainer(ctx context.Context, c *Container) error {
+	var errs []error
+	errs = append(errs, m.releaseProcess(ctx, c))
+	c.mu.Lock()
+	volumes := c.rec.Volumes
+	c.mu.Unlock()
+	for _, v := range volumes {
+		errs = append(errs, m.opt.Images.Unmount(v.Target))
+	}
+	errs = append(errs,
+		m.opt.Images.Unmount(m.rootfsPath(c.id)),
+		removeShell(m.containerStateDir(c.id)),
+	)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("release container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (m *Manager) releaseProcess(ctx context.Context, c *Container) error {
+	shim, err := m.shimOf(c.pod)
+	if err == nil {
+		err = shim.Delete(ctx, c.id)
+	}
+	if errors.Is(err, oci.ErrShimGone) {
+		m.killOrphan(c)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// The exit event may still be on its way; a container never created has none.
+	m.refreshFact(c)
+	c.lose(time.Now())
+	return nil
+}
+
+// killOrphan ends what is left of a container whose shim is gone, by its
+// cgroup, where pids can't be mistaken for another's.
+func (m *Manager) killOrphan(c *Container) {
+	c.mu.Lock()
+	paths := c.fact.CgroupPaths
+	c.mu.Unlock()
+	killCgroup(paths)
+	m.refreshFact(c)
+	if c.lose(time.Now()) {
+		m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: c.pod.id, ContainerID: c.id, At: time.Now()})
+	}
+	for _, dir := range paths {
+		_ = removeCgroupTree(dir)
+	}
+}
+
+// eraseContainer: hold on the layers → directory, record last.
+func (m *Manager) eraseContainer(c *Container) error {
+	m.opt.Images.Release(c.id)
+	if err := eraseDir(m.containerDir(c.pod.id, c.id), containerRecordName); err != nil {
+		return fmt.Errorf("remove directory of container %s: %w", c.id, err)
+	}
+	m.forgetContainer(c.id)
+	return nil
+}
+
+// eraseDir removes a directory so that its record is the last file to go: what
+// an interrupted removal leaves can always be found and removed again.
+func eraseDir(dir, record string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == record {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// removeShell removes a tree of mount points: directories and empty files. It
+// tries rmdir before it looks inside, so that it never deletes through a mount
+// that could not be undone: the kernel answers EBUSY there.
+func removeShell(path string) error {
+	err := unix.Rmdir(path)
+	switch {
+	case err == nil || errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.ENOTDIR):
+		err = unix.Unlink(path)
+	case errors.Is(err, unix.ENOTEMPTY):
+		entries, rerr := os.ReadDir(path)
+		if rerr != nil {
+			return rerr
+		}
+		for _, e := range entries {
+			if err := removeShell(filepath.Join(path, e.Name())); err != nil {
+				return err
+			}
+		}
+		err = unix.Rmdir(path)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
+
+// unmount detaches lazily, so that a process that still looks into the mount
+// can't keep a pod from going. What is not mounted, or not there, is fine.
+func unmount(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("unmount %s: %w", path, err)
+}

@@ -1,0 +1,156 @@
+package sandbox
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func mustWrite(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// What blocks a removal must leave the record, so that it is found again.
+func TestEraseDirKeepsTheRecordToTheEnd(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "pod")
+	mustWrite(t, filepath.Join(dir, podRecordName))
+	mustWrite(t, filepath.Join(dir, "zz", "stuck"))
+	mountpoint := filepath.Join(dir, "zz")
+	if err := unix.Mount("none", mountpoint, "tmpfs", 0, "size=4k"); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	if err := eraseDir(dir, podRecordName); err == nil {
+		t.Error("a busy directory was erased")
+	}
+	if !exists(filepath.Join(dir, podRecordName)) {
+		t.Error("the record went before the rest")
+	}
+	if err := unix.Unmount(mountpoint, 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // idempotent
+		if err := eraseDir(dir, podRecordName); err != nil {
+			t.Error(err)
+		}
+	}
+	if exists(dir) {
+		t.Error("directory is still there")
+	}
+}
+
+func TestRemoveShellNeverDeletesThroughAMount(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ctr")
+	rootfs := filepath.Join(dir, "rootfs")
+	if err := os.MkdirAll(rootfs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", rootfs, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	precious := filepath.Join(rootfs, "precious")
+	mustWrite(t, precious)
+	if err := removeShell(dir); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("removeShell of a mount = %v, want EBUSY", err)
+	}
+	if !exists(precious) {
+		t.Error("a file behind the mount was deleted")
+	}
+	if err := unmount(rootfs); err != nil {
+		t.Fatal(err)
+	}
+	if err := unmount(rootfs); err != nil {
+		t.Errorf("unmount of what is not mounted: %v", err)
+	}
+	if err := removeShell(dir); err != nil || exists(dir) {
+		t.Errorf("removeShell = %v, still there: %v", err, exists(dir))
+	}
+	if err := removeShell(dir); err != nil {
+		t.Errorf("removeShell of nothing: %v", err)
+	}
+}
+
+func TestKillPIDKnowsItsProcess(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	start, err := startTime(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := killPID(cmd.Process.Pid, start+1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(cmd.Process.Pid, 0); err != nil {
+		t.Fatal("a process with another start time was killed")
+	}
+	if err := killPID(cmd.Process.Pid, start); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	if err := killPID(cmd.Process.Pid, start); err != nil {
+		t.Errorf("kill of what is gone: %v", err)
+	}
+	if err := killPID(0, 0); err != nil {
+		t.Errorf("kill of nothing: %v", err)
+	}
+}
+
+func TestSubPathStaysInside(t *testing.T) {
+	dir := t.TempDir()
+	mustWrite(t, filepath.Join(dir, "a", "b", "file"))
+	for name, to := range map[string]string{"in": "a/b", "out": "/etc", "up": "../.."} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for sub, ok := range map[string]bool{"": true, "a": true, "a/b": true, "in": true, "out": false, "up": false, "../x": false, "/etc": false, "none": false} {
+		got, err := subPath(dir, sub)
+		if (err == nil) != ok {
+			t.Errorf("subPath(%q) = %q, %v", sub, got, err)
+		}
+		if err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("subPath(%q) = %v, want ErrInvalid", sub, err)
+		}
+	}
+}
+
+func TestMakeVolumeDirsStaysInside(t *testing.T) {
+	base := t.TempDir()
+	rootfs, outside := filepath.Join(base, "rootfs"), filepath.Join(base, "outside")
+	for _, d := range []string{rootfs, outside} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(rootfs, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeVolumeDirs(rootfs, map[string]struct{}{"/data/x": {}, "/": {}}); err != nil || !exists(filepath.Join(rootfs, "data/x")) {
+		t.Errorf("volume was not made: %v", err)
+	}
+	if err := makeVolumeDirs(rootfs, map[string]struct{}{"/link/x": {}}); err == nil || exists(filepath.Join(outside, "x")) {
+		t.Errorf("a volume through a link: err %v, made outside: %v", err, exists(filepath.Join(outside, "x")))
+	}
+	if _, err := os.Stat(rootfs); errors.Is(err, fs.ErrNotExist) {
+		t.Error("root filesystem is gone")
+	}
+}

@@ -1,0 +1,51 @@
+// Package sandbox is the domain: pod sandboxes and their containers.
+//
+// # What it owns
+//
+// [Manager] holds every pod sandbox and container of the node, in memory and
+// as records on disk, and carries out the verbs of the CRI on them. It knows
+// nothing of gRPC, registries or CNI: images and networks are two small
+// interfaces ([Images], [Network]), processes are the shim's ([oci.Shims]).
+//
+// # Invariants
+//
+//   - Record first, destroy last: a pod's directory exists before anything is
+//     acquired for it and goes after all is released. One idempotent destroy
+//     serves a failed run, Stop and Remove, and recovery.
+//   - Intent and fact: this package writes pod.json and container.json (what is
+//     wanted), the shim writes status.json (what happened). No file has two writers.
+//   - State is never stored: podState and containerState derive it from intent,
+//     fact and the boot ID. State changes only in state.go.
+//   - Names are functions of the ID (paths.go), so that every leak can be found
+//     by listing.
+//   - Exit is a broadcast: done of a sandbox or container is a closed channel.
+//
+// # Locks
+//
+//  1. Manager.mu guards the maps, never held across I/O.
+//  2. slot of a Sandbox, then slot of a Container: one verb at a time, waiting
+//     obeys the context. Stop takes a container's slot never: it signals, waits
+//     for done, kills.
+//  3. mu of a Sandbox or Container guards intent and fact in memory; it is held
+//     for assignments only, and innermost.
+//
+// Readers take none of them: a status is an immutable value behind an atomic
+// pointer, so List, Status and Stats never wait for a verb.
+//
+// # Files
+//
+//	ROOT/pods/POD/pod.json                       intent
+//	ROOT/pods/POD/status.json                    fact (shim): the pause process
+//	ROOT/pods/POD/{hostname,hosts,resolv.conf}   bound into the containers
+//	ROOT/pods/POD/containers/CTR/container.json  intent
+//	ROOT/pods/POD/containers/CTR/status.json     fact (shim)
+//	ROOT/pods/POD/containers/CTR/{upper,work}    writable layer
+//	STATE/pods/POD/{net,shm}                     pinned netns, tmpfs of /dev/shm
+//	STATE/containers/CTR/rootfs                  overlay mount
+//	ROOT/quarantine/POD                          a pod whose record can't be read
+//
+// # Why not a database
+//
+// A record is read once, at start, and written by one owner; a directory per
+// pod makes the unit of damage one pod and lets an operator look with ls.
+package sandbox

@@ -1,0 +1,93 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+)
+
+func TestLookup(t *testing.T) {
+	all := map[string]int{"abc1": 1, "abd2": 2, "abc": 3}
+	for _, tt := range []struct {
+		id   string
+		want int
+		err  error
+	}{
+		{"abc1", 1, nil},
+		{"abd", 2, nil},
+		{"abc", 3, nil}, // a full ID wins over a prefix
+		{"ab", 0, ErrInvalid},
+		{"", 0, ErrInvalid},
+		{"x", 0, ErrNotFound},
+		{"abc12", 0, ErrNotFound},
+	} {
+		got, err := lookup(all, "pod sandbox", tt.id)
+		if got != tt.want || !errors.Is(err, tt.err) {
+			t.Errorf("lookup(%q) = %d, %v; want %d, %v", tt.id, got, err, tt.want, tt.err)
+		}
+	}
+}
+
+func TestSlotWaitObeysContext(t *testing.T) {
+	s := newSlot()
+	if err := s.take(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	gaveUp := errors.New("client went away")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(gaveUp)
+	if err := s.take(ctx); !errors.Is(err, gaveUp) {
+		t.Errorf("take of a busy slot = %v, want the context's cause", err)
+	}
+	s.free()
+	if err := s.take(ctx); err != nil {
+		t.Errorf("take of a free slot = %v", err)
+	}
+}
+
+func TestBroadcastCutsTheSlowReader(t *testing.T) {
+	b := newBroadcaster()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	slow, fast := b.subscribe(ctx), b.subscribe(ctx)
+	got := 0
+	for range eventBacklog + 1 {
+		b.publish(Event{})
+		<-fast
+		got++
+	}
+	n := 0
+	for range slow { // ends, because the channel was closed
+		n++
+	}
+	if n != eventBacklog || got != eventBacklog+1 {
+		t.Errorf("slow reader got %d events before the cut, fast %d; want %d and %d", n, got, eventBacklog, eventBacklog+1)
+	}
+	cancel()
+	select {
+	case _, ok := <-fast:
+		if ok {
+			t.Error("event after the end of the subscription")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("subscription does not end with its context")
+	}
+}
+
+func TestNanoCores(t *testing.T) {
+	var u usageSample
+	t0 := time.Unix(1000, 0)
+	if _, ok := u.nanoCores(t0, 5e9); ok {
+		t.Error("a rate from one reading")
+	}
+	if r, ok := u.nanoCores(t0.Add(2*time.Second), 6e9); !ok || r != 5e8 {
+		t.Errorf("rate %d %v, want half a core", r, ok)
+	}
+	if r, ok := u.nanoCores(t0.Add(2*time.Second+time.Millisecond), 6e9+1e6); !ok || r != 5e8 {
+		t.Errorf("rate %d %v over a too short span, want the last one", r, ok)
+	}
+	if _, ok := u.nanoCores(t0.Add(9*time.Second), 1e9); ok {
+		t.Error("a rate over a counter that went back")
+	}
+}

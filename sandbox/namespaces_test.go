@@ -1,0 +1,63 @@
+package sandbox
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	nsPod  = runtimeapi.NamespaceMode_POD
+	nsNode = runtimeapi.NamespaceMode_NODE
+)
+
+func podWith(ns *runtimeapi.NamespaceOption, sysctls map[string]string) *runtimeapi.PodSandboxConfig {
+	return &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{
+		Sysctls:         sysctls,
+		SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: ns},
+	}}
+}
+
+func TestCheckSysctls(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		ns   *runtimeapi.NamespaceOption
+		sys  map[string]string
+		want string // part of the error, "" for none
+	}{
+		{"none", nil, nil, ""},
+		{"net", nil, map[string]string{"net.core.somaxconn": "10"}, ""},
+		{"net of the host", &runtimeapi.NamespaceOption{Network: nsNode}, map[string]string{"net.core.somaxconn": "1"}, "own network"},
+		{"ipc", nil, map[string]string{"kernel.shm_rmid_forced": "1", "fs/mqueue/msg_max": "3"}, ""},
+		{"ipc of the host", &runtimeapi.NamespaceOption{Ipc: nsNode}, map[string]string{"kernel.sem": "1"}, "own IPC"},
+		{"of the node", nil, map[string]string{"vm.swappiness": "1"}, "not kept per namespace"},
+		{"that climbs", nil, map[string]string{"net/../vm/swappiness": "1"}, "not a name"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := checkSysctls(podWith(tt.ns, tt.sys))
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case tt.want != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want ErrInvalid with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestPingRangeFitsTheUserNamespace(t *testing.T) {
+	m := []*runtimeapi.IDMapping{{HostId: 100000, Length: 65536}}
+	cfg := podWith(&runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: nsPod, Uids: m, Gids: m}}, nil)
+	if got := podSysctls(cfg)["net.ipv4.ping_group_range"]; got != "0 65535" {
+		t.Errorf("ping range %q, want the mapped groups only", got)
+	}
+	if got := podSysctls(podWith(&runtimeapi.NamespaceOption{Network: nsNode}, nil)); len(got) != 0 {
+		t.Errorf("sysctls %v would be written on the host", got)
+	}
+	own := podSysctls(podWith(nil, map[string]string{"net.ipv4.ip_unprivileged_port_start": "80"}))
+	if own["net.ipv4.ip_unprivileged_port_start"] != "80" {
+		t.Error("the pod's own sysctl does not win over the default")
+	}
+}

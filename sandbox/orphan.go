@@ -1,0 +1,111 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+// killPID kills a process that is told from a later one of the same number by
+// its start time (field 22 of /proc/PID/stat), and waits for its end. 0 or a
+// process that is gone is fine.
+func killPID(pid int, start uint64) error {
+	if pid <= 1 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // gone
+	}
+	defer unix.Close(fd)
+	if now, err := startTime(pid); err != nil || now != start {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", pid, err)
+	}
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((10*time.Second)/time.Millisecond))
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// startTime reads field 22 of /proc/PID/stat; the command name before it may
+// hold spaces and parentheses, so counting starts after the last one.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(b[strings.LastIndexByte(string(b), ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return 0, fmt.Errorf("unexpected form of /proc/%d/stat", pid)
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// killRounds bounds the kill of a cgroup whose processes fork meanwhile.
+const killRounds = 50
+
+// killCgroup kills every process of a cgroup and of those below it. The caller
+// has no shim to ask, and no pid it could trust.
+func killCgroup(paths map[string]string) {
+	dir := paths[""]
+	if dir != "" {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0o200); err == nil {
+			return
+		}
+	}
+	for _, p := range paths {
+		dir = p
+		break
+	}
+	for range killRounds {
+		pids := cgroupPIDs(dir)
+		if len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// cgroupPIDs lists the processes of a cgroup and of those below it.
+func cgroupPIDs(dir string) []int {
+	var pids []int
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return nil
+		}
+		b, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		for _, f := range strings.Fields(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids
+}
+
+// refreshFact takes in the shim's last word on a container from its file, for
+// when no event will come.
+func (m *Manager) refreshFact(c *Container) {
+	var r shimapi.Record
+	if err := atomicfile.Read(filepath.Join(m.containerDir(c.pod.id, c.id), factName), &r); err == nil {
+		c.learn(r)
+	}
+}

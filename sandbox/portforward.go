@@ -1,0 +1,108 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// portForwardDial bounds the connection to a port of a pod, which is local.
+const portForwardDial = 10 * time.Second
+
+// PortForward connects stream with a TCP port on a pod's loopback, IPv4 first
+// then IPv6, until both directions have ended or ctx has.
+func (m *Manager) PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error {
+	s, err := m.pod(podID)
+	if err != nil {
+		return err
+	}
+	if err := s.checkReady(); err != nil {
+		return err
+	}
+	if port <= 0 || port > 65535 {
+		return fmt.Errorf("port %d: use 1 to 65535: %w", port, ErrInvalid)
+	}
+	conn, err := dialIn(ctx, s.record().netns, int(port))
+	if err != nil {
+		return fmt.Errorf("connect to port %d in pod sandbox %s: %w", port, s.id, err)
+	}
+	return relay(ctx, conn, stream)
+}
+
+// relay copies both ways. Each half is closed on its own, so that a client that
+// sent all it had still gets the whole answer.
+func relay(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	defer func() { _ = conn.Close() }()
+	in := make(chan struct{})
+	go func() {
+		defer close(in)
+		_, _ = io.Copy(conn, stream)
+		_ = conn.CloseWrite()
+	}()
+	// A reset by the pod's program ends this stream, not the client's session.
+	_, _ = io.Copy(stream, conn)
+	_ = stream.Close()
+	_ = conn.CloseRead()
+	select {
+	case <-in:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+type dialed struct {
+	conn *net.TCPConn
+	err  error
+}
+
+// dialIn connects to a loopback port inside a network namespace; "" is the
+// host's. The thread that entered the namespace is not reused.
+func dialIn(ctx context.Context, netns string, port int) (*net.TCPConn, error) {
+	if netns == "" {
+		return dialLoopback(ctx, port)
+	}
+	res := make(chan dialed, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		f, err := os.Open(netns)
+		if err != nil {
+			res <- dialed{err: err}
+			return
+		}
+		defer func() { _ = f.Close() }()
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+			res <- dialed{err: fmt.Errorf("enter network namespace: %w", err)}
+			return
+		}
+		conn, err := dialLoopback(ctx, port)
+		res <- dialed{conn, err}
+	}()
+	d := <-res
+	return d.conn, d.err
+}
+
+// dialLoopback uses addresses, not the name localhost: a name would be dialed
+// from other goroutines, outside the namespace.
+func dialLoopback(ctx context.Context, port int) (*net.TCPConn, error) {
+	d := net.Dialer{Timeout: portForwardDial, FallbackDelay: -1}
+	var first error
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err == nil {
+			return conn.(*net.TCPConn), nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}

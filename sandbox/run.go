@@ -1,0 +1,244 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/oci"
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+// shmSize is the size of a pod's /dev/shm in bytes, what both peers give.
+const shmSize = 64 << 20
+
+// RunPod makes a pod sandbox ready: namespaces held by a pause process, files,
+// shared memory and network. On error nothing is left behind.
+func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	if err := m.checkPodConfig(cfg, handler); err != nil {
+		return "", err
+	}
+	rec, err := m.newPodRecord(cfg, handler)
+	if err != nil {
+		return "", err
+	}
+	s := &Sandbox{id: rec.ID, slot: newSlot(), done: make(chan struct{}), rec: rec}
+	if err := s.slot.take(ctx); err != nil {
+		return "", err
+	}
+	defer s.slot.free()
+	m.addPod(s)
+	if err := m.runPod(ctx, s, &rec); err != nil {
+		// The half-made pod goes, whatever became of the client.
+		if derr := m.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
+			klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; removal is tried again at the next start", "pod", s.id)
+		}
+		return "", err
+	}
+	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT))
+	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT))
+	return s.id, nil
+}
+
+func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
+	return Event{Type: t, PodID: s.id, ContainerID: s.id, At: time.Now()}
+}
+
+// checkPodConfig refuses what can't become a pod before anything is acquired.
+func (m *Manager) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler string) error {
+	if handler != "" && !slices.Contains(m.opt.Handlers, handler) {
+		return fmt.Errorf("runtime handler %q is not configured; leave it empty or use one of %q: %w", handler, m.opt.Handlers, ErrInvalid)
+	}
+	if _, err := oci.NamespacesOf(cfg); err != nil {
+		return asDomain(err)
+	}
+	if err := checkSysctls(cfg); err != nil {
+		return err
+	}
+	if !hostNetwork(cfg) {
+		if err := m.opt.Network.Ready(); err != nil {
+			return fmt.Errorf("pod network is not ready: %w: %w", err, ErrNotReady)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string) (podRecord, error) {
+	enc, err := encodeConfig(cfg)
+	if err != nil {
+		return podRecord{}, err
+	}
+	rec := podRecord{
+		Version: recordVersion, ID: newID(), Intent: intentMaking,
+		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: m.bootID, config: cfg,
+	}
+	if !hostNetwork(cfg) {
+		rec.netns = m.netnsPath(rec.ID)
+	}
+	rec.OwnsParent = !cgroupExists(m.opt.Host, m.cgroupParent(&rec))
+	return rec, nil
+}
+
+// runPod acquires in the order that destroyPod releases from the end.
+func (m *Manager) runPod(ctx context.Context, s *Sandbox, rec *podRecord) error {
+	shim, err := m.opt.Shims.ForNewPod(ctx)
+	if err != nil {
+		return fmt.Errorf("start shim: %w", err)
+	}
+	rec.ShimID = shim.ID()
+	if err := os.MkdirAll(m.containersDir(s.id), 0o711); err != nil {
+		return fmt.Errorf("make pod directory: %w", err)
+	}
+	// Durable before anything is acquired: what a crash leaves is found by it.
+	if err := atomicfile.Write(m.podFile(s.id, podRecordName), rec); err != nil {
+		return fmt.Errorf("write pod record: %w", err)
+	}
+	s.commit(*rec)
+	if err := m.makePodFiles(rec); err != nil {
+		return err
+	}
+	if err := m.startPause(ctx, shim, rec); err != nil {
+		return err
+	}
+	s.commit(*rec)
+	if rec.netns != "" {
+		res, err := m.opt.Network.Attach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config})
+		if err != nil {
+			return fmt.Errorf("set up pod network: %w", err)
+		}
+		rec.Network = &res
+	}
+	rec.Intent = intentReady
+	// Not durable: after a crash of the machine the pod is gone either way, and
+	// the network's own cache, which is durable, serves to release its addresses.
+	if err := atomicfile.WriteVolatile(m.podFile(s.id, podRecordName), rec); err != nil {
+		return fmt.Errorf("write pod record: %w", err)
+	}
+	s.commit(*rec)
+	return nil
+}
+
+// makePodFiles makes the shared memory and the files bound into containers.
+func (m *Manager) makePodFiles(rec *podRecord) error {
+	if err := os.MkdirAll(m.podStateDir(rec.ID), 0o711); err != nil {
+		return fmt.Errorf("make pod state directory: %w", err)
+	}
+	if !hostIPC(rec.config) {
+		shm := m.shmPath(rec.ID)
+		if err := os.Mkdir(shm, 0o711); err != nil {
+			return fmt.Errorf("make shared memory directory: %w", err)
+		}
+		if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, m.shmOptions(rec)); err != nil {
+			return fmt.Errorf("mount shared memory: %w", err)
+		}
+	}
+	return m.writePodFiles(rec)
+}
+
+// shmOptions gives the tmpfs to the pod's root, which is not the host's in a
+// user namespace.
+func (m *Manager) shmOptions(rec *podRecord) string {
+	opts := fmt.Sprintf("mode=1777,size=%d", shmSize)
+	if uids, gids := userMaps(rec.config); len(uids) > 0 {
+		opts += fmt.Sprintf(",uid=%d,gid=%d", rootOf(uids), rootOf(gids))
+	}
+	return opts
+}
+
+func (m *Manager) writePodFiles(rec *podRecord) error {
+	hostResolv, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read the host's resolv.conf: %w", err)
+	}
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		hosts = []byte("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
+	}
+	for name, data := range map[string][]byte{
+		"hostname":    []byte(m.hostname(rec.config) + "\n"),
+		"hosts":       hosts,
+		"resolv.conf": oci.ResolvConf(rec.config.GetDnsConfig(), hostResolv),
+	} {
+		// Rewritten whole at the next start of the pod, so no fsync.
+		if err := os.WriteFile(m.podFile(rec.ID, name), data, 0o644); err != nil { //nolint:forbidigo // not a record
+			return fmt.Errorf("write %s of the pod: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) hostname(cfg *runtimeapi.PodSandboxConfig) string {
+	if cfg.GetHostname() != "" && !hostNetwork(cfg) {
+		return cfg.GetHostname()
+	}
+	return m.opt.Host.Hostname
+}
+
+// startPause clones the process that holds the pod's namespaces.
+func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, rec *podRecord) error {
+	cfg := rec.config
+	uids, gids := userMaps(cfg)
+	req := shimapi.RunPodRequest{
+		ID: rec.ID, Dir: m.podDir(rec.ID),
+		NewNet: rec.netns != "", NetNSPath: rec.netns,
+		NewUTS:  rec.netns != "",
+		NewIPC:  !hostIPC(cfg),
+		NewPID:  sharedPID(cfg),
+		UIDMaps: uids, GIDMaps: gids,
+		Sysctls:     podSysctls(cfg),
+		CgroupPath:  pauseCgroup(m.opt.Host, m.cgroupParent(rec), rec.ID),
+		OOMScoreAdj: clampOOM(m.opt.Host, pauseOOMScore),
+	}
+	if req.NewUTS {
+		req.Hostname = m.hostname(cfg)
+	}
+	res, err := shim.RunPod(ctx, &req)
+	if err != nil {
+		return fmt.Errorf("start the pause process: %w", err)
+	}
+	rec.PausePID, rec.PauseStart = res.PID, res.StartTime
+	return nil
+}
+
+// pauseOOMScore is what both peers give: the last of a pod to be killed.
+const pauseOOMScore = -998
+
+// clampOOM raises a score to what the daemon may set: without CAP_SYS_RESOURCE
+// nothing below its own (proc_pid_oom_score_adj(5)).
+func clampOOM(h oci.Host, score int) int {
+	if h.LowerOOM {
+		return score
+	}
+	return max(score, h.OOMScoreAdj)
+}
+
+// podSysctls adds to the sysctls asked for the two that let a container bind
+// low ports and ping without a capability; its network namespace is its own.
+func podSysctls(cfg *runtimeapi.PodSandboxConfig) map[string]string {
+	out := make(map[string]string)
+	if !hostNetwork(cfg) {
+		out["net.ipv4.ip_unprivileged_port_start"] = "0"
+		out["net.ipv4.ping_group_range"] = pingRange(cfg)
+	}
+	maps.Copy(out, cfg.GetLinux().GetSysctls())
+	return out
+}
+
+// pingRange is every group of the pod; the kernel refuses groups a user
+// namespace does not map.
+func pingRange(cfg *runtimeapi.PodSandboxConfig) string {
+	_, gids := userMaps(cfg)
+	if len(gids) == 0 {
+		return "0 2147483647"
+	}
+	return fmt.Sprintf("0 %d", gids[0].Size-1)
+}

@@ -1,0 +1,217 @@
+package sandbox
+
+import (
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/shimapi"
+)
+
+// Reasons a container's status gives for its end.
+const (
+	reasonCompleted  = "Completed"
+	reasonError      = "Error"
+	reasonOOMKilled  = "OOMKilled"
+	reasonStartError = "StartError"
+	reasonUnknown    = "ContainerStatusUnknown"
+)
+
+// codeUnknown is the exit code of a container whose real one was lost.
+const codeUnknown = 255
+
+// containerFact is what is known of a container's process: the shim's record,
+// and whether that record can still be trusted.
+type containerFact struct {
+	shimapi.Record
+	// lost: the process is gone, or out of reach, and no exit was recorded
+	// (another boot, a dead shim).
+	lost   bool
+	lostAt time.Time
+}
+
+// containerState derives a container's state from intent and fact.
+func containerState(f containerFact) runtimeapi.ContainerState {
+	switch {
+	case f.Status == shimapi.StatusStopped || f.lost:
+		return runtimeapi.ContainerState_CONTAINER_EXITED
+	case f.Status == shimapi.StatusRunning:
+		return runtimeapi.ContainerState_CONTAINER_RUNNING
+	case f.Status == shimapi.StatusCreated:
+		return runtimeapi.ContainerState_CONTAINER_CREATED
+	default:
+		return runtimeapi.ContainerState_CONTAINER_UNKNOWN
+	}
+}
+
+// containerEnd derives exit code, reason and message of an ended container.
+func containerEnd(f containerFact) (code int32, reason, message string) {
+	switch {
+	case f.Status != shimapi.StatusStopped && f.lost:
+		return codeUnknown, reasonUnknown, "the exit status was lost: the node restarted or the shim ended before the container did"
+	case f.Reason != "":
+		return int32(f.ExitCode), f.Reason, f.Message
+	case f.OOMKilled:
+		return int32(f.ExitCode), reasonOOMKilled, f.Message
+	case f.ExitCode == 0:
+		return 0, reasonCompleted, f.Message
+	default:
+		return int32(f.ExitCode), reasonError, f.Message
+	}
+}
+
+// podState derives a sandbox's state: it is ready while its pause process lives
+// and nobody asked it to stop.
+func podState(i intent, ended, stopping bool) runtimeapi.PodSandboxState {
+	if i == intentReady && !ended && !stopping {
+		return runtimeapi.PodSandboxState_SANDBOX_READY
+	}
+	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+}
+
+// rank orders facts: a later report never makes a container younger.
+func rank(s shimapi.Status) int {
+	switch s {
+	case shimapi.StatusCreated:
+		return 1
+	case shimapi.StatusRunning:
+		return 2
+	case shimapi.StatusStopped:
+		return 3
+	default:
+		return 0
+	}
+}
+
+// learn takes a fact of the shim in, publishes the new status and wakes who
+// waits for the end. It tells whether anything changed.
+func (c *Container) learn(r shimapi.Record) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if rank(r.Status) < rank(c.fact.Status) {
+		return false
+	}
+	changed := r.Status != c.fact.Status
+	c.fact.Record = r
+	c.publishLocked()
+	return changed
+}
+
+// lose records that the process is out of reach without a recorded exit.
+func (c *Container) lose(at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fact.lost || c.fact.Status == shimapi.StatusStopped {
+		return false
+	}
+	c.fact.lost, c.fact.lostAt = true, at
+	c.publishLocked()
+	return true
+}
+
+// commit makes a container visible with the intent it has now.
+func (c *Container) commit(rec containerRecord) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec = rec
+	c.publishLocked()
+}
+
+// publishLocked rebuilds the snapshot; c.mu is held.
+func (c *Container) publishLocked() {
+	st := c.snapshotLocked()
+	if c.rec.Intent == intentReady {
+		c.status.Store(st)
+	}
+	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED && !c.ended {
+		c.ended = true
+		close(c.done)
+	}
+}
+
+func (c *Container) snapshotLocked() *ContainerStatus {
+	st := &ContainerStatus{
+		ID: c.id, PodID: c.pod.id, Config: c.rec.config,
+		State:     containerState(c.fact),
+		CreatedAt: c.rec.CreatedAt, StartedAt: c.fact.StartedAt,
+		ImageID: c.rec.ImageID, ImageRef: c.rec.ImageID, LogPath: c.rec.LogPath,
+		Cgroups: c.fact.CgroupPaths, Spec: c.rec.Spec,
+	}
+	c.rec.describe(st)
+	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+		st.ExitCode, st.Reason, st.Message = containerEnd(c.fact)
+		st.FinishedAt = c.fact.FinishedAt
+		if st.FinishedAt.IsZero() {
+			st.FinishedAt = c.fact.lostAt
+		}
+		return st
+	}
+	st.PID = c.fact.PID
+	return st
+}
+
+// state is the container's state now, visible or not.
+func (c *Container) state() runtimeapi.ContainerState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return containerState(c.fact)
+}
+
+// end records that the pause process is gone.
+func (s *Sandbox) end() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.ended = true
+	close(s.done)
+	s.publishLocked()
+	return true
+}
+
+// beginStop closes the sandbox for new containers.
+func (s *Sandbox) beginStop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
+	s.publishLocked()
+}
+
+func (s *Sandbox) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+// commit makes a sandbox visible, or not, with the intent it has now.
+func (s *Sandbox) commit(rec podRecord) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rec = rec
+	s.publishLocked()
+}
+
+func (s *Sandbox) record() podRecord {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rec
+}
+
+func (s *Sandbox) publishLocked() {
+	if s.rec.Intent == intentMaking {
+		return
+	}
+	st := &PodStatus{
+		ID: s.id, Config: s.rec.config, Handler: s.rec.Handler,
+		State:     podState(s.rec.Intent, s.ended, s.stopping),
+		CreatedAt: s.rec.CreatedAt, ShimID: s.rec.ShimID, NetNS: s.rec.netns,
+	}
+	if s.rec.Network != nil {
+		st.IPs = s.rec.Network.IPs
+	}
+	if !s.ended {
+		st.PID = s.rec.PausePID
+	}
+	s.status.Store(st)
+}

@@ -1,0 +1,191 @@
+package sandbox
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// usageSample keeps the last CPU reading, from which the rate is told.
+type usageSample struct {
+	mu   sync.Mutex
+	at   time.Time
+	cpu  uint64 // nanoseconds
+	rate uint64 // nanocores
+	seen bool
+}
+
+// minSample is the shortest span a rate is computed over; readers that come
+// closer together get the same answer.
+const minSample = 500 * time.Millisecond
+
+// nanoCores takes a reading in and returns the rate since the last one; ok is
+// false for the first.
+func (u *usageSample) nanoCores(at time.Time, cpu uint64) (rate uint64, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	span := at.Sub(u.at)
+	if u.at.IsZero() || cpu < u.cpu {
+		u.at, u.cpu, u.seen = at, cpu, false
+		return 0, false
+	}
+	if span >= minSample {
+		u.rate = uint64(float64(cpu-u.cpu) / span.Seconds())
+		u.at, u.cpu, u.seen = at, cpu, true
+	}
+	return u.rate, u.seen
+}
+
+// ContainerStats reads the usage of one container from its cgroup.
+func (m *Manager) ContainerStats(_ context.Context, id string) (*runtimeapi.ContainerStats, error) {
+	c, err := m.container(id)
+	if err != nil {
+		return nil, err
+	}
+	return m.containerStats(c), nil
+}
+
+// ListContainerStats reads the usage of the containers named; those that have
+// gone meanwhile are left out.
+func (m *Manager) ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats {
+	out := make([]*runtimeapi.ContainerStats, len(ids))
+	parallel(ctx, len(ids), func(i int) {
+		if c, err := m.container(ids[i]); err == nil {
+			out[i] = m.containerStats(c)
+		}
+	})
+	return compact(out)
+}
+
+// PodStats reads the usage of a pod sandbox and its containers.
+func (m *Manager) PodStats(_ context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
+	s, err := m.pod(id)
+	if err != nil {
+		return nil, err
+	}
+	return m.podStats(s), nil
+}
+
+// ListPodStats reads the usage of the pod sandboxes named; those that have gone
+// meanwhile are left out.
+func (m *Manager) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {
+	out := make([]*runtimeapi.PodSandboxStats, len(ids))
+	parallel(ctx, len(ids), func(i int) {
+		if s, err := m.pod(ids[i]); err == nil {
+			out[i] = m.podStats(s)
+		}
+	})
+	return compact(out)
+}
+
+// statsReaders is how many cgroups are read side by side; the reads are short
+// and never block, so a few hide the system call latency.
+const statsReaders = 8
+
+func parallel(ctx context.Context, n int, do func(i int)) {
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range min(n, statsReaders) {
+		wg.Go(func() {
+			for i := range next {
+				do(i)
+			}
+		})
+	}
+	for i := range n {
+		if ctx.Err() != nil {
+			break
+		}
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+}
+
+func compact[T any](in []*T) []*T {
+	out := in[:0]
+	for _, v := range in {
+		if v != nil {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func (m *Manager) containerStats(c *Container) *runtimeapi.ContainerStats {
+	st := c.status.Load()
+	if st == nil {
+		return nil
+	}
+	out := &runtimeapi.ContainerStats{
+		Attributes: &runtimeapi.ContainerAttributes{
+			Id: c.id, Metadata: st.Config.GetMetadata(), Labels: st.Config.GetLabels(), Annotations: st.Config.GetAnnotations(),
+		},
+		WritableLayer: m.writableLayer(c),
+	}
+	if st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return out
+	}
+	g := cgroupReader{v2: m.opt.Host.CgroupV2, paths: st.Cgroups}
+	now := time.Now()
+	out.Cpu, out.Memory, out.Swap, out.Io = g.cpu(now), g.memory(now), g.swap(now), g.io(now)
+	setRate(&c.usage, now, out.Cpu)
+	return out
+}
+
+func setRate(u *usageSample, now time.Time, cpu *runtimeapi.CpuUsage) {
+	if cpu == nil {
+		return
+	}
+	if rate, ok := u.nanoCores(now, cpu.GetUsageCoreNanoSeconds().GetValue()); ok {
+		cpu.UsageNanoCores = &runtimeapi.UInt64Value{Value: rate}
+	}
+}
+
+// podStats adds up the containers: a pod's own cgroup is the kubelet's, and its
+// pause process uses nothing.
+func (m *Manager) podStats(s *Sandbox) *runtimeapi.PodSandboxStats {
+	st := s.status.Load()
+	if st == nil {
+		return nil
+	}
+	now := time.Now()
+	linux := &runtimeapi.LinuxPodSandboxStats{
+		Cpu:     &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: &runtimeapi.UInt64Value{}},
+		Memory:  &runtimeapi.MemoryUsage{Timestamp: now.UnixNano(), UsageBytes: &runtimeapi.UInt64Value{}, WorkingSetBytes: &runtimeapi.UInt64Value{}, RssBytes: &runtimeapi.UInt64Value{}, PageFaults: &runtimeapi.UInt64Value{}, MajorPageFaults: &runtimeapi.UInt64Value{}},
+		Process: &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: &runtimeapi.UInt64Value{}},
+	}
+	if st.PID > 0 {
+		linux.Process.ProcessCount.Value = 1
+		if st.NetNS != "" {
+			linux.Network = readNetwork(st.PID, now)
+		}
+	}
+	for _, c := range m.containersOf(s) {
+		if cs := m.containerStats(c); cs != nil {
+			linux.Containers = append(linux.Containers, cs)
+			addUsage(linux, cs)
+			g := cgroupReader{v2: m.opt.Host.CgroupV2, paths: c.status.Load().Cgroups}
+			linux.Process.ProcessCount.Value += g.processes()
+		}
+	}
+	setRate(&s.usage, now, linux.Cpu)
+	return &runtimeapi.PodSandboxStats{
+		Attributes: &runtimeapi.PodSandboxAttributes{
+			Id: s.id, Metadata: st.Config.GetMetadata(), Labels: st.Config.GetLabels(), Annotations: st.Config.GetAnnotations(),
+		},
+		Linux: linux,
+	}
+}
+
+func addUsage(sum *runtimeapi.LinuxPodSandboxStats, cs *runtimeapi.ContainerStats) {
+	sum.Cpu.UsageCoreNanoSeconds.Value += cs.GetCpu().GetUsageCoreNanoSeconds().GetValue()
+	mem := cs.GetMemory()
+	sum.Memory.UsageBytes.Value += mem.GetUsageBytes().GetValue()
+	sum.Memory.WorkingSetBytes.Value += mem.GetWorkingSetBytes().GetValue()
+	sum.Memory.RssBytes.Value += mem.GetRssBytes().GetValue()
+	sum.Memory.PageFaults.Value += mem.GetPageFaults().GetValue()
+	sum.Memory.MajorPageFaults.Value += mem.GetMajorPageFaults().GetValue()
+}

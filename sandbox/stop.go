@@ -1,0 +1,164 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/oci"
+	"berth/oci/shimapi"
+)
+
+// StopContainer sends the container's stop signal, waits up to grace for its
+// first process to end and then kills every process of it. An unknown or ended
+// container is no error. Overlapping stops are fine: the signal is sent once
+// and the shorter grace wins.
+func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	c, err := m.container(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return m.stop(ctx, c, grace)
+}
+
+// stop takes no slot, so that it never waits for another verb.
+func (m *Manager) stop(ctx context.Context, c *Container, grace time.Duration) error {
+	switch c.state() {
+	case runtimeapi.ContainerState_CONTAINER_EXITED:
+		return nil
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		grace = 0 // it waits at the exec fifo, where no signal of the user's means anything
+	}
+	if grace > 0 {
+		if err := m.signalOnce(ctx, c); err != nil {
+			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
+			grace = 0
+		}
+	}
+	if grace > 0 {
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-c.done:
+			return nil
+		case <-timer.C:
+		case <-ctx.Done():
+			return fmt.Errorf("stop of container %s: %w", c.id, context.Cause(ctx))
+		}
+	}
+	return m.kill(ctx, c)
+}
+
+// signalOnce sends the stop signal unless an earlier stop did.
+func (m *Manager) signalOnce(ctx context.Context, c *Container) error {
+	c.mu.Lock()
+	sent := c.signalled
+	c.signalled = true
+	sig := c.rec.StopSignal
+	c.mu.Unlock()
+	if sent {
+		return nil
+	}
+	return m.signal(ctx, c, sig, false)
+}
+
+func (m *Manager) signal(ctx context.Context, c *Container, sig int, all bool) error {
+	shim, err := m.shimOf(c.pod)
+	if err != nil {
+		return err
+	}
+	err = shim.Kill(ctx, &shimapi.KillRequest{ID: c.id, Signal: sig, All: all})
+	if isKind(err, shimapi.KindNotRunning) || isKind(err, shimapi.KindNotFound) {
+		return nil
+	}
+	return err
+}
+
+// kill ends every process of a container and waits for the end to be recorded.
+func (m *Manager) kill(ctx context.Context, c *Container) error {
+	err := m.signal(ctx, c, int(unix.SIGKILL), true)
+	if errors.Is(err, oci.ErrShimGone) {
+		m.killOrphan(c)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kill container %s: %w", c.id, err)
+	}
+	timer := time.NewTimer(m.opt.StopTimeout)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("container %s did not end within %s of SIGKILL: a process of it is probably in uninterruptible sleep, see /proc/%d/stack: %w", c.id, m.opt.StopTimeout, c.pid(), ErrTimeout)
+	case <-ctx.Done():
+		return fmt.Errorf("kill of container %s: %w", c.id, context.Cause(ctx))
+	}
+}
+
+func (c *Container) pid() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fact.PID
+}
+
+func (m *Manager) shimOf(s *Sandbox) (*oci.Shim, error) {
+	return m.opt.Shims.Get(s.record().ShimID)
+}
+
+func isKind(err error, k shimapi.Kind) bool {
+	var e *shimapi.Error
+	return errors.As(err, &e) && e.Kind == k
+}
+
+// StopPod ends every process of a pod sandbox and releases what it holds; its
+// records and its containers' writable layers stay. Idempotent; an unknown ID
+// is no error.
+func (m *Manager) StopPod(ctx context.Context, id string) error {
+	s, err := m.pod(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.beginStop()
+	// Before the slot, so that a verb in progress sees its container end.
+	if err := m.stopContainersOf(ctx, s); err != nil {
+		return err
+	}
+	if err := s.slot.take(ctx); err != nil {
+		return err
+	}
+	defer s.slot.free()
+	rec := s.record()
+	if rec.Intent == intentStopped {
+		return nil
+	}
+	if err := m.releasePod(ctx, s); err != nil {
+		return fmt.Errorf("stop pod sandbox %s: %w", s.id, err)
+	}
+	return m.markStopped(s)
+}
+
+// stopContainersOf kills a pod's containers side by side.
+func (m *Manager) stopContainersOf(ctx context.Context, s *Sandbox) error {
+	all := m.containersOf(s)
+	errs := make(chan error, len(all))
+	for _, c := range all {
+		go func() { errs <- m.stop(ctx, c, 0) }()
+	}
+	var joined error
+	for range all {
+		joined = errors.Join(joined, <-errs)
+	}
+	return joined
+}

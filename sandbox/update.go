@@ -1,0 +1,96 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+// UpdateContainer changes the limits of a created or running container; fields
+// that are zero keep their value. The annotations are accepted and ignored:
+// nothing of berth reads them.
+func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, _ map[string]string) error {
+	c, err := m.container(id)
+	if err != nil {
+		return err
+	}
+	if err := c.slot.take(ctx); err != nil {
+		return err
+	}
+	defer c.slot.free()
+	switch st := c.state(); st {
+	case runtimeapi.ContainerState_CONTAINER_CREATED, runtimeapi.ContainerState_CONTAINER_RUNNING:
+	default:
+		return fmt.Errorf("container %s is %s; only a created or running one has limits to change: %w", c.id, stateWord(st), ErrState)
+	}
+	c.mu.Lock()
+	rec := c.rec
+	c.mu.Unlock()
+	var spec specs.Spec
+	if err := json.Unmarshal(rec.Spec, &spec); err != nil {
+		return fmt.Errorf("read the container's spec: %w", err)
+	}
+	if spec.Linux.Resources, err = oci.UpdateResources(spec.Linux.Resources, res, m.opt.Host); err != nil {
+		return asDomain(err)
+	}
+	shim, err := m.shimOf(c.pod)
+	if err != nil {
+		return err
+	}
+	if err := shim.Update(ctx, &shimapi.UpdateRequest{ID: c.id, Resources: spec.Linux.Resources}); err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, asDomain(err))
+	}
+	if rec.Spec, err = json.Marshal(&spec); err != nil {
+		return fmt.Errorf("encode spec: %w", err)
+	}
+	rec.described = nil
+	if err := m.writeContainerRecord(c, &rec); err != nil {
+		return err
+	}
+	c.commit(rec)
+	return nil
+}
+
+// UpdatePodResources records a pod's new overhead and resources (KEP-5419). The
+// kubelet has already written the pod's cgroup.
+func (m *Manager) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
+	s, err := m.pod(id)
+	if err != nil {
+		return err
+	}
+	if err := s.slot.take(ctx); err != nil {
+		return err
+	}
+	defer s.slot.free()
+	if err := s.checkReady(); err != nil {
+		return err
+	}
+	rec := s.record()
+	cfg := proto.Clone(rec.config).(*runtimeapi.PodSandboxConfig)
+	if cfg.Linux == nil {
+		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	if overhead != nil {
+		cfg.Linux.Overhead = overhead
+	}
+	if resources != nil {
+		cfg.Linux.Resources = resources
+	}
+	if rec.Config, err = encodeConfig(cfg); err != nil {
+		return err
+	}
+	rec.config = cfg
+	if err := atomicfile.WriteVolatile(m.podFile(s.id, podRecordName), &rec); err != nil {
+		return fmt.Errorf("write pod record: %w", err)
+	}
+	s.commit(rec)
+	return nil
+}

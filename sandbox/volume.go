@@ -1,0 +1,154 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
+)
+
+// mountImageVolumes mounts the images a container wants as volumes (KEP-4639)
+// and returns the binds of them.
+func (m *Manager) mountImageVolumes(ctx context.Context, c *Container, rec *containerRecord) ([]oci.Mount, error) {
+	var out []oci.Mount
+	for i, mt := range rec.config.GetMounts() {
+		if mt.GetImage().GetImage() == "" {
+			continue
+		}
+		if err := checkImageVolume(mt); err != nil {
+			return nil, err
+		}
+		dir, err := m.mountImageVolume(ctx, c, rec, i)
+		if err != nil {
+			return nil, fmt.Errorf("image volume at %s: %w", mt.GetContainerPath(), err)
+		}
+		source, err := subPath(dir, mt.GetImageSubPath())
+		if err != nil {
+			return nil, err
+		}
+		bind := proto.Clone(mt).(*runtimeapi.Mount)
+		bind.Readonly = true
+		// The layers are already shifted into the pod's user namespace.
+		bind.UidMappings, bind.GidMappings = nil, nil
+		out = append(out, oci.Mount{Mount: bind, Source: source})
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	return out, m.writeContainerRecord(c, rec)
+}
+
+func checkImageVolume(mt *runtimeapi.Mount) error {
+	if mt.GetHostPath() != "" {
+		return fmt.Errorf("mount at %s has both host_path and image; leave one out: %w", mt.GetContainerPath(), ErrInvalid)
+	}
+	if !mt.GetReadonly() {
+		return fmt.Errorf("image volume at %s: set readonly, image volumes can't be written: %w", mt.GetContainerPath(), ErrInvalid)
+	}
+	return nil
+}
+
+// mountImageVolume mounts the image of mount i; destroy finds it in the record.
+func (m *Manager) mountImageVolume(ctx context.Context, c *Container, rec *containerRecord, i int) (string, error) {
+	img, err := m.opt.Images.Resolve(rec.config.GetMounts()[i].GetImage().GetImage())
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(m.imageVolumesDir(c.id), strconv.Itoa(i))
+	rec.Volumes = append(rec.Volumes, imageVolume{Target: dir, Layers: img.Layers})
+	c.commit(*rec)
+	if err := m.opt.Images.Hold(c.id, rec.held()); err != nil {
+		return "", fmt.Errorf("hold image: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", fmt.Errorf("make mount point: %w", err)
+	}
+	uids, gids := userMaps(c.pod.record().config)
+	if err := m.opt.Images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: dir, UIDMap: uids, GIDMap: gids}); err != nil {
+		return "", fmt.Errorf("mount: %w", err)
+	}
+	return dir, nil
+}
+
+// held are all layers a container keeps on disk.
+func (r *containerRecord) held() []string {
+	out := append([]string(nil), r.Layers...)
+	for _, v := range r.Volumes {
+		out = append(out, v.Layers...)
+	}
+	return out
+}
+
+// subPath resolves a directory inside a mounted image without leaving it.
+func subPath(dir, sub string) (string, error) {
+	if sub == "" {
+		return dir, nil
+	}
+	if filepath.IsAbs(sub) || !filepath.IsLocal(sub) {
+		return "", fmt.Errorf("image_sub_path %q: use a relative path without ..: %w", sub, ErrInvalid)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", fmt.Errorf("open image volume: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	// Opened through the root, so that a link in the image can't lead out of it;
+	// the name of what was opened is a path without links.
+	f, err := root.Open(sub)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("image_sub_path %q does not exist in the image: %w", sub, ErrInvalid)
+	}
+	if err != nil {
+		return "", fmt.Errorf("image_sub_path %q: %w: %w", sub, err, ErrInvalid)
+	}
+	defer func() { _ = f.Close() }()
+	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err != nil {
+		return "", fmt.Errorf("image_sub_path %q: %w", sub, err)
+	}
+	if real != dir && !strings.HasPrefix(real, dir+"/") {
+		return "", fmt.Errorf("image_sub_path %q leaves the image: %w", sub, ErrInvalid)
+	}
+	return real, nil
+}
+
+// makeVolumeDirs makes the directories an image declares as volumes, so that
+// they exist to be written; their content lives in the writable layer.
+func makeVolumeDirs(rootfs string, volumes map[string]struct{}) error {
+	if len(volumes) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(rootfs)
+	if err != nil {
+		return fmt.Errorf("open root filesystem: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	for v := range volumes {
+		rel := strings.TrimPrefix(filepath.Clean("/"+v), "/")
+		if rel == "" {
+			continue
+		}
+		if err := root.MkdirAll(rel, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make volume %s declared by the image: %w", v, err)
+		}
+	}
+	return nil
+}
+
+func withCgroupParent(cfg *runtimeapi.PodSandboxConfig, parent string) *runtimeapi.PodSandboxConfig {
+	out := proto.Clone(cfg).(*runtimeapi.PodSandboxConfig)
+	if out.Linux == nil {
+		out.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	out.Linux.CgroupParent = parent
+	return out
+}

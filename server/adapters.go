@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cni"
+	"berth/image"
+	"berth/oci/shimapi"
+	"berth/sandbox"
+)
+
+// images shows an [image.Store] as the domain wants to see it.
+type images struct{ store *image.Store }
+
+// Resolve implements [sandbox.Images].
+func (i images) Resolve(ref string) (sandbox.Image, error) {
+	img, err := i.store.Get(ref)
+	switch {
+	case errors.Is(err, image.ErrNotFound):
+		return sandbox.Image{}, fmt.Errorf("image %q is not on this node, pull it first: %w", ref, sandbox.ErrNotFound)
+	case errors.Is(err, image.ErrInvalidReference):
+		return sandbox.Image{}, fmt.Errorf("%w: %w", err, sandbox.ErrInvalid)
+	case err != nil:
+		return sandbox.Image{}, err
+	}
+	return sandbox.Image{ID: img.ID, Config: img.Config.Config, Layers: img.Layers}, nil
+}
+
+// Hold implements [sandbox.Images].
+func (i images) Hold(key string, layers []string) error { return i.store.Hold(key, layers) }
+
+// Release implements [sandbox.Images].
+func (i images) Release(key string) { i.store.Release(key) }
+
+// Mount implements [sandbox.Images].
+func (i images) Mount(ctx context.Context, r sandbox.RootfsRequest) error {
+	return i.store.Mount(ctx, image.MountRequest{
+		Layers: r.Layers, Target: r.Target, Upper: r.Upper, Work: r.Work,
+		UIDMap: imageMap(r.UIDMap), GIDMap: imageMap(r.GIDMap),
+	})
+}
+
+// Unmount implements [sandbox.Images].
+func (i images) Unmount(target string) error { return i.store.Unmount(target) }
+
+func imageMap(lines []shimapi.IDMap) []image.IDMap {
+	var out []image.IDMap
+	for _, m := range lines {
+		out = append(out, image.IDMap{Container: m.ContainerID, Host: m.HostID, Size: m.Size})
+	}
+	return out
+}
+
+// network shows a [cni.Network] as the domain wants to see it.
+type network struct{ cni *cni.Network }
+
+// Ready implements [sandbox.Network].
+func (n network) Ready() error { return n.cni.Ready() }
+
+// Attach implements [sandbox.Network].
+func (n network) Attach(ctx context.Context, p sandbox.PodNetwork) (sandbox.NetworkResult, error) {
+	req, err := networkRequest(p)
+	if err != nil {
+		return sandbox.NetworkResult{}, err
+	}
+	res, err := n.cni.Add(ctx, req)
+	if errors.Is(err, cni.ErrNotReady) {
+		err = fmt.Errorf("%w: %w", err, sandbox.ErrNotReady)
+	}
+	if err != nil {
+		return sandbox.NetworkResult{}, err
+	}
+	return sandbox.NetworkResult{IPs: res.IPs, Raw: res.Raw}, nil
+}
+
+// Detach implements [sandbox.Network].
+func (n network) Detach(ctx context.Context, p sandbox.PodNetwork) error {
+	req, err := networkRequest(p)
+	if err != nil {
+		req = cni.Request{PodID: p.PodID, NetNS: p.NetNS} // never attached with it; the ID is enough
+	}
+	return n.cni.Del(ctx, req)
+}
+
+// networkRequest translates what a pod's configuration asks of the network.
+func networkRequest(p sandbox.PodNetwork) (cni.Request, error) {
+	meta, linux := p.Config.GetMetadata(), p.Config.GetLinux()
+	bandwidth, err := cni.BandwidthFrom(p.Config.GetAnnotations())
+	if err != nil {
+		return cni.Request{}, fmt.Errorf("%w: %w", err, sandbox.ErrInvalid)
+	}
+	req := cni.Request{
+		PodID: p.PodID, NetNS: p.NetNS,
+		Name: meta.GetName(), Namespace: meta.GetNamespace(), UID: meta.GetUid(),
+		Bandwidth:    bandwidth,
+		Annotations:  maps.Clone(p.Config.GetAnnotations()),
+		CgroupParent: linux.GetCgroupParent(),
+	}
+	if dns := p.Config.GetDnsConfig(); dns != nil {
+		req.DNS = &cni.DNS{Servers: dns.GetServers(), Searches: dns.GetSearches(), Options: dns.GetOptions()}
+	}
+	for _, m := range p.Config.GetPortMappings() {
+		req.PortMappings = append(req.PortMappings, cni.PortMapping{
+			Protocol:      runtimeapi.Protocol_name[int32(m.GetProtocol())],
+			ContainerPort: m.GetContainerPort(), HostPort: m.GetHostPort(), HostIP: m.GetHostIp(),
+		})
+	}
+	return req, nil
+}

@@ -1,0 +1,102 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+)
+
+// maxSocketPath is what sockaddr_un can hold with its final NUL (unix(7)).
+const maxSocketPath = 107
+
+// shimSocketSuffix is the longest path a shim's socket has below State.
+const shimSocketSuffix = "/shims/0123456789abcdef/shim.sock"
+
+// Check tells everything that is wrong with c, each error with the key and
+// what to change; nil when nothing is. It looks at c alone, not at the machine.
+func (c Config) Check() error {
+	var errs []error
+	wrong := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{key}, args...)...))
+	}
+	c.checkPaths(wrong)
+	c.checkListen(wrong)
+	if _, _, err := net.SplitHostPort(c.StreamAddress); err != nil {
+		wrong("stream_address", "want host:port (port 0: any free one), not %q", c.StreamAddress)
+	}
+	switch c.CgroupDriver {
+	case "", "cgroupfs", "systemd":
+	default:
+		wrong("cgroup_driver", `want "cgroupfs", "systemd" or "" (look at the host), not %q`, c.CgroupDriver)
+	}
+	if c.LogLevel < 0 || c.LogLevel > 10 {
+		wrong("log_level", "want 0 to 10, not %d", c.LogLevel)
+	}
+	if c.PodsPerShim < 0 {
+		wrong("pods_per_shim", "want 0 (all pods share one shim) or more, not %d", c.PodsPerShim)
+	}
+	if c.MaxParallelDownloads < 0 || c.MaxParallelDownloads > 64 {
+		wrong("max_parallel_downloads", "want 0 (by the processors) to 64, not %d", c.MaxParallelDownloads)
+	}
+	if c.DrainTimeout < 0 {
+		wrong("drain_timeout", "want 0s or more, not %s", c.DrainTimeout)
+	}
+	return errors.Join(errs...)
+}
+
+// checkPaths wants every path absolute and the two state directories apart:
+// one of them is erased by a reboot, the other must not be.
+func (c Config) checkPaths(wrong func(key, format string, args ...any)) {
+	absolute := func(key string, paths ...string) {
+		for _, p := range paths {
+			if !filepath.IsAbs(p) || filepath.Clean(p) != p {
+				wrong(key, "want an absolute path without .. or a / at its end, not %q", p)
+			}
+		}
+	}
+	absolute("root", c.Root)
+	absolute("state", c.State)
+	absolute("cni_conf_dir", c.CNIConfDir)
+	absolute("cni_bin_dir", c.CNIBinDir...)
+	absolute("certs_dir", c.CertsDir...)
+	absolute("seccomp_root", c.SeccompRoot)
+	if c.ShimBinary != "" {
+		absolute("shim_binary", c.ShimBinary)
+	}
+	if len(c.CNIBinDir) == 0 {
+		wrong("cni_bin_dir", "name at least one directory")
+	}
+	if within(c.State, c.Root) || within(c.Root, c.State) {
+		wrong("state", "%s and root %s must not lie inside each other", c.State, c.Root)
+	}
+	if n := len(c.State) + len(shimSocketSuffix); n > maxSocketPath {
+		wrong("state", "the path is %d bytes too long for the sockets below it; use a shorter one", n-maxSocketPath)
+	}
+}
+
+func (c Config) checkListen(wrong func(key, format string, args ...any)) {
+	path := c.SocketPath()
+	switch {
+	case path == "":
+		wrong("listen", "want unix:///PATH, not %q", c.Listen)
+	case len(path) > maxSocketPath:
+		wrong("listen", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
+	}
+}
+
+// SocketPath is the path in Listen, or "" when that is no unix:///PATH.
+func (c Config) SocketPath() string {
+	path, ok := strings.CutPrefix(c.Listen, "unix://")
+	if !ok || !filepath.IsAbs(path) {
+		return ""
+	}
+	return filepath.Clean(path)
+}
+
+// within tells whether path is dir or below it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}

@@ -1,0 +1,48 @@
+package config
+
+import (
+	"time"
+)
+
+// DefaultFile is read when no other is named; it alone may be absent.
+const DefaultFile = "/etc/berth/config.toml"
+
+// Config is everything that can be told to berthd. The zero value is of no
+// use; start from [Default].
+type Config struct {
+	Root                 string        `toml:"root" help:"durable state: records of pods and containers, images, layers"`
+	State                string        `toml:"state" help:"state that dies with the boot: sockets, namespaces, mounts; needs a filesystem that is empty after a reboot"`
+	Listen               string        `toml:"listen" help:"where the CRI is served: unix:///PATH"`
+	LogLevel             int           `toml:"log_level" help:"0 what an operator must know, 2 one line a change, 4 one line a call, 6 everything"`
+	CNIConfDir           string        `toml:"cni_conf_dir" help:"CNI network configurations; the first in lexical order is used"`
+	CNIBinDir            []string      `toml:"cni_bin_dir" help:"where CNI plugins are looked for, in order"`
+	DefaultNetwork       bool          `toml:"default_network" help:"use a built-in bridge network while cni_conf_dir holds none"`
+	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates: HOST/hosts.toml, the first directory that has HOST wins"`
+	StreamAddress        string        `toml:"stream_address" help:"host:port of the exec, attach and port-forward server; it should be reachable by the kubelet only"`
+	CgroupDriver         string        `toml:"cgroup_driver" help:"cgroupfs or systemd; empty looks at the host"`
+	ShimBinary           string        `toml:"shim_binary" help:"path of berth-shim; empty: beside berthd, then in PATH"`
+	PodsPerShim          int           `toml:"pods_per_shim" help:"pods that share one shim process: 0 all, 1 a shim each, n at most n"`
+	RuntimeHandlers      []string      `toml:"runtime_handlers" help:"handlers of runtime classes that pods may name; all mean the same runtime"`
+	PinnedImages         []string      `toml:"pinned_images" help:"images the kubelet is asked not to collect; * matches anything"`
+	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; 0: twice the processors, 4 to 16"`
+	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
+	DrainTimeout         time.Duration `toml:"drain_timeout" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
+}
+
+// Default is the configuration of a machine that has no file.
+func Default() Config {
+	return Config{
+		Root:            "/var/lib/berth",
+		State:           "/run/berth",
+		Listen:          "unix:///run/berth/berth.sock",
+		LogLevel:        2,
+		CNIConfDir:      "/etc/cni/net.d",
+		CNIBinDir:       []string{"/opt/cni/bin", "/usr/lib/cni"},
+		CertsDir:        []string{"/etc/berth/certs.d"},
+		StreamAddress:   "127.0.0.1:0",
+		RuntimeHandlers: []string{},
+		PinnedImages:    []string{},
+		SeccompRoot:     "/var/lib/kubelet/seccomp",
+		DrainTimeout:    10 * time.Second,
+	}
+}

@@ -1,0 +1,204 @@
+package config
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestAtMost25Keys(t *testing.T) {
+	v := reflect.TypeFor[Config]()
+	if v.NumField() > 25 {
+		t.Errorf("%d keys, the house allows 25: which one does the new key replace?", v.NumField())
+	}
+	for i := range v.NumField() {
+		tag := v.Field(i).Tag
+		if tag.Get("toml") == "" || tag.Get("help") == "" {
+			t.Errorf("field %s needs a toml and a help tag", v.Field(i).Name)
+		}
+	}
+}
+
+func TestDefaultIsValid(t *testing.T) {
+	if err := Default().Check(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPrintReadsBack(t *testing.T) {
+	want := Default()
+	want.Root = `/weird "root" \ with ümlaut`
+	want.PinnedImages = []string{"a", "b c"}
+	want.DefaultNetwork = true
+	want.DrainTimeout = 90 * time.Second
+	var text strings.Builder
+	if err := want.Print(&text); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(write(t, text.String()))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text.String())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	for name, tc := range map[string]struct{ text, wantErr string }{
+		"empty":            {"", ""},
+		"comment only":     {"# root = 1\n", ""},
+		"list as a string": {`cni_bin_dir = "/x"`, ""},
+		"unknown key":      {"root = \"/r\"\n\nlisen = \"unix:///x\"\n", `:3: lisen: unknown key; did you mean listen?`},
+		"far from any":     {"\nzzzzzzzz = 1\n", ":2: zzzzzzzz: unknown key; `berthd --print-config`"},
+		"unknown table":    {"root = \"/r\"\n[plugins.cri]\nx = 1\n", ":2: plugins: unknown key"},
+		"wrong type":       {"state = \"/s\"\nlog_level = \"much\"\n", `:2: log_level: want a number, not "much"`},
+		"wrong list":       {"cni_bin_dir = [1]", ":1: cni_bin_dir: want a list"},
+		"wrong bool":       {"default_network = \"yes\"", ":1: default_network: want true or false"},
+		"wrong duration":   {"drain_timeout = 10", `:1: drain_timeout: want a duration such as "10s", not 10`},
+		"table for string": {"[root]\na = 1", ":1: root: want a string in quotes, not a table"},
+		"syntax":           {"root = \"/r\"\nstate =\n", ":2: "},
+		"twice":            {"root = \"/r\"\nroot = \"/s\"\n", ":2: "},
+		"two mistakes":     {"b0 = 1\na0 = 2\n", ":1: b0: unknown key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := write(t, tc.text)
+			_, err := Load(file)
+			if tc.wantErr == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), file+tc.wantErr) {
+				t.Errorf("got %v, want …%s", err, tc.wantErr)
+			}
+		})
+	}
+}
+
+func TestOnlyTheDefaultFileMayBeAbsent(t *testing.T) {
+	if _, err := Load(filepath.Join(t.TempDir(), "none.toml")); err == nil {
+		t.Error("a file that was named and is absent must be an error")
+	}
+}
+
+func TestFlagsOverrideFile(t *testing.T) {
+	fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
+	apply := Flags(fs)
+	args := []string{"--root", "/flag", "--cni-bin-dir", "/a,/b", "--cni-bin-dir=/c", "--default-network", "--drain-timeout", "3s", "--log-level=6"}
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(write(t, "root = \"/file\"\nstate = \"/run/file\"\nlog_level = 0\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(&got)
+	want := Default()
+	want.Root, want.State, want.LogLevel = "/flag", "/run/file", 6
+	want.CNIBinDir = []string{"/a", "/b", "/c"}
+	want.DefaultNetwork, want.DrainTimeout = true, 3*time.Second
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestEveryKeyIsAFlag(t *testing.T) {
+	fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
+	Flags(fs)
+	c := Default()
+	for key := range fieldsByKey(&c) {
+		if fs.Lookup(flagName(key)) == nil {
+			t.Errorf("key %s has no flag", key)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"root: want an absolute path":     func(c *Config) { c.Root = "var" },
+		"state: want an absolute path":    func(c *Config) { c.State = "/run/berth/" },
+		"must not lie inside each other":  func(c *Config) { c.State = c.Root + "/run" },
+		"too long for the sockets":        func(c *Config) { c.State = "/" + strings.Repeat("x", 90) },
+		"listen: want unix:///PATH":       func(c *Config) { c.Listen = "tcp://0.0.0.0:1" },
+		"listen: a socket's path may":     func(c *Config) { c.Listen = "unix:///" + strings.Repeat("x", 107) },
+		"stream_address: want host:port":  func(c *Config) { c.StreamAddress = "127.0.0.1" },
+		"cgroup_driver: want":             func(c *Config) { c.CgroupDriver = "v2" },
+		"log_level: want 0 to 10":         func(c *Config) { c.LogLevel = -1 },
+		"pods_per_shim: want":             func(c *Config) { c.PodsPerShim = -1 },
+		"max_parallel_downloads: want":    func(c *Config) { c.MaxParallelDownloads = 65 },
+		"drain_timeout: want":             func(c *Config) { c.DrainTimeout = -1 },
+		"cni_bin_dir: name at least one":  func(c *Config) { c.CNIBinDir = nil },
+		"certs_dir: want an absolute":     func(c *Config) { c.CertsDir = []string{"x"} },
+		"shim_binary: want an absolute":   func(c *Config) { c.ShimBinary = "berth-shim" },
+		"seccomp_root: want an absolute":  func(c *Config) { c.SeccompRoot = "" },
+		"cni_conf_dir: want an absolute ": func(c *Config) { c.CNIConfDir = "../x" },
+	} {
+		c := Default()
+		change(&c)
+		if err := c.Check(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want …%s…", err, want)
+		}
+	}
+}
+
+// FuzzLoad looks for a file that panics, or that is accepted but does not
+// survive being printed and read again.
+func FuzzLoad(f *testing.F) {
+	f.Add("root = \"/r\"\ncni_bin_dir = [\"a\"]\n")
+	f.Add("[root]\nx=1")
+	f.Fuzz(func(t *testing.T, text string) {
+		c := Default()
+		if c.read("f", text) != nil {
+			return
+		}
+		var printed strings.Builder
+		if err := c.Print(&printed); err != nil {
+			t.Fatal(err)
+		}
+		again := Default()
+		if err := again.read("printed", printed.String()); err != nil {
+			t.Fatalf("%v in\n%s", err, printed.String())
+		}
+		if diff := cmp.Diff(c, again); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// TestExampleFile: hack/config.toml, which the README shows, is the defaults.
+func TestExampleFile(t *testing.T) {
+	const example = "../../hack/config.toml"
+	var want strings.Builder
+	if err := Default().Print(&want); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(example, []byte(want.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.String(), string(got)); diff != "" {
+		t.Errorf("UPDATE=1 go test ./server/config writes it anew: %s", diff)
+	}
+}

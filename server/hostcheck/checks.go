@@ -1,0 +1,322 @@
+package hostcheck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/cni"
+	"berth/oci"
+	"berth/server/config"
+)
+
+// checks are made in this order, what everything depends on first.
+var checks = []check{
+	{"configuration", checkConfig},
+	{"user", checkUser},
+	{"kernel", checkKernel},
+	{"capabilities", checkCapabilities},
+	{"cgroups", checkCgroups},
+	{"overlay", checkOverlay},
+	{"propagation", checkPropagation},
+	{"disk", checkDisk},
+	{"security", checkSecurity},
+	{"user ns", checkUserNS},
+	{"shim", checkShim},
+	{"network", checkNetwork},
+	{"packet filter", checkPacketFilter},
+	{"socket", checkSocket},
+}
+
+func checkConfig(_ context.Context, cfg config.Config) Finding {
+	if err := cfg.Check(); err != nil {
+		return broken(strings.ReplaceAll(err.Error(), "\n", "; "), "change these keys of the configuration")
+	}
+	return fine("root %s, state %s", cfg.Root, cfg.State)
+}
+
+func checkUser(context.Context, config.Config) Finding {
+	if uid := os.Geteuid(); uid != 0 {
+		return broken(fmt.Sprintf("this runs as uid %d", uid), "run berthd, and this check, as root")
+	}
+	return fine("root")
+}
+
+// The oldest kernel: openat2, by which unpacking never leaves its root, is of 5.6.
+const oldestMajor, oldestMinor = 5, 6
+
+func checkKernel(context.Context, config.Config) Finding {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return broken(err.Error(), "allow uname(2)")
+	}
+	release := unix.ByteSliceToString(uts.Release[:])
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return limited("release "+release+" can't be read", fmt.Sprintf("make sure it is %d.%d or later", oldestMajor, oldestMinor))
+	}
+	if major < oldestMajor || major == oldestMajor && minor < oldestMinor {
+		return broken("Linux "+release, fmt.Sprintf("boot %d.%d or later (openat2, pidfd)", oldestMajor, oldestMinor))
+	}
+	for _, ns := range []string{"net", "ipc", "uts", "pid", "mnt"} {
+		if _, err := os.Stat("/proc/self/ns/" + ns); err != nil {
+			return broken("no "+ns+" namespaces", "boot a kernel that is built with them")
+		}
+	}
+	return fine("Linux %s", release)
+}
+
+// needed are the capabilities without which no container starts, and wanted
+// those berthd can do without, with what is lost.
+var (
+	needed = []string{"CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID",
+		"CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SETFCAP", "CAP_SYS_CHROOT", "CAP_MKNOD"}
+	wanted = map[string]string{
+		"CAP_SYS_RESOURCE":     "oom_score_adj can't be lowered, rlimits not raised",
+		"CAP_SYS_PTRACE":       "processes of user namespaces can't be looked at",
+		"CAP_NET_RAW":          "pods have no raw sockets (ping)",
+		"CAP_AUDIT_WRITE":      "containers can't write audit records",
+		"CAP_NET_BIND_SERVICE": "host-network containers can't use ports below 1024",
+	}
+)
+
+func checkCapabilities(context.Context, config.Config) Finding {
+	host, err := oci.DetectHost()
+	if err != nil && len(host.Capabilities) == 0 {
+		return broken(err.Error(), "mount /proc")
+	}
+	var missing, lost []string
+	for _, c := range needed {
+		if !slices.Contains(host.Capabilities, c) {
+			missing = append(missing, c)
+		}
+	}
+	for c, effect := range wanted {
+		if !slices.Contains(host.Capabilities, c) {
+			lost = append(lost, c+" is missing: "+effect)
+		}
+	}
+	slices.Sort(lost)
+	switch {
+	case len(missing) > 0:
+		return broken("missing: "+strings.Join(missing, ", "), "give them to berthd's unit or container")
+	case len(lost) > 0:
+		return limited(strings.Join(lost, "; "), "give it to berthd's unit or container, if pods need it")
+	}
+	return fine("%d held", len(host.Capabilities))
+}
+
+func checkCgroups(_ context.Context, cfg config.Config) Finding {
+	host, err := oci.DetectHost()
+	if err != nil {
+		return broken(err.Error(), "mount the cgroup filesystems, as systemd or cgroupfs-mount do")
+	}
+	version := "v1"
+	if host.CgroupV2 {
+		version = "v2"
+	}
+	driver := "cgroupfs"
+	if host.SystemdCgroup && cfg.CgroupDriver == "" || cfg.CgroupDriver == "systemd" {
+		driver = "systemd"
+	}
+	var missing []string
+	for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
+		if !host.Controllers[c] {
+			missing = append(missing, c)
+		}
+	}
+	seen := fmt.Sprintf("%s, driver %s", version, driver)
+	if len(missing) > 0 {
+		return limited(seen+", no "+strings.Join(missing, ", ")+" controller: those limits are not set", "enable it on the kernel's command line, or in the parent's cgroup.subtree_control")
+	}
+	return fine("%s", seen)
+}
+
+// checkOverlay mounts one: a kernel may have overlayfs and a filesystem below
+// the root directory that does not suit it.
+func checkOverlay(_ context.Context, cfg config.Config) Finding {
+	dir, err := os.MkdirTemp(existing(cfg.Root), ".berth-check")
+	if err != nil {
+		return broken(err.Error(), "let root be on a filesystem that can be written")
+	}
+	defer os.RemoveAll(dir)
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			return broken(err.Error(), "free some space")
+		}
+	}
+	options := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir)
+	merged := filepath.Join(dir, "merged")
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		return broken(fmt.Sprintf("can't be mounted on %s: %v", existing(cfg.Root), err),
+			"load the module overlay, and put root on ext4, xfs (ftype=1) or btrfs, not on an overlay")
+	}
+	if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
+		return limited("the mount of this check stays: "+err.Error(), "unmount "+merged)
+	}
+	return fine("works on %s", existing(cfg.Root))
+}
+
+// existing is path or its nearest parent that exists.
+func existing(path string) string {
+	for path != "/" {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+	return path
+}
+
+func checkPropagation(context.Context, config.Config) Finding {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return broken(err.Error(), "mount /proc")
+	}
+	if !rootIsShared(string(text)) {
+		return limited("/ is a private mount: Bidirectional and HostToContainer volumes see no later mounts", "mount --make-rshared /")
+	}
+	return fine("/ is shared")
+}
+
+// rootIsShared reads mountinfo (proc_pid_mountinfo(5)): the last mount on / counts.
+func rootIsShared(mountinfo string) bool {
+	shared := false
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.Fields(line)
+		if len(fields) > 6 && fields[4] == "/" {
+			options, _, _ := strings.Cut(strings.Join(fields[6:], " ")+" ", "- ")
+			shared = strings.Contains(options, "shared:")
+		}
+	}
+	return shared
+}
+
+// lowDisk and lowInodes are where the kubelet's eviction starts by default.
+const lowDiskPercent, lowInodePercent = 15, 5
+
+func checkDisk(_ context.Context, cfg config.Config) Finding {
+	var s unix.Statfs_t
+	dir := existing(cfg.Root)
+	if err := unix.Statfs(dir, &s); err != nil {
+		return broken(err.Error(), "put root on a filesystem that can be read")
+	}
+	free := 100 * s.Bavail / max(s.Blocks, 1)
+	seen := fmt.Sprintf("%s has %d GiB free (%d %%)", dir, s.Bavail*uint64(s.Bsize)>>30, free)
+	if s.Files > 0 && 100*s.Ffree/s.Files < lowInodePercent {
+		return limited(seen+" and few inodes", "make room: the kubelet will evict pods")
+	}
+	if free < lowDiskPercent {
+		return limited(seen, "make room: the kubelet will evict pods")
+	}
+	return fine("%s", seen)
+}
+
+func checkSecurity(context.Context, config.Config) Finding {
+	host, _ := oci.DetectHost() // what it found out before an error is enough here
+	var have, lack []string
+	for _, layer := range []struct {
+		name string
+		on   bool
+	}{{"seccomp", host.Seccomp}, {"AppArmor", host.AppArmor}, {"SELinux", host.SELinux}} {
+		if layer.on {
+			have = append(have, layer.name)
+		} else {
+			lack = append(lack, layer.name)
+		}
+	}
+	seen := strings.Join(have, ", ") + "; not on this host: " + strings.Join(lack, ", ")
+	switch {
+	case !host.Seccomp:
+		return limited(seen, "boot a kernel with seccomp: RuntimeDefault profiles can't be applied")
+	case !host.AppArmor && !host.SELinux:
+		return fine("%s (pods that ask for them are refused)", seen)
+	}
+	return fine("%s", seen)
+}
+
+func checkUserNS(context.Context, config.Config) Finding {
+	host, _ := oci.DetectHost() // what it found out before an error is enough here
+	switch {
+	case !host.UserNS:
+		return limited("no user namespaces: pods with hostUsers: false are refused", "set sysctl user.max_user_namespaces above 0")
+	case !host.IDMap:
+		return limited("no idmapped mounts: volumes of pods with hostUsers: false are refused", "boot Linux 5.19 or later")
+	}
+	return fine("usable, with idmapped mounts")
+}
+
+func checkShim(_ context.Context, cfg config.Config) Finding {
+	path := cfg.ShimBinary
+	if path == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return broken(err.Error(), "mount /proc")
+		}
+		path = filepath.Join(filepath.Dir(self), "berth-shim")
+		if _, err := os.Stat(path); err != nil {
+			if path, err = exec.LookPath("berth-shim"); err != nil {
+				return broken("berth-shim is neither beside this program nor in PATH", "install it, or name it with shim_binary")
+			}
+		}
+	}
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return broken(fmt.Sprintf("%s: %v", path, err), "install berth-shim there, executable")
+	}
+	return fine("%s", path)
+}
+
+func checkNetwork(_ context.Context, cfg config.Config) Finding {
+	network, err := cni.New(cni.Options{ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDir, CacheDir: filepath.Join(cfg.Root, "cni")})
+	if err != nil {
+		return broken(err.Error(), "mend the cni_… keys of the configuration")
+	}
+	defer network.Close() //nolint:errcheck // only looked at
+	if err := network.Ready(); err != nil {
+		if cfg.DefaultNetwork {
+			return fine("the built-in bridge, as %s has no usable configuration", cfg.CNIConfDir)
+		}
+		return limited(err.Error(), "only host-network pods run until then")
+	}
+	return fine("configured in %s", cfg.CNIConfDir)
+}
+
+func checkPacketFilter(context.Context, config.Config) Finding {
+	var found []string
+	for _, program := range []string{"iptables", "nft"} {
+		if _, err := exec.LookPath(program); err == nil {
+			found = append(found, program)
+		}
+	}
+	if len(found) == 0 {
+		return limited("neither iptables nor nft is in PATH: the usual plugins can't masquerade or map host ports", "install iptables or nftables")
+	}
+	return fine("%s", strings.Join(found, ", "))
+}
+
+// answerTimeout is how long a daemon may take to accept a connection.
+const answerTimeout = time.Second
+
+func checkSocket(ctx context.Context, cfg config.Config) Finding {
+	path := cfg.SocketPath()
+	conn, err := (&net.Dialer{Timeout: answerTimeout}).DialContext(ctx, "unix", path)
+	switch {
+	case err == nil:
+		conn.Close()
+		return fine("a server answers at %s", path)
+	case errors.Is(err, unix.ENOENT):
+		return fine("%s is free, berthd is not running", path)
+	case errors.Is(err, unix.ECONNREFUSED):
+		return limited(path+" was left by a daemon that is gone", "start berthd, it will replace it")
+	}
+	return limited(err.Error(), "run this as root, or name another path with listen")
+}

@@ -1,0 +1,71 @@
+package hostcheck
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"berth/server/config"
+)
+
+// here is a configuration whose directories are of this test alone.
+func here(t *testing.T) config.Config {
+	dir := t.TempDir()
+	cfg := config.Default()
+	cfg.Root, cfg.State = filepath.Join(dir, "root"), filepath.Join(dir, "run")
+	cfg.Listen = "unix://" + filepath.Join(dir, "s")
+	cfg.CNIConfDir = filepath.Join(dir, "net.d")
+	return cfg
+}
+
+func TestEveryFindingSaysWhatToDo(t *testing.T) {
+	cfg := here(t)
+	cfg.LogLevel = -1
+	findings := Run(t.Context(), cfg)
+	if len(findings) != len(checks) {
+		t.Fatalf("%d findings of %d checks", len(findings), len(checks))
+	}
+	for _, f := range findings {
+		if f.Seen == "" || (f.Level == Fine) != (f.Do == "") {
+			t.Errorf("%+v: needs a state, and advice exactly when it is not fine", f)
+		}
+	}
+	if findings[0].Level != Broken || !strings.Contains(findings[0].Seen, "log_level") {
+		t.Errorf("a bad configuration passed: %+v", findings[0])
+	}
+	var out strings.Builder
+	worst, err := Write(&out, findings)
+	if err != nil || worst != Broken {
+		t.Errorf("worst is %v, %v", worst, err)
+	}
+	if n := strings.Count(out.String(), "\n"); n != len(checks) {
+		t.Errorf("%d lines for %d checks:\n%s", n, len(checks), out.String())
+	}
+}
+
+func TestChecksLeaveNothing(t *testing.T) {
+	cfg := here(t)
+	Run(t.Context(), cfg)
+	left, err := os.ReadDir(filepath.Dir(cfg.Root))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), filepath.Dir(cfg.Root)) {
+		t.Errorf("a mount was left, %v", err)
+	}
+}
+
+func TestRootIsShared(t *testing.T) {
+	const private = "21 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+	const shared = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+	const other = "22 21 0:5 / /dev rw shared:2 - tmpfs shared: rw\n"
+	for text, want := range map[string]bool{
+		private: false, shared: true, private + other: false, private + shared: true, shared + private: false, "": false,
+	} {
+		if got := rootIsShared(text); got != want {
+			t.Errorf("%v for\n%s", got, text)
+		}
+	}
+}

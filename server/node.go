@@ -1,0 +1,270 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/cni"
+	"berth/cri"
+	"berth/image"
+	"berth/oci"
+	"berth/sandbox"
+	"berth/server/config"
+)
+
+// readyWait is how long a call that comes during recovery waits before the
+// client is told to retry.
+const readyWait = 10 * time.Second
+
+// shimsTimeout bounds the wait for empty shims to leave at the end.
+const shimsTimeout = 5 * time.Second
+
+// node is all parts of a daemon, opened in this order and closed in reverse.
+type node struct {
+	cfg     config.Config
+	version string
+	images  *image.Store
+	network *cni.Network
+	host    oci.Host
+	shims   *oci.Shims
+	pods    *sandbox.Manager
+	cri     *cri.Server
+
+	closers []closer
+}
+
+// closer is how one part is closed.
+type closer struct {
+	what string
+	do   func(context.Context) error
+}
+
+// opened notes how to close what was just opened.
+func (n *node) opened(what string, do func(context.Context) error) {
+	n.closers = append(n.closers, closer{what, do})
+}
+
+// close undoes open. What fails is logged: nothing else could be done about it.
+func (n *node) close(ctx context.Context) {
+	for _, c := range slices.Backward(n.closers) {
+		if err := c.do(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Can't close", "what", c.what)
+		}
+	}
+}
+
+// open takes the directories and makes every part of the daemon. On an error
+// nothing stays open.
+func open(ctx context.Context, cfg config.Config, version string) (_ *node, err error) {
+	n := &node{cfg: cfg, version: version}
+	defer func() {
+		if err != nil {
+			n.close(ctx)
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		n.lock, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+func (n *node) lock(context.Context) error {
+	for _, dir := range []string{n.cfg.Root, n.cfg.State} {
+		l, err := lockDir(dir)
+		if err != nil {
+			return err
+		}
+		n.opened("lock", func(context.Context) error { l.release(); return nil })
+	}
+	return nil
+}
+
+func (n *node) openImages(context.Context) error {
+	store, err := image.Open(image.Options{
+		Root: n.cfg.Root, CertsDirs: n.cfg.CertsDir,
+		MaxParallel: n.cfg.MaxParallelDownloads, PinnedImages: n.cfg.PinnedImages,
+	})
+	if err != nil {
+		return fmt.Errorf("open the images: %w", err)
+	}
+	n.images = store
+	n.opened("images", func(context.Context) error { return store.Close() })
+	return nil
+}
+
+func (n *node) openNetwork(context.Context) error {
+	fallback, err := defaultNetwork(n.cfg)
+	if err != nil {
+		return err
+	}
+	network, err := cni.New(cni.Options{
+		ConfDir: n.cfg.CNIConfDir, BinDirs: n.cfg.CNIBinDir,
+		CacheDir: filepath.Join(n.cfg.Root, "cni"), Default: fallback,
+	})
+	if err != nil {
+		return err
+	}
+	n.network = network
+	n.opened("network", func(context.Context) error { return network.Close() })
+	return nil
+}
+
+func (n *node) lookAtHost(ctx context.Context) error {
+	host, err := oci.DetectHost()
+	if err != nil {
+		return fmt.Errorf("look at the host: %w", err)
+	}
+	switch n.cfg.CgroupDriver {
+	case "systemd":
+		if !systemdRuns() {
+			return errors.New(`cgroup_driver: "systemd" needs a host whose init is systemd; leave it empty or say "cgroupfs"`)
+		}
+		host.SystemdCgroup = true
+	case "cgroupfs":
+		host.SystemdCgroup = false
+	}
+	host.SeccompRoot = n.cfg.SeccompRoot
+	if err := oci.LoadAppArmorDefault(&host); err != nil {
+		klog.FromContext(ctx).Error(err, "AppArmor's default profile can't be loaded; containers run without it")
+	}
+	n.host = host
+	return nil
+}
+
+// systemdRuns tells whether systemd is the init, as sd_booted(3) does.
+func systemdRuns() bool {
+	info, err := os.Stat("/run/systemd/system")
+	return err == nil && info.IsDir()
+}
+
+func (n *node) openShims(ctx context.Context) error {
+	binary, err := shimBinary(n.cfg.ShimBinary)
+	if err != nil {
+		return err
+	}
+	shims, err := oci.OpenShims(ctx, oci.ShimConfig{
+		Binary: binary, StateDir: n.cfg.State, PodsPerShim: n.cfg.PodsPerShim,
+		LogLevel: n.cfg.LogLevel, Version: n.version,
+	})
+	if err != nil {
+		return fmt.Errorf("connect to the shims: %w", err)
+	}
+	n.shims = shims
+	n.opened("shims", func(ctx context.Context) error {
+		// A shim without pods has nothing to outlive the daemon for.
+		ctx, cancel := context.WithTimeout(ctx, shimsTimeout)
+		defer cancel()
+		return errors.Join(shims.Shutdown(ctx), shims.Close())
+	})
+	return nil
+}
+
+// shimBinary is the configured path, else berth-shim beside this program, else
+// the one in PATH.
+func shimBinary(configured string) (string, error) {
+	if configured != "" {
+		if _, err := os.Stat(configured); err != nil {
+			return "", fmt.Errorf("shim_binary: %w", err)
+		}
+		return configured, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := filepath.Join(filepath.Dir(self), "berth-shim")
+	if _, err := os.Stat(beside); err == nil {
+		return beside, nil
+	}
+	path, err := exec.LookPath("berth-shim")
+	if err != nil {
+		return "", fmt.Errorf("berth-shim is neither %s nor in PATH: install it there, or name it with shim_binary", beside)
+	}
+	return filepath.Abs(path)
+}
+
+func (n *node) openPods(context.Context) error {
+	pods, err := sandbox.New(sandbox.Options{
+		Root: n.cfg.Root, State: n.cfg.State,
+		Images: images{n.images}, Network: network{n.network},
+		Shims: n.shims, Host: n.host,
+		SeccompRoot: n.cfg.SeccompRoot, Handlers: n.cfg.RuntimeHandlers,
+	})
+	if err != nil {
+		return fmt.Errorf("open the pods: %w", err)
+	}
+	n.pods = pods
+	return nil
+}
+
+func (n *node) openCRI(context.Context) error {
+	driver := runtimeapi.CgroupDriver_CGROUPFS
+	if n.host.SystemdCgroup {
+		driver = runtimeapi.CgroupDriver_SYSTEMD
+	}
+	features := n.host.HandlerFeatures()
+	server, err := cri.NewServer(cri.Options{
+		Pods: n.pods, Containers: n.pods, Running: n.pods, States: n.pods, Processes: n.pods, Stats: n.pods,
+		Images: n.images, Archive: n.images,
+		NetworkReady: n.network.Ready, Info: n.info,
+		Version: n.version, CgroupDriver: driver, Handlers: n.cfg.RuntimeHandlers,
+		Features: cri.Features{
+			RecursiveReadOnlyMounts: features.GetRecursiveReadOnlyMounts(),
+			UserNamespaces:          features.GetUserNamespaces(),
+		},
+		StreamAddress: n.cfg.StreamAddress, ReadyWait: readyWait,
+	})
+	if err != nil {
+		return err
+	}
+	n.cri = server
+	n.opened("streams", func(context.Context) error { return server.Close() })
+	return nil
+}
+
+// info is what a verbose Status shows beside the conditions.
+func (n *node) info() map[string]any {
+	out := map[string]any{"config": n.cfg}
+	conf, err := n.network.LastLoad()
+	if err != nil {
+		out["lastCNILoadStatus"] = err.Error()
+		return out
+	}
+	out["lastCNILoadStatus"] = "OK"
+	out["cniconfig"] = conf
+	return out
+}
+
+// recover takes over what an earlier daemon left, then drops what nobody needs.
+func (n *node) recover(ctx context.Context) error {
+	if err := n.pods.Recover(ctx); err != nil {
+		return fmt.Errorf("recover the pods: %w", err)
+	}
+	log := klog.FromContext(ctx)
+	var attached []cni.Attachment
+	for _, p := range n.pods.Pods() {
+		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+			attached = append(attached, cni.Attachment{PodID: p.ID})
+		}
+	}
+	if err := n.network.GC(ctx, attached); err != nil {
+		log.Error(err, "Not all of the network of earlier pods could be released")
+	}
+	if err := n.images.Sweep(ctx); err != nil {
+		log.Error(err, "Not all unused layers could be removed")
+	}
+	return nil
+}

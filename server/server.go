@@ -1,0 +1,86 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"os/signal"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"berth/server/config"
+)
+
+// readersTimeout is how long calls that change nothing may take to end once no
+// change is in flight; a client that streams events never ends by itself.
+const readersTimeout = time.Second
+
+// Run serves the CRI until SIGTERM, SIGINT or the end of ctx, then drains and
+// returns nil. An error says why the daemon could not start or had to end.
+func Run(ctx context.Context, cfg config.Config, version string) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	// What the daemon does for its pods goes on while it drains.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	dumpOnSignal(life)
+
+	began := time.Now()
+	n, err := open(life, cfg, version)
+	if err != nil {
+		return err
+	}
+	defer n.close(life)
+	socket, err := listen(ctx, cfg.SocketPath())
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer(n.cri.Interceptors()...)
+	n.cri.Register(server)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(socket) }()
+	defer server.Stop()
+
+	if err := n.recover(life); err != nil {
+		return err
+	}
+	n.cri.SetReady()
+	notify(ctx, daemon.SdNotifyReady)
+	klog.FromContext(ctx).Info("Ready", "version", version, "socket", cfg.SocketPath(),
+		"pods", len(n.pods.Pods()), "containers", len(n.pods.Containers()), "took", time.Since(began).Round(time.Millisecond))
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve %s: %w", cfg.SocketPath(), err)
+	case <-ctx.Done():
+	}
+	stop() // a second signal ends the process at once
+	n.drain(life, server)
+	return nil
+}
+
+// drain lets the calls in flight end, within bounds.
+func (n *node) drain(ctx context.Context, server *grpc.Server) {
+	log := klog.FromContext(ctx)
+	log.Info("Stopping; containers live on", "drainTimeout", n.cfg.DrainTimeout)
+	notify(ctx, daemon.SdNotifyStopping)
+	changes, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
+	defer cancel()
+	if err := n.cri.Drain(changes); err != nil {
+		log.Error(err, "Not every call ended in time")
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		server.GracefulStop()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(readersTimeout):
+		server.Stop()
+		<-ended
+	}
+}

@@ -1,0 +1,48 @@
+// Command bench drives berthd and Debian's containerd with one CRI client, in
+// one run, turn by turn, and prints what each costs.
+//
+//	go run ./test/bench              pod up, exec, pods/s, memory, idle CPU, a pull, floors
+//	go run ./test/bench pull         pulls alone, of several shapes of image (make bench-pull)
+//	go run ./test/bench -h           flags: how often, what only, which binaries
+//
+// # Owns
+//
+// The process tree, mounts, network and cgroups of one run. Two processes: the
+// supervisor (outer) starts itself again as the bench (inner) in a mount, PID
+// and network namespace of its own. Everything the runtimes make lives there:
+// tmpfs over /run and /var/lib, the loopback registry, bridges, netfilter
+// rules, daemons and shims. When the inner process ends, however it ends, the
+// kernel ends all of it. Only pod cgroups and one directory under $TMPDIR are
+// outside; the supervisor removes them last. So no container runtime of the
+// machine is touched, and a run that is killed leaves no process behind: only
+// those two, which the next run removes.
+//
+// # Invariants
+//
+//   - Nothing is asserted: a figure that misses its goal is printed as missed,
+//     the exit code stays 0. Only a failed call is an error.
+//   - Runtimes take turns within every measure, and who begins alternates.
+//   - Both get the same pod and container requests, image bytes, registry, CNI
+//     plugins and configuration (bridge names and subnets differ), and roots on
+//     one tmpfs.
+//   - What the kubelet does outside the runtime (the pod's cgroup, its log
+//     directory) the bench does outside the clock.
+//
+// # Locks
+//
+// [children] guards the set of processes that have an owner waiting for them;
+// [report] guards its samples. Neither is held while a runtime is called.
+//
+// # Files
+//
+// /run/bench is the tmpfs: registry/ (blobs), berth/ and containerd/ (root,
+// state, socket, net.d, certs.d, logs), floor/. $TMPDIR/berth-bench-* holds the
+// pull onto the real disk.
+//
+// # Why not
+//
+//   - critest -benchmark: one runtime a run, no turns, no memory, no floors.
+//   - go test -bench: needs a goal for ns/op, and a measure here is a distribution.
+//   - the machine's own containerd: its state, load and configuration are not ours.
+//   - a cgroup namespace: runtimes would see paths they never see on a node.
+package main

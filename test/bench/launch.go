@@ -1,0 +1,156 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// place is where a runtime under test lives and what it is served from.
+type place struct {
+	dir      string // its directory, on tmpfs
+	root     string // its durable directory: dir/root, or one on the disk
+	cgroup   string // parent of its pods' cgroups
+	registry string // host:port
+	cniBin   string
+	index    int // picks bridge and subnet
+	masq     bool
+}
+
+// prepare makes the directories and configuration of the named runtime.
+func prepare(name string, opts options, p place, c *children) (*runtimeUnderTest, error) {
+	r := &runtimeUnderTest{
+		name: name, dir: p.dir, root: p.root, cgroup: p.cgroup, children: c,
+		bridge: fmt.Sprintf("bench%d", p.index),
+		socket: filepath.Join(p.dir, name+".sock"),
+	}
+	dirs := []string{p.root}
+	for _, sub := range []string{"state", "net.d", "logs", filepath.Join("certs.d", p.registry)} {
+		dirs = append(dirs, filepath.Join(p.dir, sub))
+	}
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	files := map[string]string{
+		"net.d/10-bench.conflist":                       conflist(r.bridge, p),
+		filepath.Join("certs.d", p.registry, hostsFile): fmt.Sprintf(hostsTOML, p.registry),
+	}
+	switch name {
+	case nameBerth:
+		r.argv = berthArgv(opts.berthd, p)
+	case nameContainerd:
+		files["config.toml"] = containerdConfig(p)
+		r.argv = []string{opts.containerd, "--config", filepath.Join(p.dir, "config.toml"), "--log-level", "warn"}
+	}
+	if _, err := exec.LookPath(r.argv[0]); err != nil {
+		return nil, missing(name, err)
+	}
+	for path, text := range files {
+		if err := os.WriteFile(filepath.Join(p.dir, path), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// missing tells how to get a daemon that is not there.
+func missing(name string, err error) error {
+	if name == nameBerth {
+		return fmt.Errorf("%w; run `make build`, or pass -containerd-only", err)
+	}
+	return fmt.Errorf("%w; run `apt-get install containerd runc`, or pass -berth-only", err)
+}
+
+func berthArgv(binary string, p place) []string {
+	return []string{
+		binary,
+		"--root", p.root,
+		"--state", filepath.Join(p.dir, "state"),
+		"--listen", "unix://" + filepath.Join(p.dir, nameBerth+".sock"),
+		"--cni-conf-dir", filepath.Join(p.dir, "net.d"),
+		"--cni-bin-dir", p.cniBin,
+		"--certs-dir", filepath.Join(p.dir, "certs.d"),
+		"--log-level", "0",
+	}
+}
+
+const hostsFile = "hosts.toml"
+
+const hostsTOML = `server = "http://%[1]s"
+
+[host."http://%[1]s"]
+  capabilities = ["pull", "resolve"]
+`
+
+// containerdConfig is the default configuration except for its paths, its pause
+// image, and an oom_score_adj that hosts without CAP_SYS_RESOURCE allow.
+func containerdConfig(p place) string {
+	const text = `version = 2
+root = "ROOT"
+state = "DIR/state"
+[grpc]
+  address = "DIR/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "DIR/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "REGISTRY/pause:1"
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "CNIBIN"
+    conf_dir = "DIR/net.d"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "DIR/certs.d"
+`
+	return strings.NewReplacer("ROOT", p.root, "DIR", p.dir, "REGISTRY", p.registry, "CNIBIN", p.cniBin).Replace(text)
+}
+
+// conflist is the same chain for every runtime: bridge, host-local, portmap.
+func conflist(bridge string, p place) string {
+	const text = `{
+  "cniVersion": "1.0.0",
+  "name": "BRIDGE",
+  "plugins": [
+    {
+      "type": "bridge",
+      "bridge": "BRIDGE",
+      "isGateway": true,
+      "ipMasq": MASQ,
+      "hairpinMode": true,
+      "ipam": {
+        "type": "host-local",
+        "dataDir": "DIR/ipam",
+        "ranges": [[{"subnet": "10.253.SUBNET.0/24"}]],
+        "routes": [{"dst": "0.0.0.0/0"}]
+      }
+    },
+    {"type": "portmap", "capabilities": {"portMappings": true}}
+  ]
+}
+`
+	return strings.NewReplacer("BRIDGE", bridge, "DIR", p.dir, "MASQ", fmt.Sprint(p.masq),
+		"SUBNET", fmt.Sprint(p.index)).Replace(text)
+}
+
+// findCNI gives the directory of the CNI plugins: the one asked for, or the
+// first of the usual ones that has the bridge.
+func findCNI(asked string) (string, error) {
+	dirs := []string{asked}
+	if asked == "" {
+		local, err := filepath.Abs("bin/cni")
+		if err != nil {
+			return "", err
+		}
+		dirs = []string{local, "/opt/cni/bin", "/usr/lib/cni"}
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, "bridge")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no CNI plugin `bridge` in %s; install containernetworking-plugins or pass -cni-bin", strings.Join(dirs, ", "))
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// workloadMark is an argument no other process has: it tells a pod's workload
+// from what the runtime adds to it.
+const workloadMark = "86461"
+
+// callTimeout bounds each CRI call; a runtime that hangs is an error, not a figure.
+const callTimeout = 2 * time.Minute
+
+// pod is a running pod with its one container.
+type pod struct {
+	id, container, cgroup string
+	config                *runtimeapi.PodSandboxConfig
+}
+
+// upTimes are the parts of bringing a pod up.
+type upTimes struct{ run, create, start time.Duration }
+
+func (t upTimes) total() time.Duration { return t.run + t.create + t.start }
+
+// downTimes are the parts of taking a pod away.
+type downTimes struct{ stopContainer, removeContainer, stopPod, removePod time.Duration }
+
+func (t downTimes) total() time.Duration {
+	return t.stopContainer + t.removeContainer + t.stopPod + t.removePod
+}
+
+var podCount atomic.Int64
+
+// sandboxConfig asks for what the kubelet asks for with a plain pod.
+func (r *runtimeUnderTest) sandboxConfig() (*runtimeapi.PodSandboxConfig, error) {
+	name := fmt.Sprintf("pod%d", podCount.Add(1))
+	cgroup := filepath.Join("/", r.cgroup, name)
+	logs := filepath.Join(r.dir, "logs", name)
+	if err := errors.Join(makeCgroup(cgroup), os.MkdirAll(logs, 0o755)); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: "uid-" + name, Namespace: "bench"},
+		Hostname:     name,
+		LogDirectory: logs,
+		DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: []string{"bench.svc.cluster.local"}},
+		Labels:       map[string]string{"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "bench"},
+		Linux: &runtimeapi.LinuxPodSandboxConfig{
+			CgroupParent: cgroup,
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+				NamespaceOptions: namespaces(),
+				Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+			},
+		},
+	}, nil
+}
+
+func namespaces() *runtimeapi.NamespaceOption {
+	return &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+}
+
+// containerConfig is a Burstable container with the masked paths, limits and
+// profile the kubelet gives.
+func containerConfig(image string) *runtimeapi.ContainerConfig {
+	return &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "sleep"},
+		Image:    &runtimeapi.ImageSpec{Image: image},
+		Command:  []string{"/bin/sleep", workloadMark},
+		LogPath:  "sleep/0.log",
+		Linux: &runtimeapi.LinuxContainerConfig{
+			Resources: &runtimeapi.LinuxContainerResources{
+				CpuPeriod: 100000, CpuShares: 102, MemoryLimitInBytes: 64 << 20, OomScoreAdj: 999,
+			},
+			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+				NamespaceOptions: namespaces(),
+				Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined},
+				MaskedPaths: []string{
+					"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+					"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+				},
+				ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			},
+		},
+	}
+}
+
+// timed runs one call and gives how long it took.
+func timed(call func() error) (time.Duration, error) {
+	begin := time.Now()
+	err := call()
+	return time.Since(begin), err
+}
+
+// up brings one pod up. On an error what was made stays; removeAll finds it.
+func (r *runtimeUnderTest) up(ctx context.Context, image string) (*pod, upTimes, error) {
+	var t upTimes
+	config, err := r.sandboxConfig()
+	if err != nil {
+		return nil, t, err
+	}
+	if err := os.MkdirAll(filepath.Join(config.LogDirectory, "sleep"), 0o755); err != nil {
+		return nil, t, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	p := &pod{config: config, cgroup: config.Linux.CgroupParent}
+	t.run, err = timed(func() error {
+		resp, err := r.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+		p.id = resp.GetPodSandboxId()
+		return err
+	})
+	if err != nil {
+		return nil, t, fmt.Errorf("RunPodSandbox: %w", err)
+	}
+	t.create, t.start, err = r.upContainer(ctx, p, image)
+	return p, t, err
+}
+
+// upContainer creates and starts the container of p.
+func (r *runtimeUnderTest) upContainer(ctx context.Context, p *pod, image string) (create, start time.Duration, err error) {
+	create, err = timed(func() error {
+		resp, err := r.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+			PodSandboxId: p.id, Config: containerConfig(image), SandboxConfig: p.config,
+		})
+		p.container = resp.GetContainerId()
+		return err
+	})
+	if err != nil {
+		return create, 0, fmt.Errorf("CreateContainer: %w", err)
+	}
+	start, err = timed(func() error {
+		_, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: p.container})
+		return err
+	})
+	if err != nil {
+		return create, start, fmt.Errorf("StartContainer: %w", err)
+	}
+	return create, start, nil
+}
+
+// down takes one pod away: kill at once, remove, as when a pod is deleted with
+// no grace. Its cgroup goes off the clock.
+func (r *runtimeUnderTest) down(ctx context.Context, p *pod) (downTimes, error) {
+	var t downTimes
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	steps := []struct {
+		name  string
+		spent *time.Duration
+		call  func() error
+	}{
+		{"StopContainer", &t.stopContainer, func() error {
+			_, err := r.cri.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: p.container})
+			return err
+		}},
+		{"RemoveContainer", &t.removeContainer, func() error {
+			_, err := r.cri.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: p.container})
+			return err
+		}},
+		{"StopPodSandbox", &t.stopPod, func() error {
+			_, err := r.cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id})
+			return err
+		}},
+		{"RemovePodSandbox", &t.removePod, func() error {
+			_, err := r.cri.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
+			return err
+		}},
+	}
+	for _, s := range steps {
+		var err error
+		if *s.spent, err = timed(s.call); err != nil {
+			return t, fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return t, errors.Join(removeCgroups(p.cgroup), os.RemoveAll(p.config.LogDirectory))
+}
+
+// removeAll stops and removes every pod the runtime knows.
+func (r *runtimeUnderTest) removeAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list, err := r.cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return fmt.Errorf("%s: list pods to remove: %w", r.name, err)
+	}
+	var errs []error
+	for _, item := range list.GetItems() {
+		_, stop := r.cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: item.GetId()})
+		_, remove := r.cri.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: item.GetId()})
+		errs = append(errs, stop, remove)
+	}
+	return errors.Join(errs...)
+}
+
+// emptyOut is removeAll, again when that failed: after an interrupt a call that
+// its client gave up may still be at work, and refuse to be overtaken.
+func (r *runtimeUnderTest) emptyOut(ctx context.Context) error {
+	const attempts = 4
+	for i := 1; ; i++ {
+		err := r.removeAll(ctx)
+		if err == nil || i == attempts {
+			return err
+		}
+		if err := pauseFor(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// exec runs `true` in the container and fails when it does.
+func (r *runtimeUnderTest) exec(ctx context.Context, p *pod) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := r.cri.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
+		ContainerId: p.container, Cmd: []string{"/bin/true"}, Timeout: 30,
+	})
+	if err != nil {
+		return fmt.Errorf("ExecSync: %w", err)
+	}
+	if resp.GetExitCode() != 0 {
+		return fmt.Errorf("ExecSync true ended with %d: %s", resp.GetExitCode(), resp.GetStderr())
+	}
+	return nil
+}
+
+// pull gets an image.
+func (r *runtimeUnderTest) pull(ctx context.Context, image string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := r.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}})
+	if err != nil {
+		return fmt.Errorf("PullImage %s: %w", image, err)
+	}
+	return nil
+}
+
+// remove drops an image and what only it used.
+func (r *runtimeUnderTest) remove(ctx context.Context, image string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := r.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: image}})
+	if err != nil {
+		return fmt.Errorf("RemoveImage %s: %w", image, err)
+	}
+	return nil
+}

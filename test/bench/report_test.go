@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestQuantile(t *testing.T) {
+	hundred := make([]float64, 100)
+	for i := range hundred {
+		hundred[i] = float64(i + 1)
+	}
+	for _, c := range []struct {
+		samples []float64
+		q, want float64
+	}{
+		{nil, 0.5, 0},
+		{[]float64{7}, 0.5, 7},
+		{[]float64{7}, 0.99, 7},
+		{[]float64{1, 3}, 0.5, 2},
+		{[]float64{1, 2, 9}, 0.5, 2},
+		{hundred, 0.99, 99},
+		{hundred, 0.5, 50.5},
+	} {
+		if got := quantile(c.samples, c.q); got != c.want {
+			t.Errorf("quantile(%d samples, %g) = %g, want %g", len(c.samples), c.q, got, c.want)
+		}
+	}
+}
+
+// sampleReport has one met goal, one missed, one rate that must be large, one
+// absolute and one that cannot be judged.
+func sampleReport() *report {
+	r := newReport()
+	for _, ms := range []time.Duration{40, 50, 60} {
+		r.time("pod.up", nameBerth, ms*time.Millisecond)
+		r.time("pod.up", nameContainerd, 2*ms*time.Millisecond)
+		r.time("exec", nameBerth, ms*time.Millisecond)
+		r.time("exec", nameContainerd, ms*time.Millisecond)
+	}
+	r.value("parallel.run", nameBerth, "pods/s", 30)
+	r.value("parallel.run", nameContainerd, "pods/s", 10)
+	r.value("memory.pss_per_pod", nameBerth, "MiB", 0.4)
+	r.time("pull.200m", nameBerth, time.Second)
+	r.time("floor.netns", nameFloor, time.Millisecond)
+	return r
+}
+
+func TestGoals(t *testing.T) {
+	want := map[string]string{
+		"pod.up": "met", "exec": "MISSED", "parallel.run": "met", "memory.pss_per_pod": "met", "pull.200m": "",
+	}
+	for _, rec := range sampleReport().records() {
+		if rec.Runtime != nameBerth {
+			if rec.Met != nil || rec.Ratio != 0 {
+				t.Errorf("%s of %s is judged: only berth has goals", rec.Name, rec.Runtime)
+			}
+			continue
+		}
+		verdict := row(rec, map[string]record{nameBerth: rec})[10]
+		if verdict != want[rec.Name] {
+			t.Errorf("%s: %q, want %q (ratio %g)", rec.Name, verdict, want[rec.Name], rec.Ratio)
+		}
+	}
+}
+
+func TestOutput(t *testing.T) {
+	all := sampleReport().records()
+	var lines, text bytes.Buffer
+	if err := writeJSON(&lines, map[string]any{"name": "environment"}, all); err != nil {
+		t.Fatal(err)
+	}
+	dec := json.NewDecoder(&lines)
+	count := 0
+	for dec.More() {
+		var line map[string]any
+		if err := dec.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+		if count++; line["name"] == "pod.up" && line["runtime"] == nameBerth {
+			if line["median_ms"] != 50.0 || line["p99_ms"] != 60.0 || line["ratio"] != 0.5 || line["met"] != true {
+				t.Errorf("pod.up of berth: %v", line)
+			}
+		}
+		if line["unit"] == "MiB" && line["value"] != 0.4 {
+			t.Errorf("a value is missing: %v", line)
+		}
+	}
+	if count != len(all)+1 {
+		t.Errorf("%d lines for %d records and the environment", count, len(all))
+	}
+	if err := table(&text, all); err != nil {
+		t.Fatal(err)
+	}
+	if rows := strings.Count(text.String(), "\n"); rows != 7 {
+		t.Errorf("table has %d rows, want a head and one for each of 6 measures:\n%s", rows, &text)
+	}
+}

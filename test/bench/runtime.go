@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	nameBerth      = "berth"
+	nameContainerd = "containerd"
+)
+
+// runtimeEnv marks a daemon's process tree, so that a shim that was reparented
+// is still known as its own.
+const runtimeEnv = "BERTH_BENCH_RUNTIME"
+
+const (
+	readyTimeout = 30 * time.Second
+	stopTimeout  = 15 * time.Second
+)
+
+// runtimeUnderTest is one CRI runtime with everything private to it under dir:
+// state, berth.sock or containerd.sock, net.d, certs.d, logs, and mostly root.
+type runtimeUnderTest struct {
+	name   string
+	dir    string
+	root   string // durable directory: dir/root, or one on the disk
+	cgroup string // pods' cgroups are made below
+	bridge string
+	argv   []string
+	socket string
+
+	children *children
+	cmd      *exec.Cmd
+	exited   chan struct{} // closed when the daemon ended
+	conn     *grpc.ClientConn
+	cri      runtimeapi.RuntimeServiceClient
+	images   runtimeapi.ImageServiceClient
+}
+
+// start launches the daemon and waits until it says it and its network are ready.
+func (r *runtimeUnderTest) start(ctx context.Context) error {
+	log, err := os.Create(filepath.Join(r.dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	// Not cancelled with ctx: it must still be there to remove its pods.
+	r.cmd = exec.CommandContext(context.WithoutCancel(ctx), r.argv[0], r.argv[1:]...)
+	r.cmd.Stdout, r.cmd.Stderr = log, log
+	r.cmd.Env = append(os.Environ(), runtimeEnv+"="+r.name)
+	r.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	if err := r.children.start(r.cmd); err != nil {
+		return fmt.Errorf("start %s: %w", r.name, err)
+	}
+	r.exited = make(chan struct{})
+	go func(cmd *exec.Cmd, exited chan struct{}) {
+		_ = r.children.wait(cmd)
+		close(exited)
+	}(r.cmd, r.exited)
+	if err := r.dial(); err != nil {
+		return err
+	}
+	return r.waitReady(ctx)
+}
+
+func (r *runtimeUnderTest) dial() error {
+	var err error
+	r.conn, err = grpc.NewClient("unix://"+r.socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 200 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20), grpc.WaitForReady(true)))
+	if err != nil {
+		return err
+	}
+	r.cri = runtimeapi.NewRuntimeServiceClient(r.conn)
+	r.images = runtimeapi.NewImageServiceClient(r.conn)
+	return nil
+}
+
+// waitReady asks for the status until both conditions hold. CRI has no event
+// for that, hence the ticker.
+func (r *runtimeUnderTest) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var last string
+	for {
+		call, done := context.WithTimeout(ctx, time.Second)
+		resp, err := r.cri.Status(call, &runtimeapi.StatusRequest{})
+		done()
+		if err != nil {
+			last = err.Error()
+		} else if last = notReady(resp.GetStatus()); last == "" {
+			return nil
+		}
+		select {
+		case <-r.exited:
+			return fmt.Errorf("%s ended while starting: %v; its log ends:\n%s", r.name, r.cmd.ProcessState, r.logTail())
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready after %v: %s; its log ends:\n%s", r.name, readyTimeout, last, r.logTail())
+		case <-tick.C:
+		}
+	}
+}
+
+// notReady gives the first condition that is false, or "".
+func notReady(status *runtimeapi.RuntimeStatus) string {
+	for _, c := range status.GetConditions() {
+		if !c.GetStatus() {
+			return c.GetType() + ": " + c.GetReason() + " " + c.GetMessage()
+		}
+	}
+	return ""
+}
+
+// stop ends the daemon; its shims end with their pods, or with the namespace.
+func (r *runtimeUnderTest) stop() error {
+	if r.conn != nil {
+		_ = r.conn.Close()
+	}
+	if r.exited == nil {
+		return nil
+	}
+	_ = r.cmd.Process.Signal(unix.SIGTERM)
+	select {
+	case <-r.exited:
+		return nil
+	case <-time.After(stopTimeout):
+	}
+	_ = r.cmd.Process.Kill()
+	<-r.exited
+	return fmt.Errorf("%s did not end within %v of SIGTERM and was killed", r.name, stopTimeout)
+}
+
+// logTail is the end of the daemon's log, for an error message.
+func (r *runtimeUnderTest) logTail() string {
+	const keep = 3000
+	log, err := os.ReadFile(filepath.Join(r.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(log[max(0, len(log)-keep):])
+}
+
+// explain adds the daemon's last words to an error of a call.
+func (r *runtimeUnderTest) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w; its log ends:\n%s", r.name, err, r.logTail())
+}

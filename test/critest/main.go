@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/test/node"
+	"berth/test/registry"
+)
+
+type options struct {
+	focus, skip, endpoint string
+	timeout               time.Duration
+	verbose               bool
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.focus, "focus", "", "run the specs whose names match this regular expression")
+	flag.StringVar(&o.skip, "skip", "", "leave out the specs whose names match")
+	flag.StringVar(&o.endpoint, "endpoint", "", "unix:///… of a runtime that runs already; empty: start bin/berthd")
+	flag.DurationVar(&o.timeout, "timeout", 30*time.Minute, "for the whole suite")
+	flag.BoolVar(&o.verbose, "v", false, "print what the suite prints")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "critest:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) (err error) {
+	bin, err := filepath.Abs("bin")
+	if err != nil {
+		return err
+	}
+	suite, err := build(ctx, bin)
+	if err != nil {
+		return err
+	}
+	if o.endpoint != "" {
+		return runSuite(ctx, o, suite, bin, os.TempDir())
+	}
+	reg, err := registry.Start()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reg.Close()) }()
+	images, err := registry.Critest()
+	if err == nil {
+		err = reg.PushAll(images)
+	}
+	if err != nil {
+		return fmt.Errorf("images: %w", err)
+	}
+	n, err := node.Start(ctx, node.Options{Registry: reg})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	o.endpoint = n.Endpoint
+	temp := filepath.Join(n.Dir, "tmp")
+	if err := os.Mkdir(temp, 0o1777); err != nil {
+		return err
+	}
+	defer removeSharedMemory()()
+	return runSuite(ctx, o, suite, bin, temp)
+}
+
+// runSuite runs critest and prints its result; temp is where it makes its files.
+func runSuite(ctx context.Context, o options, suite, bin, temp string) error {
+	report := filepath.Join(bin, "critest-report.json")
+	_ = os.Remove(report) // an old one must not pass for this run's
+	args := []string{
+		"-runtime-endpoint", o.endpoint, "-image-endpoint", o.endpoint,
+		"-ginkgo.no-color", "-ginkgo.v", "-ginkgo.json-report", report,
+		"-ginkgo.timeout", o.timeout.String(), "-test.timeout", (o.timeout + time.Minute).String(),
+	}
+	if o.focus != "" {
+		args = append(args, "-ginkgo.focus", o.focus)
+	}
+	if o.skip != "" {
+		args = append(args, "-ginkgo.skip", o.skip)
+	}
+	log, err := os.Create(filepath.Join(bin, "critest.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	c := exec.CommandContext(ctx, suite, args...)
+	c.Dir = temp
+	c.Env = append(os.Environ(), "TMPDIR="+temp)
+	c.Stdout = io.Writer(log)
+	if o.verbose {
+		c.Stdout = io.MultiWriter(log, os.Stdout)
+	}
+	c.Stderr = c.Stdout
+	c.Cancel = func() error { return c.Process.Signal(unix.SIGINT) } // ginkgo cleans up and reports
+	c.WaitDelay = time.Minute
+	began := time.Now()
+	ran := c.Run()
+	specs, err := readReport(report)
+	if err != nil {
+		return errors.Join(fmt.Errorf("the suite gave no report, see %s: %w", log.Name(), err), ran)
+	}
+	n := tell(os.Stdout, specs)
+	fmt.Printf("in %v; details in %s\n", time.Since(began).Round(time.Second), log.Name())
+	switch {
+	case n.failed > 0:
+		return fmt.Errorf("%d specs failed", n.failed)
+	case n.passed == 0:
+		return errors.New("no spec ran")
+	}
+	return ran
+}
+
+// removeSharedMemory notes the SysV segments of the host and returns what
+// removes newer ones: critest makes them on the host and leaves them.
+func removeSharedMemory() func() {
+	before := sharedMemory()
+	return func() {
+		for id := range sharedMemory() {
+			if !before[id] {
+				_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
+			}
+		}
+	}
+}

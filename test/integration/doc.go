@@ -1,0 +1,27 @@
+// Package integration tests berth as its clients see it: bin/berthd through
+// its CRI socket, images from a real registry on loopback, assertions against
+// the kernel where it knows better than the daemon.
+//
+// # What it owns
+//
+// One node (test/node) and one registry (test/registry) for all tests that
+// leave the daemon alone; tests that kill it, or starve it of a network, have a
+// node of their own. Tests that can't run here are skipped with the reason on
+// standard output.
+//
+// # Invariants
+//
+//   - A test removes what it makes; after the last one node.Close looks at the
+//     whole machine and fails the package when anything is left.
+//   - Waiting is for an event (a container event of the CRI, a file change). A
+//     status that changed without its event is an error of its own.
+//
+// # Locks and files
+//
+// events.mu guards what the event stream told. Files are the node's.
+//
+// # Why not table-driven from critest
+//
+// critest shows conformance, with sleeps of seconds. These tests show what it
+// does not ask for: exactness, restarts, refusals, and that nothing stays.
+package integration

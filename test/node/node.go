@@ -1,0 +1,412 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cni"
+	"berth/test/registry"
+)
+
+const (
+	readyTimeout = 60 * time.Second
+	stopTimeout  = 30 * time.Second
+	// aloneTimeout is how long shims may take to leave once they are empty.
+	aloneTimeout = 10 * time.Second
+	maxMessage   = 32 << 20 // of gRPC: exec and list answers are larger than the default
+)
+
+// Options say how a node differs from the usual one.
+type Options struct {
+	Registry *registry.Registry // pulls of registry.Upstreams go there; nil: nowhere
+	Args     []string           // further flags of berthd
+	Env      []string           // further environment of berthd, KEY=VALUE
+	// Dir is made for the node and removed with it. Empty: a new one in /var/tmp,
+	// which is a disk where /tmp often is not.
+	Dir       string
+	Tmpfs     bool // the directory is a tmpfs: no test waits for fsync
+	Binary    string
+	NoNetwork bool // leave the CNI configuration directory empty
+}
+
+// Node is a berthd with everything it works on.
+type Node struct {
+	Dir, Root, State  string
+	ConfDir, CertsDir string // of CNI and of registry mirrors
+	LogDir            string // for pods' log directories
+	LogFile           string // of the daemon
+	Endpoint          string // unix:///…
+	Bridge, Subnet    string
+	CgroupMark        string // part of the name of cgroups that tests ask for
+
+	Runtime runtimeapi.RuntimeServiceClient
+	Images  runtimeapi.ImageServiceClient
+
+	opt    Options
+	conn   *grpc.ClientConn
+	keeper *exec.Cmd
+	orders io.WriteCloser
+	notify *net.UnixConn
+	ready  chan string // what berthd tells systemd
+	watch  *fsnotify.Watcher
+	before machine
+	// patience is how long shims may take to leave.
+	patience time.Duration
+
+	mu     sync.Mutex
+	pid    int
+	exited chan struct{} // closed when the daemon of the moment has ended
+	status string        // how
+	alone  chan struct{} // closed while no process is below the keeper
+	pods   []string      // every pod ID ever seen below Root
+	shims  []string      // IDs
+}
+
+// Start starts a node and waits until it is ready.
+func Start(ctx context.Context, opt Options) (*Node, error) {
+	n := &Node{opt: opt, ready: make(chan string, 8), exited: closed(), alone: closed(), patience: aloneTimeout}
+	if err := n.prepare(); err != nil {
+		return nil, errors.Join(err, n.cleanUp())
+	}
+	err := n.startKeeper()
+	if err == nil {
+		err = n.Restart(ctx)
+	}
+	if err == nil {
+		err = n.connect()
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func closed() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// prepare makes the directories and all that berthd reads.
+func (n *Node) prepare() (err error) {
+	if n.opt.Dir == "" {
+		if n.Dir, err = os.MkdirTemp("/var/tmp", "berth-test-"); err != nil {
+			return err
+		}
+	} else {
+		n.Dir = n.opt.Dir
+		if err := os.MkdirAll(n.Dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if n.opt.Tmpfs {
+		if err := syscall.Mount("berth-test", n.Dir, "tmpfs", 0, "mode=755"); err != nil {
+			return fmt.Errorf("mount tmpfs: %w", err)
+		}
+	}
+	n.Root, n.State = filepath.Join(n.Dir, "root"), filepath.Join(n.Dir, "run")
+	n.ConfDir, n.CertsDir = filepath.Join(n.Dir, "net.d"), filepath.Join(n.Dir, "certs.d")
+	n.LogDir, n.LogFile = filepath.Join(n.Dir, "logs"), filepath.Join(n.Dir, "berthd.log")
+	n.Endpoint = "unix://" + filepath.Join(n.Dir, "berth.sock")
+	sum := sha256.Sum256([]byte(n.Dir))
+	n.Bridge = fmt.Sprintf("bt%x", sum[:5])
+	n.Subnet = fmt.Sprintf("10.%d.%d.0/24", 192+sum[0]%63, sum[1])
+	n.CgroupMark = "berthtest-" + n.Bridge
+	for _, d := range []string{n.ConfDir, n.CertsDir, n.LogDir, filepath.Join(n.Root, "pods")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := n.watchPods(); err != nil {
+		return err
+	}
+	if err := n.listenNotify(); err != nil {
+		return err
+	}
+	if n.opt.Registry != nil {
+		if err := n.opt.Registry.WriteHosts(n.CertsDir, registry.Upstreams...); err != nil {
+			return err
+		}
+	}
+	if !n.opt.NoNetwork {
+		if err := n.WriteNetwork(); err != nil {
+			return err
+		}
+	}
+	n.before, err = look()
+	return err
+}
+
+// WriteNetwork gives the node its CNI configuration.
+func (n *Node) WriteNetwork() error {
+	list, err := cni.DefaultConflist(n.Bridge, filepath.Join(n.Dir, "leases"), n.Subnet)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(n.ConfDir, "10-berth.conflist"), list, 0o644)
+}
+
+// watchPods notes the ID of every pod, from the directory it gets first.
+func (n *Node) watchPods() (err error) {
+	if n.watch, err = fsnotify.NewWatcher(); err != nil {
+		return err
+	}
+	go func(events <-chan fsnotify.Event) {
+		for e := range events {
+			if e.Has(fsnotify.Create) {
+				n.mu.Lock()
+				n.pods = append(n.pods, filepath.Base(e.Name))
+				n.mu.Unlock()
+			}
+		}
+	}(n.watch.Events)
+	return n.watch.Add(filepath.Join(n.Root, "pods"))
+}
+
+func (n *Node) listenNotify() (err error) {
+	addr := &net.UnixAddr{Name: filepath.Join(n.Dir, "notify"), Net: "unixgram"}
+	if n.notify, err = net.ListenUnixgram("unixgram", addr); err != nil {
+		return err
+	}
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			size, err := n.notify.Read(buf)
+			if err != nil {
+				return
+			}
+			for line := range strings.Lines(string(buf[:size])) {
+				if strings.TrimSpace(line) == "READY=1" {
+					n.ready <- line
+				}
+			}
+		}
+	}()
+	return nil
+}
+
+func (n *Node) startKeeper() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	n.keeper = exec.Command(self)
+	n.keeper.Env = append(os.Environ(), keeperEnv+"=1")
+	n.keeper.Stderr = os.Stderr
+	n.keeper.ExtraFiles = []*os.File{theirs}
+	n.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the test, which closes the pipe
+	if n.orders, err = n.keeper.StdinPipe(); err != nil {
+		return err
+	}
+	if err := n.keeper.Start(); err != nil {
+		ours.Close()
+		return err
+	}
+	go n.read(ours)
+	return nil
+}
+
+// read notes what the keeper reports, until it has ended.
+func (n *Node) read(from *os.File) {
+	defer from.Close()
+	for in := bufio.NewScanner(from); in.Scan(); {
+		var r report
+		if json.Unmarshal(in.Bytes(), &r) != nil {
+			continue
+		}
+		n.mu.Lock()
+		switch {
+		case r.Started != 0:
+			n.pid, n.alone = r.Started, make(chan struct{})
+		case r.Exited != 0:
+			n.pid, n.status = 0, r.Status
+			closeOnce(n.exited)
+		case r.Alone:
+			closeOnce(n.alone)
+		case r.Error != "":
+			n.status = r.Error
+			closeOnce(n.exited)
+		}
+		n.mu.Unlock()
+	}
+}
+
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+func (n *Node) order(o order) error {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	_, err = n.orders.Write(append(data, '\n'))
+	return err
+}
+
+// Restart starts the daemon, which must not be running, and waits for it.
+func (n *Node) Restart(ctx context.Context) error {
+	binary := n.opt.Binary
+	if binary == "" {
+		repo, err := repository()
+		if err != nil {
+			return err
+		}
+		binary = filepath.Join(repo, "bin", "berthd")
+	}
+	argv := append([]string{binary, "--config", "/dev/null", "--root", n.Root, "--state", n.State,
+		"--listen", n.Endpoint, "--cni-conf-dir", n.ConfDir, "--cni-bin-dir", strings.Join(pluginDirs(), ","),
+		"--certs-dir", n.CertsDir, "--log-level", "4"}, n.opt.Args...)
+	env := append(os.Environ(), append([]string{"NOTIFY_SOCKET=" + filepath.Join(n.Dir, "notify")}, n.opt.Env...)...)
+	n.mu.Lock()
+	n.exited, n.status = make(chan struct{}), ""
+	exited := n.exited
+	n.mu.Unlock()
+	for len(n.ready) > 0 {
+		<-n.ready
+	}
+	if err := n.order(order{Start: &program{Argv: argv, Env: env, Log: n.LogFile}}); err != nil {
+		return err
+	}
+	select {
+	case <-n.ready:
+		return nil
+	case <-exited:
+		return fmt.Errorf("berthd ended before it was ready: %s\n%s", n.Exit(), n.Tail(30))
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(readyTimeout):
+		return fmt.Errorf("berthd was not ready after %v\n%s", readyTimeout, n.Tail(30))
+	}
+}
+
+// pluginDirs are where CNI plugins may be; built ones first.
+func pluginDirs() []string {
+	var dirs []string
+	if repo, err := repository(); err == nil {
+		dirs = append(dirs, filepath.Join(repo, "bin", "cni"))
+	}
+	return append(dirs, "/opt/cni/bin", "/usr/lib/cni")
+}
+
+func (n *Node) connect() (err error) {
+	n.conn, err = Dial(n.Endpoint)
+	if err != nil {
+		return err
+	}
+	n.Runtime = runtimeapi.NewRuntimeServiceClient(n.conn)
+	n.Images = runtimeapi.NewImageServiceClient(n.conn)
+	return nil
+}
+
+// Dial makes a connection that survives restarts of the daemon.
+func Dial(endpoint string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage), grpc.WaitForReady(true)))
+}
+
+// PID is the daemon's; 0 while it is not running.
+func (n *Node) PID() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.pid
+}
+
+// Exit tells how the last daemon ended.
+func (n *Node) Exit() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status
+}
+
+// Kill ends the daemon as a crash would and waits for its end.
+func (n *Node) Kill() error { return n.end(syscall.SIGKILL, "killed by killed") }
+
+// Stop ends the daemon as an operator would and waits; it must exit with 0.
+func (n *Node) Stop() error { return n.end(syscall.SIGTERM, "exit code 0") }
+
+func (n *Node) end(sig syscall.Signal, want string) error {
+	n.mu.Lock()
+	exited := n.exited
+	n.mu.Unlock()
+	if n.PID() == 0 {
+		return nil
+	}
+	if err := n.order(order{Signal: sig}); err != nil {
+		return err
+	}
+	select {
+	case <-exited:
+	case <-time.After(stopTimeout):
+		_ = n.order(order{Signal: syscall.SIGABRT}) // its stacks go to the log
+		<-exited
+		return fmt.Errorf("berthd did not end %v after %v\n%s", stopTimeout, sig, n.Tail(60))
+	}
+	if got := n.Exit(); got != want {
+		return fmt.Errorf("after %v berthd ended with %s, want %s\n%s", sig, got, want, n.Tail(30))
+	}
+	return nil
+}
+
+// Descendants lists the processes that berthd has started, and theirs.
+func (n *Node) Descendants() ([]string, error) {
+	ps, err := descendants(n.keeper.Process.Pid)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, p := range ps {
+		out = append(out, p.String())
+	}
+	return out, nil
+}
+
+// PIDs are the processes in the cgroups of a container, by its full ID.
+func (n *Node) PIDs(container string) ([]int, error) {
+	ps, err := descendants(n.keeper.Process.Pid)
+	var out []int
+	for _, p := range ps {
+		cgroups, rerr := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID))
+		if rerr == nil && strings.Contains(string(cgroups), container) {
+			out = append(out, p.PID)
+		}
+	}
+	return out, err
+}
+
+// Tail is the end of the daemon's log.
+func (n *Node) Tail(lines int) string {
+	data, err := os.ReadFile(n.LogFile)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
