@@ -19,7 +19,7 @@ go-is-here:
 # The shim is the only program that links C (libseccomp, through libcontainer).
 build: go-is-here pause
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/berthd ./cmd/berth
-	CGO_ENABLED=1 $(BUILD) -tags seccomp -o bin/ ./cmd/berth-shim
+	CGO_ENABLED=1 $(BUILD) -tags "seccomp runc_nocriu" -o bin/ ./cmd/berth-shim
 
 pause:
 	@hack/build-pause.sh

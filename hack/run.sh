@@ -18,10 +18,20 @@ daemon=
 # gone PID: waits until a process that is not our child has ended.
 gone() { timeout "${2:-10}" tail --pid="$1" -f /dev/null 2>/dev/null; }
 
+# In a session of its own: Ctrl-C must not reach the daemon, which is asked to
+# remove the pod first.
+start() {
+  setsid bin/berthd --config /dev/null --root "$dir/root" --state "$dir/run" --listen "$socket" \
+    --cni-conf-dir "$dir/net.d" --cni-bin-dir "$PWD/bin/cni" --default-network \
+    --certs-dir "$dir/certs.d" >>"$dir/berthd.log" 2>&1 &
+  daemon=$!
+}
+
 cleanup() {
   local code=$? shim
   trap '' INT TERM
   if [ -n "$daemon" ]; then
+    kill -0 "$daemon" 2>/dev/null || start # it died; another one takes the pod over
     bin/demo clean "$socket" >>"$dir/clean.log" 2>&1 || code=1
     kill -TERM "$daemon" 2>/dev/null || true
     gone "$daemon" 30 || kill -KILL "$daemon" 2>/dev/null || true
@@ -33,7 +43,8 @@ cleanup() {
   fi
   awk -v d="$dir/" 'index($5, d) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l || code=1
   ip link delete "$bridge" 2>/dev/null || true
-  echo "$forward" >/proc/sys/net/ipv4/ip_forward
+  # Somebody else's bridge, made meanwhile, may need it.
+  [ -n "$(ip -o link show type bridge)" ] || echo "$forward" >/proc/sys/net/ipv4/ip_forward
   if [ $code -ne 0 ]; then
     echo "Failed; the daemon's log ends:" >&2
     tail -n 30 "$dir/berthd.log" >&2 || true
@@ -46,17 +57,14 @@ trap cleanup EXIT
 trap 'exit 0' INT TERM
 
 mkdir -p "$dir/net.d" "$dir/certs.d" "$dir/logs"
-# In a session of its own: Ctrl-C must reach the demo, which removes its pod
-# while there is a daemon to ask.
-setsid bin/berthd --config /dev/null --root "$dir/root" --state "$dir/run" --listen "$socket" \
-  --cni-conf-dir "$dir/net.d" --cni-bin-dir "$PWD/bin/cni" --default-network \
-  --certs-dir "$dir/certs.d" >"$dir/berthd.log" 2>&1 &
-daemon=$!
-
+start
 bin/demo wait "$socket" &
 ready=$!
-wait -n "$ready" "$daemon" || exit 1
-kill -0 "$daemon"
+wait -n "$ready" "$daemon" && kill -0 "$daemon" || {
+  kill "$ready" 2>/dev/null || true
+  daemon= # it did not start; there is nothing to ask it
+  exit 1
+}
 bin/demo image "$dir/demo.tar"
 bin/berth --address "$socket" image load "$dir/demo.tar" >/dev/null
 bin/demo run "$socket" "$dir/logs" "${BERTH_RUN_ONCE:+once}"

@@ -206,7 +206,7 @@ func (a *archive) readFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close() // only read
 	if size > maxDocument {
 		return nil, corrupt("%s has %d bytes", name, size)
 	}

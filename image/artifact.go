@@ -32,11 +32,11 @@ func artifactTar(ctx context.Context, src source, blobs []ocispec.Descriptor, ch
 		w := tar.NewWriter(pw)
 		for _, d := range blobs {
 			if err := addBlob(ctx, w, src, d, check); err != nil {
-				pw.CloseWithError(err) //nolint:errcheck // always nil
+				pw.CloseWithError(err) // always nil
 				return
 			}
 		}
-		pw.CloseWithError(w.Close()) //nolint:errcheck // always nil
+		pw.CloseWithError(w.Close()) // always nil
 	}()
 	return pr
 }
@@ -53,7 +53,7 @@ func addBlob(ctx context.Context, w *tar.Writer, src source, d ocispec.Descripto
 	if err != nil {
 		return err
 	}
-	defer body.Close() //nolint:errcheck // only read
+	defer body.Close() // only read
 	r, err := check(body, d)
 	if err != nil {
 		return err

@@ -69,11 +69,11 @@ func (s *Store) Check(ctx context.Context, repair bool) (Report, error) {
 
 // checkLayer verifies one layer, unless it is deleted meanwhile.
 func (s *Store) checkLayer(l layerRecord) ([]string, error) {
-	const key = "berth check"
-	if err := s.Hold(key, []string{l.ChainID}); err != nil {
+	release, err := s.holdBriefly([]string{l.ChainID})
+	if err != nil {
 		return nil, nil
 	}
-	defer s.Release(key)
+	defer release()
 	dir := s.layerPath(l.ChainID)
 	if l.DiffID == "" { // no image names it: it must at least be readable
 		if err := layer.Assemble(dir, new(counter)); err != nil {
@@ -146,11 +146,12 @@ func (s *Store) dropLayer(chain string, images []string) error {
 // heldCount is how many holds name the layer. The caller holds mu.
 func (s *Store) heldCount(chain string) (n int) {
 	for key, chains := range s.holds {
-		if key != "berth check" {
-			for _, c := range chains {
-				if c == chain {
-					n++
-				}
+		if strings.HasPrefix(key, briefly) {
+			continue
+		}
+		for _, c := range chains {
+			if c == chain {
+				n++
 			}
 		}
 	}

@@ -52,11 +52,11 @@ func (e *exporter) image(ref string) error {
 	if img.Artifact {
 		return fmt.Errorf("it is an OCI artifact; only images can be exported")
 	}
-	key := "export " + img.ID + " " + ref
-	if err := e.store.Hold(key, img.Layers); err != nil {
+	release, err := e.store.holdBriefly(img.Layers)
+	if err != nil {
 		return err
 	}
-	defer e.store.Release(key)
+	defer release()
 	e.store.mu.Lock()
 	r := e.store.records[img.ID]
 	e.store.mu.Unlock()
@@ -64,7 +64,9 @@ func (e *exporter) image(ref string) error {
 		return ErrNotFound
 	}
 	names := img.Tags
-	if i := slices.IndexFunc(img.Tags, func(t string) bool { return t == ref || strings.HasSuffix(t, "/"+ref) || strings.HasSuffix(t, "/"+ref+":latest") }); i >= 0 {
+	if i := slices.IndexFunc(img.Tags, func(t string) bool {
+		return t == ref || strings.HasSuffix(t, "/"+ref) || strings.HasSuffix(t, "/"+ref+":latest")
+	}); i >= 0 {
 		names = img.Tags[i : i+1]
 	}
 	return e.add(r, names)

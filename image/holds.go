@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/opencontainers/go-digest"
 
@@ -93,6 +94,18 @@ func (s *Store) Hold(key string, layers []string) error {
 	s.mu.Unlock()
 	s.unref(old)
 	return nil
+}
+
+// briefly starts the keys of holds that last for one call.
+const briefly = "\x00"
+
+// holdBriefly holds layers until the function it gives is called.
+func (s *Store) holdBriefly(layers []string) (release func(), err error) {
+	s.mu.Lock()
+	s.keys++
+	key := briefly + strconv.FormatUint(s.keys, 10)
+	s.mu.Unlock()
+	return func() { s.Release(key) }, s.Hold(key, layers)
 }
 
 // Release ends a hold. Layers of images that were removed meanwhile are deleted

@@ -121,7 +121,7 @@ func (g *ingest) artifactUnpacker() unpack {
 			return layer.NewDigester(ctx, newMeter(r, st, d.Size), d.Digest, d.Size, "blob "+d.Digest.String())
 		}
 		archive := artifactTar(ctx, g.src, g.found.parsed.Layers, check)
-		defer archive.Close() //nolint:errcheck // only read
+		defer archive.Close() // only read
 		sum := digest.SHA256.Digester()
 		res, err := layer.Apply(dir, io.TeeReader(archive, sum.Hash()), g.store.opts.Limits)
 		st.result, st.rec.TarSize, st.rec.DiffID = res, res.Size, sum.Digest().String()

@@ -169,20 +169,21 @@ func (a *archive) names(d ocispec.Descriptor, m registry.Manifest, docker []dock
 	if json.Unmarshal(m.Raw, &e) == nil && e.Config != nil {
 		for _, i := range docker {
 			if strings.HasSuffix(i.Config, e.Config.Digest.Encoded()) || strings.HasSuffix(i.Config, e.Config.Digest.Encoded()+".json") {
-				names = added2(names, i.RepoTags)
+				names = withNames(names, i.RepoTags)
 			}
 		}
 	}
 	for _, key := range []string{"io.containerd.image.name", ocispec.AnnotationRefName} {
 		n := d.Annotations[key]
 		if strings.ContainsAny(n, "/:") { // else it is just a tag
-			names = added2(names, []string{n})
+			names = withNames(names, []string{n})
 		}
 	}
 	return names
 }
 
-func added2(list, more []string) []string {
+// withNames adds the full form of those that are image names.
+func withNames(list, more []string) []string {
 	for _, m := range more {
 		if ref, err := registry.Parse(m); err == nil {
 			list = added(list, ref.String())
@@ -216,7 +217,7 @@ func (a *archive) dockerCandidates(ctx context.Context, list []dockerImage) ([]c
 		}
 		d := digest.FromBytes(raw)
 		a.made[d] = raw
-		out = append(out, candidate{registry.Manifest{Digest: d, MediaType: ocispec.MediaTypeImageManifest, Raw: raw}, added2(nil, i.RepoTags)})
+		out = append(out, candidate{registry.Manifest{Digest: d, MediaType: ocispec.MediaTypeImageManifest, Raw: raw}, withNames(nil, i.RepoTags)})
 	}
 	return out, nil
 }
@@ -250,7 +251,7 @@ func (a *archive) describe(ctx context.Context, name string) (ocispec.Descriptor
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close() // only read
 	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: size}
 	if hex := strings.TrimPrefix(name, "blobs/sha256/"); len(hex) == 64 && isHex(hex) {
 		d.Digest = digest.NewDigestFromEncoded(digest.SHA256, hex)

@@ -61,7 +61,7 @@ func (s *Store) Mount(_ context.Context, req MountRequest) error {
 		return err
 	}
 	if ns != nil {
-		defer ns.Close() //nolint:errcheck // a namespace, no data
+		defer ns.Close() // a namespace, no data
 		c.UserNS = ns
 	}
 	if err := req.makeDirs(c.Lower[0]); err != nil {

@@ -36,18 +36,26 @@ func parsePlatform(s string) (platform, error) {
 func hostVariants() []string {
 	switch runtime.GOARCH {
 	case "amd64":
-		switch {
-		case cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512CD && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL:
-			return downFrom("amd64", "v4")
-		case cpu.X86.HasAVX2 && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasFMA:
-			return downFrom("amd64", "v3")
-		case cpu.X86.HasSSE42 && cpu.X86.HasPOPCNT:
-			return downFrom("amd64", "v2")
-		}
+		return downFrom("amd64", x86Level())
 	case "arm":
 		return downFrom("arm", "v7")
 	}
 	return downFrom(runtime.GOARCH, "")
+}
+
+// x86Level is the microarchitecture level, by features that tell the levels apart.
+func x86Level() string {
+	all := func(features ...bool) bool { return !slices.Contains(features, false) }
+	x := &cpu.X86
+	switch {
+	case all(x.HasAVX512F, x.HasAVX512BW, x.HasAVX512CD, x.HasAVX512DQ, x.HasAVX512VL):
+		return "v4"
+	case all(x.HasAVX2, x.HasBMI1, x.HasBMI2, x.HasFMA):
+		return "v3"
+	case all(x.HasSSE42, x.HasPOPCNT):
+		return "v2"
+	}
+	return "v1"
 }
 
 // downFrom lists a variant and those it includes. An image that names none comes

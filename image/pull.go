@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -307,7 +308,10 @@ func firstSentinel(err error) error {
 // kindFirst says its kind first: the kubelet compares the beginning of the text.
 type kindFirst struct{ kind, err error }
 
-func (k *kindFirst) Error() string { return k.kind.Error() + ": " + k.err.Error() }
+func (k *kindFirst) Error() string {
+	return k.kind.Error() + ": " + strings.Replace(k.err.Error(), k.kind.Error()+": ", "", 1)
+}
+
 func (k *kindFirst) Unwrap() error { return k.err }
 
 // now is when something happened, in the resolution JSON keeps.

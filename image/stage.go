@@ -116,7 +116,7 @@ func (s *Store) leave(st *stage, cause error) {
 	st.cancel(cause)
 	<-st.done
 	if st.err == nil {
-		os.RemoveAll(st.dir) //nolint:errcheck // Sweep of the next start takes what is left
+		os.RemoveAll(st.dir) // Sweep of the next start takes what is left
 	}
 }
 
@@ -129,7 +129,7 @@ func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits) unpack 
 		if err != nil {
 			return err
 		}
-		defer body.Close() //nolint:errcheck // only read
+		defer body.Close() // only read
 		counted := newMeter(body, st, d.Size)
 		checked, err := layer.NewDigester(ctx, counted, d.Digest, d.Size, "layer "+d.Digest.String())
 		if err != nil {
@@ -142,7 +142,7 @@ func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits) unpack 
 		if err != nil {
 			return err
 		}
-		defer plain.Close() //nolint:errcheck // only read
+		defer plain.Close() // only read
 		return applyVerified(ctx, dir, st, plain, limits)
 	}
 }

@@ -89,7 +89,8 @@ type Store struct {
 	pulls   map[string]*pull
 	swept   bool
 	left    []string // .tmp directories of an earlier process
-	seq     uint64
+	seq     uint64   // of the last record
+	keys    uint64   // of the last brief hold
 }
 
 // layerInfo is a complete layer.

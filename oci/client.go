@@ -159,7 +159,7 @@ func (sh *Shim) meet(ctx context.Context) (hello shimapi.HelloResponse, err erro
 func (sh *Shim) awaitEnd(process *os.File) {
 	stop := context.AfterFunc(sh.shims.ctx, func() { _ = process.SetReadDeadline(time.Now()) })
 	defer stop()
-	defer process.Close() //nolint:errcheck // a handle
+	defer process.Close()
 	raw, err := process.SyscallConn()
 	if err != nil {
 		return

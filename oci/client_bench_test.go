@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -64,7 +65,7 @@ func BenchmarkExec(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer null.Close() //nolint:errcheck // benchmark
+	defer null.Close()
 	for i := 0; b.Loop(); i++ {
 		session, err := n.shim.Exec(n.ctx, &shimapi.ExecRequest{
 			ID: r.ID, ExecID: fmt.Sprint(i), Process: &specs.Process{Args: []string{"/bin/true"}},
@@ -102,5 +103,69 @@ func TestFootprint(t *testing.T) {
 		empty, pods, full, float64(full-empty)/pods, float64(pauses)/pods, files, status[len(status)-120:])
 	if each := (full - empty + pauses) / pods; each > 300 {
 		t.Errorf("a pod costs %d KiB", each)
+	}
+}
+
+// TestShimKeepsNothing runs through lives of pods and containers, good and bad,
+// and counts what the shim still has open.
+func TestShimKeepsNothing(t *testing.T) {
+	n := newShimNode(t)
+	keep := n.pod()
+	files := func() int {
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.shim.PID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := 0
+		for _, fd := range fds {
+			// libcontainer leaves one to the garbage collector after a failed start.
+			if name, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", n.shim.PID(), fd.Name())); !strings.Contains(name, "exec.fifo") {
+				open++
+			}
+		}
+		return open
+	}
+	life := func() {
+		pod := n.pod()
+		ended := n.run(pod, "true", terminal)
+		n.exit(ended)
+		attached := n.run(pod, "sleep 1000", withStdin(true))
+		c := n.attachTo(attached)
+		if _, _, err := n.exec(attached, 0, "none"); err == nil {
+			t.Error("a missing command was executed")
+		}
+		if _, _, err := n.exec(attached, 0, "true"); err != nil {
+			t.Error(err)
+		}
+		created := n.request(pod, "true")
+		if _, err := n.shim.Create(n.ctx, created); err != nil {
+			t.Error(err)
+		}
+		failing := n.request(pod, "", func(_ *shimapi.CreateRequest, s *specs.Spec) { s.Process.Args = []string{"/none"} })
+		if _, err := n.shim.Create(n.ctx, failing); err == nil {
+			t.Error("a missing command was executed")
+		}
+		for _, r := range []*shimapi.CreateRequest{ended, attached, created, failing} {
+			if err := n.shim.Delete(n.ctx, r.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := c.Wait(n.ctx); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		if err := n.shim.RemovePod(n.ctx, pod); err != nil {
+			t.Error(err)
+		}
+	}
+	life()
+	var before int
+	eventually(t, "calls have ended", func() bool { was := before; before = files(); return was == before })
+	for range 5 {
+		life()
+	}
+	eventually(t, "the shim has as many files as before", func() bool { return files() <= before })
+	if _, err := n.shim.Ping(n.ctx); err != nil || n.podRecord(keep).PID == 0 {
+		t.Error(err)
 	}
 }

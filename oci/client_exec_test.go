@@ -91,7 +91,7 @@ func TestExecEndsItsTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close() //nolint:errcheck // test
+	defer null.Close()
 	start := func() *ExecSession {
 		x := &shimapi.ExecRequest{ID: r.ID, ExecID: newID()[:8], Process: &specs.Process{Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin"}}}
 		session, err := n.shim.Exec(n.ctx, x, []*os.File{null, null, null})
@@ -189,7 +189,7 @@ func TestExecWhenContainerEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close() //nolint:errcheck // test
+	defer null.Close()
 	session, err := n.shim.Exec(n.ctx, &shimapi.ExecRequest{
 		ID: r.ID, ExecID: "x", Process: &specs.Process{Args: []string{"/bin/sleep", "1000"}},
 	}, []*os.File{null, null, null})

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -144,7 +145,15 @@ func TestContainerTerminal(t *testing.T) {
 // the container goes on when the client is cut off.
 func TestSlowClient(t *testing.T) {
 	n := newShimNode(t)
-	r := n.run(n.pod(), "read go; seq 1 30000; echo done", withStdin(false))
+	pod := n.pod()
+	// The container waits for the client to be cut off; or it ends before.
+	for _, lines := range []int{40000, 20000} {
+		t.Run(fmt.Sprint(lines), func(t *testing.T) { n.slowClient(t, pod, lines) })
+	}
+}
+
+func (n *shimNode) slowClient(t *testing.T, pod string, lines int) {
+	r := n.run(pod, fmt.Sprintf("read go; seq 1 %d; echo done", lines), withStdin(false))
 	inR, inW, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +176,7 @@ func TestSlowClient(t *testing.T) {
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("the container took %v", took)
 	}
-	if out := n.output(r); !strings.HasSuffix(out, "\n30000\ndone\n") || strings.Count(out, "\n") != 30001 {
+	if out := n.output(r); !strings.HasSuffix(out, fmt.Sprintf("\n%d\ndone\n", lines)) || strings.Count(out, "\n") != lines+1 {
 		t.Errorf("log of %d bytes ends %q", len(out), out[len(out)-20:])
 	}
 }

@@ -176,9 +176,10 @@ func (m *Manager) execTTY(ctx context.Context, shim *oci.Shim, req *shimapi.Exec
 	defer close(done)
 	go forwardSizes(s.Resize, done, session.Resize)
 	console := session.Console
+	screen := &output{f: console}
 	var out sync.WaitGroup
 	if s.Stdout != nil {
-		out.Go(func() { _, _ = io.Copy(s.Stdout, console) })
+		out.Go(func() { screen.copyTo(s.Stdout) })
 	}
 	if s.Stdin != nil {
 		go func() { _, _ = io.Copy(console, s.Stdin) }()
@@ -187,7 +188,7 @@ func (m *Manager) execTTY(ctx context.Context, shim *oci.Shim, req *shimapi.Exec
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", req.ID, err)
 	}
-	_ = console.SetReadDeadline(time.Now().Add(execDrain))
+	screen.end()
 	out.Wait()
 	return status.Code, nil
 }
@@ -209,9 +210,10 @@ func forwardSizes(sizes <-chan Size, done <-chan struct{}, resize func(w, h uint
 
 // streamPipes join a client's streams, which are not files, with a process's.
 type streamPipes struct {
-	remote [3]*os.File // what the process gets
-	local  [3]*os.File // our ends, nil where the process got /dev/null
-	output sync.WaitGroup
+	remote  [3]*os.File // what the process gets
+	local   [3]*os.File // our ends, nil where the process got /dev/null
+	outputs []*output
+	copies  sync.WaitGroup
 }
 
 func newStreamPipes(s Streams) (*streamPipes, error) {
@@ -255,20 +257,19 @@ func (p *streamPipes) start(s Streams) {
 	}
 	for i, w := range map[int]io.Writer{1: s.Stdout, 2: s.Stderr} {
 		if p.local[i] != nil {
-			p.output.Go(func() { _, _ = io.Copy(w, p.local[i]) })
+			o := &output{f: p.local[i]}
+			p.outputs = append(p.outputs, o)
+			p.copies.Go(func() { o.copyTo(w) })
 		}
 	}
 }
 
 // drain waits for the output's end, bounded in case a child keeps the pipe.
 func (p *streamPipes) drain() {
-	deadline := time.Now().Add(execDrain)
-	for _, f := range p.local[1:] {
-		if f != nil {
-			_ = f.SetReadDeadline(deadline)
-		}
+	for _, o := range p.outputs {
+		o.end()
 	}
-	p.output.Wait()
+	p.copies.Wait()
 }
 
 func (p *streamPipes) close() {

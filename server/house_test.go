@@ -188,7 +188,10 @@ func eachFile(t *testing.T, do func(rel string, d fs.DirEntry)) {
 			return err
 		}
 		if rel == ".git" || rel == "bin" {
-			return filepath.SkipDir
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
 		}
 		do(rel, d)
 		return nil

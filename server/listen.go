@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,13 +36,27 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	ul := l.(*net.UnixListener)
-	ul.SetUnlinkOnClose(false) // after a restart the path may be the next daemon's
+	ul.SetUnlinkOnClose(false) // it would remove the hidden name; see socket
 	if err := errors.Join(os.Chmod(hidden, 0o660), os.Rename(hidden, path)); err != nil {
 		l.Close()
 		os.Remove(hidden)
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	return l, nil
+	return &socket{Listener: l, path: path}, nil
+}
+
+// socket is a listener whose name goes with it.
+type socket struct {
+	net.Listener
+	path string
+	once sync.Once
+}
+
+// Close removes the name while the socket still answers: once it does not,
+// another daemon may have put its own there.
+func (s *socket) Close() error {
+	s.once.Do(func() { os.Remove(s.path) })
+	return s.Listener.Close()
 }
 
 // removeStale removes a socket at path that nobody answers at.

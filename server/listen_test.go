@@ -24,7 +24,7 @@ func TestListenModeAndRestart(t *testing.T) {
 	if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "answers at") {
 		t.Errorf("a socket that is served was taken: %v", err)
 	}
-	l.Close() // as after kill -9: the file stays, nobody answers
+	l.(*socket).Listener.Close() // as after kill -9: the file stays, nobody answers
 	again, err := listen(t.Context(), path)
 	if err != nil {
 		t.Fatalf("a stale socket was not replaced: %v", err)
@@ -38,6 +38,10 @@ func TestListenModeAndRestart(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil || len(entries) != 1 {
 		t.Errorf("%d files beside the socket, %v", len(entries)-1, err)
+	}
+	again.Close()
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("a daemon that ends well leaves its socket")
 	}
 }
 

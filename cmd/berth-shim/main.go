@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -31,6 +32,9 @@ const (
 	// back to the system above this bound.
 	gcPercent   = 50
 	memoryLimit = 24 << 20
+	// Each processor that Go may use has caches and a thread or two; copying
+	// logs and waiting need few, whatever the machine has.
+	processors = 4
 )
 
 func main() {
@@ -54,6 +58,7 @@ func run(dir, version string, level slog.Level, ready *os.File) error {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
+	runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
 	if err := settle(); err != nil {
 		return err
 	}

@@ -117,7 +117,7 @@ func (a *applier) explain(what string, err error) error {
 
 func (a *applier) close() error {
 	if a.shadowFd >= 0 {
-		unix.Close(a.shadowFd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+		unix.Close(a.shadowFd) // O_PATH: nothing can be lost by closing
 	}
 	return a.tree.close()
 }

@@ -62,7 +62,7 @@ func readMoved(dirPath string) ([]move, error) {
 	var moved []move
 	for seq := 0; ; seq++ {
 		r, err := j.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return moved, j.close()
 		}
 		if err != nil {
@@ -87,7 +87,7 @@ func (s *assembler) run(j *journalReader) error {
 	defer blocks.Put(buf)
 	for seq := 0; ; seq++ {
 		r, err := j.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -158,7 +158,7 @@ func (s *assembler) openFile(path string) error {
 
 func (s *assembler) closeFile() {
 	if s.fd >= 0 {
-		unix.Close(s.fd) //nolint:errcheck // read-only
+		unix.Close(s.fd) // read-only
 	}
 	s.fd, s.open = -1, ""
 }

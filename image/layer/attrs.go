@@ -58,7 +58,7 @@ func setXattrAt(dirfd int, base, key string, value []byte) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+	defer unix.Close(fd) // O_PATH: nothing can be lost by closing
 	return unix.Setxattr("/proc/self/fd/"+strconv.Itoa(fd), key, value, 0)
 }
 

@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 
@@ -19,7 +20,7 @@ const maxWindow = 128 << 20
 func Decompress(r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	head, err := br.Peek(6)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch {
@@ -28,13 +29,13 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: gzip: %w", ErrArchive, err)
 		}
-		return &decompressor{Reader: z, rest: br, close: func() { z.Close() }}, nil
+		return &decompressor{Reader: z, rest: br, done: z.Close}, nil
 	case isZstd(head):
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("%w: zstd: %w", ErrArchive, err)
 		}
-		return &decompressor{Reader: z, rest: br, close: z.Close}, nil
+		return &decompressor{Reader: z, rest: br, done: func() error { z.Close(); return nil }}, nil
 	case bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
 		return nil, fmt.Errorf("%w: bzip2 and xz compression are not supported; build the image with gzip or zstd", ErrArchive)
 	}
@@ -53,13 +54,13 @@ func isZstd(head []byte) bool {
 // bytes after the compressed data too.
 type decompressor struct {
 	io.Reader
-	rest  io.Reader
-	close func()
+	rest io.Reader
+	done func() error
 }
 
 func (d *decompressor) Read(p []byte) (int, error) {
 	n, err := d.Reader.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if _, derr := io.Copy(io.Discard, d.rest); derr != nil {
 			err = derr
 		}
@@ -68,6 +69,5 @@ func (d *decompressor) Read(p []byte) (int, error) {
 }
 
 func (d *decompressor) Close() error {
-	d.close()
-	return nil
+	return d.done()
 }

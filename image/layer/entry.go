@@ -23,7 +23,7 @@ func (a *applier) file(p *dir, base string, hdr *tar.Header, buf []byte) error {
 	perm := uint32(hdr.Mode) & 0o777
 	fd, err := unix.Openat(p.fd, base, flags, perm)
 	if errors.Is(err, unix.EEXIST) {
-		if _, err = a.replace(p, base); err == nil {
+		if err = a.replace(p, base); err == nil {
 			fd, err = unix.Openat(p.fd, base, flags, perm)
 		}
 	}
@@ -59,7 +59,7 @@ func (a *applier) content(fd int, real string, size int64, buf []byte) error {
 			}
 		}
 		off += int64(n)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		if n == 0 {
@@ -113,7 +113,7 @@ func (a *applier) reuseDir(p *dir, base string) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
 	}
-	if _, err := a.replace(p, base); err != nil {
+	if err := a.replace(p, base); err != nil {
 		return err
 	}
 	if err := unix.Mkdirat(p.fd, base, 0o755); err != nil {
@@ -125,7 +125,7 @@ func (a *applier) reuseDir(p *dir, base string) error {
 func (a *applier) symlink(p *dir, base string, hdr *tar.Header) error {
 	err := unix.Symlinkat(hdr.Linkname, p.fd, base)
 	if errors.Is(err, unix.EEXIST) {
-		if _, err = a.replace(p, base); err == nil {
+		if err = a.replace(p, base); err == nil {
 			err = unix.Symlinkat(hdr.Linkname, p.fd, base)
 		}
 	}
@@ -185,8 +185,8 @@ func (a *applier) relink(tp *dir, tbase string, p *dir, base string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(tfd) //nolint:errcheck // O_PATH: nothing can be lost by closing
-	if _, err := a.replace(p, base); err != nil {
+	defer unix.Close(tfd) // O_PATH: nothing can be lost by closing
+	if err := a.replace(p, base); err != nil {
 		return err
 	}
 	return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(tfd), p.fd, base, unix.AT_SYMLINK_FOLLOW)
@@ -205,7 +205,7 @@ func (a *applier) node(p *dir, base string, hdr *tar.Header) error {
 	dev := unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
 	err := unix.Mknodat(p.fd, base, mode, int(dev))
 	if errors.Is(err, unix.EEXIST) {
-		if _, err = a.replace(p, base); err == nil {
+		if err = a.replace(p, base); err == nil {
 			err = unix.Mknodat(p.fd, base, mode, int(dev))
 		}
 	}
@@ -221,29 +221,30 @@ func (a *applier) node(p *dir, base string, hdr *tar.Header) error {
 
 // replace takes away what an earlier entry of this archive made at base. Content
 // moves to the shadow directory, because the journal points to it.
-func (a *applier) replace(p *dir, base string) (wasDir bool, err error) {
+func (a *applier) replace(p *dir, base string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(p.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return false, err
+		return err
 	}
+	isDir := false
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		if base == "" || strings.HasPrefix(p.real, join(p.real, base)+"/") {
-			return false, fmt.Errorf("%w: an entry replaces the directory it is in", ErrArchive)
+			return fmt.Errorf("%w: an entry replaces the directory it is in", ErrArchive)
 		}
-		wasDir = true
+		isDir = true
 	case unix.S_IFREG:
 		if st.Size == 0 {
-			return false, unix.Unlinkat(p.fd, base, 0)
+			return unix.Unlinkat(p.fd, base, 0)
 		}
 	case unix.S_IFLNK:
 		err := unix.Unlinkat(p.fd, base, 0)
 		a.forgetBut(p)
-		return false, err
+		return err
 	default:
-		return false, unix.Unlinkat(p.fd, base, 0)
+		return unix.Unlinkat(p.fd, base, 0)
 	}
-	return wasDir, a.shadow(p, base, wasDir)
+	return a.shadow(p, base, isDir)
 }
 
 func (a *applier) shadow(p *dir, base string, isDir bool) error {
@@ -274,7 +275,7 @@ func (a *applier) shadow(p *dir, base string, isDir bool) error {
 func (t *tree) forgetBut(keep *dir) {
 	for p, d := range t.cache {
 		if d != keep {
-			unix.Close(d.fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+			unix.Close(d.fd) // O_PATH: nothing can be lost by closing
 			delete(t.cache, p)
 		}
 	}

@@ -56,7 +56,7 @@ func (in *inheritor) inherit(name string) error {
 	if err != nil || fd < 0 {
 		return err // replaced by the archive since
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing is written
+	defer unix.Close(fd) // nothing is written
 	if in.own.hides(name) {
 		return nil
 	}
@@ -103,7 +103,7 @@ func (t *tree) exactWalk(name string) (int, error) {
 			return -1, err
 		}
 		next, nerr := unix.Openat(fd, elem, flags, 0)
-		unix.Close(fd) //nolint:errcheck // nothing is written
+		unix.Close(fd) // nothing is written
 		fd, err = next, nerr
 	}
 	return fd, err
@@ -115,7 +115,7 @@ func (t *tree) hides(name string) bool {
 	for ; ; name = up(name) {
 		if fd, err := t.exact(name); err == nil && fd >= 0 {
 			n, err := unix.Fgetxattr(fd, opaqueXattr, make([]byte, 1))
-			unix.Close(fd) //nolint:errcheck // nothing is written
+			unix.Close(fd) // nothing is written
 			if err == nil && n == 1 {
 				return true
 			}
@@ -136,7 +136,7 @@ func (t *tree) blocks(name string) bool {
 		}
 		var st unix.Stat_t
 		err = unix.Fstatat(fd, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
-		unix.Close(fd) //nolint:errcheck // nothing is written
+		unix.Close(fd) // nothing is written
 		return err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR
 	}
 	return false

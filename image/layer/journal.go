@@ -168,7 +168,7 @@ func (j *journalReader) close() error {
 // next gives one record; io.EOF after the last.
 func (j *journalReader) next() (rec, error) {
 	kind, err := j.r.ReadByte()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return rec{}, io.EOF
 	}
 	if err != nil {
@@ -217,7 +217,7 @@ func damaged(err error) error {
 	if err == nil {
 		return nil
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("%w: journal: %w", ErrDamaged, err)

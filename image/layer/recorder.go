@@ -1,6 +1,9 @@
 package layer
 
-import "io"
+import (
+	"errors"
+	"io"
+)
 
 // recorder feeds the tar reader. What is read while it collects goes to the
 // journal; what is read into a file's buffer is noted as a fragment instead.
@@ -91,7 +94,7 @@ func (c *recorder) fill(r io.Reader, buf []byte) (int, error) {
 func (c *recorder) drain() error {
 	buf := make([]byte, 32<<10)
 	for {
-		if _, err := c.Read(buf); err == io.EOF {
+		if _, err := c.Read(buf); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	_ "crypto/sha256" // registers what digests name
 	_ "crypto/sha512"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -98,7 +99,7 @@ func (a *Ahead) WriteTo(w io.Writer) (total int64, err error) {
 				return total, err
 			}
 		}
-		if a.cur.err == io.EOF {
+		if errors.Is(a.cur.err, io.EOF) {
 			return total, nil
 		}
 		if a.cur.err != nil {
@@ -182,7 +183,7 @@ func (d *Digester) Read(p []byte) (int, error) {
 	switch {
 	case d.size >= 0 && d.n > d.size:
 		err = fmt.Errorf("%w: %s is longer than the %d bytes its manifest names", ErrArchive, d.what, d.size)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		err = d.verify()
 	}
 	d.err = err

@@ -62,7 +62,7 @@ func (t *tree) close() error {
 // forget closes all cached directories: something a path may lead through changed.
 func (t *tree) forget() {
 	for p, d := range t.cache {
-		unix.Close(d.fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+		unix.Close(d.fd) // O_PATH: nothing can be lost by closing
 		delete(t.cache, p)
 	}
 }
@@ -117,7 +117,7 @@ func (t *tree) evict() {
 			oldest, used = p, d.used
 		}
 	}
-	unix.Close(t.cache[oldest].fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+	unix.Close(t.cache[oldest].fd) // O_PATH: nothing can be lost by closing
 	delete(t.cache, oldest)
 }
 
@@ -179,7 +179,7 @@ func (w *walker) top() int {
 
 func (w *walker) closeAll() {
 	for _, fd := range w.fds {
-		unix.Close(fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+		unix.Close(fd) // O_PATH: nothing can be lost by closing
 	}
 	w.fds, w.names = nil, nil
 }
@@ -204,7 +204,7 @@ func (w *walker) step(elem string) error {
 
 func (w *walker) pop() {
 	if n := len(w.fds); n > 0 {
-		unix.Close(w.fds[n-1]) //nolint:errcheck // O_PATH: nothing can be lost by closing
+		unix.Close(w.fds[n-1]) // O_PATH: nothing can be lost by closing
 		w.fds, w.names = w.fds[:n-1], w.names[:n-1]
 	}
 }
@@ -234,7 +234,7 @@ func (w *walker) enter(fd int, elem string) error {
 		return nil
 	case unix.S_IFLNK:
 		target, err := readlinkFd(fd)
-		unix.Close(fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+		unix.Close(fd) // O_PATH: nothing can be lost by closing
 		if err != nil {
 			return err
 		}
@@ -247,7 +247,7 @@ func (w *walker) enter(fd int, elem string) error {
 		w.todo = append(strings.Split(target, "/"), w.todo...)
 		return nil
 	}
-	unix.Close(fd) //nolint:errcheck // O_PATH: nothing can be lost by closing
+	unix.Close(fd) // O_PATH: nothing can be lost by closing
 	return unix.ENOTDIR
 }
 

@@ -24,14 +24,14 @@ func Verify(dirPath string, want digest.Digest) ([]string, error) {
 	assembled := make(chan error, 1)
 	go func() { // ends with the archive, or when the reader below gave up
 		err := Assemble(dirPath, io.MultiWriter(sum.Hash(), pw))
-		pw.CloseWithError(err) //nolint:errcheck // always nil
+		pw.CloseWithError(err) // always nil
 		assembled <- err
 	}()
 	faults, err := compareEntries(dirPath, pr)
 	if err == nil {
 		_, err = io.Copy(io.Discard, pr)
 	}
-	pr.CloseWithError(err) //nolint:errcheck // always nil
+	pr.CloseWithError(err) // always nil
 	if aerr := <-assembled; aerr != nil {
 		err = aerr
 	}
@@ -105,16 +105,22 @@ func (t *tree) compare(name string, hdr *tar.Header) string {
 	switch {
 	case st.Mode&unix.S_IFMT != kind:
 		return fmt.Sprintf("is of another type (mode %o)", st.Mode)
-	case kind != unix.S_IFLNK && st.Mode&0o7777 != uint32(hdr.Mode)&0o7777:
-		return fmt.Sprintf("has the mode %o, not %o", st.Mode&0o7777, hdr.Mode&0o7777)
-	case st.Uid != uint32(hdr.Uid) || st.Gid != uint32(hdr.Gid):
-		return fmt.Sprintf("belongs to %d:%d, not %d:%d", st.Uid, st.Gid, hdr.Uid, hdr.Gid)
 	case kind == unix.S_IFREG && st.Size != hdr.Size:
 		return fmt.Sprintf("has %d bytes, not %d", st.Size, hdr.Size)
 	case kind != unix.S_IFDIR && st.Mtim.Sec != timespec(hdr.ModTime).Sec:
 		return "was changed after it was unpacked"
 	case kind == unix.S_IFLNK:
 		return t.compareLink(p, base, hdr)
+	}
+	return compareOwner(&st, hdr)
+}
+
+func compareOwner(st *unix.Stat_t, hdr *tar.Header) string {
+	switch {
+	case st.Uid != uint32(hdr.Uid) || st.Gid != uint32(hdr.Gid):
+		return fmt.Sprintf("belongs to %d:%d, not %d:%d", st.Uid, st.Gid, hdr.Uid, hdr.Gid)
+	case st.Mode&unix.S_IFMT != unix.S_IFLNK && st.Mode&0o7777 != uint32(hdr.Mode)&0o7777:
+		return fmt.Sprintf("has the mode %o, not %o", st.Mode&0o7777, hdr.Mode&0o7777)
 	}
 	return ""
 }

@@ -34,7 +34,7 @@ func (c *Config) openLowers() ([]lower, func(), error) {
 	closeAll := func() {
 		for _, l := range lowers {
 			if l.fd >= 0 {
-				unix.Close(l.fd) //nolint:errcheck // a mount, no data
+				unix.Close(l.fd) // a mount, no data
 			}
 		}
 	}

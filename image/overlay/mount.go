@@ -65,7 +65,7 @@ func (c *Config) mountNew(lowers []lower) error {
 		}
 		return os.NewSyscallError("fsopen", err)
 	}
-	defer unix.Close(fs) //nolint:errcheck // a context, no data
+	defer unix.Close(fs) // a context, no data
 	if err := c.configure(fs, lowers); err != nil {
 		return err
 	}
@@ -76,18 +76,12 @@ func (c *Config) mountNew(lowers []lower) error {
 	if err != nil {
 		return explain(fs, "fsmount", err)
 	}
-	defer unix.Close(mnt) //nolint:errcheck // attached or meant to go
+	defer unix.Close(mnt) // attached or meant to go
 	return os.NewSyscallError("move_mount", unix.MoveMount(mnt, "", unix.AT_FDCWD, c.Target, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 func (c *Config) configure(fs int, lowers []lower) error {
-	set := func(key, value string) error {
-		if err := unix.FsconfigSetString(fs, key, value); err != nil {
-			return explain(fs, key+"="+value, err)
-		}
-		return nil
-	}
-	if err := set("source", "berth"); err != nil {
+	if err := setOption(fs, "source=berth"); err != nil {
 		return err
 	}
 	for i, l := range lowers {
@@ -100,21 +94,29 @@ func (c *Config) configure(fs int, lowers []lower) error {
 		}
 	}
 	if c.Upper != "" {
-		if err := errors.Join(set("upperdir", c.Upper), set("workdir", c.Work)); err != nil {
+		if err := errors.Join(setOption(fs, "upperdir="+c.Upper), setOption(fs, "workdir="+c.Work)); err != nil {
 			return err
 		}
 	}
 	for _, o := range c.options() {
-		key, value, ok := strings.Cut(o, "=")
-		if !ok {
-			if err := unix.FsconfigSetFlag(fs, key); err != nil {
-				return explain(fs, key, err)
-			}
-			continue
-		}
-		if err := set(key, value); err != nil {
+		if err := setOption(fs, o); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// setOption sets KEY=VALUE or a flag.
+func setOption(fs int, o string) error {
+	key, value, ok := strings.Cut(o, "=")
+	var err error
+	if ok {
+		err = unix.FsconfigSetString(fs, key, value)
+	} else {
+		err = unix.FsconfigSetFlag(fs, key)
+	}
+	if err != nil {
+		return explain(fs, o, err)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (c *Config) mountOld() error {
 		if dir, names, err = c.makeLinks(); err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir) //nolint:errcheck // links only; overlayfs has resolved them
+		defer os.RemoveAll(dir) // links only; overlayfs has resolved them
 	}
 	opts := c.options()
 	opts = append(opts, "lowerdir="+strings.Join(names, ":"))
@@ -56,7 +56,7 @@ func (c *Config) makeLinks() (dir string, names []string, err error) {
 	for i, p := range c.Lower {
 		name := strconv.FormatInt(int64(i), 36)
 		if err := os.Symlink(p, filepath.Join(dir, name)); err != nil {
-			os.RemoveAll(dir) //nolint:errcheck // links only
+			os.RemoveAll(dir) // links only
 			return "", nil, err
 		}
 		names = append(names, name)

@@ -16,7 +16,7 @@ type IDMap struct{ Container, Host, Size uint32 }
 // a process that ends before it gets to run anything; a pod's own namespace, where
 // there is one, serves as well without.
 func NewUserNS(uids, gids []IDMap) (*os.File, error) {
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it is killed before it runs
 	cmd.Env = []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,

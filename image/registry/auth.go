@@ -228,7 +228,7 @@ func (e *endpoint) sendTokenRequest(req *http.Request) (token, int, error) {
 	if err != nil {
 		return token{}, 0, fmt.Errorf("token server: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to the end or not wanted
+	defer resp.Body.Close() // read to the end or not wanted
 	if resp.StatusCode != http.StatusOK {
 		se := newStatusError(resp)
 		if se.temporary() {

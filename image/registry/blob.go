@@ -56,7 +56,7 @@ func (c *Client) external(ctx context.Context, u string) (io.ReadCloser, error) 
 		return nil, shorten(err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close() //nolint:errcheck // not wanted
+		defer resp.Body.Close() // not wanted
 		return nil, newStatusError(resp)
 	}
 	return watch(resp.Body, c.opts.Timeout), nil
@@ -81,7 +81,7 @@ func (b *blob) open() error {
 		if b.off > 0 {
 			header = http.Header{"Range": {"bytes=" + strconv.FormatInt(b.off, 10) + "-"}}
 		}
-		resp, err := e.do(b.ctx, http.MethodGet, "blobs/"+b.digest.String(), header)
+		resp, err := e.do(b.ctx, http.MethodGet, "blobs/"+b.digest.String(), header) //nolint:bodyclose // watch closes it
 		if err != nil {
 			return err
 		}
@@ -124,10 +124,10 @@ func (b *blob) Read(p []byte) (int, error) {
 		if n > 0 {
 			b.fails = 0
 		}
-		if err == nil || err == io.EOF && b.off >= b.size {
+		if err == nil || errors.Is(err, io.EOF) && b.off >= b.size {
 			return n, err
 		}
-		b.body.Close() //nolint:errcheck // already failed
+		b.body.Close() // already failed
 		b.body = nil
 		if ferr := b.failed(err); ferr != nil {
 			return n, ferr
@@ -143,7 +143,7 @@ func (b *blob) failed(err error) error {
 	if b.ctx.Err() != nil {
 		return context.Cause(b.ctx)
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	b.fails++
@@ -175,7 +175,7 @@ type watched struct {
 // between reads does not count: it is the reader's own.
 func watch(body io.ReadCloser, timeout time.Duration) *watched {
 	w := &watched{body: body, timeout: timeout}
-	w.timer = time.AfterFunc(timeout, func() { body.Close() }) //nolint:errcheck // its effect is the point
+	w.timer = time.AfterFunc(timeout, func() { body.Close() }) // its effect is the point
 	w.timer.Stop()
 	return w
 }
@@ -183,7 +183,7 @@ func watch(body io.ReadCloser, timeout time.Duration) *watched {
 func (w *watched) Read(p []byte) (int, error) {
 	w.timer.Reset(w.timeout)
 	n, err := w.body.Read(p)
-	if !w.timer.Stop() && err != nil && err != io.EOF {
+	if !w.timer.Stop() && err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w for %v", errStalled, w.timeout)
 	}
 	return n, err

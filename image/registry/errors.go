@@ -2,7 +2,7 @@ package registry
 
 import (
 	"context"
-	"crypto/x509"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -127,15 +127,14 @@ func kindOf(err error) error {
 // worthRetry tells whether the same host may do better in a moment.
 func worthRetry(err error) bool {
 	var se *statusError
-	var cert *x509.UnknownAuthorityError
-	var name x509.HostnameError
+	var cert *tls.CertificateVerificationError
 	var dns *net.DNSError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrUnauthorized), errors.Is(err, errFinal):
 		return false
 	case errors.As(err, &se):
 		return se.temporary()
-	case errors.As(err, &cert), errors.As(err, &name):
+	case errors.As(err, &cert):
 		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound

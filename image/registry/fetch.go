@@ -69,7 +69,7 @@ func (r *Repository) Resolve(ctx context.Context) (m Manifest, err error) {
 		if err != nil {
 			return err
 		}
-		resp.Body.Close() //nolint:errcheck // HEAD has none
+		resp.Body.Close() // HEAD has none
 		m = Manifest{Digest: digest.Digest(resp.Header.Get("Docker-Content-Digest")), MediaType: mediaType(resp)}
 		if m.Digest.Validate() != nil {
 			m.Digest = ""
@@ -95,7 +95,7 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 		what = "fetch manifest " + r.ref.DigestName(want)
 	}
 	err = r.each(ctx, what, want == "", func(e *endpoint) error {
-		resp, err := e.do(ctx, http.MethodGet, "manifests/"+name, manifestHeader())
+		resp, err := e.do(ctx, http.MethodGet, "manifests/"+name, manifestHeader()) //nolint:bodyclose // readDocument closes it
 		if err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 // Document fetches a small blob, such as an image configuration, and verifies it.
 func (r *Repository) Document(ctx context.Context, d digest.Digest) (raw []byte, err error) {
 	err = r.each(ctx, "fetch "+r.ref.DigestName(d), false, func(e *endpoint) error {
-		resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), nil)
+		resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), nil) //nolint:bodyclose // readDocument closes it
 		if err != nil {
 			return err
 		}
@@ -257,7 +257,7 @@ func (e *endpoint) do(ctx context.Context, method, resource string, header http.
 			return resp, nil
 		}
 		err = e.refusal(ctx, resp, used, n)
-		resp.Body.Close() //nolint:errcheck // not wanted
+		resp.Body.Close() // not wanted
 		if err != nil {
 			return nil, err
 		}

@@ -119,6 +119,6 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close() //nolint:errcheck // read-only: nothing can be lost by closing
+	defer d.Close()
 	return d.Sync()
 }

@@ -32,34 +32,26 @@ func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
 		}
 	}
 	if ends.stdin != nil && ctr.stdin {
-		fed := make(chan struct{})
-		stop := make(chan struct{})
-		go ctr.feed(ends.stdin, stop, fed)
-		defer func() {
-			close(stop)
-			ends.close()
-			if in := ctr.io.input(); in != nil {
-				_ = in.SetWriteDeadline(time.Now()) // wakes the feed
-			}
-			<-fed
-		}()
+		defer ctr.feedFrom(ends.stdin)()
 	}
 	if err := c.answer(nil, nil); err != nil {
 		return nil, errAnswered
 	}
-	for _, st := range streams {
+	for _, over := range append(endsOf(streams), ctr.done) {
 		select {
-		case <-st.done:
+		case <-over:
 		case <-gone:
 			return nil, errAnswered
 		}
 	}
-	select {
-	case <-ctr.done:
-		return nil, nil
-	case <-gone:
-		return nil, errAnswered
+	return nil, nil
+}
+
+func endsOf(streams []*stream) (ends []chan struct{}) {
+	for _, st := range streams {
+		ends = append(ends, st.done)
 	}
+	return ends
 }
 
 // ends are the files of an attaching client; nil ones it does not want.
@@ -100,6 +92,27 @@ func (e *ends) close() {
 	for _, f := range []*os.File{e.stdin, e.stdout, e.stderr} {
 		if f != nil {
 			_ = f.Close() // a copy of the client's
+		}
+	}
+}
+
+// feedFrom begins to copy a client's input to the container; what it returns
+// ends that and waits for its end.
+func (ctr *container) feedFrom(input *os.File) (end func()) {
+	stop, fed := make(chan struct{}), make(chan struct{})
+	go ctr.feed(input, stop, fed)
+	return func() {
+		close(stop)
+		_ = input.Close() // wakes the feed that reads
+		for {
+			if in := ctr.io.input(); in != nil {
+				_ = in.SetWriteDeadline(time.Now()) // wakes the feed that writes
+			}
+			select {
+			case <-fed:
+				return
+			case <-time.After(10 * time.Millisecond): // another feed took the deadline back
+			}
 		}
 	}
 }

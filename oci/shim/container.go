@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	// drainGrace is how long the output of an ended container may go on.
-	drainGrace = 2 * time.Second
+	// drainGrace is how long the end of an ended container's output may take
+	// while nothing comes; longer than lastPatience, which is waiting too.
+	drainGrace = 3 * time.Second
 	// initComm is what a container's first process is called until it executes
 	// its command.
 	initComm = "runc:[2:INIT]"
@@ -100,6 +101,7 @@ func checkSpec(r shimapi.CreateRequest, spec *specs.Spec) error {
 // build runs libcontainer up to the exec fifo and sets the supervisor on it. On
 // an error nothing of the container is left.
 func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest) error {
+	go hasten()
 	config, err := libcontainerConfig(r.ID, spec, r.Systemd)
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
@@ -119,7 +121,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 		return err
 	}
 	if err := s.launch(ctr, lc, spec.Process); err != nil {
-		ctr.io.drain(drainGrace)
+		ctr.io.drain()
 		ctr.io.close()
 		return errors.Join(err, lc.Destroy())
 	}
@@ -129,8 +131,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 		slog.Warn("OOM events are not watched", "container", ctr.id, "error", err)
 		stopOOM = func() {}
 	}
-	saveRecord(ctr.dir, ctr.record)
-	s.hub.publish("created", ctr.record)
+	s.change(ctr, "created", func(*shimapi.Record) {})
 	go s.supervise(ctr, stopOOM)
 	return nil
 }
@@ -188,13 +189,13 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 	if err != nil {
 		return nil, err
 	}
-	defer child.Close() //nolint:errcheck // the container has its copy
+	defer child.Close()
 	fc, err := net.FileConn(parent)
 	_ = parent.Close() // fc is a duplicate
 	if err != nil {
 		return nil, err
 	}
-	defer fc.Close() //nolint:errcheck // read from only
+	defer fc.Close()
 	proc.ConsoleSocket = child
 	if err := lc.Start(proc); err != nil {
 		return nil, err
@@ -274,12 +275,13 @@ func (s *Server) start(r shimapi.IDRequest) (any, error) {
 	if st := ctr.status(); st != shimapi.StatusCreated {
 		return nil, fault(shimapi.KindNotRunning, "container %s is %s, not created", r.ID, st)
 	}
+	started := time.Now() // before, since the command may end before Exec returns
 	if err := ctr.lc.Exec(); err != nil {
 		s.releaseFifo(ctr.id)
 		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
 	}
 	s.change(ctr, "started", func(rec *shimapi.Record) {
-		rec.Status, rec.StartedAt = shimapi.StatusRunning, time.Now()
+		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})
 	return nil, nil
 }
@@ -304,12 +306,12 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 		slog.Error("container not waited for", "container", ctr.id, "error", err)
 	}
 	finished := time.Now()
-	if err := empty(ctr.groups.dir(), stopGrace); err != nil {
+	if err := empty(ctr.groups.dir()); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
 	}
 	stopOOM()
 	kills := ctr.groups.oomKills()
-	ctr.io.drain(drainGrace)
+	ctr.io.drain()
 	ctr.op.Lock() // a start under way is recorded first
 	s.change(ctr, "exited", func(rec *shimapi.Record) {
 		started := rec.Status == shimapi.StatusRunning
@@ -373,13 +375,13 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 		ctr.oomsBase = kills
 		ctr.mu.Unlock()
 	}
-	if all {
-		if sig == unix.SIGKILL {
-			return empty(ctr.groups.dir(), stopGrace)
-		}
+	if all && sig != unix.SIGKILL {
 		return signalAll(ctr.groups.dir(), sig)
 	}
 	err := ctr.proc.Signal(sig)
+	if all {
+		return empty(ctr.groups.dir())
+	}
 	if isGone(err) {
 		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
 	}
@@ -407,7 +409,7 @@ func (s *Server) delete(r shimapi.IDRequest) (any, error) {
 	if _, ok := held(s, s.containers, r.ID); !ok {
 		return nil, nil // deleted meanwhile
 	}
-	if err := empty(ctr.groups.dir(), stopGrace); err != nil {
+	if err := empty(ctr.groups.dir()); err != nil {
 		return nil, err
 	}
 	if err := ctr.lc.Destroy(); err != nil {

@@ -3,7 +3,7 @@ package shim
 import (
 	"log/slog"
 	"os"
-	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,7 +20,13 @@ type session struct {
 	group *subgroup
 }
 
-var sessionName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+// isSessionName tells whether id can be part of a file name.
+func isSessionName(id string) bool {
+	letters := strings.TrimFunc(id, func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_'
+	})
+	return len(id) > 0 && len(id) <= 64 && letters == ""
+}
 
 // exec runs a command in a running container and answers twice.
 func (s *Server) exec(c *call, r shimapi.ExecRequest) (any, error) {
@@ -31,6 +37,7 @@ func (s *Server) exec(c *call, r shimapi.ExecRequest) (any, error) {
 	if err := checkExec(ctr, r, len(c.files)); err != nil {
 		return nil, err
 	}
+	go hasten()
 	x, console, err := ctr.startSession(r, c.files)
 	if err != nil {
 		return nil, err
@@ -64,7 +71,7 @@ func checkExec(ctr *container, r shimapi.ExecRequest, files int) error {
 	switch {
 	case ctr.status() != shimapi.StatusRunning:
 		return fault(shimapi.KindNotRunning, "container %s is %s, not running", r.ID, ctr.status())
-	case !sessionName.MatchString(r.ExecID):
+	case !isSessionName(r.ExecID):
 		return fault(shimapi.KindInvalid, "exec ID %q is not 1 to 64 letters, digits, - or _", r.ExecID)
 	case r.Process == nil || len(r.Process.Args) == 0:
 		return fault(shimapi.KindInvalid, "exec names no command")
@@ -135,7 +142,7 @@ func (ctr *container) endSession(id string, x *session) {
 
 // end kills everything the session started.
 func (x *session) end() {
-	if err := empty(x.group.dir, stopGrace); err != nil {
+	if err := empty(x.group.dir); err != nil {
 		slog.Error("exec left processes", "error", err)
 	}
 }
@@ -153,7 +160,10 @@ func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (shimapi.Exi
 	}
 	timedOut := false
 	select {
-	case <-exited:
+	case err := <-exited:
+		if err != nil {
+			slog.Error("exec not watched, waiting with a thread", "error", err)
+		}
 	case <-late:
 		timedOut = true
 		x.end()
@@ -178,7 +188,7 @@ func (ctr *container) killSession(id string, sig syscall.Signal, all bool) error
 	case !started:
 		return fault(shimapi.KindNotFound, "container %s has no exec %s", ctr.id, id)
 	case all && sig == unix.SIGKILL:
-		return empty(x.group.dir, stopGrace)
+		return empty(x.group.dir)
 	case all:
 		return signalAll(x.group.dir, sig)
 	}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"sync"
 
 	"berth/oci/shimapi"
 )
@@ -35,17 +36,30 @@ var wrapping = []string{
 	"runc init error(s): ",
 }
 
-var (
-	badCwd  = regexp.MustCompile(`chdir to cwd \((".*")\) set in config\.json failed: (.*)`)
-	noCwd   = regexp.MustCompile(`^mkdir (/.*): (.*)$`) // libcontainer makes a missing one
-	badExec = regexp.MustCompile(`^exec: (".*?"): (?:stat .*?: |lstat .*?: )?(.*)$`)
-)
+// reasons are what libcontainer says of a command that can't be executed, and
+// what we make of it. Compiled when needed: every init of a container runs this
+// package's initialization.
+var reasons = sync.OnceValue(func() []reason {
+	return []reason{
+		{regexp.MustCompile(`.*chdir to cwd \((".*")\) set in config\.json failed: (.*)`), `working directory $1: $2`},
+		{regexp.MustCompile(`^mkdir (/.*): (.*)$`), `working directory "$1": $2`}, // it makes a missing one
+		{regexp.MustCompile(`^exec: (".*?"): (?:stat .*?: |lstat .*?: )?(.*)$`), `command $1: $2`},
+	}
+})
+
+type reason struct {
+	said  *regexp.Regexp
+	plain string
+}
 
 // startFault turns libcontainer's error about a process that could not be
 // started into one that names file and reason. What the container's own init
 // said (its command, directory, user, mounts) is the user's to mend; the rest is
 // internal.
 func startFault(err error) error {
+	if e := (*shimapi.Error)(nil); errors.As(err, &e) {
+		return e
+	}
 	text := err.Error()
 	kind := shimapi.KindInternal
 	if strings.Contains(text, wrapping[2]) || strings.Contains(text, "exec: ") || strings.Contains(text, "OOM-killed") {
@@ -55,13 +69,12 @@ func startFault(err error) error {
 		text = strings.ReplaceAll(text, w, "")
 	}
 	text = strings.TrimSpace(text)
-	if m := badCwd.FindStringSubmatch(text); m != nil {
-		kind = shimapi.KindStartFailed
-		text = fmt.Sprintf("working directory %s: %s", m[1], m[2])
-	} else if m := noCwd.FindStringSubmatch(text); m != nil {
-		text = fmt.Sprintf("working directory %q: %s", m[1], m[2])
-	} else if m := badExec.FindStringSubmatch(text); m != nil {
-		text = fmt.Sprintf("command %s: %s", m[1], m[2])
+	for _, r := range reasons() {
+		if r.said.MatchString(text) {
+			text = r.said.ReplaceAllString(text, r.plain)
+			kind = shimapi.KindStartFailed
+			break
+		}
 	}
 	return &shimapi.Error{Kind: kind, Message: text}
 }

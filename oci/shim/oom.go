@@ -94,7 +94,7 @@ func watchV1(memory string, told func()) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch for OOM: %w", err)
 	}
-	defer control.Close() //nolint:errcheck // the kernel took what it needs
+	defer control.Close()
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch for OOM: %w", err)

@@ -18,7 +18,7 @@ func awaitEnd(pid int) error {
 		return fmt.Errorf("pidfd of %d: %w", pid, err)
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
-	defer f.Close() //nolint:errcheck // nothing is written to it
+	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ func (s *Server) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest
 		return err
 	}
 	if config.Cgroup != nil {
-		defer config.Cgroup.Close() //nolint:errcheck // a directory
+		defer config.Cgroup.Close()
 	}
 	proc, err := s.pauses.Start(config)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ const (
 	SocketName   = "shim.sock"
 	IdentityName = "shim.json"
 )
+
+// acceptPause keeps a shim that is out of descriptors from spinning.
+const acceptPause = 50 * time.Millisecond
 
 // Config is what a shim needs to know of itself.
 type Config struct {
@@ -112,6 +116,7 @@ func (s *Server) Serve() error {
 		}
 		if err != nil { // out of descriptors or memory: others may give some back
 			slog.Error("accept", "error", err)
+			time.Sleep(acceptPause)
 			continue
 		}
 		go s.serve(conn)
@@ -128,7 +133,7 @@ type call struct {
 }
 
 func (s *Server) serve(conn *net.UnixConn) {
-	defer conn.Close() //nolint:errcheck // the peer sees the end whatever comes
+	defer conn.Close()
 	if !trusted(conn) {
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,9 @@ const (
 	// sinkPatience is how long an attached client may not take a piece of output
 	// before it is cut off; the container waits as long.
 	sinkPatience = 10 * time.Second
+	// lastPatience is the same once the container has ended, whose end is told
+	// when its output is in the log.
+	lastPatience = 2 * time.Second
 	// headSize is how much of the first output is remembered, for the case that
 	// it is the reason why the command could not be executed.
 	headSize = 512
@@ -35,13 +39,16 @@ type stdio struct {
 
 // stream is one output of a container: a pipe's read end or a pty's master.
 type stream struct {
-	name  string
-	lines *lineWriter // nil: no log
-	done  chan struct{}
+	name   string
+	source *os.File
+	lines  *lineWriter // nil: no log
+	done   chan struct{}
+	busy   atomic.Bool // output is on its way to log and clients
 
-	mu    sync.Mutex
-	sinks []*sink
-	head  []byte
+	mu       sync.Mutex
+	patience time.Duration
+	sinks    []*sink
+	head     []byte
 }
 
 // sink is where a client wants a copy of a stream.
@@ -130,25 +137,22 @@ func (s *stdio) closeGiven() {
 }
 
 func (s *stdio) run(name string, source *os.File) {
-	st := &stream{name: name, done: make(chan struct{})}
+	st := &stream{name: name, source: source, done: make(chan struct{}), patience: sinkPatience}
 	if s.log != nil {
 		st.lines = &lineWriter{stream: name, log: s.log}
 	}
 	s.mu.Lock()
 	s.streams = append(s.streams, st)
 	s.mu.Unlock()
-	go st.pump(source, !s.terminal)
+	go st.pump()
 }
 
 // pump copies the stream until its end: to the log, then to who is attached. It
 // ends when all writers have closed, or stdio.close takes the source away.
-func (st *stream) pump(source *os.File, owned bool) {
+func (st *stream) pump() {
 	defer close(st.done)
-	if owned {
-		defer source.Close() //nolint:errcheck // read to its end
-	}
 	for {
-		if err := readSome(source, st.take); err != nil {
+		if err := readSome(st.source, st.take); err != nil {
 			break
 		}
 	}
@@ -158,6 +162,8 @@ func (st *stream) pump(source *os.File, owned bool) {
 }
 
 func (st *stream) take(data []byte) {
+	st.busy.Store(true)
+	defer st.busy.Store(false)
 	if st.lines != nil {
 		st.lines.write(data, time.Now())
 	}
@@ -166,6 +172,10 @@ func (st *stream) take(data []byte) {
 		st.head = append(st.head, data[:min(room, len(data))]...)
 	}
 	sinks := slices.Clone(st.sinks)
+	for _, k := range sinks {
+		// A file that can't wait has no deadline and needs none.
+		_ = k.file.SetWriteDeadline(time.Now().Add(st.patience))
+	}
 	st.mu.Unlock()
 	for _, k := range sinks {
 		if err := k.write(data); err != nil {
@@ -176,8 +186,6 @@ func (st *stream) take(data []byte) {
 }
 
 func (k *sink) write(data []byte) error {
-	// A file that can't wait has no deadline and needs none.
-	_ = k.file.SetWriteDeadline(time.Now().Add(sinkPatience))
 	_, err := k.file.Write(data)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		slog.Warn("attached client takes no output, it is cut off")
@@ -199,8 +207,7 @@ func (st *stream) detach(k *sink) {
 	st.sinks = slices.DeleteFunc(st.sinks, func(have *sink) bool { return have == k })
 }
 
-// forgetHead gives the memory of the first output back, once it is known to be
-// the command's own.
+// firstOutput is what the container's process said first, on stderr or its terminal.
 func (s *stdio) firstOutput() string {
 	var text []byte
 	for _, st := range s.output() {
@@ -229,18 +236,41 @@ func (s *stdio) stream(name string) *stream {
 	return nil
 }
 
-// drain waits until the outputs have ended, at most for the time given: a
-// process outside the container may hold an end for ever.
-func (s *stdio) drain(within time.Duration) {
-	timeout := time.NewTimer(within)
-	defer timeout.Stop()
+// hasten leaves slow clients little time from now on.
+func (st *stream) hasten() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.patience = lastPatience
+	for _, k := range st.sinks {
+		_ = k.file.SetWriteDeadline(time.Now().Add(lastPatience)) // as in take
+	}
+}
+
+// drain waits, after the container has ended, until its output is in the log.
+// It does not wait for the end of a pipe of which something outside the
+// container holds the other end.
+func (s *stdio) drain() {
+	last := time.Now().Add(sinkPatience)
 	for _, st := range s.output() {
-		select {
-		case <-st.done:
-		case <-timeout.C:
-			slog.Warn("output did not end with its container")
-			return
+		st.hasten()
+		for !st.drained() {
+			if !st.busy.Load() || time.Now().After(last) {
+				slog.Warn("output did not end with its container")
+				break
+			}
 		}
+	}
+}
+
+// drained waits a while for the stream's end.
+func (st *stream) drained() bool {
+	timeout := time.NewTimer(drainGrace)
+	defer timeout.Stop()
+	select {
+	case <-st.done:
+		return true
+	case <-timeout.C:
+		return false
 	}
 }
 
@@ -270,6 +300,10 @@ func (s *stdio) close() {
 		s.stdin = nil
 	}
 	s.mu.Unlock()
+	for _, st := range s.output() {
+		_ = st.source.Close() // ends the pump
+		<-st.done
+	}
 	if s.log != nil {
 		if err := s.log.close(); err != nil {
 			slog.Warn("close log", "path", s.log.path, "error", err)

@@ -48,7 +48,7 @@ func TestFrameCarriesFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // test
+	defer r.Close()
 	sent := make(chan error, 1)
 	want := Request{Method: MethodList, Body: []byte(`"` + strings.Repeat("x", 1<<20) + `"`)}
 	go func() { sent <- WriteFrame(a, want, w, w) }()

@@ -262,7 +262,7 @@ func TestPodsReachEachOther(t *testing.T) {
 	client := b.start("client", "sleep 1000")
 	url := "http://" + a.status().GetNetwork().GetIp()
 	fetch(t, url) // nginx is up
-	if got := client.exec("wget -q -T 5 -O - " + url); !strings.Contains(got, "It works") {
+	if got := client.exec("wget -q -O - " + url); !strings.Contains(got, "It works") {
 		t.Errorf("from the other pod: %q", got)
 	}
 	if got := client.exec("netstat -ltn | tail -n +3"); got != "" {

@@ -170,7 +170,7 @@ func (n *Node) cgroupsLeft() []string {
 func (n *Node) filesLeft() ([]string, error) {
 	var out []string
 	for _, pattern := range []string{
-		n.Root + "/pods/*", n.Root + "/quarantine/*", n.Root + "/layers/*", n.Root + "/cni/pods/*", n.Root + "/cni/results/*",
+		n.Root + "/pods/*", n.Root + "/quarantine/*", n.Root + "/layers/[0-9a-f]*", n.Root + "/cni/pods/*", n.Root + "/cni/results/*",
 		n.State + "/pods/*", n.State + "/containers/*", n.State + "/shims/*",
 	} {
 		found, err := filepath.Glob(pattern)

@@ -54,6 +54,7 @@ type keeperProcess struct {
 	mu      sync.Mutex
 	started *sync.Cond // a program was started: there is something to wait for
 	pid     int        // of the last started program
+	starts  int        // how many were started
 	out     *json.Encoder
 }
 
@@ -115,6 +116,7 @@ func (k *keeperProcess) start(p *program) error {
 		return err
 	}
 	k.pid = proc.Pid
+	k.starts++
 	_ = k.out.Encode(report{Started: k.pid})
 	_ = proc.Release() // reap waits for it
 	k.started.Broadcast()
@@ -124,11 +126,14 @@ func (k *keeperProcess) start(p *program) error {
 // reap collects every process that ends below the keeper, as PID 1 would.
 func (k *keeperProcess) reap() {
 	for {
+		k.mu.Lock()
+		starts := k.starts
+		k.mu.Unlock()
 		var ws unix.WaitStatus
 		pid, err := unix.Wait4(-1, &ws, 0, nil)
 		k.mu.Lock()
 		switch {
-		case errors.Is(err, unix.ECHILD):
+		case errors.Is(err, unix.ECHILD) && starts == k.starts: // else one was started since
 			_ = k.out.Encode(report{Alone: true})
 			k.started.Wait()
 		case err == nil && pid == k.pid:

@@ -111,6 +111,10 @@ func (n *Node) prepare() (err error) {
 		if n.Dir, err = os.MkdirTemp("/var/tmp", "berth-test-"); err != nil {
 			return err
 		}
+		// The root of a user namespace must get through to its root filesystem.
+		if err := os.Chmod(n.Dir, 0o711); err != nil {
+			return err
+		}
 	} else {
 		n.Dir = n.opt.Dir
 		if err := os.MkdirAll(n.Dir, 0o755); err != nil {
@@ -366,7 +370,10 @@ func (n *Node) end(sig syscall.Signal, want string) error {
 	case <-exited:
 	case <-time.After(stopTimeout):
 		_ = n.order(order{Signal: syscall.SIGABRT}) // its stacks go to the log
-		<-exited
+		select {
+		case <-exited:
+		case <-time.After(stopTimeout):
+		}
 		return fmt.Errorf("berthd did not end %v after %v\n%s", stopTimeout, sig, n.Tail(60))
 	}
 	if got := n.Exit(); got != want {

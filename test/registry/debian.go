@@ -143,10 +143,10 @@ func (d debian) program(from, path string) ([]File, error) {
 			return nil, fmt.Errorf("%s: %w", from, err)
 		}
 		for _, n := range needed {
-			if have[n] {
+			if have[filepath.Base(n)] {
 				continue
 			}
-			have[n] = true
+			have[filepath.Base(n)] = true // libc names the loader as a library, too
 			f, err := d.library(n)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", from, err)
@@ -174,7 +174,7 @@ func needs(file string) ([]string, error) {
 			if _, err := p.ReadAt(buf, 0); err != nil {
 				return nil, err
 			}
-			libs = append(libs, string(bytes.TrimRight(buf, "\x00")))
+			libs = append([]string{string(bytes.TrimRight(buf, "\x00"))}, libs...)
 		}
 	}
 	return libs, nil

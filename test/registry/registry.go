@@ -134,7 +134,7 @@ func (r *Registry) PushAll(images map[string]Image) error {
 var Upstreams = []string{"docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io"}
 
 // WriteHosts makes dir a certs.d directory that sends pulls from the upstream
-// registries here.
+// registries here, and never to themselves.
 func (r *Registry) WriteHosts(dir string, upstreams ...string) error {
 	for _, host := range upstreams {
 		sub := filepath.Join(dir, host)
@@ -142,7 +142,7 @@ func (r *Registry) WriteHosts(dir string, upstreams ...string) error {
 			return err
 		}
 		text := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n",
-			"https://"+host, "http://"+r.Host)
+			"http://"+r.Host, "http://"+r.Host)
 		if err := os.WriteFile(filepath.Join(sub, "hosts.toml"), []byte(text), 0o644); err != nil {
 			return err
 		}

@@ -91,7 +91,7 @@ func TestHostsFileNamesTheMirror(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := string(ok[[]byte](t)(os.ReadFile(filepath.Join(dir, "registry.k8s.io", "hosts.toml"))))
-	want := "server = \"https://registry.k8s.io\"\n\n[host.\"http://" + r.Host + "\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+	want := "server = \"http://" + r.Host + "\"\n\n[host.\"http://" + r.Host + "\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

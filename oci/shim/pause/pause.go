@@ -77,12 +77,12 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer null.Close() //nolint:errcheck // nothing was written
+	defer null.Close()
 	status, told, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	defer status.Close() //nolint:errcheck // read end
+	defer status.Close()
 	// The program is file 5 of the child as well, since the fork may move
 	// another descriptor over the number that it has here.
 	proc, err := os.StartProcess("/proc/self/fd/5", c.argv(), &os.ProcAttr{

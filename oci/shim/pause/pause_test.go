@@ -231,7 +231,7 @@ func BenchmarkStart(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // benchmark
+	defer l.Close()
 	for b.Loop() {
 		p, err := l.Start(Config{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC, Loopback: true})
 		if err != nil {

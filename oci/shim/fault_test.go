@@ -1,0 +1,87 @@
+package shim
+
+import (
+	"errors"
+	"testing"
+
+	"berth/oci/shimapi"
+)
+
+func TestStartFault(t *testing.T) {
+	for said, want := range map[string]shimapi.Error{
+		`unable to start container process: error during container init: exec: "/x": stat /x: no such file or directory`: {Kind: shimapi.KindStartFailed, Message: `command "/x": no such file or directory`},
+		`unable to start container process: error during container init: exec: "x": executable file not found in $PATH`:  {Kind: shimapi.KindStartFailed, Message: `command "x": executable file not found in $PATH`},
+		`unable to start container process: exec: "/x": permission denied`:                                               {Kind: shimapi.KindStartFailed, Message: `command "/x": permission denied`},
+		`unable to start container process: chdir to cwd ("/x") set in config.json failed: not a directory`:              {Kind: shimapi.KindStartFailed, Message: `working directory "/x": not a directory`},
+		`unable to start container process: error during container init: mkdir /x: not a directory`:                      {Kind: shimapi.KindStartFailed, Message: `working directory "/x": not a directory`},
+		`unable to start container process: error during container init: unable to setup user: x`:                        {Kind: shimapi.KindStartFailed, Message: `unable to setup user: x`},
+		`unable to start container process: container init was OOM-killed (memory limit too low?)`:                       {Kind: shimapi.KindStartFailed, Message: `container init was OOM-killed (memory limit too low?)`},
+		`unable to start container process: unable to apply cgroup configuration: x`:                                     {Kind: shimapi.KindInternal, Message: `unable to apply cgroup configuration: x`},
+	} {
+		var got *shimapi.Error
+		if !errors.As(startFault(errors.New(said)), &got) || *got != want {
+			t.Errorf("%s: %+v", said, got)
+		}
+	}
+	refused := fault(shimapi.KindInvalid, "spec: %w", errors.New("x"))
+	var got *shimapi.Error
+	if !errors.As(startFault(refused), &got) || got.Kind != shimapi.KindInvalid {
+		t.Errorf("the kind is lost: %+v", got)
+	}
+}
+
+func TestCheckCgroupPath(t *testing.T) {
+	for path, good := range map[string]bool{
+		"/kubepods/x": true, "/": false, "": false, "x": false, "/x/..": false, "//": false, "/../": false,
+	} {
+		if err := checkCgroupPath(path, false); (err == nil) != good {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	for path, good := range map[string]bool{"a.slice:cri:id": true, "/kubepods/x": false, "": false} {
+		if err := checkCgroupPath(path, true); (err == nil) != good {
+			t.Errorf("systemd %q: %v", path, err)
+		}
+	}
+}
+
+func TestSessionName(t *testing.T) {
+	for name, good := range map[string]bool{"a-B_9": true, "": false, "../x": false, "a/b": false, "a.b": false, "é": false, "a b": false} {
+		if isSessionName(name) != good {
+			t.Errorf("%q", name)
+		}
+	}
+}
+
+func TestHub(t *testing.T) {
+	h := newHub()
+	h.publish("created", shimapi.Record{ID: "a", Pod: "p", Status: shimapi.StatusCreated})
+	replay, events := h.subscribe()
+	if len(replay) != 1 || !replay[0].Replay || replay[0].Kind != "created" {
+		t.Errorf("replay %+v", replay)
+	}
+	for i := range backlog + 1 {
+		h.publish("oom", shimapi.Record{ID: "a", Pod: "p", PID: i})
+	}
+	n := 0
+	for e := range events { // ends: it fell behind
+		if e.Record.PID != n {
+			t.Fatalf("event %d is %+v", n, e)
+		}
+		n++
+	}
+	if n != backlog {
+		t.Errorf("%d events", n)
+	}
+	h.unsubscribe(events)
+	if l := h.list(); len(l.Pods) != 0 || len(l.Containers) != 1 || l.Containers[0].PID != backlog {
+		t.Errorf("list %+v", l)
+	}
+	h.forget("a")
+	h.close()
+	if _, events := h.subscribe(); events == nil {
+		t.Error("no channel")
+	} else if _, open := <-events; open {
+		t.Error("a hub that is closed tells")
+	}
+}

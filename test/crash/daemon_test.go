@@ -1,0 +1,135 @@
+package crash
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/node"
+)
+
+// daemon is a node whose daemon comes and goes.
+type daemon struct {
+	*node.Node
+	t       *testing.T
+	conn    *grpc.ClientConn
+	witness *ctr
+	born    facts // the witness's own processes are not among them
+}
+
+// start starts a node that is closed, and searched for leaks, with the test.
+func start(t *testing.T, opt node.Options) *daemon {
+	t.Helper()
+	opt.Registry = images
+	n, err := node.Start(t.Context(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{Node: n, t: t}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of berthd's log:\n%s", n.Tail(40))
+		}
+		d.hangUp()
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	d.dial()
+	return d
+}
+
+// dial connects anew: a connection that saw the daemon die waits a second
+// before it tries again.
+func (d *daemon) dial() {
+	d.t.Helper()
+	d.hangUp()
+	conn, err := dial(d.Endpoint)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.conn = conn
+	d.Runtime, d.Images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
+}
+
+func dial(endpoint string) (*grpc.ClientConn, error) {
+	soon := backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, MaxDelay: 50 * time.Millisecond}
+	return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: time.Second}))
+}
+
+func (d *daemon) hangUp() {
+	if d.conn != nil {
+		_ = d.conn.Close()
+		d.conn = nil
+	}
+}
+
+// kill ends the daemon as a crash does. It may be dead already.
+func (d *daemon) kill() {
+	d.t.Helper()
+	if err := d.Kill(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.hangUp()
+}
+
+func (d *daemon) restart() {
+	d.t.Helper()
+	if err := d.Restart(d.t.Context()); err != nil {
+		d.t.Fatal(err)
+	}
+	d.dial()
+}
+
+// crash is a kill and a restart.
+func (d *daemon) crash() {
+	d.t.Helper()
+	d.kill()
+	d.restart()
+}
+
+// listening returns as soon as somebody accepts at the daemon's socket.
+func (d *daemon) listening() error {
+	path := strings.TrimPrefix(d.Endpoint, "unix://")
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			return c.Close()
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// logged tells whether the daemon has written text to its log.
+func (d *daemon) logged(text string) bool {
+	data, err := os.ReadFile(d.LogFile)
+	return err == nil && bytes.Contains(data, []byte(text))
+}
+
+// shims are the IDs of the shims there are.
+func (d *daemon) shims() []string {
+	dirs, _ := filepath.Glob(filepath.Join(d.State, "shims", "*"))
+	for i := range dirs {
+		dirs[i] = filepath.Base(dirs[i])
+	}
+	return dirs
+}
+
+// isGone is true of a path that does not exist.
+func isGone(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}

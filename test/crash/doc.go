@@ -1,0 +1,40 @@
+// Package crash is the crash matrix: the daemon, its shims and the machine are
+// killed at every step of every verb, and what is found afterwards is judged by
+// facts of the kernel, not by what the daemon says of itself.
+//
+// # What it owns
+//
+// Scenarios S18 (the client gives up and retries) and S19 (the daemon is killed
+// and started again). Each test has a node of its own (test/node) with a
+// witness: a pod that runs from the first kill to the last, whose container
+// prints numbered lines. Whatever is killed, its ID, address and process stay
+// and no line is missing.
+//
+// The kills are of three kinds:
+//
+//   - every step: the daemon is traced (ptrace), and killed when it enters the
+//     n-th system call that changes anything outside of it, for each n that the
+//     verb has. The kill is exact: the call is not carried out.
+//   - random: at a moment spread over the time the verb takes, from a seed that
+//     is printed, so that the shim or a plugin is at work.
+//   - gates: a CNI plugin or the registry holds the verb at a known point.
+//
+// # Invariants
+//
+//   - After a restart a pod or container is there whole or not at all; the retry
+//     of the call that was cut short succeeds.
+//   - When all is removed, the facts (processes, mounts, links, NAT rules,
+//     address leases, cgroups, files) are those from before the first call.
+//   - Waits are for events; where the kernel has none, facts are read again
+//     until they are as they should be, within a bound.
+//
+// # Locks and files
+//
+// None of its own; files are the node's.
+//
+// # Why ptrace and not strace or fault points in the code
+//
+// strace -f would follow the plugins and the shim as well, whose kills are other
+// rows, and is not installed everywhere. Fault points test the steps that their
+// author thought of, and would be in the product.
+package crash

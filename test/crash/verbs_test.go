@@ -1,0 +1,321 @@
+package crash
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// attempt is one call that is cut short.
+type attempt struct {
+	call func(context.Context) error
+	// judge looks at what the restarted daemon and the machine have, retries the
+	// call, and removes what came of it.
+	judge func()
+}
+
+// verbs make attempts, with what they need. base are the facts before.
+var verbs = map[string]func(d *daemon) attempt{
+	"RunPodSandbox":    runPod,
+	"StopPodSandbox":   stopPod,
+	"RemovePodSandbox": removePod,
+	"CreateContainer":  createContainer,
+	"StartContainer":   startContainer,
+	"StopContainer":    stopContainer,
+	"RemoveContainer":  removeContainer,
+	"PullImage":        pullImage,
+	"RemoveImage":      removeImage,
+}
+
+func runPod(d *daemon) attempt {
+	before := d.facts()
+	req := &runtimeapi.RunPodSandboxRequest{Config: d.podConfig("run")}
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.RunPodSandbox(ctx, req)
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			found := d.find(req.Config)
+			if len(found) == 0 {
+				d.settled("no pod was made", before)
+			}
+			p := d.run(req.Config) // the retry
+			if len(found) > 0 && found[0].GetId() != p.ID {
+				d.t.Errorf("there was pod %s, the retry made %s", found[0].GetId(), p.ID)
+			}
+			p.works()
+			p.stop()
+			p.remove()
+		},
+	}
+}
+
+// works checks that a ready pod has a network and can run containers.
+func (p *pod) works() {
+	p.d.t.Helper()
+	if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() == "" {
+		p.d.t.Errorf("pod %.13s is %v with IP %q", p.ID, st.GetState(), st.GetNetwork().GetIp())
+	}
+	c := p.start("works", "sleep 1000")
+	if got := c.exec("ip -4 -o addr show eth0"); !strings.Contains(got, p.IP+"/") {
+		p.d.t.Errorf("in pod %.13s eth0 is %q, want %s", p.ID, got, p.IP)
+	}
+	c.remove()
+}
+
+func stopPod(d *daemon) attempt {
+	p := d.pod("stop")
+	c := p.start("c", "sleep 1000")
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.ID})
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			if p.status().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
+				p.works() // ready means whole
+			} else {
+				p.released()
+			}
+			p.stop()
+			p.released()
+			if st := c.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 137 {
+				d.t.Errorf("container of the stopped pod is %v with code %d", st.GetState(), st.GetExitCode())
+			}
+			p.remove()
+		},
+	}
+}
+
+// released checks that a pod that is not ready holds nothing of the machine's.
+func (p *pod) released() {
+	p.d.t.Helper()
+	if st := p.status().GetState(); st != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		p.d.t.Errorf("pod %.13s is %v", p.ID, st)
+	}
+	var left facts
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if left = p.d.naming(p.ID); len(left) == 0 {
+			return
+		}
+	}
+	p.d.t.Errorf("pod %.13s is not ready and holds\n%s", p.ID, strings.Join(left, "\n"))
+}
+
+func removePod(d *daemon) attempt {
+	before := d.facts()
+	p := d.pod("remove")
+	p.start("c", "sleep 1000")
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.ID})
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			if len(d.find(p.Config)) == 0 {
+				d.settled("the pod is removed", before)
+			}
+			p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
+			p.remove()
+		},
+	}
+}
+
+// wantContainers checks the states of a pod's containers and gives them.
+func (p *pod) wantContainers(states ...runtimeapi.ContainerState) []*runtimeapi.Container {
+	p.d.t.Helper()
+	all := p.containers()
+	for _, c := range all {
+		if !slices.Contains(states, c.GetState()) {
+			p.d.t.Errorf("container %.13s is %v, want one of %v", c.GetId(), c.GetState(), states)
+		}
+	}
+	return all
+}
+
+func createContainer(d *daemon) attempt {
+	p := d.pod("create")
+	before := d.facts()
+	req := p.createRequest(p.config("c", "echo once; sleep 1000"))
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.CreateContainer(ctx, req)
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_CREATED)
+			if len(found) == 0 {
+				d.settled("no container was made", before)
+			}
+			c := p.create(req.GetConfig()) // the retry
+			if len(found) > 0 && found[0].GetId() != c.ID {
+				d.t.Errorf("there was container %s, the retry made %s", found[0].GetId(), c.ID)
+			}
+			c.start()
+			c.saidOnce()
+			c.remove()
+			d.settled("the container is removed", before)
+			p.remove()
+		},
+	}
+}
+
+// saidOnce checks that a container of the name c runs for the first time.
+func (c *ctr) saidOnce() {
+	t := c.p.d.t
+	t.Helper()
+	log := filepath.Join(c.p.Config.GetLogDirectory(), "c.log")
+	eventually(t, "the container says once", func() bool {
+		data, err := os.ReadFile(log)
+		if n := strings.Count(string(data), "once"); n > 1 {
+			t.Fatalf("the container was started %d times", n)
+		}
+		return err == nil && strings.HasSuffix(string(data), "stdout F once\n")
+	})
+}
+
+func startContainer(d *daemon) attempt {
+	p := d.pod("start")
+	c := p.create(p.config("c", "echo once; sleep 1000"))
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_CREATED, runtimeapi.ContainerState_CONTAINER_RUNNING)
+			if len(found) != 1 {
+				d.t.Fatalf("%d containers are there", len(found))
+			}
+			if found[0].GetState() == runtimeapi.ContainerState_CONTAINER_CREATED {
+				c.start()
+			}
+			c.saidOnce()
+			p.remove()
+		},
+	}
+}
+
+func stopContainer(d *daemon) attempt {
+	p := d.pod("stop-container")
+	c := p.start("c", "trap 'exit 7' TERM; echo once; while :; do usleep 1000; done")
+	c.saidOnce() // it has set its trap
+	req := &runtimeapi.StopContainerRequest{ContainerId: c.ID, Timeout: 10}
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.StopContainer(ctx, req)
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
+			if _, err := d.Runtime.StopContainer(within(d.t), req); err != nil {
+				d.t.Errorf("StopContainer: %v", err)
+			}
+			if st := c.status(); st.GetExitCode() != 7 || st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED {
+				d.t.Errorf("the container is %v with code %d, want 7", st.GetState(), st.GetExitCode())
+			}
+			p.remove()
+		},
+	}
+}
+
+func removeContainer(d *daemon) attempt {
+	p := d.pod("remove-container")
+	before := d.facts()
+	c := p.start("c", "echo once > /in-the-upper-layer; sleep 1000")
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.ID})
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
+			if len(found) > 0 {
+				c.remove()
+			}
+			d.settled("the container is removed", before)
+			p.remove()
+		},
+	}
+}
+
+func pullImage(d *daemon) attempt {
+	before := d.facts()
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: layered}})
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			if d.image(layered) == nil {
+				d.settled("no image was pulled", before)
+			}
+			d.pull(layered)
+			d.wholeImage()
+			d.removeImage(layered)
+		},
+	}
+}
+
+func removeImage(d *daemon) attempt {
+	before := d.facts()
+	d.pull(layered)
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: layered}})
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			if d.image(layered) == nil {
+				d.settled("the image is removed", before)
+				return
+			}
+			d.wholeImage()
+			d.removeImage(layered)
+		},
+	}
+}
+
+func (d *daemon) image(ref string) *runtimeapi.Image {
+	d.t.Helper()
+	r, err := d.Images.ImageStatus(within(d.t), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	if err != nil {
+		d.t.Fatalf("ImageStatus: %v", err)
+	}
+	return r.GetImage()
+}
+
+// wholeImage checks that the layers of layered are on the disk with their files.
+func (d *daemon) wholeImage() {
+	d.t.Helper()
+	for _, name := range []string{"0", "1", "2"} {
+		found, _ := filepath.Glob(filepath.Join(d.Root, "layers", "[0-9a-f]*", "*", name))
+		more, _ := filepath.Glob(filepath.Join(d.Root, "layers", "[0-9a-f]*", name))
+		if len(found)+len(more) != 1 {
+			d.t.Errorf("file %s of the image is there %d times", name, len(found)+len(more))
+		}
+	}
+}
+
+func (d *daemon) removeImage(ref string) {
+	d.t.Helper()
+	_, err := d.Images.RemoveImage(within(d.t), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
+	if err != nil {
+		d.t.Errorf("RemoveImage: %v", err)
+	}
+}

@@ -1,0 +1,425 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// hostPID is the container's only process as the host sees it.
+func (c *ctr) hostPID() int {
+	c.p.t.Helper()
+	pids, err := c.p.s.PIDs(c.ID)
+	if err != nil || len(pids) == 0 {
+		c.p.t.Fatalf("processes of %s: %v, %v", c.ID, pids, err)
+	}
+	return slices.Min(pids)
+}
+
+func TestExitsAreExact(t *testing.T) {
+	p := shared.pod(t)
+	cases := map[string]struct {
+		script, reason string
+		code           int32
+	}{
+		"zero":   {"exit 0", "Completed", 0},
+		"seven":  {"exit 7", "Error", 7},
+		"255":    {"exit 255", "Error", 255},
+		"killed": {"kill -KILL $$", "Error", 137},
+		"term":   {"kill -TERM $$; sleep 10", "Error", 143},
+		"segv":   {"kill -SEGV $$", "Error", 139},
+	}
+	for name, c := range cases {
+		before := time.Now()
+		ended := p.start(name, "sleep 0.2; "+c.script).ended()
+		after := time.Now()
+		if ended.GetExitCode() != c.code || ended.GetReason() != c.reason {
+			t.Errorf("%s: %d %s, want %d %s", name, ended.GetExitCode(), ended.GetReason(), c.code, c.reason)
+		}
+		at := []time.Time{
+			before, time.Unix(0, ended.GetCreatedAt()), time.Unix(0, ended.GetStartedAt()),
+			time.Unix(0, ended.GetStartedAt()).Add(200 * time.Millisecond), time.Unix(0, ended.GetFinishedAt()), after,
+		}
+		if !slices.IsSortedFunc(at, time.Time.Compare) {
+			t.Errorf("%s: asked, created, started, +200 ms, finished, seen are out of order: %v", name, at)
+		}
+	}
+}
+
+// A program that can't be started: the container says so and the pod works on.
+func TestStartErrors(t *testing.T) {
+	p := shared.pod(t)
+	mounted := func(path string) func(*runtimeapi.ContainerConfig) {
+		host := filepath.Join(p.Config.GetLogDirectory(), filepath.Base(path))
+		if err := os.WriteFile(host, []byte("data\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: path, HostPath: host}}
+		}
+	}
+	cases := map[string]func(*runtimeapi.ContainerConfig){
+		"not-there":      func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/no/such/program"} },
+		"not-in-path":    func(c *runtimeapi.ContainerConfig) { c.Command = []string{"nosuchprogram"} },
+		"not-executable": func(c *runtimeapi.ContainerConfig) { mounted("/plainfile")(c); c.Command = []string{"/plainfile"} },
+		"workdir-a-file": func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/etc/passwd" },
+	}
+	for name, change := range cases {
+		id, err := p.create(p.config(name, "true", change))
+		if err == nil {
+			c := &ctr{p: p, ID: id}
+			err = c.startErr()
+			if st := c.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 128 || st.GetReason() != "StartError" {
+				t.Errorf("%s: %v %d %s", name, st.GetState(), st.GetExitCode(), st.GetReason())
+			}
+			if pids, _ := shared.PIDs(id); len(pids) > 0 {
+				t.Errorf("%s: processes left: %v", name, pids)
+			}
+		}
+		want := map[string]string{"not-there": "/no/such/program", "not-in-path": "nosuchprogram", "not-executable": "/plainfile", "workdir-a-file": "/etc/passwd"}[name]
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v does not name %s", name, err, want)
+		}
+	}
+	if got := p.start("after", "sleep 100").exec("echo fine"); got != "fine\n" {
+		t.Errorf("after failures the pod gives %q", got)
+	}
+}
+
+func TestWhatRuns(t *testing.T) {
+	p := shared.pod(t)
+	user := func(sc *runtimeapi.LinuxContainerSecurityContext) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext = sc }
+	}
+	const staging = "gcr.io/k8s-staging-cri-tools/"
+	from := func(image string) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Image.Image = image }
+	}
+	cases := map[string]struct {
+		script, want string
+		change       []func(*runtimeapi.ContainerConfig)
+	}{
+		"args":      {"", "one two\n", []func(*runtimeapi.ContainerConfig){func(c *runtimeapi.ContainerConfig) { c.Command, c.Args = []string{"echo", "one"}, []string{"two"} }}},
+		"args-only": {"", "from args\n", []func(*runtimeapi.ContainerConfig){func(c *runtimeapi.ContainerConfig) { c.Command, c.Args = nil, []string{"echo", "from args"} }}},
+		"env": {"echo $A-$PATH", "b=c-/bin\n", []func(*runtimeapi.ContainerConfig){func(c *runtimeapi.ContainerConfig) {
+			c.Envs = []*runtimeapi.KeyValue{{Key: "A", Value: []byte("b=c")}, {Key: "PATH", Value: []byte("/bin")}}
+		}}},
+		"image-env":  {"echo $PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n", nil},
+		"workdir":    {"pwd", "/made/for/it\n", []func(*runtimeapi.ContainerConfig){func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/made/for/it" }}},
+		"uid":        {"id -u; id -g; id -G", "1234\n0\n0\n", []func(*runtimeapi.ContainerConfig){user(&runtimeapi.LinuxContainerSecurityContext{RunAsUser: &runtimeapi.Int64Value{Value: 1234}})}},
+		"name":       {"id -u; id -g", "33\n33\n", []func(*runtimeapi.ContainerConfig){user(&runtimeapi.LinuxContainerSecurityContext{RunAsUsername: "www-data"})}},
+		"group":      {"id -u; id -g", "5\n6\n", []func(*runtimeapi.ContainerConfig){user(&runtimeapi.LinuxContainerSecurityContext{RunAsUser: &runtimeapi.Int64Value{Value: 5}, RunAsGroup: &runtimeapi.Int64Value{Value: 6}})}},
+		"image-uid":  {"id -u", "1002\n", []func(*runtimeapi.ContainerConfig){from(staging + "test-image-user-uid")}},
+		"image-name": {"id -un; id -g", "www-data\n1004\n", []func(*runtimeapi.ContainerConfig){from(staging + "test-image-user-username-group")}},
+		"home":       {"echo $HOME", "/root\n", nil},
+	}
+	for name, c := range cases {
+		run := p.start(name, c.script, c.change...)
+		if st := run.ended(); st.GetExitCode() != 0 {
+			t.Errorf("%s ended with %d %s", name, st.GetExitCode(), st.GetMessage())
+		}
+		if got := output(readLog(t, run.logFile()), "stdout"); got != c.want {
+			t.Errorf("%s printed %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestLogFormat(t *testing.T) {
+	p := shared.pod(t)
+	long := strings.Repeat("0123456789abcdef", 5000) // 80 000 bytes: several parts
+	before := time.Now().Add(-time.Second)
+	c := p.start("c", "echo out; echo err >&2; for i in 1 2 3 4 5; do echo -n 0123456789abcdef; done; echo; "+
+		"yes 0123456789abcdef | head -5000 | tr -d '\\n'; echo; echo; printf 'no end'")
+	c.ended()
+	lines := readLog(t, c.logFile())
+	want := "out\n" + strings.Repeat("0123456789abcdef", 5) + "\n" + long + "\n\nno end"
+	got := strings.TrimSuffix(output(lines, "stdout"), "\n")
+	if got != want {
+		t.Errorf("stdout of %d bytes, want %d; ends %q", len(got), len(want), got[max(0, len(got)-40):])
+	}
+	if got := output(lines, "stderr"); got != "err\n" {
+		t.Errorf("stderr %q", got)
+	}
+	if !slices.ContainsFunc(lines, func(l logLine) bool { return !l.Full }) {
+		t.Error("a line of 80 000 bytes is not in parts")
+	}
+	for i, l := range lines {
+		if l.At.Before(before) || l.At.After(time.Now()) {
+			t.Errorf("line %d is of %v", i, l.At)
+		}
+		if len(l.Text) > 16<<10 {
+			t.Errorf("a part has %d bytes", len(l.Text))
+		}
+	}
+	if st, err := os.Stat(c.logFile()); err != nil || st.Mode().Perm() != 0o640 && st.Mode().Perm() != 0o600 {
+		t.Errorf("the log is %v, %v: others must not read it", st.Mode(), err)
+	}
+}
+
+// Rotation as the kubelet does it loses no line and repeats none.
+func TestLogRotation(t *testing.T) {
+	p := shared.pod(t)
+	c := p.start("c", "i=0; while [ $i -lt 20000 ]; do echo line-$i; i=$((i+1)); done")
+	file := c.logFile()
+	var parts []string
+	for n := 0; ; n++ {
+		old := fmt.Sprintf("%s.%d", file, n)
+		if err := os.Rename(file, old); err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, old)
+		_, err := shared.Runtime.ReopenContainerLog(within(t), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.ID})
+		if err != nil {
+			if c.status().GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
+				break // nothing to reopen
+			}
+			t.Fatal(err)
+		}
+	}
+	c.ended()
+	if _, err := os.Stat(file); err == nil {
+		parts = append(parts, file)
+	}
+	if len(parts) < 3 {
+		t.Skipf("the container ended after %d rotations", len(parts))
+	}
+	var all strings.Builder
+	for _, f := range parts {
+		all.WriteString(output(readLog(t, f), "stdout"))
+	}
+	var want strings.Builder
+	for i := range 20000 {
+		fmt.Fprintf(&want, "line-%d\n", i)
+	}
+	if all.String() != want.String() {
+		t.Errorf("%d rotations gave %d bytes, want %d", len(parts), all.Len(), want.Len())
+	}
+}
+
+func TestStop(t *testing.T) {
+	p := shared.pod(t)
+	cases := map[string]struct {
+		script      string
+		grace       time.Duration
+		code        int32
+		least, most time.Duration
+	}{
+		"handled": {"trap 'exit 3' TERM; while :; do sleep 0.05; done", 10 * time.Second, 3, 0, 3 * time.Second},
+		"ignored": {"trap '' TERM; while :; do sleep 0.05; done", time.Second, 137, time.Second, 4 * time.Second},
+		"at-once": {"trap '' TERM; while :; do sleep 0.05; done", 0, 137, 0, 2 * time.Second},
+	}
+	for name, c := range cases {
+		run := p.start(name, c.script)
+		run.exec("true") // the shell has set its trap
+		began := time.Now()
+		run.stop(c.grace)
+		if took := time.Since(began); took < c.least || took > c.most {
+			t.Errorf("%s took %v", name, took)
+		}
+		if st := run.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != c.code {
+			t.Errorf("%s: %v with %d, want %d", name, st.GetState(), st.GetExitCode(), c.code)
+		}
+		run.stop(c.grace) // repeating is fine
+		if pids, _ := shared.PIDs(run.ID); len(pids) > 0 {
+			t.Errorf("%s: processes left: %v", name, pids)
+		}
+	}
+}
+
+// Of two stops with different grace the shorter counts.
+func TestOverlappingStops(t *testing.T) {
+	c := shared.pod(t).start("c", "trap '' TERM; while :; do sleep 0.05; done")
+	c.exec("true")
+	began := time.Now()
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		c.stop(15 * time.Second)
+	}()
+	c.stop(time.Second)
+	<-first
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("both stops took %v", took)
+	}
+}
+
+func TestOutOfMemory(t *testing.T) {
+	p := shared.pod(t)
+	limit := func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
+	}
+	sibling := p.start("sibling", "sleep 1000")
+	st := p.start("hungry", "exec tail /dev/zero", limit).ended()
+	if st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
+		t.Errorf("%d %s %s", st.GetExitCode(), st.GetReason(), st.GetMessage())
+	}
+	if got := sibling.exec("echo alive"); got != "alive\n" {
+		t.Errorf("the sibling says %q", got)
+	}
+	child := p.start("child", "tail /dev/zero; exit 5", limit).ended()
+	if child.GetExitCode() != 5 {
+		t.Errorf("a killed child counted as the container's end: %d %s", child.GetExitCode(), child.GetReason())
+	}
+}
+
+func TestLimitsAreTheKernels(t *testing.T) {
+	p := shared.pod(t)
+	c := p.start("c", "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{
+			MemoryLimitInBytes: 64 << 20, CpuQuota: 20000, CpuPeriod: 100000, CpuShares: 512, OomScoreAdj: 500,
+		}
+	})
+	check := func(memory int64, quota string) {
+		t.Helper()
+		if got := cgroupValue(t, c, "memory", "memory.limit_in_bytes", "memory.max"); got != fmt.Sprint(memory) {
+			t.Errorf("memory limit %s, want %d", got, memory)
+		}
+		if got := cgroupValue(t, c, "cpu", "cpu.cfs_quota_us", "cpu.max"); got != quota && got != quota+" 100000" {
+			t.Errorf("cpu quota %s, want %s", got, quota)
+		}
+	}
+	check(64<<20, "20000")
+	adj, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", c.hostPID()))
+	if err != nil || string(adj) != "500\n" {
+		t.Errorf("oom_score_adj %q, %v", adj, err)
+	}
+	_, err = shared.Runtime.UpdateContainerResources(within(t), &runtimeapi.UpdateContainerResourcesRequest{
+		ContainerId: c.ID, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, CpuQuota: 50000, CpuPeriod: 100000},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(96<<20, "50000")
+	if got := c.status().GetResources().GetLinux().GetMemoryLimitInBytes(); got != 96<<20 {
+		t.Errorf("the status tells a memory limit of %d", got)
+	}
+}
+
+// cgroupValue reads a file of the container's cgroup, by its v1 or v2 name.
+func cgroupValue(t *testing.T, c *ctr, controller, v1, v2 string) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.hostPID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		file := filepath.Join("/sys/fs/cgroup", f[2], v2)
+		if slices.Contains(strings.Split(f[1], ","), controller) {
+			file = filepath.Join("/sys/fs/cgroup", controller, f[2], v1)
+		} else if f[1] != "" {
+			continue
+		}
+		if value, err := os.ReadFile(file); err == nil {
+			return strings.TrimSpace(string(value))
+		}
+	}
+	t.Fatalf("no %s or %s of %s", v1, v2, c.ID)
+	return ""
+}
+
+func TestStats(t *testing.T) {
+	p := shared.pod(t)
+	c := p.start("c", "dd if=/dev/zero of=/file bs=1M count=5 2>/dev/null; while :; do :; done")
+	deadline := time.Now().Add(patience)
+	for {
+		r, err := shared.Runtime.ContainerStats(within(t), &runtimeapi.ContainerStatsRequest{ContainerId: c.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := r.GetStats()
+		if s.GetCpu().GetUsageCoreNanoSeconds().GetValue() > 0 && s.GetMemory().GetWorkingSetBytes().GetValue() > 0 &&
+			s.GetWritableLayer().GetUsedBytes().GetValue() >= 5<<20 && s.GetWritableLayer().GetInodesUsed().GetValue() > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("stats of a busy container with 5 MiB written: %v", s)
+		}
+		time.Sleep(100 * time.Millisecond) // figures have no event
+	}
+}
+
+func TestRemoveContainer(t *testing.T) {
+	p := shared.pod(t)
+	c := p.start("c", "trap '' TERM; while :; do sleep 0.05; done")
+	pid := c.hostPID()
+	for range 2 {
+		if _, err := shared.Runtime.RemoveContainer(within(t), &runtimeapi.RemoveContainerRequest{ContainerId: c.ID}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Kill(pid, 0); err == nil {
+		t.Errorf("process %d lives", pid)
+	}
+	_, err := shared.Runtime.ContainerStatus(within(t), &runtimeapi.ContainerStatusRequest{ContainerId: c.ID})
+	wantCode(t, "status of a removed container", err, codes.NotFound)
+	for _, pattern := range []string{"run/containers/" + c.ID, "root/pods/*/containers/" + c.ID} {
+		if left, _ := filepath.Glob(filepath.Join(shared.Dir, pattern)); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+}
+
+func TestListFiltersContainers(t *testing.T) {
+	p := shared.pod(t)
+	label := func(v string) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Labels = map[string]string{"which": v} }
+	}
+	a, b := p.start("a", "sleep 1000", label("a")), p.start("b", "true", label("b"))
+	b.ended()
+	running := &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING}
+	for name, c := range map[string]struct {
+		filter *runtimeapi.ContainerFilter
+		want   []string
+	}{
+		"pod, newest first": {&runtimeapi.ContainerFilter{PodSandboxId: p.ID}, []string{b.ID, a.ID}},
+		"pod's prefix":      {&runtimeapi.ContainerFilter{PodSandboxId: p.ID[:12], LabelSelector: map[string]string{"which": "a"}}, []string{a.ID}},
+		"prefix":            {&runtimeapi.ContainerFilter{Id: b.ID[:13]}, []string{b.ID}},
+		"running":           {&runtimeapi.ContainerFilter{PodSandboxId: p.ID, State: running}, []string{a.ID}},
+	} {
+		r, err := shared.Runtime.ListContainers(within(t), &runtimeapi.ListContainersRequest{Filter: c.filter})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var got []string
+		for _, x := range r.GetContainers() {
+			got = append(got, x.GetId())
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestMounts(t *testing.T) {
+	p := shared.pod(t)
+	host := filepath.Join(shared.Dir, "mounted")
+	if err := os.MkdirAll(host, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(host, "file"), []byte("host\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := p.start("c", "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{
+			{ContainerPath: "/rw", HostPath: host},
+			{ContainerPath: "/ro", HostPath: host, Readonly: true},
+			{ContainerPath: "/deep/file", HostPath: filepath.Join(host, "file")},
+		}
+	})
+	if got := c.exec("cat /ro/file /deep/file; echo new > /rw/made; touch /ro/x 2>&1 || true"); got != "host\nhost\ntouch: /ro/x: Read-only file system\n" {
+		t.Errorf("in the container: %q", got)
+	}
+	if data, _ := os.ReadFile(filepath.Join(host, "made")); string(data) != "new\n" {
+		t.Errorf("on the host: %q", data)
+	}
+}
