@@ -44,7 +44,9 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 	if err := n.writeIntent(list, rt); err != nil {
 		return Result{}, err
 	}
-	raw, err := n.cni.AddNetworkList(ctx, list, rt)
+	actx, cancel := context.WithTimeout(ctx, addTimeout)
+	defer cancel()
+	raw, err := n.cni.AddNetworkList(actx, list, rt)
 	if err == nil {
 		var res Result
 		if res, err = newResult(list.Name, raw); err == nil {

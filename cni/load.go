@@ -94,7 +94,7 @@ func loadSingle(file string) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(conf)
+	return libcni.ConfListFromConf(conf) //nolint:staticcheck // nodes still have .conf files; deprecated is to write them
 }
 
 // inline makes list self-contained: plugins that came from files of their own

@@ -19,6 +19,9 @@ var ErrNotReady = errors.New("network is not ready")
 const (
 	// ifName is the pod's interface; the kubelet and every CNI plugin expect it.
 	ifName = "eth0"
+	// addTimeout bounds one ADD, for a plugin that hangs would hold its pod for
+	// ever; the kubelet gives up on a pod after two minutes.
+	addTimeout = 2 * time.Minute
 	// delTimeout bounds one DEL. It is the shorter of what people wait for a
 	// pod to go and what a plugin that asks an API server may need.
 	delTimeout = 30 * time.Second

@@ -100,7 +100,7 @@ func spoolFile(ctx context.Context, r io.Reader, dir string) (*os.File, error) {
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	plain, err := layer.Decompress(r)
+	plain, err := layer.Decompress(ctx, r)
 	if err == nil {
 		_, err = io.Copy(f, &contextReader{ctx, plain})
 		err = errors.Join(err, plain.Close())

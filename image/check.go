@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -133,8 +132,7 @@ func (s *Store) dropLayer(chain string, images []string) error {
 	inUse := s.heldCount(chain) > 0
 	delete(s.layers, chain)
 	s.mu.Unlock()
-	tmp := filepath.Join(s.layerDir, tmpPrefix+"bad-"+filepath.Base(s.layerPath(chain)))
-	err := errors.Join(os.RemoveAll(tmp), os.Rename(s.layerPath(chain), tmp))
+	tmp, err := s.setAside(chain)
 	s.commit.Unlock()
 	if err == nil && !inUse {
 		err = os.RemoveAll(tmp)
@@ -166,7 +164,7 @@ func (s *Store) checkRecords(rep *Report, repair bool) {
 		return
 	}
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".json.bad")
+		name, ok := strings.CutSuffix(e.Name(), ".json"+badSuffix)
 		if !ok {
 			continue
 		}

@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -17,12 +18,18 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
+var crashRounds = flag.Int("crash-rounds", 25, "how often TestCrash kills the store")
+
 // crashEnv tells the test binary to be the process that is killed.
 const crashEnv = "BERTH_IMAGE_CRASH"
 
 func TestMain(m *testing.M) {
 	if args := os.Getenv(crashEnv); args != "" {
 		churn(args)
+		return
+	}
+	if args := os.Getenv(memoryEnv); args != "" {
+		pullEight(args)
 		return
 	}
 	os.Exit(m.Run())
@@ -81,7 +88,7 @@ func crashRegistry(t *testing.T) *testRegistry {
 // TestCrash kills a process in the middle of pulls and removals, many times. After
 // each, whatever is listed is whole, and the disk holds nothing else.
 func TestCrash(t *testing.T) {
-	rounds := 25
+	rounds := *crashRounds
 	if testing.Short() {
 		rounds = 3
 	}

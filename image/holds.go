@@ -60,8 +60,8 @@ func (s *Store) collect(chains []string) error {
 		if !free {
 			continue
 		}
-		tmp := filepath.Join(s.layerDir, tmpPrefix+"dead-"+filepath.Base(s.layerPath(c)))
-		if err := os.Rename(s.layerPath(c), tmp); err != nil {
+		tmp, err := s.setAside(c)
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -72,6 +72,16 @@ func (s *Store) collect(chains []string) error {
 		errs = append(errs, os.RemoveAll(d))
 	}
 	return errors.Join(errs...)
+}
+
+// setAside gives a layer's directory a name under which it is dropped by the next
+// start at the latest. The caller holds commit.
+func (s *Store) setAside(chain string) (string, error) {
+	s.mu.Lock()
+	s.keys++
+	to := filepath.Join(s.layerDir, tmpPrefix+"dead-"+strconv.FormatInt(now().UnixNano(), 36)+"-"+strconv.FormatUint(s.keys, 10))
+	s.mu.Unlock()
+	return to, os.Rename(s.layerPath(chain), to) // needs no space on a full disk
 }
 
 // Hold keeps layers (Image.Layers) from being deleted, in the name of a container

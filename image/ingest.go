@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"berth/image/layer"
@@ -24,8 +26,9 @@ type ingest struct {
 	digestName string
 	tell       func(Progress)
 
-	stages []*stage // by layer; nil where the layer is complete
-	pinned []string // ChainIDs of complete layers that were acquired
+	mu     sync.Mutex // guards what follows while layers are waited for
+	stages []*stage   // by layer; nil where the layer is complete
+	pinned []string   // ChainIDs of complete layers that were acquired
 }
 
 // run acquires all layers, side by side, and commits the image.
@@ -61,38 +64,41 @@ func (g *ingest) layers(ctx context.Context) error {
 	g.stages = make([]*stage, len(g.found.layers))
 	joined := make([]bool, len(g.stages))
 	for i := range g.found.layers {
-		g.stages[i], joined[i] = g.start(i)
+		joined[i] = g.start(i)
 	}
-	for i := range g.stages {
-		if err := g.wait(ctx, i, joined[i]); err != nil {
-			return err
+	eg, ctx := errgroup.WithContext(ctx) // the first that fails ends the wait for all
+	for i, st := range g.stages {
+		if st != nil {
+			eg.Go(func() error { return g.wait(ctx, i, st, joined[i]) })
 		}
 	}
-	return nil
+	return eg.Wait()
 }
 
-func (g *ingest) start(i int) (*stage, bool) {
+// start acquires layer i; it tells whether another pull is making it.
+func (g *ingest) start(i int) (joined bool) {
 	rec := g.found.layers[i]
 	tell := func(p Progress) {
 		p.Reference, p.Index, p.Layers = g.name, i, len(g.found.layers)
 		g.tell(p)
 	}
 	st, joined := g.store.acquire(rec, tell, g.unpacker(i))
+	g.mu.Lock()
+	g.stages[i] = st
 	if st == nil {
 		g.pinned = append(g.pinned, rec.ChainID)
+	}
+	g.mu.Unlock()
+	if st == nil {
 		tell(Progress{Stage: StageLayer, Layer: rec.Digest, Done: rec.BlobSize, Total: rec.BlobSize})
 	}
-	return st, joined
+	return joined
 }
 
 // wait waits for layer i. When another pull was making it and failed, for reasons
 // of its own perhaps (its host, its credentials), this pull makes it itself.
-func (g *ingest) wait(ctx context.Context, i int, joined bool) error {
-	for {
-		st := g.stages[i]
-		if st == nil {
-			return nil
-		}
+func (g *ingest) wait(ctx context.Context, i int, st *stage, joined bool) error {
+	for st != nil {
 		select {
 		case <-st.done:
 		case <-ctx.Done():
@@ -102,8 +108,12 @@ func (g *ingest) wait(ctx context.Context, i int, joined bool) error {
 			return st.err
 		}
 		g.store.leave(st, st.err)
-		g.stages[i], joined = g.start(i)
+		joined = g.start(i)
+		g.mu.Lock()
+		st = g.stages[i]
+		g.mu.Unlock()
 	}
+	return nil
 }
 
 func (g *ingest) unpacker(i int) unpack {
@@ -208,7 +218,7 @@ func (g *ingest) rename() error {
 		}
 		chain := st.rec.ChainID
 		if !st.renamed {
-			if err := os.Rename(st.dir, s.layerPath(chain)); err != nil {
+			if err := s.rename(st.dir, chain); err != nil {
 				return err
 			}
 			st.renamed, renamed = true, true
@@ -226,6 +236,18 @@ func (g *ingest) rename() error {
 		return nil
 	}
 	return syncPath(s.layerDir)
+}
+
+// rename gives a layer its name. A directory that has the name already is one that
+// could not be deleted.
+func (s *Store) rename(dir, chain string) error {
+	err := os.Rename(dir, s.layerPath(chain))
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		if _, err = s.setAside(chain); err == nil {
+			err = os.Rename(dir, s.layerPath(chain))
+		}
+	}
+	return err
 }
 
 func (g *ingest) record() (*record, error) {

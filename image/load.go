@@ -53,6 +53,8 @@ type candidate struct {
 }
 
 func (s *Store) load(ctx context.Context, a *archive, opts LoadOptions) (imgs []*Image, err error) {
+	s.flights.Add(1)
+	defer s.flights.Done()
 	defer func() { err = errors.Join(err, a.close()) }()
 	found, err := a.candidates(ctx, s.platform)
 	if err == nil {
@@ -87,42 +89,63 @@ func nameAll(found []candidate, name string) error {
 	return nil
 }
 
+// loadOne brings in one image, or finds that it is here, and gives it its names.
 func (s *Store) loadOne(ctx context.Context, a *archive, c candidate, progress func(Progress)) (*Image, error) {
-	var to listeners
-	to.add(progress)
 	f, err := s.examine(ctx, a, c.root)
 	if err != nil {
 		return nil, err
 	}
-	var names []registry.Reference
-	for _, n := range c.names {
+	names, err := a.namePairs(c.names, f.root)
+	if err != nil {
+		return nil, err
+	}
+	var to listeners
+	to.add(progress)
+	job := &ingest{store: s, src: a, found: f, name: f.id(), tag: names[0].tag, digestName: names[0].digest, tell: to.tell}
+	if len(c.names) > 0 {
+		job.name = c.names[0]
+	}
+	var img *Image
+	if s.index.Load().byID[f.id()] != nil {
+		img, err = s.addNames(f.id(), job.tag, job.digestName)
+	}
+	if img == nil && err == nil {
+		img, err = job.run(ctx)
+	}
+	for _, n := range names[1:] {
+		if err == nil {
+			img, err = s.addNames(f.id(), n.tag, n.digest)
+		}
+	}
+	if img == nil && err == nil {
+		err = fmt.Errorf("%w: it was removed while it was loaded", ErrNotFound)
+	}
+	return img, err
+}
+
+// namePair is what one name adds to an image.
+type namePair struct{ tag, digest string }
+
+// namePairs gives at least one pair, empty for an image without a name. A manifest
+// that berth made up is known to no registry, so it makes no digest name.
+func (a *archive) namePairs(names []string, root digest.Digest) ([]namePair, error) {
+	var out []namePair
+	_, made := a.made[root]
+	for _, n := range names {
 		ref, err := registry.Parse(n)
 		if err != nil {
 			return nil, err
 		}
-		names = append(names, ref)
-	}
-	job := &ingest{store: s, src: a, found: f, name: f.id(), tell: to.tell}
-	_, docker := a.made[f.root]
-	if len(names) > 0 {
-		job.name, job.tag = names[0].String(), pullTag(names[0])
-		if !docker { // a manifest that berth made up is known to no registry
-			job.digestName = names[0].DigestName(f.root)
+		p := namePair{tag: pullTag(ref)}
+		if !made {
+			p.digest = ref.DigestName(root)
 		}
+		out = append(out, p)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })
-	defer stop()
-	img, err := job.run(ctx)
-	for i := 1; i < len(names) && err == nil; i++ {
-		digestName := ""
-		if !docker {
-			digestName = names[i].DigestName(f.root)
-		}
-		img, err = s.addNames(f.id(), pullTag(names[i]), digestName)
+	if len(out) == 0 {
+		out = []namePair{{}}
 	}
-	return img, err
+	return out, nil
 }
 
 // candidates lists the archive's images: by the OCI index where there is one, with

@@ -172,14 +172,14 @@ func (s *Store) pull(ctx context.Context, ref registry.Reference, auth *Auth, te
 	if err != nil || img != nil {
 		return img, err
 	}
-	if img, err := s.known(ctx, src, ref, root.Digest); img != nil || err != nil {
+	if img, err := s.known(ctx, repo, ref, root.Digest); img != nil || err != nil {
 		return img, err
 	}
 	f, err := s.examine(ctx, src, root)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.opts.Trust.allow(ctx, ref, f, repo); err != nil {
+	if err := s.opts.Trust.allow(ctx, ref, repo, f.root, f.manifest.Digest); err != nil {
 		return nil, err
 	}
 	job := &ingest{store: s, src: src, found: f, name: ref.String(), tag: pullTag(ref), digestName: ref.DigestName(f.root), tell: tell}
@@ -204,7 +204,7 @@ func (s *Store) resolve(ctx context.Context, repo *registry.Repository, ref regi
 			return m, nil, err
 		}
 		if err == nil && m.Digest != "" {
-			img, err := s.known(ctx, registrySource{repo}, ref, m.Digest)
+			img, err := s.known(ctx, repo, ref, m.Digest)
 			if img != nil || err != nil {
 				return m, img, err
 			}
@@ -216,12 +216,18 @@ func (s *Store) resolve(ctx context.Context, repo *registry.Repository, ref regi
 
 // known gives the image whose manifest or index has the digest, if it is here,
 // after adding the name to it.
-func (s *Store) known(ctx context.Context, src registrySource, ref registry.Reference, d digest.Digest) (*Image, error) {
+func (s *Store) known(ctx context.Context, repo *registry.Repository, ref registry.Reference, d digest.Digest) (*Image, error) {
 	img := s.index.Load().byDigest[d.String()]
 	if img == nil {
 		return nil, nil
 	}
-	if err := s.opts.Trust.allowKnown(ctx, ref, d, src.repo); err != nil {
+	s.mu.Lock()
+	digests := []digest.Digest{d}
+	if r := s.records[img.ID]; r != nil {
+		digests = append(digests, digest.Digest(r.ManifestDigest))
+	}
+	s.mu.Unlock()
+	if err := s.opts.Trust.allow(ctx, ref, repo, digests...); err != nil {
 		return nil, err
 	}
 	return s.addNames(img.ID, pullTag(ref), ref.DigestName(d))

@@ -18,7 +18,10 @@ import (
 	"berth/oci/atomicfile"
 )
 
-const recordVersion = 1
+const (
+	recordVersion = 1
+	badSuffix     = ".bad" // of records that can't be used
+)
 
 // record is an image as stored in ROOT/images. It is immutable once in the store;
 // a change makes a new one.
@@ -105,15 +108,11 @@ func (s *Store) loadRecords() error {
 		path := filepath.Join(s.images, name)
 		switch {
 		case strings.HasPrefix(name, atomicfile.TempPrefix):
-			if err := os.Remove(path); err != nil {
-				return err
-			}
+			os.Remove(path) // on a read-only disk it stays
 		case strings.HasSuffix(name, ".json"):
 			r, err := s.readRecord(path)
-			if err != nil {
-				if err := s.quarantine(path, err); err != nil {
-					return err
-				}
+			if err != nil { // put out of the way, for Check to report
+				os.Rename(path, path+badSuffix) //nolint:errcheck // on a read-only disk it stays
 				continue
 			}
 			s.adopt(r)
@@ -143,11 +142,6 @@ func (s *Store) readRecord(path string) (*record, error) {
 		}
 	}
 	return &r, nil
-}
-
-// quarantine puts a record out of the way, for [Store.Check] to report.
-func (s *Store) quarantine(path string, _ error) error {
-	return os.Rename(path, path+".bad")
 }
 
 func (s *Store) adopt(r *record) {

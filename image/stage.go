@@ -138,7 +138,7 @@ func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits) unpack 
 		fetched := layer.NewAhead(checked)
 		defer fetched.Close() //nolint:errcheck // always nil
 		defer cancel()
-		plain, err := layer.Decompress(fetched)
+		plain, err := layer.Decompress(ctx, fetched)
 		if err != nil {
 			return err
 		}

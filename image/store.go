@@ -32,7 +32,7 @@ type Options struct {
 	// the first that exists is read, on every pull.
 	CertsDirs []string
 	// MaxParallel bounds the layers fetched and unpacked at once, over all pulls.
-	// Default: twice the processors, at least 4 and at most 16.
+	// Default: twice the processors, at least 4 and at most 12.
 	MaxParallel int
 	// PinnedImages are names, with * as wildcard, of images the kubelet is asked not
 	// to collect; a pattern without wildcard is completed as image names are.
@@ -57,7 +57,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.MaxParallel <= 0 {
-		o.MaxParallel = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
+		o.MaxParallel = min(max(2*runtime.GOMAXPROCS(0), 4), 12)
 	}
 	if o.MaxLayers <= 0 {
 		o.MaxLayers = 500
@@ -90,7 +90,7 @@ type Store struct {
 	swept   bool
 	left    []string // .tmp directories of an earlier process
 	seq     uint64   // of the last record
-	keys    uint64   // of the last brief hold
+	keys    uint64   // of the last brief hold or layer set aside
 }
 
 // layerInfo is a complete layer.
@@ -151,7 +151,7 @@ func (s *Store) open() error {
 }
 
 func (s *Store) takeLock() error {
-	f, err := os.OpenFile(filepath.Join(s.images, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(s.images, lockFile), os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		return err
 	}

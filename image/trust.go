@@ -2,21 +2,188 @@ package image
 
 import (
 	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 
+	"github.com/BurntSushi/toml"
 	"github.com/opencontainers/go-digest"
 
 	"berth/image/registry"
 )
 
-// TrustPolicy says which images may be pulled.
-type TrustPolicy struct{}
+// TrustPolicy says which images may be pulled. The first rule that matches decides;
+// an image that none matches may be pulled. What is loaded from an archive is the
+// operator's own doing and not asked about.
+type TrustPolicy struct {
+	Rules []TrustRule
 
-func (p *TrustPolicy) allowName(registry.Reference) error { return nil }
+	mu       sync.Mutex
+	verified map[string]bool // "digest rule": signatures found good
+}
 
-func (p *TrustPolicy) allow(context.Context, registry.Reference, *found, *registry.Repository) error {
+// TrustRule is one rule.
+type TrustRule struct {
+	// Match is a pattern for HOST/REPOSITORY, with * for any characters.
+	Match string
+	// Reject refuses the images.
+	Reject bool
+	// RequireDigest wants the name to carry a digest.
+	RequireDigest bool
+	// Digests are the manifests or indexes allowed; none means any.
+	Digests []digest.Digest
+	// Keys are public keys (ECDSA, Ed25519 or RSA) of which one must have signed the
+	// image with cosign; none means no signature is wanted.
+	Keys []crypto.PublicKey
+}
+
+// trustFile is the policy as written in TOML.
+type trustFile struct {
+	Rule []struct {
+		Match         string   `toml:"match"`
+		Reject        bool     `toml:"reject"`
+		RequireDigest bool     `toml:"require_digest"`
+		Digests       []string `toml:"digests"`
+		Keys          []string `toml:"keys"` // PEM files, relative to the policy's directory
+	} `toml:"rule"`
+}
+
+// LoadTrustPolicy reads a policy: [[rule]] tables with the keys match, reject,
+// require_digest, digests and keys (PEM files). Unknown keys are errors.
+func LoadTrustPolicy(path string) (*TrustPolicy, error) {
+	var f trustFile
+	meta, err := toml.DecodeFile(path, &f)
+	if err == nil && len(meta.Undecoded()) > 0 {
+		err = fmt.Errorf("unknown key %q", meta.Undecoded()[0])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("trust policy %s: %w", path, err)
+	}
+	var p TrustPolicy
+	for i, r := range f.Rule {
+		rule := TrustRule{Match: r.Match, Reject: r.Reject, RequireDigest: r.RequireDigest}
+		if r.Match == "" {
+			return nil, fmt.Errorf("trust policy %s: rule %d has no match; \"*\" matches all", path, i+1)
+		}
+		for _, s := range r.Digests {
+			d, err := digest.Parse(s)
+			if err != nil {
+				return nil, fmt.Errorf("trust policy %s: digest %q: %w", path, s, err)
+			}
+			rule.Digests = append(rule.Digests, d)
+		}
+		for _, name := range r.Keys {
+			key, err := readKey(filepath.Dir(path), name)
+			if err != nil {
+				return nil, fmt.Errorf("trust policy %s: %w", path, err)
+			}
+			rule.Keys = append(rule.Keys, key)
+		}
+		p.Rules = append(p.Rules, rule)
+	}
+	return &p, nil
+}
+
+func readKey(dir, name string) (crypto.PublicKey, error) {
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("public key %s is not PEM", name)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("public key %s: %w", name, err)
+	}
+	return key, nil
+}
+
+// rule gives the rule for a name; nil when it may be pulled freely.
+func (p *TrustPolicy) rule(ref registry.Reference) (*TrustRule, int) {
+	if p == nil {
+		return nil, 0
+	}
+	for i := range p.Rules {
+		if ok, err := matchName(p.Rules[i].Match, ref.Name()); ok && err == nil {
+			return &p.Rules[i], i
+		}
+	}
+	return nil, 0
+}
+
+func refused(ref registry.Reference, format string, args ...any) error {
+	return fmt.Errorf("%w: %s: %s", ErrSignature, ref, fmt.Sprintf(format, args...))
+}
+
+// allowName decides what can be decided before the registry is asked.
+func (p *TrustPolicy) allowName(ref registry.Reference) error {
+	r, _ := p.rule(ref)
+	switch {
+	case r == nil:
+		return nil
+	case r.Reject:
+		return refused(ref, "the trust policy refuses images of this name")
+	case r.RequireDigest && ref.Digest == "":
+		return refused(ref, "the trust policy wants it named by digest (NAME@sha256:...)")
+	}
 	return nil
 }
 
-func (p *TrustPolicy) allowKnown(context.Context, registry.Reference, digest.Digest, *registry.Repository) error {
+// allow decides about an image by its digests: that of what the name stands for,
+// and, of an index, that of the manifest chosen.
+func (p *TrustPolicy) allow(ctx context.Context, ref registry.Reference, repo *registry.Repository, digests ...digest.Digest) error {
+	r, n := p.rule(ref)
+	if r == nil {
+		return nil
+	}
+	if len(r.Digests) > 0 && !slices.ContainsFunc(digests, func(d digest.Digest) bool { return slices.Contains(r.Digests, d) }) {
+		return refused(ref, "it is %s, which is none of the digests the trust policy lists", digests[0])
+	}
+	if len(r.Keys) == 0 {
+		return nil
+	}
+	var errs []error
+	for _, d := range digests {
+		err := p.signed(ctx, repo, d, r, n)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errUnsigned) {
+			return err // the registry's trouble, not the image's
+		}
+		errs = append(errs, err)
+	}
+	return refused(ref, "%v", errs[0])
+}
+
+// signed verifies a signature once per digest and rule.
+func (p *TrustPolicy) signed(ctx context.Context, repo *registry.Repository, d digest.Digest, r *TrustRule, n int) error {
+	key := fmt.Sprint(d, " ", n)
+	p.mu.Lock()
+	good := p.verified[key]
+	p.mu.Unlock()
+	if good {
+		return nil
+	}
+	if err := verifySigned(ctx, repo, d, r.Keys); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.verified == nil || len(p.verified) > 10_000 {
+		p.verified = map[string]bool{}
+	}
+	p.verified[key] = true
 	return nil
 }

@@ -20,8 +20,15 @@ import (
 // ErrShimGone is wrapped by every call of a shim that is no more.
 var ErrShimGone = errors.New("shim is gone")
 
-// ShimGone is the Kind of the event that a shim died (not: was told to leave).
-const ShimGone = "gone"
+// Kinds of events about a shim that died (not: was told to leave). In place of
+// ShimGone there is ShimReplaced when another took over under the same ID, then
+// ShimLost of each pod and container that could not be adopted; its Record has
+// only ID and Pod.
+const (
+	ShimGone     = "gone"
+	ShimReplaced = "replaced"
+	ShimLost     = "lost"
+)
 
 const (
 	lockName     = "lock"
@@ -41,7 +48,7 @@ type ShimConfig struct {
 	Version     string // berth's
 }
 
-// ShimEvent is what a shim told, or [ShimGone] with only ShimID.
+// ShimEvent is what a shim told, or the end of a shim: [ShimGone] and the like.
 type ShimEvent struct {
 	ShimID string
 	shimapi.Event
@@ -66,6 +73,7 @@ type Shims struct {
 func OpenShims(ctx context.Context, c ShimConfig) (*Shims, error) {
 	s := &Shims{config: c, events: make(chan ShimEvent, 64), starting: make(chan struct{}, 1), shims: map[string]*Shim{}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	s.beReaper()
 	if err := os.MkdirAll(s.dir(), 0o700); err != nil {
 		return nil, fmt.Errorf("directory of the shims: %w", err)
 	}
@@ -94,7 +102,11 @@ func (s *Shims) find(ctx context.Context, id string) error {
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return err
 	}
-	return s.adopt(ctx, id, nil)
+	sh, err := s.connect(ctx, id, nil)
+	if err != nil {
+		return err
+	}
+	return s.admit(sh)
 }
 
 // lockDir takes the lock of a shim's directory; EWOULDBLOCK: its shim lives.
@@ -109,31 +121,40 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// adopt connects to a living shim and follows it. reaped tells, of a shim that
-// is our child, that it was waited for.
-func (s *Shims) adopt(ctx context.Context, id string, reaped <-chan struct{}) error {
+// connect meets a living shim. reaped tells, of a shim that is our child, that it
+// was waited for.
+func (s *Shims) connect(ctx context.Context, id string, reaped <-chan struct{}) (*Shim, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	sh := &Shim{shims: s, id: id, dir: filepath.Join(s.dir(), id), reaped: reaped, gone: make(chan struct{}), pods: map[string]struct{}{}}
+	sh := &Shim{
+		shims: s, id: id, dir: filepath.Join(s.dir(), id), reaped: reaped, born: time.Now(),
+		gone: make(chan struct{}), decided: make(chan struct{}), pods: map[string]struct{}{}, kept: map[string]*custody{},
+	}
 	hello, err := sh.meet(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sh.pid, sh.version = hello.PID, hello.Version
 	held, err := sh.List(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, p := range held.Pods {
 		sh.pods[p.ID] = struct{}{}
 	}
+	return sh, nil
+}
+
+// admit makes a shim one of the set and follows it to its end.
+func (s *Shims) admit(sh *Shim) error {
 	pidfd, err := unix.PidfdOpen(sh.pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch process %d: %w", sh.pid, err)
 	}
 	process := os.NewFile(uintptr(pidfd), "pidfd")
 	s.mu.Lock()
-	s.shims[id] = sh
+	sh.followed = true
+	s.shims[sh.id] = sh
 	s.mu.Unlock()
 	s.tasks.Go(func() { sh.awaitEnd(process) })
 	s.tasks.Go(func() { s.follow(sh) })
@@ -184,19 +205,14 @@ func (sh *Shim) awaitEnd(process *os.File) {
 func (s *Shims) follow(sh *Shim) {
 	for s.ctx.Err() == nil && !sh.isGone() {
 		// An end while the shim lives: it cut us off because we fell behind.
-		_ = sh.watch(s.ctx, func(e shimapi.Event) { s.send(ShimEvent{ShimID: sh.id, Event: e}) })
+		_ = sh.watch(s.ctx, func(e shimapi.Event) {
+			sh.heed(e)
+			s.send(ShimEvent{ShimID: sh.id, Event: e})
+		})
 		sh.settled(s.ctx)
 	}
-	if !sh.isGone() {
-		return
-	}
-	s.mu.Lock()
-	delete(s.shims, sh.id)
-	expected := sh.leaving
-	s.mu.Unlock()
-	if !expected {
-		_ = os.RemoveAll(sh.dir) // else the next daemon's
-		s.send(ShimEvent{ShimID: sh.id, Event: shimapi.Event{Kind: ShimGone}})
+	if sh.isGone() {
+		s.succeed(sh)
 	}
 }
 
@@ -221,14 +237,19 @@ func (s *Shims) send(e ShimEvent) {
 // A reader that stops reading stops only itself.
 func (s *Shims) Events() <-chan ShimEvent { return s.events }
 
-// Get finds a living shim by its ID; the error wraps [ErrShimGone].
+// Get finds a living shim by its ID; the error wraps [ErrShimGone]. Of one that has
+// just died it waits for the heir, which takes a moment.
 func (s *Shims) Get(id string) (*Shim, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sh, ok := s.shims[id]; ok && !sh.isGone() {
-		return sh, nil
+	sh := s.shims[id]
+	s.mu.Unlock()
+	for sh != nil && sh.isGone() {
+		sh = sh.heir(s.ctx)
 	}
-	return nil, fmt.Errorf("shim %q: %w", id, ErrShimGone)
+	if sh == nil {
+		return nil, fmt.Errorf("shim %q: %w", id, ErrShimGone)
+	}
+	return sh, nil
 }
 
 // ForNewPod returns a shim of this version that has room for a pod, starting one
@@ -240,17 +261,23 @@ func (s *Shims) ForNewPod(ctx context.Context) (*Shim, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.starting }()
+	s.awaitHeirs(ctx)
 	if sh := s.withRoom(); sh != nil {
 		return sh, nil
 	}
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
 	id := hex.EncodeToString(random[:])
-	reaped, err := s.launch(ctx, id)
+	c, err := s.launch(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
-	if err := s.adopt(ctx, id, reaped); err != nil {
+	sh, err := s.connect(ctx, id, c.reaped)
+	if err == nil {
+		err = s.admit(sh)
+	}
+	if err != nil {
+		c.end() // it holds nothing yet
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
 	if sh := s.withRoom(); sh != nil {
@@ -277,6 +304,13 @@ func (s *Shims) Close() error {
 	s.cancel()
 	s.tasks.Wait()
 	close(s.events)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sh := range s.shims {
+		for id := range sh.kept {
+			sh.dropLocked(id)
+		}
+	}
 	return nil
 }
 

@@ -20,18 +20,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// launch starts a shim and returns when it can be connected to. The channel is
-// closed when the shim has ended and was waited for.
-func (s *Shims) launch(ctx context.Context, id string) (reaped <-chan struct{}, err error) {
+// launch makes a directory for a shim and starts it there.
+func (s *Shims) launch(ctx context.Context, id string) (*child, error) {
 	dir := filepath.Join(s.dir(), id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
+	c, err := s.start(ctx, dir)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return c, nil
+}
+
+// child is a shim that we started.
+type child struct {
+	proc   *os.Process
+	reaped chan struct{} // closed when it has ended and was waited for
+}
+
+// end kills it.
+func (c *child) end() {
+	_ = c.proc.Kill() // it may have ended
+	<-c.reaped
+}
+
+// start starts a shim and returns when it can be connected to.
+func (s *Shims) start(ctx context.Context, dir string) (*child, error) {
 	var open fileSet
 	defer open.close()
 	null := open.add(os.OpenFile(os.DevNull, os.O_RDONLY, 0))
@@ -55,12 +70,12 @@ func (s *Shims) launch(ctx context.Context, id string) (reaped <-chan struct{}, 
 		return nil, err
 	}
 	// It may outlive us; if we outlive it, it must not stay a zombie.
-	ended := make(chan struct{})
+	c := &child{proc, make(chan struct{})}
 	go func() {
-		defer close(ended)
-		_, _ = proc.Wait()
+		defer close(c.reaped)
+		_, _ = proc.Wait() // its end is what matters
 	}()
-	return ended, nil
+	return c, nil
 }
 
 // execute runs the shim from the sealed memfd, file 5 of the child, in a session

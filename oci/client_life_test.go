@@ -146,11 +146,14 @@ func TestClientRestart(t *testing.T) {
 	}
 }
 
-func TestShimDies(t *testing.T) {
+// TestShimDiesForGood lets nothing be adopted: no heir can be started.
+func TestShimDiesForGood(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	pause := n.podRecord(pod)
 	id := n.shim.ID()
+	binary := n.Shims.config.Binary
+	n.Shims.config.Binary = "/no/such/berth-shim"
 	if err := unix.Kill(n.shim.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +179,7 @@ func TestShimDies(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "pause has ended", func() bool { return !onDisk(fmt.Sprintf("/proc/%d/root", pause.PID)) })
+	n.Shims.config.Binary = binary
 	n.pod() // by another shim
 	if n.shim.ID() == id {
 		t.Error("the dead shim was chosen")

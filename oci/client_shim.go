@@ -22,10 +22,16 @@ type Shim struct {
 	version string
 	reaped  <-chan struct{} // closed when we have waited for it; nil: not our child
 	gone    chan struct{}   // closed when its process has ended
+	born    time.Time
+	decided chan struct{} // closed when it is known who takes over from it
+	next    *Shim         // its heir, or nil; not read before decided
 
 	// guarded by shims.mu
+	followed bool // else it has no heir
+	restless int  // how many shims before it lived for a moment only
 	pods     map[string]struct{}
-	reserved int // by ForNewPod, not yet run
+	kept     map[string]*custody // of its pods and containers
+	reserved int                 // by ForNewPod, not yet run
 	leaving  bool
 }
 
@@ -50,13 +56,26 @@ func (sh *Shim) Ping(ctx context.Context) (hello shimapi.HelloResponse, err erro
 	return hello, err
 }
 
+// Release gives back the room that ForNewPod reserved, when no RunPod follows.
+func (sh *Shim) Release() {
+	sh.shims.mu.Lock()
+	defer sh.shims.mu.Unlock()
+	sh.reserved = max(0, sh.reserved-1)
+}
+
 // RunPod starts a pause.
 func (sh *Shim) RunPod(ctx context.Context, r *shimapi.RunPodRequest) (pause shimapi.RunPodResponse, err error) {
+	c := shimapi.Custody{ID: r.ID, Dir: r.Dir}
+	if r.NewNet {
+		c.NetNSPath = r.NetNSPath
+	}
+	sh = sh.current(ctx)
 	sh.shims.mu.Lock()
 	sh.pods[r.ID] = struct{}{}
 	sh.reserved = max(0, sh.reserved-1)
+	sh.keepLocked(c, nil)
 	sh.shims.mu.Unlock()
-	err = sh.call(ctx, shimapi.MethodRunPod, r, &pause)
+	err = sh.ask(ctx, shimapi.MethodRunPod, r, &pause)
 	var told *shimapi.Error
 	if errors.As(err, &told) && told.Kind != shimapi.KindExists {
 		sh.forget(r.ID) // it is certain that the shim has it not
@@ -75,6 +94,7 @@ func (sh *Shim) RemovePod(ctx context.Context, id string) error {
 	if err := sh.call(ctx, shimapi.MethodRemovePod, shimapi.IDRequest{ID: id}, nil); err != nil {
 		return err
 	}
+	sh = sh.current(ctx) // which was asked
 	if left := sh.forget(id); left == 0 && (sh.shims.config.PodsPerShim > 0 || sh.version != sh.shims.config.Version) {
 		return sh.shims.dismiss(ctx, sh)
 	}
@@ -85,18 +105,47 @@ func (sh *Shim) forget(id string) (left int) {
 	sh.shims.mu.Lock()
 	defer sh.shims.mu.Unlock()
 	delete(sh.pods, id)
+	sh.dropLocked(id)
 	return len(sh.pods) + sh.reserved
 }
 
 // Create makes a container, which then waits to be started.
 func (sh *Shim) Create(ctx context.Context, r *shimapi.CreateRequest) (created shimapi.CreateResponse, err error) {
-	err = sh.call(ctx, shimapi.MethodCreate, r, &created)
-	return created, err
+	c, err := sh.send(ctx, shimapi.MethodCreate, r, nil)
+	if err != nil {
+		return created, err
+	}
+	defer c.close()
+	files, err := c.receive(ctx, &created)
+	if err != nil || created.Custody == nil { // a shim of before the hand-over
+		shimapi.CloseFiles(files)
+		return created, err
+	}
+	c.shim.keep(*created.Custody, files)
+	created.Custody = nil
+	if c.shim.isGone() {
+		return created, c.shim.handLate(ctx, r.ID)
+	}
+	return created, nil
 }
 
 // Start lets a created container execute its command.
 func (sh *Shim) Start(ctx context.Context, id string) error {
-	return sh.call(ctx, shimapi.MethodStart, shimapi.IDRequest{ID: id}, nil)
+	sh = sh.current(ctx)
+	err := sh.ask(ctx, shimapi.MethodStart, shimapi.IDRequest{ID: id}, nil)
+	if !errors.Is(err, ErrShimGone) {
+		return err
+	}
+	next := sh.heir(ctx)
+	if next == nil {
+		return err
+	}
+	err = next.Start(ctx, id)
+	var told *shimapi.Error
+	if errors.As(err, &told) && told.Kind == shimapi.KindNotRunning {
+		return nil // the dead shim has started it
+	}
+	return err
 }
 
 // Kill sends a signal.
@@ -106,7 +155,11 @@ func (sh *Shim) Kill(ctx context.Context, r *shimapi.KillRequest) error {
 
 // Delete kills what is left of a container and removes it; unknown: nil.
 func (sh *Shim) Delete(ctx context.Context, id string) error {
-	return sh.call(ctx, shimapi.MethodDelete, shimapi.IDRequest{ID: id}, nil)
+	err := sh.call(ctx, shimapi.MethodDelete, shimapi.IDRequest{ID: id}, nil)
+	if err == nil {
+		sh.drop(id)
+	}
+	return err
 }
 
 // Resize sets the size of a container's terminal.
@@ -137,7 +190,7 @@ func (sh *Shim) List(ctx context.Context) (held shimapi.ListResponse, err error)
 
 // watch calls told for each event until the connection or ctx ends.
 func (sh *Shim) watch(ctx context.Context, told func(shimapi.Event)) error {
-	c, err := sh.send(ctx, shimapi.MethodWatch, struct{}{}, nil)
+	c, err := sh.sendAlone(ctx, shimapi.MethodWatch, struct{}{}, nil)
 	if err != nil {
 		return err
 	}
@@ -151,8 +204,21 @@ func (sh *Shim) watch(ctx context.Context, told func(shimapi.Event)) error {
 	}
 }
 
+// call is for methods that may be repeated: when the shim dies meanwhile, its heir
+// is asked.
 func (sh *Shim) call(ctx context.Context, method string, request, response any) error {
-	c, err := sh.send(ctx, method, request, nil)
+	err := sh.ask(ctx, method, request, response)
+	if errors.Is(err, ErrShimGone) {
+		if next := sh.heir(ctx); next != nil {
+			return next.call(ctx, method, request, response)
+		}
+	}
+	return err
+}
+
+// ask is a call of this shim and no other.
+func (sh *Shim) ask(ctx context.Context, method string, request, response any) error {
+	c, err := sh.sendAlone(ctx, method, request, nil)
 	if err != nil {
 		return err
 	}
@@ -170,7 +236,19 @@ type connection struct {
 	stop func() bool
 }
 
+// send begins a call; of the heir, when the shim is dead already.
 func (sh *Shim) send(ctx context.Context, method string, request any, files []*os.File) (*connection, error) {
+	c, err := sh.sendAlone(ctx, method, request, files)
+	if errors.Is(err, ErrShimGone) { // so it did not get the request, not all of it
+		if next := sh.heir(ctx); next != nil {
+			return next.send(ctx, method, request, files)
+		}
+	}
+	return c, err
+}
+
+// sendAlone is send without regard to an heir: for who decides on it.
+func (sh *Shim) sendAlone(ctx context.Context, method string, request any, files []*os.File) (*connection, error) {
 	if sh.isGone() {
 		return nil, fmt.Errorf("shim %s: %w", sh.id, ErrShimGone)
 	}

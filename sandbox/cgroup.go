@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"berth/oci"
 )
 
@@ -61,18 +63,20 @@ func cgroupExists(h oci.Host, path string) bool {
 	return false
 }
 
-// removeCgroup removes an empty cgroup and the empty ones below it; one that is
-// in use stays, because rmdir refuses it.
+// removeCgroup removes an empty cgroup. One in use stays, because rmdir refuses
+// it; what is below it may be another pod's that is just being made.
 func removeCgroup(h oci.Host, path string) error {
 	var errs []error
 	for _, dir := range cgroupDirs(h, path) {
-		if err := removeCgroupTree(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := os.Remove(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// removeCgroupTree removes an empty cgroup and the empty ones below it.
 func removeCgroupTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -43,7 +43,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if err != nil {
 		return "", err
 	}
-	c := &Container{id: rec.ID, pod: s, slot: newSlot(), done: make(chan struct{}), rec: rec}
+	c := &Container{id: rec.ID, pod: s, slot: newSlot(), done: make(chan struct{}), rec: rec, tell: m.events.publish}
 	m.addContainer(c)
 	if err := m.create(ctx, c, &rec, img); err != nil {
 		if derr := m.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
@@ -51,7 +51,6 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 		}
 		return "", err
 	}
-	m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, PodID: s.id, ContainerID: c.id, At: time.Now()})
 	return c.id, nil
 }
 
@@ -112,6 +111,9 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 	if rec.Spec, err = json.Marshal(spec); err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
+	if err := c.pod.checkReady(); err != nil {
+		return err // it was stopped meanwhile
+	}
 	shim, err := m.shimOf(c.pod)
 	if err != nil {
 		return err
@@ -147,7 +149,11 @@ func (m *Manager) writeContainerRecord(c *Container, rec *containerRecord) error
 
 func (m *Manager) makeContainerDirs(c *Container, rec *containerRecord) error {
 	dir := m.containerDir(c.pod.id, c.id)
-	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work"), m.containerStateDir(c.id), m.rootfsPath(c.id)} {
+	uids, gids := userMaps(c.pod.record().config)
+	if err := m.makeStateDir(c.id, rootOf(gids)); err != nil {
+		return err
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work"), m.rootfsPath(c.id)} {
 		if err := os.Mkdir(d, 0o711); err != nil {
 			return fmt.Errorf("make container directory: %w", err)
 		}
@@ -157,7 +163,7 @@ func (m *Manager) makeContainerDirs(c *Container, rec *containerRecord) error {
 	if err := os.Chmod(upper, 0o755); err != nil {
 		return fmt.Errorf("make container directory: %w", err)
 	}
-	if uids, gids := userMaps(c.pod.record().config); len(uids) > 0 {
+	if len(uids) > 0 {
 		for _, d := range []string{upper, filepath.Join(dir, "work")} {
 			if err := os.Chown(d, int(rootOf(uids)), int(rootOf(gids))); err != nil {
 				return fmt.Errorf("give the writable layer to the pod's root: %w", err)
@@ -165,6 +171,21 @@ func (m *Manager) makeContainerDirs(c *Container, rec *containerRecord) error {
 		}
 	}
 	return m.writeContainerRecord(c, rec)
+}
+
+// makeStateDir makes the directory of a container's mounts. Users of the host
+// must not get at what an image or a container made setuid (CVE-2021-41103); only
+// the container's root, which may be none of the host's, has to pass.
+func (m *Manager) makeStateDir(id string, gid uint32) error {
+	dir := m.containerStateDir(id)
+	err := os.Mkdir(dir, 0o710)
+	if err == nil && gid != 0 {
+		err = os.Chown(dir, 0, int(gid))
+	}
+	if err != nil {
+		return fmt.Errorf("make container directory: %w", err)
+	}
+	return nil
 }
 
 func (m *Manager) mountRootfs(ctx context.Context, c *Container, img Image) error {
@@ -202,7 +223,8 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 	if err := oci.CheckIDMap(ctr.Mounts, pod.PID); err != nil {
 		return nil, asDomain(err)
 	}
-	if err := makeVolumeDirs(rootfs, img.Config.Volumes); err != nil {
+	uids, gids := userMaps(c.pod.record().config)
+	if err := makeVolumeDirs(rootfs, img.Config.Volumes, [2]uint32{rootOf(uids), rootOf(gids)}); err != nil {
 		return nil, err
 	}
 	host := m.opt.Host

@@ -60,9 +60,7 @@ func (m *Manager) releasePodCgroups(rec *podRecord) error {
 		errs = append(errs, removeCgroup(m.opt.Host, p))
 	}
 	if rec.OwnsParent {
-		if err := removeCgroup(m.opt.Host, parent); err != nil && !errors.Is(err, unix.EBUSY) {
-			errs = append(errs, fmt.Errorf("remove cgroup parent: %w", err)) // EBUSY: someone else moved in
-		}
+		errs = append(errs, removeCgroup(m.opt.Host, parent))
 	}
 	return errors.Join(errs...)
 }
@@ -78,6 +76,9 @@ func (m *Manager) releasePause(ctx context.Context, s *Sandbox, rec *podRecord) 
 		err = shim.StopPod(ctx, s.id)
 	}
 	if errors.Is(err, oci.ErrShimGone) {
+		if rec.BootID != m.bootID {
+			return nil // pid and start time of another boot may be anyone's
+		}
 		return killPID(rec.PausePID, rec.PauseStart)
 	}
 	if err != nil {
@@ -131,14 +132,9 @@ func (m *Manager) destroyContainer(ctx context.Context, c *Container) error {
 // releaseContainer: processes, shim state and cgroup → image volumes → rootfs.
 func (m *Manager) releaseContainer(ctx context.Context, c *Container) error {
 	var errs []error
-	errs = append(errs, m.releaseProcess(ctx, c))
-	c.mu.Lock()
-	volumes := c.rec.Volumes
-	c.mu.Unlock()
-	for _, v := range volumes {
-		errs = append(errs, m.opt.Images.Unmount(v.Target))
-	}
 	errs = append(errs,
+		m.releaseProcess(ctx, c),
+		m.unmountVolumes(c.id),
 		m.opt.Images.Unmount(m.rootfsPath(c.id)),
 		removeShell(m.containerStateDir(c.id)),
 	)
@@ -146,6 +142,20 @@ func (m *Manager) releaseContainer(ctx context.Context, c *Container) error {
 		return fmt.Errorf("release container %s: %w", c.id, err)
 	}
 	return nil
+}
+
+// unmountVolumes finds a container's image volumes by their place: the record
+// may not tell of the last one, or not be readable.
+func (m *Manager) unmountVolumes(id string) error {
+	entries, err := os.ReadDir(m.imageVolumesDir(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, m.opt.Images.Unmount(filepath.Join(m.imageVolumesDir(id), e.Name())))
+	}
+	return errors.Join(errs...)
 }
 
 func (m *Manager) releaseProcess(ctx context.Context, c *Container) error {
@@ -174,9 +184,7 @@ func (m *Manager) killOrphan(c *Container) {
 	c.mu.Unlock()
 	killCgroup(paths)
 	m.refreshFact(c)
-	if c.lose(time.Now()) {
-		m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: c.pod.id, ContainerID: c.id, At: time.Now()})
-	}
+	c.lose(time.Now())
 	for _, dir := range paths {
 		_ = removeCgroupTree(dir)
 	}

@@ -2,10 +2,10 @@ package sandbox
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -136,21 +136,58 @@ func TestSubPathStaysInside(t *testing.T) {
 func TestMakeVolumeDirsStaysInside(t *testing.T) {
 	base := t.TempDir()
 	rootfs, outside := filepath.Join(base, "rootfs"), filepath.Join(base, "outside")
-	for _, d := range []string{rootfs, outside} {
-		if err := os.Mkdir(d, 0o755); err != nil {
+	for _, d := range []string{filepath.Join(rootfs, "run"), filepath.Join(rootfs, "etc"), outside} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink(outside, filepath.Join(rootfs, "link")); err != nil {
-		t.Fatal(err)
+	for name, to := range map[string]string{"link": outside, "up": "../../outside", "varrun": "/run", "file": "etc"} {
+		if err := os.Symlink(to, filepath.Join(rootfs, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := makeVolumeDirs(rootfs, map[string]struct{}{"/data/x": {}, "/": {}}); err != nil || !exists(filepath.Join(rootfs, "data/x")) {
-		t.Errorf("volume was not made: %v", err)
+	mustWrite(t, filepath.Join(rootfs, "etc", "passwd"))
+	for volume, made := range map[string]string{
+		"/data/x": "data/x", "/": "", "../../data/y": "data/y", "/varrun/app": "run/app", "/file": "etc",
+		"/link/x": "-", "/up/x": "-", "/etc/passwd/x": "-", "/etc/passwd": "-",
+	} {
+		err := makeVolumeDirs(rootfs, map[string]struct{}{volume: {}}, [2]uint32{1234, 1235})
+		if (err == nil) != (made != "-") || err == nil && !exists(filepath.Join(rootfs, made)) {
+			t.Errorf("volume %s: %v", volume, err)
+		}
 	}
-	if err := makeVolumeDirs(rootfs, map[string]struct{}{"/link/x": {}}); err == nil || exists(filepath.Join(outside, "x")) {
-		t.Errorf("a volume through a link: err %v, made outside: %v", err, exists(filepath.Join(outside, "x")))
+	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
+		t.Errorf("made outside: %v, %v", entries, err)
 	}
-	if _, err := os.Stat(rootfs); errors.Is(err, fs.ErrNotExist) {
-		t.Error("root filesystem is gone")
+	for dir, uid := range map[string]uint32{"data": 1234, "data/x": 1234, "run/app": 1234, "run": 0, "etc": 0} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(rootfs, dir), &st); err != nil || st.Uid != uid {
+			t.Errorf("%s belongs to %d, %v; want %d", dir, st.Uid, err, uid)
+		}
+	}
+}
+
+// unmounts only notes what is unmounted.
+type unmounts struct {
+	Images
+	seen []string
+}
+
+func (u *unmounts) Unmount(target string) error {
+	u.seen = append(u.seen, filepath.Base(target))
+	return nil
+}
+
+// A daemon that dies between a mount and its record must not leave the mount.
+func TestVolumesAreFoundWithoutARecord(t *testing.T) {
+	images := &unmounts{}
+	m := &Manager{opt: Options{State: t.TempDir(), Images: images}}
+	if err := m.unmountVolumes("none"); err != nil || len(images.seen) > 0 {
+		t.Errorf("a container without volumes: %v, %v", images.seen, err)
+	}
+	mustWrite(t, filepath.Join(m.imageVolumesDir("ctr"), "0", "file"))
+	mustWrite(t, filepath.Join(m.imageVolumesDir("ctr"), "3", "file"))
+	if err := m.unmountVolumes("ctr"); err != nil || !slices.Equal(images.seen, []string{"0", "3"}) {
+		t.Errorf("unmounted %v, %v", images.seen, err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,7 +88,7 @@ func (c *Container) execRequest(cmd []string, tty bool) (*shimapi.ExecRequest, e
 	}
 	p := spec.Process
 	p.Args, p.Terminal, p.ConsoleSize = cmd, tty, nil
-	if tty {
+	if tty && !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
 		p.Env = append(p.Env, "TERM=xterm")
 	}
 	return &shimapi.ExecRequest{ID: c.id, ExecID: newID()[:16], Process: p, Terminal: tty}, nil

@@ -62,8 +62,12 @@ func New(opt Options) (*Manager, error) {
 		pods:       make(map[string]*Sandbox),
 		containers: make(map[string]*Container),
 	}
-	for _, dir := range []string{m.podsDir(), opt.State + "/pods", opt.State + "/containers"} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+	for dir, mode := range map[string]os.FileMode{
+		m.podsDir(): 0o700, opt.State + "/pods": 0o700,
+		opt.State + "/containers": 0o711, // see makeStateDir
+	} {
+		// An earlier version, or an operator, may have made it more open.
+		if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
 			return nil, fmt.Errorf("make directory: %w", err)
 		}
 	}
@@ -96,8 +100,10 @@ type Container struct {
 	mu        sync.Mutex
 	rec       containerRecord
 	fact      containerFact
-	signalled bool // the stop signal was sent
-	ended     bool // done is closed
+	signalled bool        // the stop signal was sent
+	ended     bool        // done is closed
+	tell      func(Event) // to the subscribers; nil while nothing is told
+	told      int         // how many of lifeEvents were told, or passed over
 }
 
 // slot admits one verb at a time.

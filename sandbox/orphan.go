@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,31 +57,48 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// killRounds bounds the kill of a cgroup whose processes fork meanwhile.
-const killRounds = 50
+// killPatience bounds the wait for the processes of a cgroup to die of SIGKILL.
+const killPatience = 10 * time.Second
 
-// killCgroup kills every process of a cgroup and of those below it. The caller
-// has no shim to ask, and no pid it could trust.
+// killCgroup kills every process of a cgroup and of those below it, and waits for
+// their end: what comes after unmounts their files and removes the cgroup. The
+// caller has no shim to ask, and no pid it could trust.
 func killCgroup(paths map[string]string) {
 	dir := paths[""]
-	if dir != "" {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0o200); err == nil {
-			return
+	for _, p := range paths { // without v2 each hierarchy lists the same processes
+		if dir == "" {
+			dir = p
 		}
 	}
-	for _, p := range paths {
-		dir = p
-		break
+	if dir == "" {
+		return
 	}
-	for range killRounds {
+	deadline := time.Now().Add(killPatience)
+	for time.Now().Before(deadline) {
 		pids := cgroupPIDs(dir)
 		if len(pids) == 0 {
 			return
 		}
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // v2, Linux 5.14; below does without
 		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
+			killMember(dir, pid, deadline)
 		}
 	}
+}
+
+// killMember kills a process if it is in the cgroup still once it is held by a
+// pidfd, which no later process of that number can be mistaken for.
+func killMember(dir string, pid int, deadline time.Time) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // gone
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if !slices.Contains(cgroupPIDs(dir), pid) {
+		return
+	}
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // gone: good
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline)/time.Millisecond)+1)
 }
 
 // cgroupPIDs lists the processes of a cgroup and of those below it.

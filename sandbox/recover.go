@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 		err = rec.decode()
 	}
 	if err != nil {
-		return m.quarantine(id, err)
+		return m.quarantine(ctx, id, err)
 	}
 	if !hostNetwork(rec.config) {
 		rec.netns = m.netnsPath(id)
@@ -56,19 +57,17 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	s := &Sandbox{id: id, slot: newSlot(), done: make(chan struct{})}
 	s.commit(rec)
 	m.addPod(s)
-	if err := m.recoverContainers(ctx, s); err != nil {
-		return err
-	}
+	// A container that can't be recovered must not keep its pod from being settled.
+	err = m.recoverContainers(ctx, s)
 	switch {
 	case rec.Intent == intentMaking:
-		return m.destroyPod(ctx, s)
+		return errors.Join(err, m.destroyPod(ctx, s))
 	case rec.Intent == intentStopped:
 		s.end()
-		return nil
 	case rec.BootID != m.bootID || !m.pauseLives(&rec):
-		return m.retire(ctx, s)
+		return errors.Join(err, m.retire(ctx, s))
 	}
-	return nil
+	return err
 }
 
 // retire releases a pod whose pause process is gone; it stays, not ready, until
@@ -90,7 +89,13 @@ func (m *Manager) pauseLives(rec *podRecord) bool {
 	return err == nil && start == rec.PauseStart
 }
 
-func (m *Manager) quarantine(id string, cause error) error {
+// quarantine puts a pod aside. Its network is released by its ID while its
+// namespace is there; its processes end when their shim tells of them, see disown.
+func (m *Manager) quarantine(ctx context.Context, id string, cause error) error {
+	unknown := PodNetwork{PodID: id, NetNS: m.netnsPath(id), Config: &runtimeapi.PodSandboxConfig{}}
+	if err := m.opt.Network.Detach(ctx, unknown); err != nil {
+		cause = errors.Join(cause, fmt.Errorf("release pod network: %w", err))
+	}
 	if err := os.MkdirAll(m.quarantineDir(), 0o700); err != nil {
 		return errors.Join(cause, err)
 	}
@@ -131,6 +136,7 @@ func (m *Manager) recoverContainer(ctx context.Context, s *Sandbox, id string) e
 	m.addContainer(c)
 	m.refreshFact(c)
 	c.commit(rec)
+	c.tellFromNow(m.events.publish)
 	if rec.Intent == intentMaking {
 		return m.destroyContainer(ctx, c)
 	}
@@ -181,10 +187,12 @@ func (m *Manager) sweepOne(dir string) error {
 	if err != nil {
 		return err
 	}
+	errs := []error{m.unmountVolumes(filepath.Base(dir))} // a pod has none
 	for _, e := range entries {
-		if err := unmount(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
+		errs = append(errs, unmount(filepath.Join(dir, e.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	return removeShell(dir)
 }
@@ -208,7 +216,15 @@ func (m *Manager) follow(ctx context.Context) {
 func (m *Manager) take(ctx context.Context, ev oci.ShimEvent) {
 	switch {
 	case ev.Kind == oci.ShimGone:
-		m.shimGone(ctx, ev.ShimID)
+		m.shimGone(ctx, ev)
+	case ev.Kind == oci.ShimReplaced:
+		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
+	case ev.Kind == oci.ShimLost:
+		m.shimLost(ctx, ev.Record)
+	case ev.Replay && !m.knowsAny(ev.Record):
+		if err := m.disown(ctx, ev); err != nil {
+			klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
+		}
 	case ev.Record.Pod == "":
 		m.pauseEvent(ctx, ev.Record)
 	default:
@@ -216,16 +232,39 @@ func (m *Manager) take(ctx context.Context, ev oci.ShimEvent) {
 	}
 }
 
+func (m *Manager) knowsAny(r shimapi.Record) bool {
+	if r.Pod == "" {
+		return m.knows("pods", r.ID)
+	}
+	return m.knows("containers", r.ID)
+}
+
+// disown ends what a shim holds and no record tells of, such as a pod that was put
+// aside: nobody could stop it any more, and the kubelet starts it a second time.
+func (m *Manager) disown(ctx context.Context, ev oci.ShimEvent) error {
+	klog.FromContext(ctx).Info("Ending what a shim holds without a record", "id", ev.Record.ID, "pod", ev.Record.Pod, "shim", ev.ShimID)
+	shim, err := m.opt.Shims.Get(ev.ShimID)
+	switch {
+	case err == nil && ev.Record.Pod != "":
+		err = shim.Delete(ctx, ev.Record.ID)
+	case err == nil:
+		err = shim.RemovePod(ctx, ev.Record.ID)
+	}
+	if err != nil && !errors.Is(err, oci.ErrShimGone) {
+		return err
+	}
+	// The last of a pod to go leaves the cgroup empty that was made for it alone.
+	_ = removeCgroup(m.opt.Host, m.cgroupParent(&podRecord{ID: cmp.Or(ev.Record.Pod, ev.Record.ID)}))
+	return nil
+}
+
 func (m *Manager) containerEvent(r shimapi.Record) {
 	m.mu.RLock()
 	c := m.containers[r.ID]
 	m.mu.RUnlock()
-	if c == nil || !c.learn(r) || r.Status != shimapi.StatusStopped {
-		return
+	if c != nil {
+		c.learn(r)
 	}
-	m.events.publish(Event{
-		Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: c.pod.id, ContainerID: c.id, At: r.FinishedAt,
-	})
 }
 
 // pauseEvent: without its pause process a pod has lost its namespaces.
@@ -240,28 +279,48 @@ func (m *Manager) pauseEvent(ctx context.Context, r shimapi.Record) {
 	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
 }
 
-// shimGone ends what a dead shim was the parent of: its containers have lost
-// their streams and their exit codes with it.
-func (m *Manager) shimGone(ctx context.Context, id string) {
+// shimLost ends the one pause or container that the heir of a dead shim could not
+// adopt.
+func (m *Manager) shimLost(ctx context.Context, r shimapi.Record) {
+	m.mu.RLock()
+	s, c := m.pods[r.ID], m.containers[r.ID]
+	m.mu.RUnlock()
+	switch {
+	case c != nil:
+		klog.FromContext(ctx).Error(nil, "A container could not be taken over from a dead shim; it is ended", "container", c.id, "pod", c.pod.id)
+		m.killOrphan(c)
+	case s != nil:
+		m.endPause(ctx, s)
+	}
+}
+
+// endPause ends a pause process that has no shim any more, and with it its pod.
+func (m *Manager) endPause(ctx context.Context, s *Sandbox) {
+	rec := s.record()
+	if err := killPID(rec.PausePID, rec.PauseStart); err != nil {
+		klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
+	}
+	if s.end() {
+		m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: s.id, ContainerID: s.id, At: time.Now()})
+	}
+}
+
+// shimGone ends what a dead shim was the parent of, when no other could take it
+// over: its containers have lost their streams and their exit codes with it.
+func (m *Manager) shimGone(ctx context.Context, ev oci.ShimEvent) {
 	m.mu.RLock()
 	var lost []*Sandbox
 	for _, s := range m.pods {
-		if s.record().ShimID == id {
+		if s.record().ShimID == ev.ShimID {
 			lost = append(lost, s)
 		}
 	}
 	m.mu.RUnlock()
 	for _, s := range lost {
-		klog.FromContext(ctx).Error(nil, "The shim of a pod sandbox is gone; its containers are ended", "pod", s.id, "shim", id)
+		klog.FromContext(ctx).Error(nil, "The shim of a pod sandbox is gone; its containers are ended", "pod", s.id, "shim", ev.ShimID, "reason", ev.Record.Message)
 		for _, c := range m.containersOf(s) {
 			m.killOrphan(c)
 		}
-		rec := s.record()
-		if err := killPID(rec.PausePID, rec.PauseStart); err != nil {
-			klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
-		}
-		if s.end() {
-			m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: s.id, ContainerID: s.id, At: time.Now()})
-		}
+		m.endPause(ctx, s)
 	}
 }

@@ -40,7 +40,8 @@ func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 	if err := m.runPod(ctx, s, &rec); err != nil {
 		// The half-made pod goes, whatever became of the client.
 		if derr := m.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
-			klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; removal is tried again at the next start", "pod", s.id)
+			klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; it is listed as not ready until it is removed", "pod", s.id)
+			s.show()
 		}
 		return "", err
 	}
@@ -95,15 +96,8 @@ func (m *Manager) runPod(ctx context.Context, s *Sandbox, rec *podRecord) error 
 		return fmt.Errorf("start shim: %w", err)
 	}
 	rec.ShimID = shim.ID()
-	if err := os.MkdirAll(m.containersDir(s.id), 0o711); err != nil {
-		return fmt.Errorf("make pod directory: %w", err)
-	}
-	// Durable before anything is acquired: what a crash leaves is found by it.
-	if err := atomicfile.Write(m.podFile(s.id, podRecordName), rec); err != nil {
-		return fmt.Errorf("write pod record: %w", err)
-	}
-	s.commit(*rec)
-	if err := m.makePodFiles(rec); err != nil {
+	if err := m.preparePod(s, rec); err != nil {
+		shim.Release()
 		return err
 	}
 	if err := m.startPause(ctx, shim, rec); err != nil {
@@ -125,6 +119,19 @@ func (m *Manager) runPod(ctx context.Context, s *Sandbox, rec *podRecord) error 
 	}
 	s.commit(*rec)
 	return nil
+}
+
+// preparePod makes what is on disk and in the mount table.
+func (m *Manager) preparePod(s *Sandbox, rec *podRecord) error {
+	if err := os.MkdirAll(m.containersDir(s.id), 0o711); err != nil {
+		return fmt.Errorf("make pod directory: %w", err)
+	}
+	// Durable before anything is acquired: what a crash leaves is found by it.
+	if err := atomicfile.Write(m.podFile(s.id, podRecordName), rec); err != nil {
+		return fmt.Errorf("write pod record: %w", err)
+	}
+	s.commit(*rec)
+	return m.makePodFiles(rec)
 }
 
 // makePodFiles makes the shared memory and the files bound into containers.

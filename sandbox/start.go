@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -36,7 +35,6 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, asDomain(err))
 	}
-	m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, PodID: c.pod.id, ContainerID: c.id, At: time.Now()})
 	return nil
 }
 

@@ -117,16 +117,45 @@ func (c *Container) commit(rec containerRecord) {
 	c.publishLocked()
 }
 
-// publishLocked rebuilds the snapshot; c.mu is held.
+// publishLocked rebuilds the snapshot and tells of what it changed; c.mu is held.
 func (c *Container) publishLocked() {
 	st := c.snapshotLocked()
 	if c.rec.Intent == intentReady {
 		c.status.Store(st)
+		c.tellLocked(st)
 	}
 	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED && !c.ended {
 		c.ended = true
 		close(c.done)
 	}
+}
+
+// lifeEvents are told of a container once each and in this order, by whichever
+// way a fact came in: a shim's event, an answer of it, its file.
+var lifeEvents = []runtimeapi.ContainerEventType{
+	runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT,
+	runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT,
+	runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT,
+}
+
+func (c *Container) tellLocked(st *ContainerStatus) {
+	happened := []bool{true, !st.StartedAt.IsZero(), st.State == runtimeapi.ContainerState_CONTAINER_EXITED}
+	for i, event := range lifeEvents {
+		if !happened[i] || i < c.told {
+			continue
+		}
+		c.told = i + 1
+		if c.tell != nil {
+			c.tell(Event{Type: event, PodID: c.pod.id, ContainerID: c.id, At: time.Now()})
+		}
+	}
+}
+
+// tellFromNow makes later changes known to subscribers, but none that was before.
+func (c *Container) tellFromNow(tell func(Event)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tell = tell
 }
 
 func (c *Container) snapshotLocked() *ContainerStatus {
@@ -190,6 +219,17 @@ func (s *Sandbox) commit(rec podRecord) {
 	defer s.mu.Unlock()
 	s.rec = rec
 	s.publishLocked()
+}
+
+// show makes a half-made sandbox visible, as not ready, so that a client removes
+// what could not be destroyed. On disk it stays half-made.
+func (s *Sandbox) show() {
+	rec := s.record()
+	if rec.Intent == intentMaking {
+		rec.Intent = intentReady
+	}
+	s.beginStop()
+	s.commit(rec)
 }
 
 func (s *Sandbox) record() podRecord {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,7 +77,7 @@ func (m *Manager) signal(ctx context.Context, c *Container, sig int, all bool) e
 		return err
 	}
 	err = shim.Kill(ctx, &shimapi.KillRequest{ID: c.id, Signal: sig, All: all})
-	if isKind(err, shimapi.KindNotRunning) || isKind(err, shimapi.KindNotFound) {
+	if isKind(err, shimapi.KindNotRunning) {
 		return nil
 	}
 	return err
@@ -87,6 +88,13 @@ func (m *Manager) kill(ctx context.Context, c *Container) error {
 	err := m.signal(ctx, c, int(unix.SIGKILL), true)
 	if errors.Is(err, oci.ErrShimGone) {
 		m.killOrphan(c)
+		return nil
+	}
+	if isKind(err, shimapi.KindNotFound) {
+		// A shim forgets what it was told to delete; its word on the end may not
+		// have reached the disk.
+		m.refreshFact(c)
+		c.lose(time.Now())
 		return nil
 	}
 	if err != nil {
@@ -149,9 +157,11 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 	return m.markStopped(s)
 }
 
-// stopContainersOf kills a pod's containers side by side.
+// stopContainersOf kills a pod's containers side by side. Half-made ones are left
+// to who makes them, or to the release that comes after: the shim may not know
+// them yet, and then nothing would end them.
 func (m *Manager) stopContainersOf(ctx context.Context, s *Sandbox) error {
-	all := m.containersOf(s)
+	all := slices.DeleteFunc(m.containersOf(s), func(c *Container) bool { return c.status.Load() == nil })
 	errs := make(chan error, len(all))
 	for _, c := range all {
 		go func() { errs <- m.stop(ctx, c, 0) }()

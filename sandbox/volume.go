@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -122,26 +123,68 @@ func subPath(dir, sub string) (string, error) {
 }
 
 // makeVolumeDirs makes the directories an image declares as volumes, so that
-// they exist to be written; their content lives in the writable layer.
-func makeVolumeDirs(rootfs string, volumes map[string]struct{}) error {
+// they exist to be written; their content lives in the writable layer. Those that
+// are made belong to the container's root.
+func makeVolumeDirs(rootfs string, volumes map[string]struct{}, owner [2]uint32) error {
 	if len(volumes) == 0 {
 		return nil
 	}
-	root, err := os.OpenRoot(rootfs)
+	root, err := os.Open(rootfs)
 	if err != nil {
 		return fmt.Errorf("open root filesystem: %w", err)
 	}
 	defer func() { _ = root.Close() }()
 	for v := range volumes {
-		rel := strings.TrimPrefix(filepath.Clean("/"+v), "/")
-		if rel == "" {
-			continue
-		}
-		if err := root.MkdirAll(rel, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := mkdirInRoot(root, filepath.Clean("/"+v), owner); err != nil {
 			return fmt.Errorf("make volume %s declared by the image: %w", v, err)
 		}
 	}
 	return nil
+}
+
+// mkdirInRoot makes a directory with those above it as a process with that root
+// would: absolute links are common (/var/run) and lead below root, never out of
+// it, which is why os.Root, which refuses them, won't do.
+func mkdirInRoot(root *os.File, path string, owner [2]uint32) error {
+	parent, err := openDirInRoot(root, "/")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(parent) }()
+	done := ""
+	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if name == "" {
+			continue // the root itself
+		}
+		done += "/" + name
+		dir, err := openDirInRoot(root, done)
+		if errors.Is(err, unix.ENOENT) {
+			err = errors.Join(unix.Mkdirat(parent, name, 0o755),
+				unix.Fchownat(parent, name, int(owner[0]), int(owner[1]), unix.AT_SYMLINK_NOFOLLOW))
+			if err == nil {
+				dir, err = openDirInRoot(root, done)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", done, err)
+		}
+		_ = unix.Close(parent) // only a handle
+		parent = dir
+	}
+	return nil
+}
+
+func openDirInRoot(root *os.File, path string) (fd int, err error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err = unix.Openat2(int(root.Fd()), path, &how)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) { // a rename elsewhere raced with the walk
+			return fd, err
+		}
+	}
 }
 
 func withCgroupParent(cfg *runtimeapi.PodSandboxConfig, parent string) *runtimeapi.PodSandboxConfig {

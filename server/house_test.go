@@ -74,7 +74,7 @@ func moduleRoot(t *testing.T) string {
 
 func goList(t *testing.T, cgo string, args ...string) []goPackage {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-e", "-tags", "seccomp", "-json=ImportPath,Dir,Name,Imports,CgoFiles,GoFiles"}, args...)...)
+	cmd := exec.Command("go", append([]string{"list", "-e", "-tags", "seccomp,runc_nocriu", "-json=ImportPath,Dir,Name,Imports,CgoFiles,GoFiles"}, args...)...)
 	cmd.Dir = moduleRoot(t)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 	cmd.Stderr = os.Stderr

@@ -117,7 +117,7 @@ func TestBomb(t *testing.T) {
 	if err := errors.Join(w.Close(), z.Close()); err != nil {
 		t.Fatal(err)
 	}
-	r, err := Decompress(&b)
+	r, err := Decompress(t.Context(), &b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,8 +137,8 @@ func FuzzDecompress(f *testing.F) {
 	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0})
 	f.Add([]byte("BZh9"))
 	f.Add(run(f, "sh", "-c", "echo hello | zstd -c"))
-	f.Fuzz(func(_ *testing.T, data []byte) {
-		r, err := Decompress(bytes.NewReader(data))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := Decompress(t.Context(), bytes.NewReader(data))
 		if err != nil {
 			return
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,19 +13,63 @@ import (
 // lower is one lower directory ready to be given to overlayfs.
 type lower struct {
 	path string
-	fd   int    // of an id-mapped clone, else -1
-	at   string // where the clone had to be attached, "" if nowhere
+	fd   int  // of an id-mapped clone, else -1
+	done bool // the clone is attached
 }
 
-// add gives it to the file system context.
-func (l *lower) add(fs int) error {
-	if l.fd >= 0 && l.at == "" {
-		return unix.FsconfigSetFd(fs, "lowerdir+", l.fd)
+// add gives it to the file system context. Where that takes only paths (before
+// Linux 6.13), a clone is attached at spot first.
+func (l *lower) add(fs int, spot string) error {
+	if l.fd < 0 {
+		return unix.FsconfigSetString(fs, "lowerdir+", l.path)
 	}
-	if l.at != "" {
-		return unix.FsconfigSetString(fs, "lowerdir+", l.at)
+	err := unix.FsconfigSetFd(fs, "lowerdir+", l.fd)
+	if !errors.Is(err, unix.EINVAL) {
+		return err
 	}
-	return unix.FsconfigSetString(fs, "lowerdir+", l.path)
+	if err := l.attach(spot); err != nil {
+		return err
+	}
+	return unix.FsconfigSetString(fs, "lowerdir+", spot)
+}
+
+// attach gives the clone a path.
+func (l *lower) attach(spot string) error {
+	if l.done {
+		return nil
+	}
+	if err := os.MkdirAll(spot, 0o700); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(l.fd, "", unix.AT_FDCWD, spot, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount of a layer", err)
+	}
+	l.done = true
+	return nil
+}
+
+// spots is where the clones for a mount are attached: its name follows from the
+// target, so that what a crash leaves is found.
+func spots(target string) string { return target + ".lower" }
+
+func spot(target string, i int) string {
+	return filepath.Join(spots(target), strconv.FormatInt(int64(i), 36))
+}
+
+// detachSpots takes all clones away; overlayfs keeps clones of its own. Directories
+// are removed one by one: removing a tree would reach into a layer if one stayed.
+func detachSpots(target string) error {
+	dir := spots(target)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		p := filepath.Join(dir, e.Name())
+		errs = append(errs, detach(p), os.Remove(p))
+	}
+	return errors.Join(append(errs, os.Remove(dir))...)
 }
 
 // openLowers prepares the lower directories; with a user namespace each becomes an

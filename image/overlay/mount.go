@@ -23,8 +23,8 @@ type Config struct {
 	// UserNS, when not nil, is a user namespace whose mapping is applied to the lower
 	// directories: what root owns there is owned by the namespace's root.
 	UserNS *os.File
-	// Links is a directory for the short links an old kernel needs; "" if Lower must
-	// do as it is.
+	// Links is a directory for the short names an old kernel needs; "" is the
+	// directory for temporary files.
 	Links string
 }
 
@@ -44,9 +44,10 @@ func Mount(c Config) error {
 	}
 	defer closeLowers()
 	err = c.mountNew(lowers)
-	if errors.Is(err, errNoAPI) && c.UserNS == nil {
-		err = c.mountOld()
+	if errors.Is(err, errNoAPI) {
+		err = c.mountOld(lowers)
 	}
+	err = errors.Join(err, detachSpots(c.Target))
 	if err != nil {
 		return fmt.Errorf("mount overlay at %s: %w", c.Target, err)
 	}
@@ -85,7 +86,7 @@ func (c *Config) configure(fs int, lowers []lower) error {
 		return err
 	}
 	for i, l := range lowers {
-		err := l.add(fs)
+		err := lowers[i].add(fs, spot(c.Target, i))
 		if err != nil && i == 0 && errors.Is(err, unix.EINVAL) {
 			return errNoAPI
 		}
@@ -171,8 +172,13 @@ func attrs(flags []string) (a int) {
 	return a
 }
 
-// Unmount detaches what is mounted at target; nothing there is no error.
+// Unmount detaches what is mounted at target and what a Mount that did not finish
+// left beside it; nothing there is no error.
 func Unmount(target string) error {
+	return errors.Join(detach(target), detachSpots(target))
+}
+
+func detach(target string) error {
 	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil

@@ -16,16 +16,22 @@ const pageRoom = 4096 - 1
 
 // mountOld uses mount(2): the layers are named by short links in a directory that
 // is the working directory of just the thread that mounts.
-func (c *Config) mountOld() error {
-	dir := c.Links
-	names := c.Lower
-	if dir != "" {
-		var err error
-		if dir, names, err = c.makeLinks(); err != nil {
-			return err
+func (c *Config) mountOld(lowers []lower) error {
+	paths := make([]string, len(lowers))
+	for i := range lowers {
+		paths[i] = lowers[i].path
+		if lowers[i].fd >= 0 {
+			paths[i] = spot(c.Target, i)
+			if err := lowers[i].attach(paths[i]); err != nil {
+				return err
+			}
 		}
-		defer os.RemoveAll(dir) // links only; overlayfs has resolved them
 	}
+	dir, names, err := c.makeLinks(paths)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) // links only; overlayfs has resolved them
 	opts := c.options()
 	opts = append(opts, "lowerdir="+strings.Join(names, ":"))
 	if c.Upper != "" {
@@ -33,7 +39,7 @@ func (c *Config) mountOld() error {
 	}
 	data := strings.Join(opts, ",")
 	if len(data) > pageRoom {
-		return fmt.Errorf("the names of %d layers do not fit mount(2); Linux 6.7 or later has no such limit", len(c.Lower))
+		return fmt.Errorf("the names of %d layers do not fit mount(2); Linux 6.7 or later has no such limit", len(lowers))
 	}
 	var flags uintptr
 	for _, f := range c.Flags {
@@ -48,12 +54,12 @@ func (c *Config) mountOld() error {
 	})
 }
 
-func (c *Config) makeLinks() (dir string, names []string, err error) {
+func (c *Config) makeLinks(paths []string) (dir string, names []string, err error) {
 	dir, err = os.MkdirTemp(c.Links, "l")
 	if err != nil {
 		return "", nil, err
 	}
-	for i, p := range c.Lower {
+	for i, p := range paths {
 		name := strconv.FormatInt(int64(i), 36)
 		if err := os.Symlink(p, filepath.Join(dir, name)); err != nil {
 			os.RemoveAll(dir) // links only

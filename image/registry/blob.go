@@ -71,6 +71,12 @@ type blob struct {
 	off    int64
 	body   io.ReadCloser
 	fails  int // since the last byte
+
+	canRange bool          // the host offers ranges
+	started  int64         // where the present connection began
+	waited   time.Duration // what its reads took: the time between them is the reader's
+	ranged   bool          // body is a *ranged
+	noParts  bool          // they failed once
 }
 
 // open asks for what is left of the blob.
@@ -89,7 +95,8 @@ func (b *blob) open() error {
 		if err := skipTo(b.off, resp, body); err != nil {
 			return errors.Join(err, body.Close())
 		}
-		b.body = body
+		b.body, b.started, b.waited = body, b.off, 0
+		b.canRange = resp.StatusCode == http.StatusPartialContent || resp.Header.Get("Accept-Ranges") == "bytes"
 		return nil
 	})
 }
@@ -114,12 +121,12 @@ func skipTo(off int64, resp *http.Response, body io.Reader) error {
 // Read gives the next bytes, reconnecting as needed.
 func (b *blob) Read(p []byte) (int, error) {
 	for {
-		if b.body == nil {
-			if err := b.open(); err != nil {
-				return 0, err
-			}
+		if err := b.ready(); err != nil {
+			return 0, err
 		}
+		before := time.Now()
 		n, err := b.body.Read(p)
+		b.waited += time.Since(before)
 		b.off += int64(n)
 		if n > 0 {
 			b.fails = 0
@@ -129,6 +136,10 @@ func (b *blob) Read(p []byte) (int, error) {
 		}
 		b.body.Close() // already failed
 		b.body = nil
+		if b.ranged && b.ctx.Err() == nil { // one connection may do what parts can't
+			b.ranged, b.noParts = false, true
+			continue
+		}
 		if ferr := b.failed(err); ferr != nil {
 			return n, ferr
 		}
@@ -136,6 +147,18 @@ func (b *blob) Read(p []byte) (int, error) {
 			return n, nil
 		}
 	}
+}
+
+// ready makes sure there is something to read from.
+func (b *blob) ready() error {
+	if b.body != nil && !b.ranged && b.slow() {
+		b.body.Close() // the parts take over
+		b.body, b.ranged = newRanged(b), true
+	}
+	if b.body != nil {
+		return nil
+	}
+	return b.open()
 }
 
 // failed decides, after a broken read, whether to go on.

@@ -34,6 +34,8 @@ type Options struct {
 	// Ranges is how many parts of one blob may be fetched at once over all pulls
 	// together, where a registry is slow on one connection. Default 8, negative none.
 	Ranges int
+
+	slowRate int64 // bytes per second; for tests
 }
 
 func (o Options) withDefaults() Options {
@@ -54,6 +56,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Ranges == 0 {
 		o.Ranges = 8
+	}
+	if o.slowRate == 0 {
+		o.slowRate = slowRate
 	}
 	return o
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // maxManifest bounds manifests, indexes and other documents read into memory; the
@@ -87,6 +89,41 @@ func (r *Repository) Root(ctx context.Context) (Manifest, error) {
 // Manifest fetches a manifest by its digest.
 func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (Manifest, error) {
 	return r.manifest(ctx, d.String(), d)
+}
+
+// Tag fetches what another tag of the repository names.
+func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
+	return r.manifest(ctx, tag, "")
+}
+
+// Referrers lists the artifacts that refer to a manifest (OCI distribution 1.1). A
+// registry without that interface keeps the list under a tag.
+func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
+	var raw []byte
+	err := r.each(ctx, "list referrers of "+r.ref.DigestName(d), false, func(e *endpoint) error {
+		resp, err := e.do(ctx, http.MethodGet, "referrers/"+d.String(), nil) //nolint:bodyclose // readDocument closes it
+		if err != nil {
+			return err
+		}
+		raw, err = readDocument(r.client.opts.Timeout, resp)
+		return err
+	})
+	var idx ocispec.Index
+	if errors.Is(err, ErrNotFound) || err == nil && json.Unmarshal(raw, &idx) != nil {
+		var m Manifest
+		m, err = r.Tag(ctx, strings.Replace(d.String(), ":", "-", 1))
+		raw = m.Raw
+	}
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &idx); err != nil {
+		return nil, fmt.Errorf("list referrers of %s: %w", r.ref.DigestName(d), err)
+	}
+	return idx.Manifests, nil
 }
 
 func (r *Repository) manifest(ctx context.Context, name string, want digest.Digest) (m Manifest, err error) {

@@ -32,7 +32,7 @@ func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
 		}
 	}
 	if ends.stdin != nil && ctr.stdin {
-		defer ctr.feedFrom(ends.stdin)()
+		defer ctr.feedFrom(ends.stdin, func() { s.endInput(ctr) })()
 	}
 	if err := c.answer(nil, nil); err != nil {
 		return nil, errAnswered
@@ -98,9 +98,15 @@ func (e *ends) close() {
 
 // feedFrom begins to copy a client's input to the container; what it returns
 // ends that and waits for its end.
-func (ctr *container) feedFrom(input *os.File) (end func()) {
+func (ctr *container) feedFrom(input *os.File, endInput func()) (end func()) {
 	stop, fed := make(chan struct{}), make(chan struct{})
-	go ctr.feed(input, stop, fed)
+	go func() {
+		defer close(fed)
+		ctr.feed(input, stop)
+		if ctr.stdinOnce {
+			endInput()
+		}
+	}()
 	return func() {
 		close(stop)
 		_ = input.Close() // wakes the feed that reads
@@ -119,13 +125,9 @@ func (ctr *container) feedFrom(input *os.File) (end func()) {
 
 // feed copies a client's input to the container until one of them ends or stop
 // is closed. The first client's end is the end of the input with stdin_once.
-func (ctr *container) feed(from *os.File, stop <-chan struct{}, fed chan<- struct{}) {
-	defer close(fed)
+func (ctr *container) feed(from *os.File, stop <-chan struct{}) {
 	in := &patientWriter{ctr.io.input, stop}
 	_, _ = io.Copy(in, from) // whichever side ended it, it ends
-	if ctr.stdinOnce {
-		ctr.io.closeStdin()
-	}
 }
 
 // patientWriter writes to a container's stdin, for as long as the container does
@@ -163,8 +165,23 @@ func (s *Server) closeStdin(r shimapi.IDRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctr.io.closeStdin()
+	s.endInput(ctr)
 	return nil, nil
+}
+
+// endInput closes the container's stdin and tells the daemon, which holds a
+// duplicate, so that it closes that as well.
+func (s *Server) endInput(ctr *container) {
+	if !ctr.io.closeStdin() {
+		return
+	}
+	ctr.mu.Lock()
+	defer ctr.mu.Unlock()
+	if ctr.record.Status != shimapi.StatusStopped {
+		ctr.record.StdinClosed = true
+		saveRecord(ctr.dir, ctr.record)
+		s.hub.publish("stdin-closed", ctr.record)
+	}
 }
 
 func (s *Server) reopen(r shimapi.IDRequest) (any, error) {

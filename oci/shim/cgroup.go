@@ -47,29 +47,6 @@ func (g group) cheapest() (controller, path string) {
 	return "", ""
 }
 
-// oomKills reads how many processes of the cgroup the OOM killer has killed; 0
-// when the host does not count memory.
-func (g group) oomKills() uint64 {
-	path := filepath.Join(g[""], "memory.events")
-	if !unified() {
-		if g["memory"] == "" {
-			return 0
-		}
-		path = filepath.Join(g["memory"], "memory.oom_control")
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0
-	}
-	for line := range bytes.Lines(data) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(string(line)), " "); ok && key == "oom_kill" {
-			n, _ := strconv.ParseUint(value, 10, 64) // the kernel's own number
-			return n
-		}
-	}
-	return 0
-}
-
 // checkCgroupPath refuses a cgroup in which the shim, or the rest of the host,
 // lives: all in it is killed when the container ends.
 func checkCgroupPath(path string, systemd bool) error {

@@ -37,8 +37,10 @@ type container struct {
 
 	ready  chan struct{}           // closed when create has ended, well or not
 	lc     *libcontainer.Container // nil: create failed; nothing below is read before ready
-	proc   *libcontainer.Process
+	proc   *libcontainer.Process   // nil: adopted
+	orphan *orphan                 // nil: our child
 	pid    int
+	pidfd  *os.File // of our child; nil: the kernel gave none
 	groups group
 	io     *stdio
 	done   chan struct{} // closed when the exit is recorded
@@ -47,12 +49,13 @@ type container struct {
 
 	mu       sync.Mutex
 	record   shimapi.Record
+	ooms     *oomCounter
 	oomsSeen uint64 // kills told so far
 	oomsBase uint64 // kills before the shim itself sent SIGKILL
 	sessions map[string]*session
 }
 
-func (s *Server) create(r shimapi.CreateRequest) (any, error) {
+func (s *Server) create(c *call, r shimapi.CreateRequest) (any, error) {
 	var spec specs.Spec
 	if err := json.Unmarshal(r.Spec, &spec); err != nil {
 		return nil, fault(shimapi.KindInvalid, "spec: %w", err)
@@ -76,9 +79,15 @@ func (s *Server) create(r shimapi.CreateRequest) (any, error) {
 		s.recordFailure(ctr, failure)
 		return nil, failure
 	}
+	custody, files := ctr.lend()
+	defer shimapi.CloseFiles(files)
 	ctr.mu.Lock()
-	defer ctr.mu.Unlock()
-	return shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups}, nil
+	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups, Custody: &custody}
+	ctr.mu.Unlock()
+	if err := c.answer(created, nil, files...); err != nil {
+		slog.Debug("answer not delivered", "container", ctr.id, "error", err)
+	}
+	return nil, errAnswered
 }
 
 func checkSpec(r shimapi.CreateRequest, spec *specs.Spec) error {
@@ -126,14 +135,22 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 		return errors.Join(err, lc.Destroy())
 	}
 	ctr.lc = lc
-	stopOOM, err := s.ooms.watch(ctr.groups, func() { s.countOOMs(ctr) })
-	if err != nil {
-		slog.Warn("OOM events are not watched", "container", ctr.id, "error", err)
-		stopOOM = func() {}
+	if ctr.pidfd, err = openPidfd(ctr.pid); err != nil {
+		slog.Error("container not watched, waiting with a thread", "container", ctr.id, "error", err)
 	}
+	stopOOM := s.watchOOM(ctr)
 	s.change(ctr, "created", func(*shimapi.Record) {})
 	go s.supervise(ctr, stopOOM)
 	return nil
+}
+
+func (s *Server) watchOOM(ctr *container) (stop func()) {
+	stop, err := s.ooms.watch(ctr.groups, func() { s.countOOMs(ctr) })
+	if err != nil {
+		slog.Warn("OOM events are not watched", "container", ctr.id, "error", err)
+		return func() {}
+	}
+	return stop
 }
 
 // launch starts the container's init and fills the record in.
@@ -166,6 +183,7 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Pro
 		return errors.Join(err, terminate(proc))
 	}
 	ctr.groups = state.CgroupPaths
+	ctr.ooms = newOOMCounter(ctr.groups)
 	ctr.record = shimapi.Record{
 		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusCreated, BootID: s.bootID,
 		PID: ctr.pid, StartTime: started, CgroupPaths: ctr.groups, CreatedAt: time.Now(),
@@ -297,25 +315,20 @@ func (s *Server) releaseFifo(id string) {
 
 // supervise records the end of a container. It ends with the container.
 func (s *Server) supervise(ctr *container, stopOOM func()) {
-	if err := awaitEnd(ctr.pid); err != nil {
-		slog.Error("container not watched, waiting with a thread", "container", ctr.id, "error", err)
-	}
-	neverRan := comm(ctr.pid) == initComm // a zombie still has its name
-	state, err := ctr.proc.Wait()
-	if state == nil {
-		slog.Error("container not waited for", "container", ctr.id, "error", err)
-	}
-	finished := time.Now()
+	exit, neverRan := ctr.await()
 	if err := empty(ctr.groups.dir()); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
 	}
 	stopOOM()
-	kills := ctr.groups.oomKills()
+	kills := ctr.ooms.kills()
 	ctr.io.drain()
 	ctr.op.Lock() // a start under way is recorded first
 	s.change(ctr, "exited", func(rec *shimapi.Record) {
 		started := rec.Status == shimapi.StatusRunning
-		setExit(rec, state, finished)
+		setExit(rec, exit.ExitStatus)
+		if exit.lost {
+			rec.Reason, rec.Message = unknownReason, unknownMessage
+		}
 		rec.OOMKills = kills
 		rec.OOMKilled = rec.Signal == int(unix.SIGKILL) && kills > ctr.oomsBase
 		if neverRan && started && rec.ExitCode == 255 {
@@ -326,6 +339,34 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 	ctr.op.Unlock()
 	ctr.io.close()
 	close(ctr.done)
+}
+
+// end is how a container's first process ended; lost: nobody knows.
+type end struct {
+	shimapi.ExitStatus
+	lost bool
+}
+
+// await waits for the end of the first process. neverRan tells that it ended
+// before it executed its command.
+func (ctr *container) await() (exit end, neverRan bool) {
+	if ctr.orphan != nil {
+		status, known := ctr.orphan.await()
+		ctr.orphan.close()
+		return end{status, !known}, false // its name went with who reaped it
+	}
+	if ctr.pidfd != nil {
+		if err := awaitPidfd(ctr.pidfd); err != nil {
+			slog.Error("container not watched, waiting with a thread", "container", ctr.id, "error", err)
+		}
+		_ = ctr.pidfd.Close() // only a handle
+	}
+	neverRan = comm(ctr.pid) == initComm // a zombie still has its name
+	state, err := ctr.proc.Wait()
+	if state == nil {
+		slog.Error("container not waited for", "container", ctr.id, "error", err)
+	}
+	return end{exitOf(state), false}, neverRan
 }
 
 // execFailure is what the init said on the container's stderr when the kernel
@@ -340,7 +381,7 @@ func (ctr *container) execFailure() string {
 
 // countOOMs tells of kills that were not told yet.
 func (s *Server) countOOMs(ctr *container) {
-	kills := ctr.groups.oomKills()
+	kills := ctr.ooms.kills()
 	ctr.mu.Lock()
 	fresh := kills > ctr.oomsSeen && ctr.record.Status == shimapi.StatusRunning
 	if fresh {
@@ -370,7 +411,7 @@ func (s *Server) kill(r shimapi.KillRequest) (any, error) {
 func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	if sig == unix.SIGKILL {
 		// What the OOM killer did before is not the reason of this death.
-		kills := ctr.groups.oomKills()
+		kills := ctr.ooms.kills()
 		ctr.mu.Lock()
 		ctr.oomsBase = kills
 		ctr.mu.Unlock()
@@ -378,7 +419,7 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	if all && sig != unix.SIGKILL {
 		return signalAll(ctr.groups.dir(), sig)
 	}
-	err := ctr.proc.Signal(sig)
+	err := ctr.signalFirst(sig)
 	if all {
 		return empty(ctr.groups.dir())
 	}
@@ -388,11 +429,18 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	return err
 }
 
+func (ctr *container) signalFirst(sig syscall.Signal) error {
+	if ctr.orphan != nil {
+		return ctr.orphan.signal(sig)
+	}
+	return ctr.proc.Signal(sig)
+}
+
 // delete ends what is left of a container and removes every trace but its record.
 func (s *Server) delete(r shimapi.IDRequest) (any, error) {
 	ctr, err := s.container(r.ID)
 	if err != nil {
-		return nil, nil //nolint:nilerr // what is not there is deleted
+		return nil, s.deleteRest(r.ID) // what is not there is deleted
 	}
 	if ctr.status() != shimapi.StatusStopped {
 		if err := ctr.signal(unix.SIGKILL, true); err != nil {

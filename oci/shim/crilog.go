@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 const (
@@ -40,6 +43,39 @@ func openLog(path string) (*logFile, error) {
 	return l, l.reopen()
 }
 
+// resumeLog opens the log of a shim that may have died in the middle of a write.
+func resumeLog(path string) (*logFile, error) {
+	if err := mendLog(path); err != nil {
+		slog.Error("torn line stays in the log", "path", path, "error", err)
+	}
+	return openLog(path)
+}
+
+// mendLog cuts a torn record off the end of a log.
+func mendLog(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	tail := make([]byte, min(info.Size(), 2*maxLine)) // longer than any record
+	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
+		return err
+	}
+	whole := bytes.LastIndexByte(tail, '\n') + 1
+	if whole == 0 && info.Size() > int64(len(tail)) {
+		return errors.New("this is no log of ours")
+	}
+	return f.Truncate(info.Size() - int64(len(tail)-whole))
+}
+
 // reopen makes the file at the path, which the kubelet has just renamed or
 // removed, the one that is written from now on. Every byte is in the one or the
 // other. On an error the old file stays.
@@ -47,9 +83,9 @@ func (l *logFile) reopen() error {
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
 		return fmt.Errorf("log directory: %w", err)
 	}
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	f, err := openLogFile(l.path)
 	if err != nil {
-		return fmt.Errorf("open log: %w", err)
+		return err
 	}
 	l.mu.Lock()
 	old := l.file
@@ -59,6 +95,27 @@ func (l *logFile) reopen() error {
 		return old.Close()
 	}
 	return nil
+}
+
+// openLogFile opens a regular file only. Pods may be able to write into the
+// directory of their logs: a link there would make the shim, as root, append to
+// a file elsewhere, and a fifo would hang it.
+func openLogFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
+		return nil, fault(shimapi.KindInvalid, "log %s is a link or a fifo: remove it or give another log_path", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fault(shimapi.KindInvalid, "log %s is no regular file: remove it or give another log_path", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (l *logFile) close() error {

@@ -20,6 +20,9 @@ type session struct {
 	group *subgroup
 }
 
+// sessionPrefix begins the name of a session's cgroup.
+const sessionPrefix = "exec-"
+
 // isSessionName tells whether id can be part of a file name.
 func isSessionName(id string) bool {
 	letters := strings.TrimFunc(id, func(r rune) bool {
@@ -111,7 +114,7 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 			return nil, err
 		}
 	}
-	sub, err := ctr.groups.newSubgroup("exec-" + r.ExecID)
+	sub, err := ctr.groups.newSubgroup(sessionPrefix + r.ExecID)
 	if err != nil {
 		return nil, err
 	}

@@ -1,16 +1,76 @@
 package shim
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// oomCounter counts what the OOM killer killed in a container's cgroup. On v2
+// systemd removes the cgroup as soon as its last process is gone, maybe before
+// we get to look; but a v2 cgroup counts for all below it and never forgets, so
+// the parent's file still knows.
+type oomCounter struct {
+	own    string // "" when the host does not count memory
+	parent string // "" on v1, where a cgroup stays until we remove it
+
+	mu     sync.Mutex
+	last   uint64 // of own
+	others uint64 // what parent counted besides, when last was read
+}
+
+func newOOMCounter(g group) *oomCounter {
+	c := &oomCounter{}
+	if dir := g[""]; unified() {
+		c.own, c.parent = filepath.Join(dir, "memory.events"), filepath.Join(filepath.Dir(dir), "memory.events")
+	} else if dir := g["memory"]; dir != "" {
+		c.own = filepath.Join(dir, "memory.oom_control")
+	}
+	c.kills() // notes what the parent counted before
+	return c
+}
+
+// kills is the number of processes killed until now, also after the cgroup's end.
+func (c *oomCounter) kills() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.own == "" {
+		return 0
+	}
+	all, known := readOOMKills(c.parent)
+	n, ok := readOOMKills(c.own)
+	switch {
+	case ok:
+		c.last, c.others = n, all-min(all, n)
+	case known:
+		c.last = max(c.last, all-min(all, c.others))
+	}
+	return c.last
+}
+
+// readOOMKills reads the counter of memory.events or memory.oom_control.
+func readOOMKills(path string) (n uint64, ok bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	for line := range bytes.Lines(data) {
+		if key, value, found := strings.Cut(strings.TrimSpace(string(line)), " "); found && key == "oom_kill" {
+			n, err = strconv.ParseUint(value, 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
+}
 
 // oomWatcher tells containers that the OOM killer was in their cgroup: on v2 by
 // one inotify for all, on v1 by an eventfd each. Both sleep in the poller.

@@ -13,12 +13,24 @@ import (
 // is a zombie then). It sleeps in the poller: os.Process.Wait would keep a
 // thread, some 20 KiB, for every process.
 func awaitEnd(pid int) error {
+	f, err := openPidfd(pid)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return awaitPidfd(f)
+}
+
+func openPidfd(pid int) (*os.File, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		return fmt.Errorf("pidfd of %d: %w", pid, err)
+		return nil, fmt.Errorf("pidfd of %d: %w", pid, err)
 	}
-	f := os.NewFile(uintptr(fd), "pidfd")
-	defer f.Close()
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// awaitPidfd returns when the process has ended, or when the pidfd is closed.
+func awaitPidfd(f *os.File) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err

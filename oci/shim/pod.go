@@ -26,7 +26,8 @@ const stopGrace = 10 * time.Second
 type pod struct {
 	id, dir, netns string
 	ready          chan struct{} // closed when run has ended, well or not
-	proc           *os.Process   // nil: run failed; not read before ready
+	proc           *os.Process   // nil: adopted, or run failed; not read before ready
+	orphan         *orphan       // of an adopted one
 	done           chan struct{} // closed when the exit is recorded
 	unbind         sync.Mutex    // stops of one pod may overlap
 	record         shimapi.Record
@@ -103,7 +104,11 @@ func (s *Server) supervisePod(p *pod) {
 	if err != nil {
 		slog.Error("pause not waited for", "pod", p.id, "error", err)
 	}
-	setExit(&p.record, state, time.Now())
+	s.podEnded(p, exitOf(state))
+}
+
+func (s *Server) podEnded(p *pod, exit shimapi.ExitStatus) {
+	setExit(&p.record, exit)
 	saveRecord(p.dir, p.record)
 	s.hub.publish("pod-exited", p.record)
 	close(p.done)
@@ -119,20 +124,27 @@ func (s *Server) stopPod(r shimapi.IDRequest) (any, error) {
 
 func (p *pod) stop() error {
 	<-p.ready
-	if p.proc == nil {
+	if p.proc == nil && p.orphan == nil {
 		return nil
 	}
-	if err := p.proc.Kill(); err != nil && !isGone(err) {
+	if err := p.kill(); err != nil && !isGone(err) {
 		return fmt.Errorf("kill pause: %w", err)
 	}
 	select {
 	case <-p.done:
 	case <-time.After(stopGrace):
-		return fault(shimapi.KindInternal, "pause %d of pod %s does not die of SIGKILL", p.proc.Pid, p.id)
+		return fault(shimapi.KindInternal, "the pause of pod %s does not die of SIGKILL", p.id)
 	}
 	p.unbind.Lock()
 	defer p.unbind.Unlock()
 	return unbindNetNS(p.netns)
+}
+
+func (p *pod) kill() error {
+	if p.orphan != nil {
+		return p.orphan.signal(unix.SIGKILL)
+	}
+	return p.proc.Kill()
 }
 
 func (s *Server) removePod(r shimapi.IDRequest) (any, error) {

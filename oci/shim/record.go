@@ -34,9 +34,15 @@ func saveRecord(dir string, r shimapi.Record) {
 }
 
 // setExit puts how a process ended into its record.
-func setExit(r *shimapi.Record, state *os.ProcessState, at time.Time) {
-	r.Status, r.FinishedAt = shimapi.StatusStopped, at
-	r.ExitCode, r.Signal = exitCode(state)
+func setExit(r *shimapi.Record, exit shimapi.ExitStatus) {
+	r.Status, r.FinishedAt = shimapi.StatusStopped, exit.FinishedAt
+	r.ExitCode, r.Signal = exit.Code, exit.Signal
+}
+
+// exitOf is the end, now, of a process that was waited for.
+func exitOf(state *os.ProcessState) shimapi.ExitStatus {
+	code, signal := exitCode(state)
+	return shimapi.ExitStatus{Code: code, Signal: signal, FinishedAt: time.Now()}
 }
 
 // exitCode gives the code of an exit, 128+signal for a death by signal, and 255
@@ -46,10 +52,14 @@ func exitCode(state *os.ProcessState) (code, signal int) {
 		return 255, 0
 	}
 	ws, ok := state.Sys().(syscall.WaitStatus)
-	switch {
-	case !ok:
+	if !ok {
 		return 255, 0
-	case ws.Signaled():
+	}
+	return waitCode(ws)
+}
+
+func waitCode(ws syscall.WaitStatus) (code, signal int) {
+	if ws.Signaled() {
 		return 128 + int(ws.Signal()), int(ws.Signal())
 	}
 	return ws.ExitStatus(), 0

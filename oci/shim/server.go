@@ -70,7 +70,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.bootID = strings.TrimSpace(string(boot))
 	empty := filepath.Join(c.Dir, "empty")
-	if err := os.Mkdir(empty, 0o555); err != nil {
+	if err := os.Mkdir(empty, 0o555); err != nil && !errors.Is(err, os.ErrExist) { // an heir finds it
 		return nil, fmt.Errorf("root for pauses: %w", err)
 	}
 	if s.pauses, err = pause.NewLauncher(empty); err != nil {
@@ -240,7 +240,7 @@ var handlers = map[string]handler{
 	shimapi.MethodRunPod:     with((*Server).runPod),
 	shimapi.MethodStopPod:    with((*Server).stopPod),
 	shimapi.MethodRemovePod:  with((*Server).removePod),
-	shimapi.MethodCreate:     with((*Server).create),
+	shimapi.MethodCreate:     withCall((*Server).create),
 	shimapi.MethodStart:      with((*Server).start),
 	shimapi.MethodKill:       with((*Server).kill),
 	shimapi.MethodDelete:     with((*Server).delete),
@@ -250,6 +250,9 @@ var handlers = map[string]handler{
 	shimapi.MethodCloseStdin: with((*Server).closeStdin),
 	shimapi.MethodReopen:     with((*Server).reopen),
 	shimapi.MethodUpdate:     with((*Server).update),
+	shimapi.MethodLend:       withCall((*Server).lend),
+	shimapi.MethodAdopt:      withCall((*Server).adopt),
+	shimapi.MethodTellExit:   with((*Server).tellExit),
 }
 
 // dispatch runs the method. A panic, of libcontainer's say, is the end of one

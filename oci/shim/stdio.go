@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 const (
@@ -84,6 +86,33 @@ func newStdio(logPath string, terminal, stdin bool, owner [2]int) (io *stdio, er
 		io.run(name, r)
 	}
 	return io, nil
+}
+
+// inheritStdio goes on with the streams of a container that another shim began;
+// it removes from files what it keeps.
+func inheritStdio(logPath string, terminal bool, files map[string]*os.File) (*stdio, error) {
+	s := &stdio{terminal: terminal}
+	if logPath != "" {
+		log, err := resumeLog(logPath)
+		if err != nil {
+			return nil, err
+		}
+		s.log = log
+	}
+	take := func(name string) *os.File {
+		f := files[name]
+		delete(files, name)
+		return f
+	}
+	if terminal {
+		s.setConsole(take(shimapi.FileConsole))
+		return s, nil
+	}
+	s.stdin = take(shimapi.FileStdin)
+	for _, name := range []string{shimapi.FileStdout, shimapi.FileStderr} {
+		s.run(name, take(name))
+	}
+	return s, nil
 }
 
 func (s *stdio) openStdin(wanted bool, owner [2]int) error {
@@ -281,15 +310,17 @@ func (s *stdio) input() *os.File {
 	return s.stdin
 }
 
-// closeStdin ends the container's input; a terminal has no such end.
-func (s *stdio) closeStdin() {
+// closeStdin ends the container's input, unless it has none or none any more; a
+// terminal has no such end.
+func (s *stdio) closeStdin() (closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stdin == nil || s.terminal {
-		return
+		return false
 	}
 	_ = s.stdin.Close() // what could not be written nobody reads
 	s.stdin = nil
+	return true
 }
 
 // close releases everything that is left, also of streams that have not ended.

@@ -36,7 +36,7 @@ func (s *Server) update(r shimapi.UpdateRequest) (any, error) {
 
 // updateKind tells values that the kernel refuses from other failures.
 func updateKind(err error) shimapi.Kind {
-	for _, refusal := range []string{"invalid argument", "device or resource busy", "numerical result out of range", "rejecting"} {
+	for _, refusal := range []string{"invalid argument", "device or resource busy", "numerical result out of range", "rejecting", "unable to set memory limit"} {
 		if strings.Contains(err.Error(), refusal) {
 			return shimapi.KindInvalid
 		}

@@ -137,6 +137,8 @@ type CreateResponse struct {
 	PID         int               `json:"pid"`
 	StartTime   uint64            `json:"start_time"`
 	CgroupPaths map[string]string `json:"cgroup_paths"` // controller → absolute path; "" on v2
+	// Custody describes the files of the frame, which are the daemon's to keep.
+	Custody *Custody `json:"custody,omitempty"`
 }
 
 // KillRequest signals a container's first process, an exec session's, or with
@@ -232,6 +234,7 @@ type Record struct {
 	OOMKills    uint64            `json:"oom_kills,omitempty"`  // kills in the cgroup, children included
 	Reason      string            `json:"reason,omitempty"`     // "StartError" when it never ran
 	Message     string            `json:"message,omitempty"`
+	StdinClosed bool              `json:"stdin_closed,omitempty"` // the input has ended: whoever holds its pipe closes it
 }
 
 // ListResponse is everything a shim holds.
@@ -243,7 +246,7 @@ type ListResponse struct {
 // Event tells of a fact that changed; Record is the fact after it. A watcher
 // first gets one event per record held (Replay), then what happens.
 type Event struct {
-	Kind   string `json:"kind"` // "created", "started", "oom", "exited", "pod-exited"
+	Kind   string `json:"kind"` // "created", "started", "stdin-closed", "oom", "exited", "pod-exited"
 	Replay bool   `json:"replay,omitempty"`
 	Record Record `json:"record"`
 }

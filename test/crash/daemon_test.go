@@ -24,7 +24,6 @@ type daemon struct {
 	t       *testing.T
 	conn    *grpc.ClientConn
 	witness *ctr
-	born    facts // the witness's own processes are not among them
 }
 
 // start starts a node that is closed, and searched for leaks, with the test.
@@ -38,12 +37,15 @@ func start(t *testing.T, opt node.Options) *daemon {
 	d := &daemon{Node: n, t: t}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("end of berthd's log:\n%s", n.Tail(40))
+			t.Logf("end of berthd's log:\n%s", n.Tail(20))
 		}
-		d.hangUp()
+		if d.PID() == 0 {
+			d.restart()
+		}
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
+		d.hangUp()
 	})
 	d.dial()
 	return d

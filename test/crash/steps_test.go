@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -20,21 +21,34 @@ func TestKilledAtEveryStep(t *testing.T) {
 			d := start(t, node.Options{Tmpfs: true})
 			d.watch()
 			before := d.facts()
-			for n := 1; n < most; n++ {
-				step, took := d.cutShort(verbs[verb](d), n)
-				d.settled("after "+verb+" and its opposite", before)
-				d.witness.stillRuns()
-				if t.Failed() {
-					t.Fatalf("%s was killed at step %d: %s", verb, n, step)
+			for n, last := 1, false; !last; n++ {
+				if n > most {
+					t.Fatalf("more than %d steps", most)
 				}
-				if step == "" {
-					t.Logf("%d steps in %v", n-1, took)
-					break
-				}
+				t.Run(strconv.Itoa(n), func(t *testing.T) {
+					defer d.as(t)()
+					step, took := d.cutShort(verbs[verb](d), n)
+					d.settled("after "+verb+" and its opposite", before)
+					d.witness.stillRuns()
+					if last = step == ""; last {
+						t.Logf("%d steps in %v", n-1, took)
+					}
+					if t.Failed() {
+						t.Logf("killed at: %s", step)
+						before = d.facts()
+					}
+				})
 			}
 			d.unnoticed()
 		})
 	}
+}
+
+// as makes failures those of a subtest, until the function it gives is called.
+func (d *daemon) as(t *testing.T) (back func()) {
+	was := d.t
+	d.t = t
+	return func() { d.t = was }
 }
 
 // cutShort makes the call, kills the daemon at the n-th step, or after the

@@ -73,13 +73,13 @@ func (tr *tracer) run(attached chan<- error) {
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case err != nil: // ECHILD: all are gone
+		case err == nil && !ws.Stopped() && tid != tr.pid:
+			continue // a thread has ended
+		case err != nil || !ws.Stopped(): // the first thread, which is the last to be told of
 			if len(waiting) > 0 {
-				attached <- err
+				attached <- errors.Join(err, errIf(err == nil, "it has ended"))
 			}
 			return
-		case !ws.Stopped():
-			continue
 		}
 		tr.resume(tid, ws)
 		if len(waiting) > 0 {

@@ -144,6 +144,7 @@ func (p *pod) wantContainers(states ...runtimeapi.ContainerState) []*runtimeapi.
 
 func createContainer(d *daemon) attempt {
 	p := d.pod("create")
+	p.works() // the first container makes the pod's cgroup
 	before := d.facts()
 	req := p.createRequest(p.config("c", "echo once; sleep 1000"))
 	return attempt{
@@ -233,6 +234,7 @@ func stopContainer(d *daemon) attempt {
 
 func removeContainer(d *daemon) attempt {
 	p := d.pod("remove-container")
+	p.works() // the first container makes the pod's cgroup
 	before := d.facts()
 	c := p.start("c", "echo once > /in-the-upper-layer; sleep 1000")
 	return attempt{

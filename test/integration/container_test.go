@@ -15,14 +15,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// hostPID is the container's only process as the host sees it.
+// hostPID is the container's first process as the host sees it.
 func (c *ctr) hostPID() int {
 	c.p.t.Helper()
 	pids, err := c.p.s.PIDs(c.ID)
 	if err != nil || len(pids) == 0 {
 		c.p.t.Fatalf("processes of %s: %v, %v", c.ID, pids, err)
 	}
-	return slices.Min(pids)
+	return pids[0] // parents come first; numbers wrap around
 }
 
 func TestExitsAreExact(t *testing.T) {
@@ -421,5 +421,63 @@ func TestMounts(t *testing.T) {
 	}
 	if data, _ := os.ReadFile(filepath.Join(host, "made")); string(data) != "new\n" {
 		t.Errorf("on the host: %q", data)
+	}
+}
+
+// However short a container lives: created, started and stopped are told, in
+// that order, once each.
+func TestShortContainersTellTheirLife(t *testing.T) {
+	p := shared.pod(t)
+	want := []runtimeapi.ContainerEventType{
+		runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT,
+		runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT,
+		runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT,
+	}
+	for i := range 20 {
+		c := p.start(fmt.Sprint("short-", i), "", func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/bin/true"} })
+		c.ended()
+		if diff := cmp.Diff(want, shared.events.kinds(c.ID)); diff != "" {
+			t.Fatalf("container %d: %s", i, diff)
+		}
+	}
+}
+
+// A parent cgroup that the kubelet made stays, one that berth made goes.
+func TestCgroupParent(t *testing.T) {
+	for _, made := range []bool{true, false} {
+		name := fmt.Sprintf("%s-%v", shared.CgroupMark, made)
+		dirs := []string{filepath.Join("/sys/fs/cgroup", name)}
+		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil { // v1: one a hierarchy
+			hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+			dirs = nil
+			for _, f := range hierarchies {
+				dirs = append(dirs, filepath.Join(filepath.Dir(f), name))
+			}
+		}
+		if made {
+			for _, d := range dirs {
+				if err := os.Mkdir(d, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				defer os.Remove(d)
+			}
+		}
+		p := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) {
+			c.Metadata.Name, c.Linux.CgroupParent = name, "/"+name
+		})
+		c := p.start("c", "sleep 1000")
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.hostPID()))
+		if err != nil || !strings.Contains(string(data), ":/"+name+"/") {
+			t.Errorf("the container is in %s, %v", data, err)
+		}
+		p.remove()
+		for _, d := range dirs {
+			if _, err := os.Stat(d); (err == nil) != made {
+				t.Errorf("made before: %v; %s afterwards: %v", made, d, err)
+			}
+			if below, _ := filepath.Glob(d + "/*/"); len(below) > 0 {
+				t.Errorf("left: %v", below)
+			}
+		}
 	}
 }

@@ -74,3 +74,16 @@ func (e *events) stop() {
 	e.cancel()
 	<-e.ended
 }
+
+// kinds are the events of an ID in the order they came.
+func (e *events) kinds(id string) []runtimeapi.ContainerEventType {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []runtimeapi.ContainerEventType
+	for _, r := range e.resps {
+		if r.GetContainerId() == id {
+			out = append(out, r.GetContainerEventType())
+		}
+	}
+	return out
+}

@@ -28,6 +28,7 @@ func (n *Node) Close() error {
 	if n.orders != nil {
 		note(n.Stop())
 		note(n.processesLeft())
+		note(n.order(order{Closed: true}))
 		note(n.orders.Close()) // the keeper kills what is left and ends
 		note(n.keeper.Wait())
 	}
@@ -159,7 +160,7 @@ func (n *Node) cgroupsLeft() []string {
 		for _, id := range n.shims {
 			ours = ours || strings.Contains(c, id)
 		}
-		if ours && !n.before.cgroups[c] {
+		if ours && !n.before.Cgroups[c] {
 			out = append(out, c)
 		}
 	}
@@ -223,7 +224,7 @@ func (n *Node) saveLog() error {
 }
 
 func (n *Node) cleanNetwork() error {
-	if n.Bridge == "" || n.before.cgroups == nil {
+	if n.Bridge == "" || n.before.Cgroups == nil {
 		return nil // it was not looked at before
 	}
 	var errs []error
@@ -237,8 +238,8 @@ func (n *Node) cleanNetwork() error {
 		errs = append(errs, n.removeRules(family))
 	}
 	if onlyBridge() {
-		errs = append(errs, os.WriteFile(forwardFile, n.before.forward, 0o644))
-		if !n.before.hostPort {
+		errs = append(errs, os.WriteFile(forwardFile, n.before.Forward, 0o644))
+		if !n.before.HostPort {
 			errs = append(errs, removeHostPortChains("iptables"), removeHostPortChains("ip6tables"))
 		}
 	}

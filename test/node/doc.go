@@ -15,9 +15,9 @@
 //
 //   - Nothing outlives the test process, even one that is killed: berthd runs
 //     below a keeper, a re-execution of the test binary that is the subreaper of
-//     everything started below it, and that kills it all when the pipe to the
-//     test process closes. So it also knows every process by descent, however
-//     it is named.
+//     everything started below it, and that kills it all and cleans up when the
+//     pipe to the test process closes. So it also knows every process by
+//     descent, however it is named.
 //   - Readiness, exits and emptiness are events of the keeper's pipe; nothing is
 //     slept for.
 //   - Nodes run side by side: what is shared (NAT chains of the portmap plugin,

@@ -7,20 +7,31 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// keeperEnv makes a binary that imports this package be a keeper.
+// keeperEnv makes a binary that imports this package be a keeper; its value is
+// what is to be cleaned up, an [estate].
 const keeperEnv = "BERTH_TEST_KEEPER"
 
+// estate is what the keeper must know of a node to clean up after a test
+// process that died.
+type estate struct {
+	Dir    string  `json:"dir"`
+	Tmpfs  bool    `json:"tmpfs"`
+	Before machine `json:"before"`
+}
+
 func init() {
-	if os.Getenv(keeperEnv) == "" {
+	value := os.Getenv(keeperEnv)
+	if value == "" {
 		return
 	}
-	if err := keep(); err != nil {
+	if err := keep(value); err != nil {
 		fmt.Fprintln(os.Stderr, "keeper:", err)
 		os.Exit(1)
 	}
@@ -31,6 +42,7 @@ func init() {
 type order struct {
 	Start  *program       `json:"start,omitempty"`
 	Signal syscall.Signal `json:"signal,omitempty"` // to the last started program
+	Closed bool           `json:"closed,omitempty"` // the test process cleans up itself
 }
 
 // program is what the keeper starts.
@@ -59,7 +71,11 @@ type keeperProcess struct {
 }
 
 // keep is the keeper's life: orders on standard input, reports on file 3.
-func keep() error {
+func keep(value string) error {
+	var e estate
+	if err := json.Unmarshal([]byte(value), &e); err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return err
 	}
@@ -67,14 +83,32 @@ func keep() error {
 	unix.CloseOnExec(3)
 	k.started = sync.NewCond(&k.mu)
 	go k.reap()
+	closed := false
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var o order
 		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
 			return err
 		}
+		closed = closed || o.Closed
 		k.obey(o)
 	}
-	return killDescendants(os.Getpid())
+	err := killDescendants(os.Getpid())
+	if closed {
+		return err
+	}
+	return errors.Join(err, e.cleanUp())
+}
+
+// cleanUp does what Close of a node whose process died would have done.
+func (e estate) cleanUp() error {
+	n := &Node{opt: Options{Tmpfs: e.Tmpfs}, Dir: e.Dir, before: e.Before}
+	n.name()
+	pods, _ := filepath.Glob(filepath.Join(n.Root, "pods", "*"))
+	for _, p := range pods {
+		n.pods = append(n.pods, filepath.Base(p))
+	}
+	n.noteShims()
+	return n.cleanUp()
 }
 
 func (k *keeperProcess) obey(o order) {
@@ -86,7 +120,7 @@ func (k *keeperProcess) obey(o order) {
 		if err = k.start(o.Start); err == nil {
 			return
 		}
-	case k.pid != 0:
+	case o.Signal != 0 && k.pid != 0:
 		err = unix.Kill(k.pid, o.Signal)
 	}
 	if err != nil {

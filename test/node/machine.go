@@ -35,24 +35,24 @@ const forwardFile = "/proc/sys/net/ipv4/ip_forward"
 
 // machine is what of the whole machine a node changes for all.
 type machine struct {
-	forward  []byte // ip_forward
-	hostPort bool   // the portmap plugin's shared chains are there
-	cgroups  map[string]bool
+	Forward  []byte          `json:"forward"`  // ip_forward
+	HostPort bool            `json:"hostPort"` // the portmap plugin's shared chains are there
+	Cgroups  map[string]bool `json:"cgroups"`
 }
 
 func look() (machine, error) {
-	m := machine{cgroups: map[string]bool{}}
+	m := machine{Cgroups: map[string]bool{}}
 	var err error
-	if m.forward, err = os.ReadFile(forwardFile); err != nil {
+	if m.Forward, err = os.ReadFile(forwardFile); err != nil {
 		return m, err
 	}
 	rules, err := natRules("iptables")
 	if err != nil {
 		return m, err
 	}
-	m.hostPort = strings.Contains(rules, ":CNI-HOSTPORT-DNAT")
+	m.HostPort = strings.Contains(rules, ":CNI-HOSTPORT-DNAT")
 	for _, c := range berthCgroups() {
-		m.cgroups[c] = true
+		m.Cgroups[c] = true
 	}
 	return m, nil
 }

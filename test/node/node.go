@@ -106,26 +106,43 @@ func closed() chan struct{} {
 }
 
 // prepare makes the directories and all that berthd reads.
-func (n *Node) prepare() (err error) {
-	if n.opt.Dir == "" {
-		if n.Dir, err = os.MkdirTemp("/var/tmp", "berth-test-"); err != nil {
+func (n *Node) prepare() error {
+	if err := n.makeDir(); err != nil {
+		return err
+	}
+	n.name()
+	for _, d := range []string{n.ConfDir, n.CertsDir, n.LogDir, filepath.Join(n.Root, "pods")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
-		// The root of a user namespace must get through to its root filesystem.
-		if err := os.Chmod(n.Dir, 0o711); err != nil {
-			return err
-		}
+	}
+	if err := errors.Join(n.watchPods(), n.listenNotify(), n.writeConfig()); err != nil {
+		return err
+	}
+	var err error
+	n.before, err = look()
+	return err
+}
+
+func (n *Node) makeDir() (err error) {
+	n.Dir = n.opt.Dir
+	if n.Dir == "" {
+		n.Dir, err = os.MkdirTemp("/var/tmp", "berth-test-")
 	} else {
-		n.Dir = n.opt.Dir
-		if err := os.MkdirAll(n.Dir, 0o755); err != nil {
-			return err
-		}
+		err = os.MkdirAll(n.Dir, 0o755)
 	}
-	if n.opt.Tmpfs {
-		if err := syscall.Mount("berth-test", n.Dir, "tmpfs", 0, "mode=755"); err != nil {
-			return fmt.Errorf("mount tmpfs: %w", err)
-		}
+	if err == nil {
+		// As /var/lib and /run are: the root of a user namespace must get through.
+		err = os.Chmod(n.Dir, 0o755)
 	}
+	if err == nil && n.opt.Tmpfs {
+		err = syscall.Mount("berth-test", n.Dir, "tmpfs", 0, "mode=755")
+	}
+	return err
+}
+
+// name derives every name from the directory's.
+func (n *Node) name() {
 	n.Root, n.State = filepath.Join(n.Dir, "root"), filepath.Join(n.Dir, "run")
 	n.ConfDir, n.CertsDir = filepath.Join(n.Dir, "net.d"), filepath.Join(n.Dir, "certs.d")
 	n.LogDir, n.LogFile = filepath.Join(n.Dir, "logs"), filepath.Join(n.Dir, "berthd.log")
@@ -134,29 +151,18 @@ func (n *Node) prepare() (err error) {
 	n.Bridge = fmt.Sprintf("bt%x", sum[:5])
 	n.Subnet = fmt.Sprintf("10.%d.%d.0/24", 192+sum[0]%63, sum[1])
 	n.CgroupMark = "berthtest-" + n.Bridge
-	for _, d := range []string{n.ConfDir, n.CertsDir, n.LogDir, filepath.Join(n.Root, "pods")} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return err
-		}
-	}
-	if err := n.watchPods(); err != nil {
-		return err
-	}
-	if err := n.listenNotify(); err != nil {
-		return err
-	}
+}
+
+func (n *Node) writeConfig() error {
 	if n.opt.Registry != nil {
 		if err := n.opt.Registry.WriteHosts(n.CertsDir, registry.Upstreams...); err != nil {
 			return err
 		}
 	}
-	if !n.opt.NoNetwork {
-		if err := n.WriteNetwork(); err != nil {
-			return err
-		}
+	if n.opt.NoNetwork {
+		return nil
 	}
-	n.before, err = look()
-	return err
+	return n.WriteNetwork()
 }
 
 // WriteNetwork gives the node its CNI configuration.
@@ -217,8 +223,12 @@ func (n *Node) startKeeper() error {
 		return err
 	}
 	defer theirs.Close()
+	value, err := json.Marshal(estate{Dir: n.Dir, Tmpfs: n.opt.Tmpfs, Before: n.before})
+	if err != nil {
+		return err
+	}
 	n.keeper = exec.Command(self)
-	n.keeper.Env = append(os.Environ(), keeperEnv+"=1")
+	n.keeper.Env = append(os.Environ(), keeperEnv+"="+string(value))
 	n.keeper.Stderr = os.Stderr
 	n.keeper.ExtraFiles = []*os.File{theirs}
 	n.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the test, which closes the pipe
@@ -395,7 +405,8 @@ func (n *Node) Descendants() ([]string, error) {
 	return out, nil
 }
 
-// PIDs are the processes in the cgroups of a container, by its full ID.
+// PIDs are the processes in the cgroups of a container, by its full ID, parents
+// first.
 func (n *Node) PIDs(container string) ([]int, error) {
 	ps, err := descendants(n.keeper.Process.Pid)
 	var out []int

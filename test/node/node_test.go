@@ -143,3 +143,36 @@ func TestLeaksAreToldAndRemoved(t *testing.T) {
 		}
 	}
 }
+
+// A test process that is killed leaves nothing either.
+func TestKilledTestProcessLeavesNothing(t *testing.T) {
+	n, err := startFake(t, "leaves processes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount := filepath.Join(n.State, "shm")
+	if err := os.MkdirAll(mount, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("x", mount, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	below, err := descendants(n.keeper.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.orders.Close() // what the kernel does for a dead process
+	if err := n.keeper.Wait(); err != nil {
+		t.Error(err)
+	}
+	for _, p := range below {
+		if err := unix.Kill(p.PID, 0); err == nil {
+			t.Errorf("still running: %v", p)
+		}
+	}
+	if _, err := os.Stat(n.Dir); err == nil {
+		t.Errorf("%s is still there", n.Dir)
+	}
+	n.orders = nil
+	_ = n.Close()
+}

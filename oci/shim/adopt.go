@@ -1,0 +1,276 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+// lend gives a daemon that has just come what create gave the one before.
+func (s *Server) lend(c *call, r shimapi.IDRequest) (any, error) {
+	if p, ok := held(s, s.pods, r.ID); ok {
+		<-p.ready
+		return shimapi.Custody{ID: p.id, Dir: p.dir, NetNSPath: p.netns}, nil
+	}
+	ctr, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	custody, files := ctr.lend()
+	defer shimapi.CloseFiles(files)
+	if err := c.answer(custody, nil, files...); err != nil {
+		slog.Debug("files not lent", "container", ctr.id, "error", err)
+	}
+	return nil, errAnswered
+}
+
+// lend duplicates what would keep the container's streams alive without us; of
+// one that has ended, nothing.
+func (ctr *container) lend() (custody shimapi.Custody, files []*os.File) {
+	custody = shimapi.Custody{
+		ID: ctr.id, Pod: ctr.pod, Dir: ctr.dir, Command: ctr.command,
+		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce,
+	}
+	if ctr.io.log != nil {
+		custody.LogPath = ctr.io.log.path
+	}
+	add := func(name string, f *os.File) {
+		if f = duplicate(f); f != nil {
+			custody.Files, files = append(custody.Files, name), append(files, f)
+		}
+	}
+	if ctr.io.terminal {
+		add(shimapi.FileConsole, ctr.io.input())
+	} else {
+		add(shimapi.FileStdin, ctr.io.input())
+		for _, st := range ctr.io.output() {
+			add(st.name, st.source)
+		}
+	}
+	if ctr.orphan != nil {
+		add(shimapi.FilePidfd, ctr.orphan.pidfd)
+	} else {
+		add(shimapi.FilePidfd, ctr.pidfd)
+	}
+	return custody, files
+}
+
+// duplicate is nil for a file that is nil or closed.
+func duplicate(f *os.File) *os.File {
+	raw, err := f.SyscallConn() // an error for nil
+	if err != nil {
+		return nil
+	}
+	fd := -1
+	if err := raw.Control(func(old uintptr) { fd, _ = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) }); err != nil || fd < 0 {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), f.Name())
+}
+
+// adopt takes a pod or container over from the shim that was here before.
+func (s *Server) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
+	files := map[string]*os.File{}
+	defer func() {
+		for _, f := range files { // those that nobody took
+			_ = f.Close() // a copy of the daemon's
+		}
+	}()
+	if len(r.Files) == len(c.files) {
+		for i, name := range r.Files {
+			files[name] = c.files[i]
+		}
+		c.files = nil
+	}
+	rec, err := s.lastRecord(r)
+	if err != nil {
+		return nil, err
+	}
+	if r.Pod == "" {
+		return nil, s.adoptPod(r, rec)
+	}
+	ctr := &container{
+		id: r.ID, pod: r.Pod, dir: r.Dir, command: r.Command, stdin: r.Stdin, stdinOnce: r.StdinOnce,
+		ready: make(chan struct{}), done: make(chan struct{}), sessions: map[string]*session{},
+		pid: rec.PID, groups: rec.CgroupPaths, record: rec, oomsSeen: rec.OOMKills, ooms: newOOMCounter(rec.CgroupPaths),
+	}
+	if err := claim(s, s.containers, r.ID, ctr); err != nil {
+		return nil, err
+	}
+	defer close(ctr.ready)
+	if err := s.takeOver(ctr, r, files); err != nil {
+		drop(s, s.containers, r.ID)
+		return nil, err
+	}
+	slog.Info("container adopted", "container", ctr.id, "pid", ctr.pid, "status", rec.Status)
+	return nil, nil
+}
+
+func (s *Server) lastRecord(r shimapi.AdoptRequest) (rec shimapi.Record, err error) {
+	err = atomicfile.Read(filepath.Join(r.Dir, recordName), &rec)
+	if err == nil && (rec.ID != r.ID || rec.BootID != s.bootID) {
+		err = fmt.Errorf("its record is of %q in boot %s", rec.ID, rec.BootID)
+	}
+	if err != nil {
+		return rec, fault(shimapi.KindNotFound, "adopt %s: %w", r.ID, err)
+	}
+	return rec, nil
+}
+
+func (s *Server) adoptPod(r shimapi.AdoptRequest, rec shimapi.Record) error {
+	if rec.Status == shimapi.StatusStopped {
+		return fault(shimapi.KindNotFound, "the pause of pod %s has ended", r.ID)
+	}
+	o, err := newOrphan(rec, nil)
+	if err != nil {
+		return err
+	}
+	p := &pod{
+		id: r.ID, dir: r.Dir, netns: r.NetNSPath, ready: make(chan struct{}), done: make(chan struct{}), orphan: o, record: rec,
+	}
+	if err := claim(s, s.pods, r.ID, p); err != nil {
+		o.close()
+		return err
+	}
+	s.hub.publish("started", rec)
+	close(p.ready)
+	go func() { // ends with the pause
+		if err := awaitPidfd(o.pidfd); err != nil {
+			slog.Error("adopted pause not watched", "pod", p.id, "error", err)
+		}
+		s.podEnded(p, shimapi.ExitStatus{Code: unknownCode, FinishedAt: time.Now()})
+		o.close()
+	}()
+	return nil
+}
+
+// takeOver makes a container ours; it removes from files what it keeps.
+func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[string]*os.File) error {
+	lc, err := libcontainer.Load(filepath.Join(s.config.Dir, "state"), ctr.id)
+	if err != nil {
+		return fault(shimapi.KindNotFound, "state of container %s: %w", ctr.id, err)
+	}
+	if ctr.record.Status == shimapi.StatusStopped {
+		ctr.lc, ctr.io = lc, &stdio{}
+		s.hub.publish("exited", ctr.record)
+		close(ctr.done)
+		return nil
+	}
+	if err := holdsStreams(r.Terminal, files); err != nil {
+		return err
+	}
+	if ctr.orphan, err = newOrphan(ctr.record, files[shimapi.FilePidfd]); err != nil {
+		return err
+	}
+	delete(files, shimapi.FilePidfd)
+	if r.Exit != nil {
+		ctr.orphan.tell(*r.Exit)
+	}
+	if ctr.io, err = inheritStdio(r.LogPath, r.Terminal, files); err != nil {
+		ctr.orphan.close()
+		return err
+	}
+	ctr.lc = lc
+	s.resume(ctr)
+	return nil
+}
+
+// resume brings the record in line with what happened unseen, and watches.
+func (s *Server) resume(ctr *container) {
+	_, err := os.Lstat(filepath.Join(s.config.Dir, "state", ctr.id, "exec.fifo"))
+	started := ctr.record.Status == shimapi.StatusCreated && errors.Is(err, fs.ErrNotExist)
+	stopOOM := s.watchOOM(ctr)
+	kind := kindOf(ctr.record)
+	s.change(ctr, kind, func(rec *shimapi.Record) {
+		if started { // the fifo goes when it was opened
+			rec.Status, rec.StartedAt = shimapi.StatusRunning, time.Now()
+		}
+	})
+	s.countOOMs(ctr)
+	go s.supervise(ctr, stopOOM)
+	go ctr.endLostSessions()
+}
+
+// endLostSessions kills the execs of the dead shim: nobody can be told of their
+// ends any more, and their clients have gone with their connections.
+func (ctr *container) endLostSessions() {
+	parent := ctr.groups.dir()
+	if parent == "" {
+		return
+	}
+	dirs, _ := filepath.Glob(filepath.Join(parent, sessionPrefix+"*")) // no error with this pattern
+	for _, dir := range dirs {
+		if ctr.hasSession(strings.TrimPrefix(filepath.Base(dir), sessionPrefix)) {
+			continue
+		}
+		if err := empty(dir); err != nil {
+			slog.Error("exec of a dead shim left processes", "container", ctr.id, "error", err)
+		}
+		(&subgroup{parent: parent, dir: dir}).remove()
+	}
+}
+
+func (ctr *container) hasSession(id string) bool {
+	ctr.mu.Lock()
+	defer ctr.mu.Unlock()
+	return ctr.sessions[id] != nil
+}
+
+// holdsStreams refuses to adopt a container whose output nobody could read.
+func holdsStreams(terminal bool, files map[string]*os.File) error {
+	needed := []string{shimapi.FileStdout, shimapi.FileStderr}
+	if terminal {
+		needed = []string{shimapi.FileConsole}
+	}
+	for _, name := range needed {
+		if files[name] == nil {
+			return fault(shimapi.KindInvalid, "the container's %s is lost", name)
+		}
+	}
+	return nil
+}
+
+// tellExit takes what the daemon learned by reaping an adopted container.
+func (s *Server) tellExit(r shimapi.TellExitRequest) (any, error) {
+	ctr, err := s.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if ctr.orphan != nil {
+		ctr.orphan.tell(r.Exit)
+	}
+	return nil, nil
+}
+
+// deleteRest removes what is left of a container whose creation a dead shim did
+// not finish.
+func (s *Server) deleteRest(id string) error {
+	state := filepath.Join(s.config.Dir, "state")
+	if !isSessionName(id) {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(state, id)); err != nil {
+		return nil //nolint:nilerr // nothing is left
+	}
+	lc, err := libcontainer.Load(state, id)
+	if err != nil {
+		slog.Warn("remains of a container", "container", id, "error", err)
+		return os.RemoveAll(filepath.Join(state, id))
+	}
+	was, err := lc.State()
+	if err != nil {
+		return err
+	}
+	return errors.Join(empty(group(was.CgroupPaths).dir()), lc.Destroy())
+}

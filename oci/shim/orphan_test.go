@@ -1,0 +1,115 @@
+package shim
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
+)
+
+// TestOrphanEnds has another reap the process, late: the kernel tells then.
+func TestOrphanEnds(t *testing.T) {
+	probe := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	for script, want := range map[string]shimapi.ExitStatus{
+		"exit 42":    {Code: 42},
+		"kill -9 $$": {Code: 137, Signal: 9},
+	} {
+		cmd := exec.Command("/bin/sh", "-c", "read x; "+script)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pidfd, err := openPidfd(cmd.Process.Pid)
+		if err != nil {
+			t.Skip(err)
+		}
+		if err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &probe); err != nil {
+			t.Log("this kernel tells no exit:", err)
+			want = shimapi.ExitStatus{Code: unknownCode}
+		}
+		o, err := newOrphan(shimapi.Record{}, pidfd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = in.Close()
+		time.AfterFunc(300*time.Millisecond, func() { _ = cmd.Wait() }) // a lazy PID 1
+		began := time.Now()
+		got, known := o.await()
+		if took := time.Since(began); got.Code != want.Code || got.Signal != want.Signal || known != (want.Code != unknownCode) || known && took > 2*time.Second {
+			t.Errorf("%s: %+v, %v after %v", script, got, known, took)
+		}
+		if err := o.signal(unix.SIGTERM); !isGone(err) {
+			t.Errorf("signal after the end: %v", err)
+		}
+		o.close()
+	}
+}
+
+// TestOrphanIsTold: who reaped it says so, whatever the kernel can tell.
+func TestOrphanIsTold(t *testing.T) {
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Wait() }()
+	o, err := newOrphan(recordOf(t, cmd.Process.Pid), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.close()
+	o.tell(shimapi.ExitStatus{Code: 5})
+	o.tell(shimapi.ExitStatus{Code: 6})
+	if got, known := o.await(); !known || got.Code != 5 {
+		t.Errorf("%+v, %v", got, known)
+	}
+}
+
+func recordOf(t *testing.T, pid int) shimapi.Record {
+	t.Helper()
+	started, err := startTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shimapi.Record{PID: pid, StartTime: started}
+}
+
+func TestOrphanIsNoStranger(t *testing.T) {
+	rec := recordOf(t, os.Getpid())
+	rec.StartTime++
+	if _, err := newOrphan(rec, nil); err == nil {
+		t.Error("a process with another start time was adopted")
+	}
+}
+
+func TestMendLog(t *testing.T) {
+	const whole = stamp + " stdout F one\n"
+	for name, c := range map[string]struct{ has, want string }{
+		"empty":     {"", ""},
+		"whole":     {whole, whole},
+		"torn":      {whole + stamp + " std", whole},
+		"torn data": {whole + stamp + " stdout F tw", whole},
+		"all torn":  {stamp, ""},
+	} {
+		path := filepath.Join(t.TempDir(), "0.log")
+		if err := os.WriteFile(path, []byte(c.has), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := mendLog(path); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != c.want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if err := mendLog(filepath.Join(t.TempDir(), "none")); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,142 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/node"
+)
+
+// shim is the process of the only shim there is.
+func (s *suite) shim(t *testing.T) int {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(s.State, "shims", "*", "shim.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("shims %q, %v", files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var identity struct{ PID int }
+	if err := json.Unmarshal(data, &identity); err != nil {
+		t.Fatal(err)
+	}
+	return identity.PID
+}
+
+// grows waits until the container's log gets longer.
+func (c *ctr) grows(t *testing.T) {
+	t.Helper()
+	path := c.logFile()
+	size := func() int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	before := size()
+	for deadline := time.Now().Add(patience); size() <= before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the log does not grow")
+		}
+	}
+}
+
+// The shim is killed while 20 pods run: another takes over and they never notice.
+// With a daemon that did not start the shim it is the same.
+func TestKilledShimHasAnHeir(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarted=%v", restarted), func(t *testing.T) { killShim(t, restarted) })
+	}
+}
+
+func killShim(t *testing.T, restarted bool) {
+	s := own(t, node.Options{})
+	const count = 20
+	pods := make([]*pod, count)
+	counters := make([]*ctr, count)
+	for i := range pods {
+		pods[i] = s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = fmt.Sprintf("pod-%d", i) })
+		counters[i] = pods[i].start("counter", "trap 'exit 7' TERM; i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done")
+	}
+	ends := pods[0].start("ends", "trap 'echo last words; exit 3' TERM; echo ready; while :; do usleep 5000; done")
+	for output(readLog(t, ends.logFile()), "stdout") != "ready\n" {
+		time.Sleep(time.Millisecond)
+	}
+	if restarted {
+		if err := s.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.resubscribe(t)
+		time.Sleep(200 * time.Millisecond) // it has borrowed what there is; nobody tells
+	}
+	pid, endsPID := counters[0].hostPID(), ends.hostPID()
+	dead := s.shim(t)
+	// What ends while the shim can't look ends in the gap.
+	for _, sig := range []struct {
+		pid int
+		sig syscall.Signal
+	}{{dead, syscall.SIGSTOP}, {endsPID, syscall.SIGTERM}} {
+		if err := syscall.Kill(sig.pid, sig.sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // until it is a zombie
+	if err := syscall.Kill(dead, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for i, c := range counters {
+		c.grows(t)
+		if i == 0 {
+			t.Logf("the first log grew after %v", time.Since(began))
+		}
+	}
+	t.Logf("all logs grew after %v", time.Since(began))
+	for i, p := range pods {
+		if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
+			t.Errorf("pod %d: %v", i, st.GetState())
+		}
+		if got := counters[i].exec("echo $$-works"); !strings.HasSuffix(got, "-works\n") {
+			t.Errorf("exec in container %d: %q", i, got)
+		}
+	}
+	if now := counters[0].hostPID(); now != pid {
+		t.Errorf("process %d became %d", pid, now)
+	}
+	if st := ends.ended(); st.GetExitCode() != 3 || st.GetReason() != "Error" {
+		t.Errorf("what ended meanwhile: %v %d %s", st.GetState(), st.GetExitCode(), st.GetReason())
+	}
+	if got := output(readLog(t, ends.logFile()), "stdout"); got != "ready\nlast words\n" {
+		t.Errorf("its log: %q", got)
+	}
+	noGaps(t, counters)
+	if now := s.shim(t); now == dead {
+		t.Error("no other shim")
+	}
+	counters[1].stop(10 * time.Second)
+	if st := counters[1].ended(); st.GetExitCode() != 7 {
+		t.Errorf("stopped after the hand-over: %d", st.GetExitCode())
+	}
+	counters[2].stop(0)
+	if st := counters[2].ended(); st.GetExitCode() != 137 {
+		t.Errorf("killed after the hand-over: %d", st.GetExitCode())
+	}
+	if got := pods[3].start("new", "sleep 100").exec("echo new"); got != "new\n" {
+		t.Error(got)
+	}
+	s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "new" }).start("new", "sleep 100").exec("true")
+}
