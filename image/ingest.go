@@ -29,6 +29,7 @@ type ingest struct {
 	mu     sync.Mutex // guards what follows while layers are waited for
 	stages []*stage   // by layer; nil where the layer is complete
 	pinned []string   // ChainIDs of complete layers that were acquired
+	dirty  bool       // some stage is not on disk for sure
 }
 
 // run acquires all layers, side by side, and commits the image.
@@ -144,8 +145,10 @@ func (g *ingest) commit() (*Image, error) {
 	if err := g.inherit(); err != nil {
 		return nil, classify(err)
 	}
-	if err := g.store.flush(g.stages); err != nil {
-		return nil, classify(err)
+	if g.dirty {
+		if err := g.store.flush(); err != nil {
+			return nil, classify(err)
+		}
 	}
 	s := g.store
 	s.commit.Lock()
@@ -182,6 +185,7 @@ func (g *ingest) inherit() error {
 		path := s.layerPath(g.found.layers[i].ChainID)
 		if st != nil {
 			path = s.stagePath(st)
+			g.dirty = g.dirty || !st.renamed // one that has its name was flushed before
 			if !st.inherited {
 				if err := layer.Inherit(path, st.result.Implied, below); err != nil {
 					return fmt.Errorf("layer %s: %w", st.rec.Digest, err)
@@ -195,18 +199,12 @@ func (g *ingest) inherit() error {
 }
 
 // flush writes all that was unpacked to disk: one call orders it before the record.
-func (s *Store) flush(stages []*stage) error {
-	for _, st := range stages {
-		if st == nil {
-			continue
-		}
-		d, err := os.Open(s.layerDir)
-		if err != nil {
-			return err
-		}
-		return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
+func (s *Store) flush() error {
+	d, err := os.Open(s.layerDir)
+	if err != nil {
+		return err
 	}
-	return nil
+	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
 }
 
 // rename gives the staged layers their names. The caller holds commit.

@@ -149,11 +149,21 @@ func TestClientRestart(t *testing.T) {
 // TestShimDiesForGood lets nothing be adopted: no heir can be started.
 func TestShimDiesForGood(t *testing.T) {
 	n := newShimNode(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	binary, link := n.config.Binary, filepath.Join(n.dir, "berth-shim")
+	if err := os.Symlink(binary, link); err != nil {
+		t.Fatal(err)
+	}
+	n.config.Binary = link
+	n.open()
 	pod := n.pod()
 	pause := n.podRecord(pod)
 	id := n.shim.ID()
-	binary := n.Shims.config.Binary
-	n.Shims.config.Binary = "/no/such/berth-shim"
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
 	if err := unix.Kill(n.shim.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +189,9 @@ func TestShimDiesForGood(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "pause has ended", func() bool { return !onDisk(fmt.Sprintf("/proc/%d/root", pause.PID)) })
-	n.Shims.config.Binary = binary
+	if err := os.Symlink(binary, link); err != nil {
+		t.Fatal(err)
+	}
 	n.pod() // by another shim
 	if n.shim.ID() == id {
 		t.Error("the dead shim was chosen")

@@ -8,13 +8,18 @@
 // they tell into one channel of events.
 //
 // Invariants: the package needs no cgo. A shim is alive exactly while its lock is
-// held, and every method of a dead one is [ErrShimGone]. Each record a shim holds
+// held, and every method of a dead one is [ErrShimGone]. A shim that dies while we
+// live has an heir: another process with its ID and directory, to which we hand
+// what we keep of its pods and containers (client_custody.go, at most four
+// descriptors a container); a verb that may be repeated goes on with the heir.
+// As subreaper we wait for what a dead shim leaves; a stranger is reaped by pid,
+// when no pidfd of ours refers to it, never by wait4(-1). Each record a shim holds
 // is told once on connecting and then at each change, in order; a connection
 // that fell behind is made again and starts over. New pods go only to shims of
 // this daemon's version; one of another leaves with its last pod.
 //
-// Locks: Shims.mu guards the set of shims and what each holds; never held during
-// a call. Shims.starting is held while a shim is started, so that pods that come
+// Locks: Shims.mu guards the set of shims, what each holds and what is kept of it;
+// never held during a call. Shims.starting is held while a shim is started, so that pods that come
 // together share it.
 //
 // Files on disk: S/shims/ID/{lock,log} and the directory, made here before the

@@ -19,8 +19,9 @@ import (
 )
 
 // CreateContainer makes a container whose process waits for StartContainer. On
-// error nothing is left behind.
-func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, podCfg *runtimeapi.PodSandboxConfig) (string, error) {
+// error nothing is left behind. The pod's configuration that clients repeat here
+// is not looked at: the pod is as it was made.
+func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
 	s, err := m.pod(podID)
 	if err != nil {
 		return "", err

@@ -1,5 +1,3 @@
-// Command berth-shim is the parent of pods' processes. It is started by berthd
-// (package oci), from a sealed memfd, and not by people.
 package main
 
 import (

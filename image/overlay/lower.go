@@ -24,7 +24,7 @@ func (l *lower) add(fs int, spot string) error {
 		return unix.FsconfigSetString(fs, "lowerdir+", l.path)
 	}
 	err := unix.FsconfigSetFd(fs, "lowerdir+", l.fd)
-	if !errors.Is(err, unix.EINVAL) {
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EBADF) { // which one depends on the version
 		return err
 	}
 	if err := l.attach(spot); err != nil {

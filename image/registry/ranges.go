@@ -13,8 +13,8 @@ import (
 
 // A blob that comes slowly on one connection is fetched in parts, side by side: a
 // distant registry, or one that limits each connection, gives more that way. On a
-// fast one it would only cost requests and copies (measured on the loopback: a
-// quarter less throughput), so the first bytes decide.
+// fast one it would only cost requests and copies (on the loopback 1.25 GB/s instead
+// of 1.73), so the first bytes decide.
 const (
 	partSize  = 2 << 20  // one request, held in memory until it is its turn
 	probeSize = 4 << 20  // read on one connection before deciding

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
@@ -253,24 +255,52 @@ func (s *Server) tellExit(r shimapi.TellExitRequest) (any, error) {
 	return nil, nil
 }
 
+// cgroupName is the file, in the directory of libcontainer's state, that tells of
+// the cgroup before there is one: libcontainer's own comes later.
+const cgroupName = "cgroup.json"
+
+func (s *Server) noteCgroup(id string, c *cgroups.Cgroup) error {
+	return atomicfile.WriteVolatile(filepath.Join(s.config.Dir, "state", id, cgroupName), c)
+}
+
 // deleteRest removes what is left of a container whose creation a dead shim did
 // not finish.
 func (s *Server) deleteRest(id string) error {
 	state := filepath.Join(s.config.Dir, "state")
+	dir := filepath.Join(state, id)
 	if !isSessionName(id) {
 		return nil
 	}
-	if _, err := os.Lstat(filepath.Join(state, id)); err != nil {
+	if _, err := os.Lstat(dir); err != nil {
 		return nil //nolint:nilerr // nothing is left
 	}
 	lc, err := libcontainer.Load(state, id)
 	if err != nil {
-		slog.Warn("remains of a container", "container", id, "error", err)
-		return os.RemoveAll(filepath.Join(state, id))
+		return errors.Join(removeNoted(filepath.Join(dir, cgroupName)), os.RemoveAll(dir))
 	}
 	was, err := lc.State()
 	if err != nil {
 		return err
 	}
 	return errors.Join(empty(group(was.CgroupPaths).dir()), lc.Destroy())
+}
+
+// removeNoted ends what is in a cgroup that was noted and removes it.
+func removeNoted(path string) error {
+	var config cgroups.Cgroup
+	err := atomicfile.Read(path, &config)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it got no further
+	}
+	if err != nil {
+		return err
+	}
+	if config.Resources == nil {
+		config.Resources = &cgroups.Resources{}
+	}
+	m, err := manager.New(&config)
+	if err != nil {
+		return err
+	}
+	return errors.Join(empty(group(m.GetPaths()).dir()), m.Destroy())
 }

@@ -129,6 +129,9 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 		ctr.io.close()
 		return err
 	}
+	if err := s.noteCgroup(r.ID, config.Cgroups); err != nil {
+		slog.Warn("cgroup of a container not noted", "container", r.ID, "error", err)
+	}
 	if err := s.launch(ctr, lc, spec.Process); err != nil {
 		ctr.io.drain()
 		ctr.io.close()

@@ -15,6 +15,12 @@
 //   - Every exec runs in a cgroup of its own below the container's, so that a
 //     timeout or a client that hangs up ends all it started.
 //   - Every change of a record goes through hub.publish, which tells it in order.
+//   - This process may die: a daemon that has seen it do so starts another in the
+//     same directory and hands over what it was lent (adopt.go): ends of pipes,
+//     masters of terminals, pidfds. What was read and not yet logged is lost, so
+//     a piece is logged before the next is read.
+//   - Of an adopted process the exit comes from who reaped it or from its pidfd
+//     (orphan.go), never from a guess; else it is 255, ContainerStatusUnknown.
 //
 // Locks: Server.mu guards the maps of pods and containers only. container.op is
 // held by start, update and delete, and while an exit is recorded; container.mu guards
@@ -22,7 +28,8 @@
 // Server.mu is never held with another. Kill, exec and attach take no op.
 //
 // Files on disk: DIR/shim.sock, DIR/shim.json (who this is), DIR/empty (root of
-// the pauses), DIR/state/CTR (libcontainer's), all gone when the shim leaves;
+// the pauses), DIR/state/CTR (libcontainer's, and cgroup.json for what is cut off
+// before that is complete), all gone when the shim leaves, not when it dies;
 // Dir/status.json of each pod and container, wherever the daemon says.
 //
 // Why not a shim per pod: a Go process with libcontainer is 5 MiB of private

@@ -133,7 +133,7 @@ type call struct {
 }
 
 func (s *Server) serve(conn *net.UnixConn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // what was answered is sent already
 	if !trusted(conn) {
 		return
 	}

@@ -8,7 +8,9 @@
 //
 // Invariants: the wire only grows, so that any daemon talks to any older shim. A
 // frame is at most [MaxFrame] bytes and [MaxFiles] files, whatever the peer says;
-// memory is taken as bytes arrive, not as they are announced.
+// memory is taken as bytes arrive, not as they are announced. Whoever is lent a
+// duplicate of a container's stdin closes it when a record says StdinClosed, else
+// the container would never see the end.
 //
 // Locks: none. Files on disk: [Record] is also the form of status.json.
 //

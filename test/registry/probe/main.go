@@ -1,6 +1,3 @@
-// Probe is a static program for test images. What it does is the name it is
-// started under: nonewprivs prints its effective user ID; pause waits for a
-// signal to end.
 package main
 
 import (
