@@ -47,5 +47,6 @@
 //     the image before its record. A pull costs one syncfs and three fsyncs.
 //   - containerd's snapshots or containers/storage: each layer would have to be
 //     mounted or locked through their stores, with their daemons' formats.
-//   - go-containerregistry for the wire: see package image/registry.
+//   - go-containerregistry's remote: see package image/registry, which uses the rest
+//     of that library.
 package image

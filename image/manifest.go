@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -14,15 +15,7 @@ import (
 	"berth/image/registry"
 )
 
-// Media types of docker's forms; those of OCI are in ocispec.
-const (
-	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerConfig   = "application/vnd.docker.container.image.v1+json"
-	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1+"
-	dockerForeign  = "application/vnd.docker.image.rootfs.foreign.diff.tar"
-	maxIndexDepth  = 3
-)
+const maxIndexDepth = 3
 
 // source is where an image comes from: a registry or an archive.
 type source interface {
@@ -63,7 +56,7 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 			m.MediaType = e.MediaType
 		}
 		switch {
-		case e.SchemaVersion == 1 || strings.HasPrefix(m.MediaType, dockerSchema1) || e.FSLayers != nil:
+		case e.SchemaVersion == 1 || types.MediaType(m.MediaType).IsSchema1() || e.FSLayers != nil:
 			return m, ocispec.Manifest{}, fmt.Errorf("%w: it is in docker's schema 1 form, which was given up in 2017; push it again with a current tool", ErrCorrupt)
 		case e.Config != nil:
 			parsed, err := parseManifest(&m)
@@ -123,7 +116,7 @@ func (s *Store) examine(ctx context.Context, src source, root registry.Manifest)
 }
 
 func isImageConfig(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageConfig || mediaType == dockerConfig || mediaType == "" ||
+	return types.MediaType(mediaType).IsConfig() || mediaType == "" ||
 		mediaType == "application/octet-stream" // docker before 1.10
 }
 
@@ -165,7 +158,8 @@ func (f *found) imageLayers() error {
 }
 
 func isForeign(mediaType string) bool {
-	return strings.HasPrefix(mediaType, dockerForeign) || strings.Contains(mediaType, "nondistributable")
+	// types.MediaType.IsDistributable takes those with zstd for distributable.
+	return strings.Contains(mediaType, ".foreign.") || strings.Contains(mediaType, ".nondistributable.")
 }
 
 // registrySource reads from a registry.

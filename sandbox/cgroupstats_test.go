@@ -90,3 +90,19 @@ func TestDiskUsageCountsHardLinksOnce(t *testing.T) {
 		t.Errorf("usage %d of a file of 1 MiB", one)
 	}
 }
+
+func TestLayerUsageIsMeasuredAnewWhenOld(t *testing.T) {
+	dir := t.TempDir()
+	var u layerUsage
+	_, before, _ := u.measure(dir)
+	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, soon, _ := u.measure(dir); soon != before {
+		t.Errorf("measured again at once: %d, then %d bytes", before, soon)
+	}
+	u.at = u.at.Add(-layerAge)
+	if _, later, _ := u.measure(dir); later < before+1<<20 {
+		t.Errorf("an old measure was kept: %d, then %d bytes", before, later)
+	}
+}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"berth/oci"
 	"berth/oci/atomicfile"
@@ -33,12 +34,17 @@ func (m *Manager) destroyPod(ctx context.Context, s *Sandbox) error {
 // releasePod: containers → network → pause and namespaces → shared memory →
 // cgroups. s.slot is held, or nobody else knows the pod.
 func (m *Manager) releasePod(ctx context.Context, s *Sandbox) error {
+	if s.record().Intent == intentReady {
+		// Killed from here on, the daemon must not take the pod for whole because
+		// its pause process, which goes late, still runs.
+		m.intend(ctx, s, intentStopping)
+	}
 	rec := s.record()
 	var errs []error
 	for _, c := range m.containersOf(s) {
 		errs = append(errs, m.releaseContainer(ctx, c))
 	}
-	if rec.netns != "" && rec.Intent != intentStopped {
+	if rec.netns != "" && rec.Intent != intentStopped && rec.Intent != intentRemoving {
 		if err := m.opt.Network.Detach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config}); err != nil {
 			errs = append(errs, fmt.Errorf("release pod network: %w", err))
 		}
@@ -89,6 +95,9 @@ func (m *Manager) releasePause(ctx context.Context, s *Sandbox, rec *podRecord) 
 
 // erasePod: containers → shim's memory of the pod → directory, record last.
 func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
+	if s.record().Intent != intentMaking {
+		m.intend(ctx, s, intentRemoving)
+	}
 	var errs []error
 	for _, c := range m.containersOf(s) {
 		errs = append(errs, m.eraseContainer(c))
@@ -109,15 +118,20 @@ func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
 }
 
 // markStopped commits that a pod has been released.
-func (m *Manager) markStopped(s *Sandbox) error {
+func (m *Manager) markStopped(ctx context.Context, s *Sandbox) {
+	m.intend(ctx, s, intentStopped)
+	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
+}
+
+// intend commits how far a pod is on its way out. A full disk must not keep it
+// from going: without the record the next daemon begins anew, which is harmless.
+func (m *Manager) intend(ctx context.Context, s *Sandbox, i intent) {
 	rec := s.record()
-	rec.Intent = intentStopped
+	rec.Intent = i
 	if err := atomicfile.WriteVolatile(m.podFile(s.id, podRecordName), &rec); err != nil {
-		return fmt.Errorf("write pod record: %w", err)
+		klog.FromContext(ctx).Error(err, "A pod record could not be written", "pod", s.id, "intent", i)
 	}
 	s.commit(rec)
-	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
-	return nil
 }
 
 // destroyContainer is destroyPod's counterpart for one container; c.slot is
@@ -125,6 +139,15 @@ func (m *Manager) markStopped(s *Sandbox) error {
 func (m *Manager) destroyContainer(ctx context.Context, c *Container) error {
 	if err := m.releaseContainer(ctx, c); err != nil {
 		return err
+	}
+	c.mu.Lock()
+	rec := c.rec
+	c.mu.Unlock()
+	if rec.Intent != intentMaking {
+		rec.Intent = intentRemoving
+		if err := m.writeContainerRecord(c, &rec); err != nil { // see intend
+			klog.FromContext(ctx).Error(err, "Removal of a container is not recorded", "container", c.id)
+		}
 	}
 	return m.eraseContainer(c)
 }
@@ -164,29 +187,52 @@ func (m *Manager) releaseProcess(ctx context.Context, c *Container) error {
 		err = shim.Delete(ctx, c.id)
 	}
 	if errors.Is(err, oci.ErrShimGone) {
-		m.killOrphan(c)
-		return nil
+		return m.killOrphan(c)
 	}
 	if err != nil {
 		return err
 	}
 	// The exit event may still be on its way; a container never created has none.
 	m.refreshFact(c)
-	c.lose(time.Now())
+	m.lose(c)
 	return nil
 }
 
 // killOrphan ends what is left of a container whose shim is gone, by its
-// cgroup, where pids can't be mistaken for another's.
-func (m *Manager) killOrphan(c *Container) {
+// cgroup, where pids can't be mistaken for another's. The cgroup goes with it.
+func (m *Manager) killOrphan(c *Container) error {
 	c.mu.Lock()
 	paths := c.fact.CgroupPaths
 	c.mu.Unlock()
-	killCgroup(paths)
+	if err := killCgroup(paths); err != nil {
+		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
+	}
 	m.refreshFact(c)
-	c.lose(time.Now())
+	m.lose(c)
+	var errs []error
 	for _, dir := range paths {
-		_ = removeCgroupTree(dir)
+		if err := removeCgroupTree(dir); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lose records that a container's process is out of reach, unless its end is
+// known. On disk as well: the next daemon would find it lost at another time, and
+// the kubelet take it for another end.
+func (m *Manager) lose(c *Container) {
+	if !c.lose(time.Now()) {
+		return
+	}
+	c.mu.Lock()
+	rec := c.rec
+	c.mu.Unlock()
+	if rec.Intent != intentReady {
+		return
+	}
+	if err := m.writeContainerRecord(c, &rec); err != nil {
+		klog.Background().Error(err, "The loss of a container is not recorded", "container", c.id)
 	}
 }
 

@@ -12,6 +12,9 @@
 //   - Record first, destroy last: a pod's directory exists before anything is
 //     acquired for it and goes after all is released. One idempotent destroy
 //     serves a failed run, Stop and Remove, and recovery.
+//   - On its way out a pod goes ready → stopping → stopped → removing, each
+//     written down first, so that a daemon that is killed there never takes a half
+//     for a whole: the next one finishes what was begun.
 //   - Intent and fact: this package writes pod.json and container.json (what is
 //     wanted), the shim writes status.json (what happened). No file has two writers.
 //   - State is never stored: podState and containerState derive it from intent,

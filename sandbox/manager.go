@@ -96,6 +96,7 @@ type Container struct {
 	done   chan struct{} // closed when the first process has ended, or never ran
 	status statusPointer[ContainerStatus]
 	usage  usageSample
+	layer  layerUsage
 
 	mu        sync.Mutex
 	rec       containerRecord

@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -50,6 +52,24 @@ func rootOf(maps []shimapi.IDMap) uint32 {
 		}
 	}
 	return 0
+}
+
+// checkTraversable tells which directory keeps the root of a user namespace,
+// who is nobody on the host, from getting to its own root filesystem. Without it
+// the refusal would come from deep inside the container's start.
+func checkTraversable(dir string) error {
+	for ; ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return fmt.Errorf("pods with user namespaces can't pass %s: chmod o+x it, or choose another state directory: %w", dir, ErrUnsupported)
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
 }
 
 // checkSysctls refuses sysctls that would change the host: only those the

@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -59,5 +61,30 @@ func TestPingRangeFitsTheUserNamespace(t *testing.T) {
 	own := podSysctls(podWith(nil, map[string]string{"net.ipv4.ip_unprivileged_port_start": "80"}))
 	if own["net.ipv4.ip_unprivileged_port_start"] != "80" {
 		t.Error("the pod's own sysctl does not win over the default")
+	}
+}
+
+func TestCheckTraversableNamesTheDirectory(t *testing.T) {
+	base := t.TempDir()
+	closed := filepath.Join(base, "closed")
+	state := filepath.Join(closed, "state")
+	if err := os.MkdirAll(state, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for dir := base; dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm()&1 == 0 {
+			if err := os.Chmod(dir, 0o711); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := checkTraversable(state); err != nil {
+		t.Errorf("open all the way: %v", err)
+	}
+	if err := os.Chmod(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkTraversable(state); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), closed+":") {
+		t.Errorf("got %v, want ErrUnsupported that names %s", err, closed)
 	}
 }

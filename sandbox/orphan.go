@@ -63,7 +63,7 @@ const killPatience = 10 * time.Second
 // killCgroup kills every process of a cgroup and of those below it, and waits for
 // their end: what comes after unmounts their files and removes the cgroup. The
 // caller has no shim to ask, and no pid it could trust.
-func killCgroup(paths map[string]string) {
+func killCgroup(paths map[string]string) error {
 	dir := paths[""]
 	for _, p := range paths { // without v2 each hierarchy lists the same processes
 		if dir == "" {
@@ -71,19 +71,20 @@ func killCgroup(paths map[string]string) {
 		}
 	}
 	if dir == "" {
-		return
+		return nil
 	}
 	deadline := time.Now().Add(killPatience)
 	for time.Now().Before(deadline) {
 		pids := cgroupPIDs(dir)
 		if len(pids) == 0 {
-			return
+			return nil
 		}
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // v2, Linux 5.14; below does without
 		for _, pid := range pids {
 			killMember(dir, pid, deadline)
 		}
 	}
+	return fmt.Errorf("processes %v of cgroup %s did not end within %v of SIGKILL, see /proc/PID/stack: %w", cgroupPIDs(dir), dir, killPatience, ErrTimeout)
 }
 
 // killMember kills a process if it is in the cgroup still once it is held by a

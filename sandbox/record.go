@@ -17,10 +17,16 @@ const recordVersion = 1
 type intent string
 
 const (
-	intentMaking  intent = "making"  // a daemon that finds this after a crash destroys it
-	intentReady   intent = "ready"   // made whole; facts tell the rest
-	intentStopped intent = "stopped" // pods: released, only the record and the layers are left
+	intentMaking   intent = "making"   // a daemon that finds this after a crash destroys it
+	intentReady    intent = "ready"    // made whole; facts tell the rest
+	intentStopping intent = "stopping" // pods: being released; a daemon that finds this finishes it
+	intentStopped  intent = "stopped"  // pods: released, only the record and the layers are left
+	intentRemoving intent = "removing" // released and being erased; a daemon that finds this finishes it
 )
+
+// doomed is what a daemon finds of a call that was cut short and destroys: what
+// is left may lack any part.
+func (i intent) doomed() bool { return i == intentMaking || i == intentRemoving }
 
 // podRecord is pod.json.
 type podRecord struct {
@@ -43,19 +49,22 @@ type podRecord struct {
 
 // containerRecord is container.json.
 type containerRecord struct {
-	Version    int             `json:"version"`
-	ID         string          `json:"id"`
-	PodID      string          `json:"pod_id"`
-	Intent     intent          `json:"intent"`
-	Config     configJSON      `json:"config"`
-	ImageID    string          `json:"image_id"`
-	Layers     []string        `json:"layers"`
-	Volumes    []imageVolume   `json:"volumes,omitempty"`
-	LogPath    string          `json:"log_path,omitempty"`
-	StopSignal int             `json:"stop_signal"`
-	CreatedAt  time.Time       `json:"created_at"`
-	BootID     string          `json:"boot_id"`
-	Spec       json.RawMessage `json:"spec,omitempty"`
+	Version    int           `json:"version"`
+	ID         string        `json:"id"`
+	PodID      string        `json:"pod_id"`
+	Intent     intent        `json:"intent"`
+	Config     configJSON    `json:"config"`
+	ImageID    string        `json:"image_id"`
+	Layers     []string      `json:"layers"`
+	Volumes    []imageVolume `json:"volumes,omitempty"`
+	LogPath    string        `json:"log_path,omitempty"`
+	StopSignal int           `json:"stop_signal"`
+	CreatedAt  time.Time     `json:"created_at"`
+	BootID     string        `json:"boot_id"`
+	// LostAt is when the process was found gone without a recorded exit: the only
+	// fact that nobody else can write down.
+	LostAt time.Time       `json:"lost_at,omitzero"`
+	Spec   json.RawMessage `json:"spec,omitempty"`
 
 	config    *runtimeapi.ContainerConfig
 	described *specFacts // read from Spec once; nil: not yet

@@ -60,25 +60,26 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	// A container that can't be recovered must not keep its pod from being settled.
 	err = m.recoverContainers(ctx, s)
 	switch {
-	case rec.Intent == intentMaking:
+	case rec.Intent.doomed():
 		return errors.Join(err, m.destroyPod(ctx, s))
 	case rec.Intent == intentStopped:
 		s.end()
-	case rec.BootID != m.bootID || !m.pauseLives(&rec):
+	case rec.Intent == intentStopping || rec.BootID != m.bootID || !m.pauseLives(&rec):
 		return errors.Join(err, m.retire(ctx, s))
 	}
 	return err
 }
 
-// retire releases a pod whose pause process is gone; it stays, not ready, until
-// it is removed.
+// retire releases a pod that was being stopped or whose pause process is gone; it
+// stays, not ready, until it is removed.
 func (m *Manager) retire(ctx context.Context, s *Sandbox) error {
 	s.end()
 	s.beginStop()
 	if err := m.releasePod(ctx, s); err != nil {
 		return err
 	}
-	return m.markStopped(s)
+	m.markStopped(ctx, s)
+	return nil
 }
 
 func (m *Manager) pauseLives(rec *podRecord) bool {
@@ -137,8 +138,11 @@ func (m *Manager) recoverContainer(ctx context.Context, s *Sandbox, id string) e
 	m.refreshFact(c)
 	c.commit(rec)
 	c.tellFromNow(m.events.publish)
-	if rec.Intent == intentMaking {
+	if rec.Intent.doomed() {
 		return m.destroyContainer(ctx, c)
+	}
+	if !rec.LostAt.IsZero() {
+		c.lose(rec.LostAt)
 	}
 	if err := m.opt.Images.Hold(id, rec.held()); err != nil {
 		return fmt.Errorf("hold the layers of container %s: %w", id, err)
@@ -147,7 +151,7 @@ func (m *Manager) recoverContainer(ctx context.Context, s *Sandbox, id string) e
 		return nil
 	}
 	if _, err := m.shimOf(s); err != nil || rec.BootID != m.bootID {
-		m.killOrphan(c)
+		return m.killOrphan(c)
 	}
 	return nil
 }
@@ -253,8 +257,12 @@ func (m *Manager) disown(ctx context.Context, ev oci.ShimEvent) error {
 	if err != nil && !errors.Is(err, oci.ErrShimGone) {
 		return err
 	}
+	pod := cmp.Or(ev.Record.Pod, ev.Record.ID)
+	if m.knows("pods", pod) {
+		return nil // a container of it was removed since the shim told of it
+	}
 	// The last of a pod to go leaves the cgroup empty that was made for it alone.
-	_ = removeCgroup(m.opt.Host, m.cgroupParent(&podRecord{ID: cmp.Or(ev.Record.Pod, ev.Record.ID)}))
+	_ = removeCgroup(m.opt.Host, m.cgroupParent(&podRecord{ID: pod}))
 	return nil
 }
 
@@ -288,9 +296,17 @@ func (m *Manager) shimLost(ctx context.Context, r shimapi.Record) {
 	switch {
 	case c != nil:
 		klog.FromContext(ctx).Error(nil, "A container could not be taken over from a dead shim; it is ended", "container", c.id, "pod", c.pod.id)
-		m.killOrphan(c)
+		m.endOrphan(ctx, c)
 	case s != nil:
 		m.endPause(ctx, s)
+	}
+}
+
+// endOrphan is killOrphan where nobody waits for the error; stop and removal try
+// again.
+func (m *Manager) endOrphan(ctx context.Context, c *Container) {
+	if err := m.killOrphan(c); err != nil {
+		klog.FromContext(ctx).Error(err, "A container without its shim is not wholly gone", "container", c.id, "pod", c.pod.id)
 	}
 }
 
@@ -319,7 +335,7 @@ func (m *Manager) shimGone(ctx context.Context, ev oci.ShimEvent) {
 	for _, s := range lost {
 		klog.FromContext(ctx).Error(nil, "The shim of a pod sandbox is gone; its containers are ended", "pod", s.id, "shim", ev.ShimID, "reason", ev.Record.Message)
 		for _, c := range m.containersOf(s) {
-			m.killOrphan(c)
+			m.endOrphan(ctx, c)
 		}
 		m.endPause(ctx, s)
 	}

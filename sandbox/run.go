@@ -67,8 +67,11 @@ func (m *Manager) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler strin
 	}
 	if !hostNetwork(cfg) {
 		if err := m.opt.Network.Ready(); err != nil {
-			return fmt.Errorf("pod network is not ready: %w: %w", err, ErrNotReady)
+			return fmt.Errorf("%w: %w", err, ErrNotReady)
 		}
+	}
+	if uids, _ := userMaps(cfg); len(uids) > 0 {
+		return checkTraversable(m.opt.State)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func (c *Container) lose(at time.Time) bool {
 	if c.fact.lost || c.fact.Status == shimapi.StatusStopped {
 		return false
 	}
-	c.fact.lost, c.fact.lostAt = true, at
+	c.fact.lost, c.fact.lostAt, c.rec.LostAt = true, at, at
 	c.publishLocked()
 	return true
 }

@@ -87,14 +87,13 @@ func (m *Manager) signal(ctx context.Context, c *Container, sig int, all bool) e
 func (m *Manager) kill(ctx context.Context, c *Container) error {
 	err := m.signal(ctx, c, int(unix.SIGKILL), true)
 	if errors.Is(err, oci.ErrShimGone) {
-		m.killOrphan(c)
-		return nil
+		return m.killOrphan(c)
 	}
 	if isKind(err, shimapi.KindNotFound) {
 		// A shim forgets what it was told to delete; its word on the end may not
 		// have reached the disk.
 		m.refreshFact(c)
-		c.lose(time.Now())
+		m.lose(c)
 		return nil
 	}
 	if err != nil {
@@ -154,7 +153,8 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 	if err := m.releasePod(ctx, s); err != nil {
 		return fmt.Errorf("stop pod sandbox %s: %w", s.id, err)
 	}
-	return m.markStopped(s)
+	m.markStopped(ctx, s)
+	return nil
 }
 
 // stopContainersOf kills a pod's containers side by side. Half-made ones are left

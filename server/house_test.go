@@ -40,6 +40,7 @@ var local = map[string][]string{
 var foreign = map[string][]string{
 	"github.com/opencontainers/runc":            {"oci/shim", "cmd/berth-shim"},
 	"github.com/google/go-containerregistry":    {"image", "test"},
+	"github.com/docker":                         {"image"},
 	"github.com/containernetworking/cni":        {"cni", "test"},
 	"google.golang.org/grpc":                    {"cri", "server", "test", "hack"},
 	"github.com/BurntSushi/toml":                {"server/config", "image", "test"},

@@ -93,8 +93,16 @@ func (n *node) lock(context.Context) error {
 }
 
 func (n *node) openImages(context.Context) error {
+	var trust *image.TrustPolicy
+	if n.cfg.TrustPolicy != "" {
+		// Without the policy that was asked for nothing may be trusted.
+		var err error
+		if trust, err = image.LoadTrustPolicy(n.cfg.TrustPolicy); err != nil {
+			return fmt.Errorf("trust_policy: %w", err)
+		}
+	}
 	store, err := image.Open(image.Options{
-		Root: n.cfg.Root, CertsDirs: n.cfg.CertsDir,
+		Root: n.cfg.Root, CertsDirs: n.cfg.CertsDir, Trust: trust,
 		MaxParallel: n.cfg.MaxParallelDownloads, PinnedImages: n.cfg.PinnedImages,
 	})
 	if err != nil {
@@ -141,6 +149,7 @@ func (n *node) lookAtHost(ctx context.Context) error {
 		klog.FromContext(ctx).Error(err, "AppArmor's default profile can't be loaded; containers run without it")
 	}
 	n.host = host
+	sayLimits(ctx, host)
 	return nil
 }
 
@@ -266,5 +275,30 @@ func (n *node) recover(ctx context.Context) error {
 	if err := n.images.Sweep(ctx); err != nil {
 		log.Error(err, "Not all unused layers could be removed")
 	}
+	n.seed(ctx)
 	return nil
+}
+
+// seed begins to load what seed_dir holds. It may be gigabytes, so nothing waits for
+// it; a pod whose image is not loaded yet is tried again by the kubelet.
+func (n *node) seed(ctx context.Context) {
+	if n.cfg.SeedDir == "" {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	n.opened("seeds", func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+	log := klog.FromContext(ctx)
+	go func() {
+		defer close(done)
+		images, err := n.images.Seed(ctx, n.cfg.SeedDir)
+		if err != nil && ctx.Err() == nil {
+			log.Error(err, "Not all images could be loaded", "seedDir", n.cfg.SeedDir)
+		}
+		log.Info("Images are seeded", "seedDir", n.cfg.SeedDir, "images", len(images))
+	}()
 }

@@ -1,18 +1,27 @@
 package registry
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
+
+	helpers "github.com/docker/docker-credential-helpers/client"
+	"github.com/docker/docker-credential-helpers/credentials"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // Credentials are what a client gives with a pull; the fields are those of the
@@ -28,21 +37,23 @@ type Credentials struct {
 // tokenFloor is how long a token is taken to live when the server does not say.
 const tokenFloor = 60 * time.Second
 
+// helperTimeout is how long a credential helper may take; some ask the network.
+const helperTimeout = 30 * time.Second
+
 // normalized fills username and password from Auth, and the identity token from
 // the user name that stands for one.
 func (c Credentials) normalized() (Credentials, error) {
 	if c.Auth != "" && c.Username == "" {
-		raw, err := base64.StdEncoding.DecodeString(strings.TrimRight(c.Auth, "\x00"))
+		// Docker's own configuration holds the same field.
+		raw, err := json.Marshal(map[string]string{"auth": strings.TrimRight(c.Auth, "\x00")})
 		if err != nil {
-			if raw, err = base64.RawStdEncoding.DecodeString(c.Auth); err != nil {
-				return c, fmt.Errorf("%w: the auth field is not base64", ErrUnauthorized)
-			}
+			return c, err
 		}
-		user, pass, ok := strings.Cut(strings.TrimRight(string(raw), "\x00"), ":")
-		if !ok {
-			return c, fmt.Errorf("%w: the auth field does not hold USERNAME:PASSWORD", ErrUnauthorized)
+		var cfg authn.AuthConfig
+		if err := json.Unmarshal(raw, &cfg); err != nil {
+			return c, fmt.Errorf("%w: the auth field is not base64 of USERNAME:PASSWORD", ErrUnauthorized)
 		}
-		c.Username, c.Password = user, pass
+		c.Username, c.Password = cfg.Username, strings.TrimRight(cfg.Password, "\x00")
 	}
 	if c.Username == "<token>" {
 		c.IdentityToken, c.Username, c.Password = c.Password, "", ""
@@ -91,26 +102,31 @@ func belongs(c Credentials, h *host, registry string) bool {
 	return addr == h.base.Host || (h.upstream && addr == registry)
 }
 
-// askHelper runs docker-credential-NAME, which prints what it has for the host.
-func askHelper(ctx context.Context, name, registry string) (Credentials, error) {
-	if strings.ContainsAny(name, "/ ") {
-		return Credentials{}, fmt.Errorf("%w: credential helper %q must be a bare name: NAME of docker-credential-NAME", ErrUnauthorized, name)
+// askHelper has docker-credential-NAME give what it keeps for the host; a helper that
+// keeps nothing for it is no error.
+func askHelper(ctx context.Context, helperName, registry string) (Credentials, error) {
+	if strings.ContainsAny(helperName, "/ ") {
+		return Credentials{}, fmt.Errorf("%w: credential helper %q must be a bare name: NAME of docker-credential-NAME", ErrUnauthorized, helperName)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "docker-credential-"+name, "get")
-	cmd.Stdin = strings.NewReader(registry)
-	var out, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	if err := cmd.Run(); err != nil {
-		return Credentials{}, fmt.Errorf("%w: credential helper docker-credential-%s: %w: %.200s", ErrUnauthorized, name, err, stderr.String())
+	got, err := helpers.Get(func(args ...string) helpers.Program {
+		return helper{exec.CommandContext(ctx, "docker-credential-"+helperName, args...)}
+	}, registry)
+	if credentials.IsErrCredentialsNotFound(err) {
+		return Credentials{}, nil
 	}
-	var got struct{ Username, Secret string }
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
-		return Credentials{}, fmt.Errorf("%w: credential helper docker-credential-%s printed no JSON", ErrUnauthorized, name)
+	if err != nil {
+		return Credentials{}, fmt.Errorf("%w: credential helper docker-credential-%s: %.300w", ErrUnauthorized, helperName, err)
 	}
 	return Credentials{Username: got.Username, Password: got.Secret}.normalized()
 }
+
+// helper is a run of a credential helper, which has an end in time.
+type helper struct{ *exec.Cmd }
+
+// Input implements [helpers.Program].
+func (h helper) Input(r io.Reader) { h.Stdin = r }
 
 // token is a bearer token and when to ask for another.
 type token struct {
@@ -120,51 +136,86 @@ type token struct {
 
 // authorize answers a 401: it gives the Authorization header to come back with.
 func (e *endpoint) authorize(ctx context.Context, resp *http.Response, refused string) (string, error) {
-	challenges := parseChallenges(resp.Header.Values("WWW-Authenticate"))
-	detail := newStatusError(resp).Error()
-	if p, ok := challenges["bearer"]; ok && e.creds.RegistryToken == "" {
-		tok, err := e.bearer(ctx, p, refused)
+	detail := newStatusError(resp, e.client.opts.Timeout).Error()
+	switch c := challenge(ctx, resp); {
+	case c.Scheme == "bearer" && e.creds.RegistryToken == "":
+		tok, err := e.bearer(ctx, c, refused)
 		if err != nil {
 			return "", err
 		}
 		return "Bearer " + tok, nil
-	}
-	if _, ok := challenges["basic"]; ok && e.creds.Username != "" {
-		if value := basicAuth(e.creds); value != refused {
+	case c.Scheme == "basic" && e.creds.Username != "":
+		if value := "Basic " + e.creds.basic(); value != refused {
 			return value, nil
 		}
 	}
-	switch {
-	case e.creds.empty():
+	if e.creds.empty() {
 		return "", fmt.Errorf("%w: %s; no credentials for this host were given", ErrUnauthorized, detail)
-	default:
-		return "", fmt.Errorf("%w: %s; the credentials given are wrong or do not suffice", ErrUnauthorized, detail)
 	}
+	return "", fmt.Errorf("%w: %s; the credentials given are wrong or do not suffice", ErrUnauthorized, detail)
 }
 
-func basicAuth(c Credentials) string {
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+c.Password))
+// challenge has the library read what the registry wants, bearer tokens before
+// passwords. The library would ask for it itself, at /v2/; it is shown the answer
+// that came to the request for the image.
+func challenge(ctx context.Context, resp *http.Response) *transport.Challenge {
+	headers := slices.Clone(resp.Header.Values("WWW-Authenticate"))
+	isBearer := func(h string) bool { return len(h) > 6 && strings.EqualFold(h[:6], "bearer") }
+	slices.SortStableFunc(headers, func(a, b string) int {
+		switch {
+		case isBearer(a) == isBearer(b):
+			return 0
+		case isBearer(a):
+			return -1
+		}
+		return 1
+	})
+	answered := roundTripper(func(req *http.Request) (*http.Response, error) {
+		return &http.Response{
+			StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": headers},
+			Body: http.NoBody, Request: req,
+		}, nil
+	})
+	c, err := transport.Ping(ctx, name.Registry{}, answered)
+	if err != nil { // the context's end
+		return &transport.Challenge{}
+	}
+	c.Insecure = resp.Request.URL.Scheme == "http"
+	return c
+}
+
+// roundTripper is a function as [http.RoundTripper].
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements [http.RoundTripper].
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// basic is user name and password as HTTP's basic scheme wants them.
+func (c Credentials) basic() string {
+	return base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))
+}
+
+// forTokens are the credentials as the library takes them to a token server.
+func (c Credentials) forTokens() authn.Authenticator {
+	switch {
+	case c.IdentityToken != "": // Auth is for a server that has no OAuth2
+		return authn.FromConfig(authn.AuthConfig{IdentityToken: c.IdentityToken, Auth: Credentials{Username: "<token>", Password: c.IdentityToken}.basic()})
+	case c.Username != "":
+		return authn.FromConfig(authn.AuthConfig{Auth: c.basic()})
+	}
+	return authn.Anonymous
 }
 
 // bearer gets a token for the challenge, from the cache unless it is the refused one.
-func (e *endpoint) bearer(ctx context.Context, p map[string]string, refused string) (string, error) {
+func (e *endpoint) bearer(ctx context.Context, c *transport.Challenge, refused string) (string, error) {
 	if tok, ok := e.client.cachedToken(e.tokenKey()); ok && "Bearer "+tok != refused {
 		return tok, nil
 	}
-	realm, err := url.Parse(p["realm"])
-	if err != nil || realm.Host == "" || (realm.Scheme != "https" && (realm.Scheme != "http" || e.url("").Scheme != "http")) {
-		return "", fmt.Errorf("%w: the registry names %.200q as its token server; an https URL is needed", ErrUnauthorized, p["realm"])
-	}
-	form := url.Values{}
-	if p["service"] != "" {
-		form.Set("service", p["service"])
-	}
-	scope := p["scope"]
+	scope := c.Parameters["scope"]
 	if scope == "" {
 		scope = "repository:" + e.repo + ":pull"
 	}
-	form.Set("scope", scope)
-	tok, err := e.requestToken(ctx, realm, form)
+	tok, err := e.requestToken(ctx, c, scope)
 	if err != nil {
 		return "", err
 	}
@@ -175,130 +226,72 @@ func (e *endpoint) bearer(ctx context.Context, p map[string]string, refused stri
 	return tok.value, nil
 }
 
-// requestToken asks by OAuth2 with an identity token, else, and where the server
-// knows no OAuth2, by the docker token protocol.
-func (e *endpoint) requestToken(ctx context.Context, realm *url.URL, form url.Values) (token, error) {
-	if e.creds.IdentityToken != "" {
-		oauth := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {e.creds.IdentityToken}, "client_id": {"berth"}}
-		for k, v := range form {
-			oauth[k] = v
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, realm.String(), strings.NewReader(oauth.Encode()))
-		if err != nil {
-			return token{}, err
-		}
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		tok, status, err := e.sendTokenRequest(req)
-		if status != http.StatusNotFound && status != http.StatusMethodNotAllowed {
-			return tok, err
-		}
+// requestToken has the library do the exchange: by OAuth2 with an identity token,
+// else, and where the server knows no OAuth2, by docker's token protocol.
+func (e *endpoint) requestToken(ctx context.Context, c *transport.Challenge, scope string) (token, error) {
+	realm, err := url.Parse(c.Parameters["realm"])
+	if err != nil || realm.Host == "" {
+		return token{}, fmt.Errorf("%w: the registry names %.200q as its token server; an https URL is needed", ErrUnauthorized, c.Parameters["realm"])
 	}
-	u := *realm
-	q := u.Query()
-	for k, v := range form {
-		q[k] = v
-	}
-	u.RawQuery = q.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	trusted, err := name.NewRegistry(e.tokenHost(realm))
 	if err != nil {
-		return token{}, err
+		return token{}, fmt.Errorf("%w: token server: %w", ErrUnauthorized, err)
 	}
+	got, err := transport.Exchange(ctx, trusted, e.creds.forTokens(), &tokenTransport{e, realm}, []string{scope}, c)
+	var se *statusError
+	var sent *url.Error
 	switch {
-	case e.creds.Username != "":
-		req.Header.Set("Authorization", basicAuth(e.creds))
-	case e.creds.IdentityToken != "":
-		req.Header.Set("Authorization", basicAuth(Credentials{Username: "<token>", Password: e.creds.IdentityToken}))
-	}
-	tok, _, err := e.sendTokenRequest(req)
-	return tok, err
-}
-
-func (e *endpoint) sendTokenRequest(req *http.Request) (token, int, error) {
-	req.Header.Set("User-Agent", e.client.opts.UserAgent)
-	c := http.Client{Transport: e.base, CheckRedirect: func(next *http.Request, via []*http.Request) error {
-		if next.URL.Host != via[0].URL.Host || next.URL.Scheme != via[0].URL.Scheme {
-			return fmt.Errorf("%w: the token server redirects to %s://%s, which must not see the credentials", errFinal, next.URL.Scheme, next.URL.Host)
-		}
-		if len(via) > 5 {
-			return fmt.Errorf("%w: too many redirects", errFinal)
-		}
-		return nil
-	}}
-	resp, err := c.Do(req)
-	if err != nil {
-		return token{}, 0, fmt.Errorf("token server: %w", err)
-	}
-	defer resp.Body.Close() // read to the end or not wanted
-	if resp.StatusCode != http.StatusOK {
-		se := newStatusError(resp)
-		if se.temporary() {
-			return token{}, se.status, fmt.Errorf("token server %s: %w", req.URL.Host, se)
-		}
-		return token{}, se.status, fmt.Errorf("%w: token server %s: %w", ErrUnauthorized, req.URL.Host, se)
-	}
-	var got struct {
-		Token       string  `json:"token"`
-		AccessToken string  `json:"access_token"`
-		ExpiresIn   float64 `json:"expires_in"`
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&got); err != nil {
-		return token{}, resp.StatusCode, fmt.Errorf("%w: token server %s: no JSON: %w", ErrUnauthorized, req.URL.Host, err)
-	}
-	if got.Token == "" {
-		got.Token = got.AccessToken
-	}
-	if got.Token == "" {
-		return token{}, resp.StatusCode, fmt.Errorf("%w: token server %s gave no token", ErrUnauthorized, req.URL.Host)
+	case errors.As(err, &se) && se.temporary():
+		return token{}, fmt.Errorf("token server %s: %w", realm.Host, se)
+	case se != nil:
+		return token{}, fmt.Errorf("%w: token server %s: %w", ErrUnauthorized, realm.Host, se)
+	case errors.As(err, &sent):
+		return token{}, fmt.Errorf("token server: %w", shorten(err))
+	case err != nil: // further lines would be what the server sent, a secret maybe
+		text, _, _ := strings.Cut(err.Error(), "\n")
+		return token{}, fmt.Errorf("%w: token server %s: %.300s", ErrUnauthorized, realm.Host, text)
 	}
 	life := max(time.Duration(min(got.ExpiresIn, 86400))*time.Second, tokenFloor)
-	return token{got.Token, time.Now().Add(life * 8 / 10)}, resp.StatusCode, nil
+	return token{cmp.Or(got.Token, got.AccessToken), time.Now().Add(life * 8 / 10)}, nil
 }
 
-// parseChallenges reads WWW-Authenticate headers: scheme, in lower case, to its
-// parameters.
-func parseChallenges(headers []string) map[string]map[string]string {
-	out := map[string]map[string]string{}
-	for _, h := range headers {
-		scheme, rest, _ := strings.Cut(strings.TrimSpace(h), " ")
-		out[strings.ToLower(scheme)] = parseParams(rest)
+// tokenHost is the registry in whose name the library judges the realm: it refuses
+// token servers on private addresses but the registry's own. Registries inside a
+// company have them elsewhere, so they pass as their own; the link-local addresses of
+// a cloud's metadata don't.
+func (e *endpoint) tokenHost(realm *url.URL) string {
+	if ip := net.ParseIP(realm.Hostname()); ip != nil && ip.IsLinkLocalUnicast() {
+		return e.host.base.Host
 	}
-	return out
+	return realm.Host
 }
 
-func parseParams(s string) map[string]string {
-	params := map[string]string{}
-	for {
-		s = strings.TrimLeft(s, " ,\t")
-		key, rest, ok := strings.Cut(s, "=")
-		if !ok {
-			return params
-		}
-		key = strings.ToLower(strings.TrimSpace(key))
-		var value string
-		if strings.HasPrefix(rest, `"`) {
-			value, rest = quoted(rest[1:])
-		} else {
-			value, rest, _ = strings.Cut(rest, ",")
-		}
-		params[key] = strings.TrimSpace(value)
-		s = rest
-	}
+// tokenTransport takes the library's requests to the token server, and nowhere else.
+type tokenTransport struct {
+	*endpoint
+	realm *url.URL
 }
 
-// quoted reads up to the closing quote.
-func quoted(s string) (value, rest string) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '\\':
-			if i++; i < len(s) {
-				b.WriteByte(s[i])
-			}
-		case '"':
-			return b.String(), s[i+1:]
-		default:
-			b.WriteByte(s[i])
-		}
+// RoundTrip implements [http.RoundTripper]. What is no success nor a redirect becomes
+// an error here, where its Retry-After is at hand; but for the answers of a server
+// without OAuth2, which the library goes by.
+func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Host != t.realm.Host || req.URL.Scheme != t.realm.Scheme {
+		return nil, fmt.Errorf("%w: the token server redirects to %s://%s, which must not see the credentials", errFinal, req.URL.Scheme, req.URL.Host)
 	}
-	return b.String(), ""
+	req.Header.Set("User-Agent", t.client.opts.UserAgent)
+	resp, err := t.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = watch(resp.Body, t.client.opts.Timeout)
+	noOAuth := req.Method == http.MethodPost && (resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed)
+	switch {
+	case noOAuth:
+		resp.StatusCode = http.StatusNotFound // the one of the two the library knows
+	case resp.StatusCode >= http.StatusBadRequest:
+		defer resp.Body.Close() // not wanted
+		return nil, newStatusError(resp, t.client.opts.Timeout)
+	}
+	return resp, nil
 }

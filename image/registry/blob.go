@@ -57,7 +57,7 @@ func (c *Client) external(ctx context.Context, u string) (io.ReadCloser, error) 
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close() // not wanted
-		return nil, newStatusError(resp)
+		return nil, newStatusError(resp, c.opts.Timeout)
 	}
 	return watch(resp.Body, c.opts.Timeout), nil
 }

@@ -24,11 +24,27 @@
 //
 // Client.mu guards its caches of transports and tokens; it is never held across I/O.
 //
+// # What go-containerregistry does, and what it can't
+//
+// Its packages name (references), types (media types), authn (credentials) and
+// transport (challenges, token exchange, error bodies) are used; docker's
+// credential-helpers package runs the helpers. Where they are laxer or stricter than
+// wanted, this package says so beside the call: name lets pass hosts and
+// repositories that are neither directory names nor paths of URLs, transport refuses
+// token servers on private addresses, which registries inside a company have.
+//
+// Its package remote, which would fetch, is not used. It knows one host per registry
+// where hosts.toml names several, each with its own certificates, headers,
+// credentials and capabilities; it asks /v2/ before anything else, a round trip per
+// pull; it turns to plain HTTP for any private address; it has no ranges, and so can
+// neither resume a blob nor fetch it in parts; it does not wait as long as
+// Retry-After says. transport.New, the client it is made of, is tied to one host by
+// the same.
+//
 // # Why not ...
 //
-//   - go-containerregistry's remote package: it knows one host per registry, asks
-//     /v2/ before anything else, has no ranges and thus can't resume, turns to
-//     plain HTTP for any private address, and refuses token servers on private
-//     addresses, which registries inside a company have. The tests use its registry.
+//   - authn's keychains: the default one reads the home directory's docker
+//     configuration, which is nobody's of a daemon; the one for helpers takes a helper
+//     that fails for one that has nothing.
 //   - containerd's remotes: they bring containerd's content store along.
 package registry

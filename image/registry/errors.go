@@ -3,15 +3,15 @@ package registry
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 var (
@@ -24,45 +24,43 @@ var (
 	ErrUnavailable = errors.New("RegistryUnavailable")
 )
 
-// statusError is an answer that is no success.
+// statusError is an answer that is no success: the library's, shown shorter, and
+// when to come back.
 type statusError struct {
-	status     int
-	detail     string // what the registry says, "" when nothing
+	answer     *transport.Error
 	retryAfter time.Duration
 	hasRetry   bool
 }
 
+// Error leaves out the request, which whoever wraps it names, and the bodies that
+// are no registry's answer but some proxy's page.
 func (e *statusError) Error() string {
-	s := fmt.Sprintf("%d %s", e.status, http.StatusText(e.status))
-	if e.detail != "" {
-		s += " (" + e.detail + ")"
+	s := fmt.Sprintf("%d %s", e.answer.StatusCode, http.StatusText(e.answer.StatusCode))
+	var parts []string
+	for _, d := range e.answer.Errors {
+		parts = append(parts, strings.Trim(fmt.Sprintf("%s: %s", d.Code, d.Message), ": "))
+	}
+	if len(parts) > 0 {
+		s += fmt.Sprintf(" (%.500s)", strings.Join(parts, "; "))
 	}
 	return s
 }
 
+// Unwrap makes the library's error one to look for with [errors.As].
+func (e *statusError) Unwrap() error { return e.answer }
+
+// temporary goes by the status alone, where the library trusts the codes in the body:
+// a 503 with any code is worth another try, a 404 with code UNKNOWN is not.
 func (e *statusError) temporary() bool {
-	switch e.status {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return true
-	}
-	return false
+	return (&transport.Error{StatusCode: e.answer.StatusCode}).Temporary()
 }
 
-// newStatusError reads the distribution API's error body.
-func newStatusError(resp *http.Response) *statusError {
-	e := &statusError{status: resp.StatusCode}
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 8<<10)) // the status alone will do
-	var parsed struct {
-		Errors []struct{ Code, Message string }
-	}
-	if json.Unmarshal(body, &parsed) == nil {
-		var parts []string
-		for _, x := range parsed.Errors {
-			parts = append(parts, strings.Trim(x.Code+": "+x.Message, ": "))
-		}
-		e.detail = fmt.Sprintf("%.500s", strings.Join(parts, "; "))
-	}
+// newStatusError reads the distribution API's error body, for as long as the host
+// may be silent.
+func newStatusError(resp *http.Response, timeout time.Duration) *statusError {
+	resp.Body = watch(resp.Body, timeout)
+	e := &statusError{answer: &transport.Error{StatusCode: resp.StatusCode}}
+	errors.As(transport.CheckError(resp), &e.answer) // the status alone will do
 	e.retryAfter, e.hasRetry = parseRetryAfter(resp.Header.Get("Retry-After"))
 	return e
 }
@@ -114,7 +112,7 @@ func kindOf(err error) error {
 		return ErrUnauthorized
 	}
 	if errors.As(err, &se) {
-		switch se.status {
+		switch se.answer.StatusCode {
 		case http.StatusNotFound:
 			return ErrNotFound
 		case http.StatusUnauthorized, http.StatusForbidden:

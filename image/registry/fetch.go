@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -23,10 +24,8 @@ const maxManifest = 8 << 20
 
 // acceptManifests are the kinds of manifest that are understood.
 var acceptManifests = strings.Join([]string{
-	"application/vnd.oci.image.index.v1+json",
-	"application/vnd.oci.image.manifest.v1+json",
-	"application/vnd.docker.distribution.manifest.list.v2+json",
-	"application/vnd.docker.distribution.manifest.v2+json",
+	string(types.OCIImageIndex), string(types.OCIManifestSchema1),
+	string(types.DockerManifestList), string(types.DockerManifestSchema2),
 	"*/*;q=0.1",
 }, ", ")
 
@@ -64,7 +63,7 @@ func (r *Repository) Resolve(ctx context.Context) (m Manifest, err error) {
 	err = r.each(ctx, "resolve "+r.ref.String(), r.ref.Digest == "", func(e *endpoint) error {
 		resp, err := e.do(ctx, http.MethodHead, "manifests/"+r.ref.wanted(), manifestHeader())
 		var se *statusError
-		if errors.As(err, &se) && (se.status == http.StatusMethodNotAllowed || se.status == http.StatusNotImplemented) {
+		if errors.As(err, &se) && (se.answer.StatusCode == http.StatusMethodNotAllowed || se.answer.StatusCode == http.StatusNotImplemented) {
 			m = Manifest{}
 			return nil
 		}
@@ -305,7 +304,7 @@ func (e *endpoint) do(ctx context.Context, method, resource string, header http.
 func (e *endpoint) refusal(ctx context.Context, resp *http.Response, used string, n int) error {
 	ours := resp.Request.URL.Host == e.host.base.Host
 	if resp.StatusCode != http.StatusUnauthorized || !ours || n >= 2 {
-		return newStatusError(resp)
+		return newStatusError(resp, e.client.opts.Timeout)
 	}
 	value, err := e.authorize(ctx, resp, used)
 	if err != nil {

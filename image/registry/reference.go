@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -14,16 +15,20 @@ var ErrInvalidReference = errors.New("invalid image reference")
 
 const (
 	defaultHost = "docker.io"
-	defaultTag  = "latest"
 	maxName     = 255
+
+	badTag  = "the tag must be up to 128 letters, digits, dots, dashes and underscores"
+	badRepo = "the repository must be lower-case letters and digits, separated by one of . _ - or /"
 )
 
+// What package name leaves open of docker's grammar and must not be: a host becomes
+// a directory in certs.d, a repository a part of URLs.
 var (
 	pathElem  = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
 	repoRegex = regexp.MustCompile(`^` + pathElem + `(?:/` + pathElem + `)*$`)
 	hostElem  = `(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])`
 	hostRegex = regexp.MustCompile(`^(?:` + hostElem + `(?:\.` + hostElem + `)*|\[[a-fA-F0-9:]+\])(?::[0-9]{1,5})?$`)
-	tagRegex  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	tagRegex  = regexp.MustCompile(`^(?:[A-Za-z0-9_].*)?$`)
 	hexRegex  = regexp.MustCompile(`^[a-f0-9]{64}$`)
 )
 
@@ -47,50 +52,56 @@ func Parse(s string) (Reference, error) {
 	if hexRegex.MatchString(s) {
 		return bad("64 hex digits are an image ID, not a name")
 	}
-	var r Reference
-	rest := s
-	if name, d, ok := strings.Cut(rest, "@"); ok {
-		rest, r.Digest = name, digest.Digest(d)
-		if err := r.Digest.Validate(); err != nil {
-			return bad("the digest must be sha256: and 64 lower-case hex digits")
-		}
+	rest, d, pinned := strings.Cut(s, "@")
+	if pinned && digest.Digest(d).Validate() != nil {
+		return bad("the digest must be sha256: and 64 lower-case hex digits")
 	}
-	if i := strings.LastIndexByte(rest, ':'); i > strings.LastIndexByte(rest, '/') {
-		rest, r.Tag = rest[:i], rest[i+1:]
-		if !tagRegex.MatchString(r.Tag) {
-			return bad("the tag must be up to 128 letters, digits, dots, dashes and underscores")
-		}
+	tag, err := name.NewTag(rest, name.WithDefaultTag(""))
+	if err != nil {
+		return bad("%s", mistake(rest))
 	}
-	r.Host, r.Repo = splitHost(rest)
+	r := Reference{Tag: tag.TagStr(), Digest: digest.Digest(d)}
+	r.Host, r.Repo = hubName(tag.RegistryStr(), tag.RepositoryStr())
 	switch {
+	case !tagRegex.MatchString(r.Tag):
+		return bad(badTag)
 	case !hostRegex.MatchString(r.Host):
 		return bad("%.100q is not a host name", r.Host)
 	case !repoRegex.MatchString(r.Repo):
-		return bad("the repository must be lower-case letters and digits, separated by one of . _ - or /")
-	case len(r.Host)+1+len(r.Repo) > maxName:
+		return bad(badRepo)
+	case len(r.Name()) > maxName:
 		return bad("the name is longer than %d characters", maxName)
 	}
 	if r.Tag == "" && r.Digest == "" {
-		r.Tag = defaultTag
+		r.Tag = name.DefaultTag
 	}
 	return r, nil
 }
 
-// splitHost tells a host from a first path element as docker does: by a dot, a
-// port, upper case, or the name localhost.
-func splitHost(name string) (host, repo string) {
-	first, rest, ok := strings.Cut(name, "/")
-	isHost := ok && (strings.ContainsAny(first, ".:") || first == "localhost" || strings.ToLower(first) != first)
-	if !isHost {
-		first, rest = defaultHost, name
+// hubName gives docker's registry the one name everybody writes, and its images
+// their library/, whichever of its hosts was named.
+func hubName(host, repo string) (h, r string) {
+	if host != name.DefaultRegistry && host != "registry-1.docker.io" {
+		return host, repo
 	}
-	if first == "index.docker.io" || first == "registry-1.docker.io" {
-		first = defaultHost
+	if !strings.Contains(repo, "/") {
+		repo = "library/" + repo
 	}
-	if first == defaultHost && !strings.Contains(rest, "/") {
-		rest = "library/" + rest
+	return defaultHost, repo
+}
+
+// mistake says which part of a name, without digest, package name refuses.
+func mistake(s string) string {
+	host, _, hasHost := strings.Cut(s, "/")
+	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, '/') {
+		if _, err := name.NewRepository(s[:i]); err == nil {
+			return badTag
+		}
 	}
-	return first, rest
+	if _, err := name.NewRegistry(host); err != nil && hasHost {
+		return fmt.Sprintf("%.100q is not a host name", host)
+	}
+	return badRepo
 }
 
 // Name is host and repository.

@@ -596,5 +596,119 @@ func FuzzHosts(f *testing.F) {
 
 func FuzzChallenge(f *testing.F) {
 	f.Add(`Bearer realm="https://x/t",service="a\"b",scope=c`)
-	f.Fuzz(func(_ *testing.T, s string) { parseChallenges([]string{s}) })
+	f.Fuzz(func(t *testing.T, s string) {
+		challenge(t.Context(), unauthorized("http://x/v2/", `Basic realm="x"`, s))
+	})
+}
+
+func unauthorized(u string, challenges ...string) *http.Response {
+	req := httptest.NewRequest(http.MethodGet, u, nil)
+	return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": challenges}, Body: http.NoBody, Request: req}
+}
+
+func TestChallenge(t *testing.T) {
+	c := challenge(t.Context(), unauthorized("http://x/v2/", "Negotiate", `Basic realm="x"`, `BEARER realm="https://x/t", service="a\"b",scope=c`))
+	if c.Scheme != "bearer" || !c.Insecure || c.Parameters["realm"] != "https://x/t" || c.Parameters["service"] != `a"b` || c.Parameters["scope"] != "c" {
+		t.Errorf("%+v", c)
+	}
+	if c := challenge(t.Context(), unauthorized("https://x/v2/", "Negotiate", `basic realm="x"`)); c.Scheme != "basic" || c.Insecure {
+		t.Errorf("%+v", c)
+	}
+	if c := challenge(t.Context(), unauthorized("https://x/v2/")); c.Scheme != "" {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestTokenServers has token servers do what the library does not foresee.
+func TestTokenServers(t *testing.T) {
+	elsewhere := newFake(t, nil)
+	once := 0
+	for n, x := range map[string]struct {
+		creds  *Credentials
+		answer func(w http.ResponseWriter, r *http.Request)
+		want   string // "" is success
+	}{
+		"without OAuth2": {&Credentials{IdentityToken: "idt"}, func(w http.ResponseWriter, r *http.Request) {
+			if u, p, _ := r.BasicAuth(); r.Method != http.MethodGet || u != "<token>" || p != "idt" {
+				w.WriteHeader(http.StatusMethodNotAllowed)
+				return
+			}
+			io.WriteString(w, `{"access_token":"good"}`)
+		}, ""},
+		"busy": {nil, func(w http.ResponseWriter, _ *http.Request) {
+			if once++; once == 1 {
+				w.Header().Set("Retry-After", "0")
+				w.WriteHeader(http.StatusTooManyRequests)
+				return
+			}
+			io.WriteString(w, `{"token":"good"}`)
+		}, ""},
+		"redirects": {&Credentials{IdentityToken: "idt"}, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1), http.StatusTemporaryRedirect)
+		}, "must not see the credentials"},
+		"no token": {nil, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"refresh_token":"secret"}`) }, "no token"},
+		"no JSON":  {nil, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `<html>`) }, "invalid character"},
+		"denied": {nil, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			io.WriteString(w, `{"errors":[{"code":"DENIED","message":"not you"}]}`)
+		}, "403 Forbidden (DENIED: not you)"},
+	} {
+		t.Run(n, func(t *testing.T) {
+			auth := newFake(t, func(w http.ResponseWriter, r *http.Request) bool { x.answer(w, r); return true })
+			reg := newFake(t, nil)
+			reg.hook = func(w http.ResponseWriter, r *http.Request) bool {
+				w.Header().Add("WWW-Authenticate", `Basic realm="x"`)
+				w.Header().Add("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token"`, auth.URL))
+				if r.Header.Get("Authorization") == "Bearer good" {
+					return false
+				}
+				w.WriteHeader(http.StatusUnauthorized)
+				return true
+			}
+			if x.creds != nil {
+				x.creds.ServerAddress = reg.Listener.Addr().String()
+			}
+			_, err := repo(t, client(t, fmt.Sprintf("server = %q", reg.URL), nil), "busybox", x.creds).Root(t.Context())
+			if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want) || strings.Contains(err.Error(), "secret")) {
+				t.Errorf("got %v, want %q", err, x.want)
+			}
+		})
+	}
+	if len(elsewhere.requests()) > 0 {
+		t.Error("the token went with the redirect")
+	}
+	for realm, want := range map[string]string{
+		"http://169.254.169.254/latest": "link-local",
+		"ftp://x/":                      "https",
+		"":                              "https URL is needed",
+	} {
+		reg := newFake(t, nil)
+		reg.hook = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm=%q`, realm))
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		_, err := repo(t, client(t, fmt.Sprintf("server = %q", reg.URL), nil), "busybox", nil).Root(t.Context())
+		if !errors.Is(err, ErrUnauthorized) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", realm, err)
+		}
+	}
+}
+
+func TestHelperWithoutCredentials(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	for script, ok := range map[string]bool{
+		"echo credentials not found in native keychain; exit 1": true,
+		"echo the keychain is locked; exit 1":                   false,
+		"echo no JSON":                                          false,
+	} {
+		if err := os.WriteFile(filepath.Join(bin, "docker-credential-berthtest"), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c, err := askHelper(t.Context(), "berthtest", "x.example")
+		if (err == nil) != ok || !c.empty() {
+			t.Errorf("%s: %+v, %v", script, c, err)
+		}
+	}
 }

@@ -62,8 +62,10 @@ func (c Config) checkPaths(wrong func(key, format string, args ...any)) {
 	absolute("cni_bin_dir", c.CNIBinDir...)
 	absolute("certs_dir", c.CertsDir...)
 	absolute("seccomp_root", c.SeccompRoot)
-	if c.ShimBinary != "" {
-		absolute("shim_binary", c.ShimBinary)
+	for key, path := range map[string]string{"shim_binary": c.ShimBinary, "trust_policy": c.TrustPolicy, "seed_dir": c.SeedDir} {
+		if path != "" {
+			absolute(key, path)
+		}
 	}
 	if len(c.CNIBinDir) == 0 {
 		wrong("cni_bin_dir", "name at least one directory")

@@ -24,7 +24,9 @@ type Config struct {
 	PodsPerShim          int           `toml:"pods_per_shim" help:"pods that share one shim process: 0 all, 1 a shim each, n at most n"`
 	RuntimeHandlers      []string      `toml:"runtime_handlers" help:"handlers of runtime classes that pods may name; all mean the same runtime"`
 	PinnedImages         []string      `toml:"pinned_images" help:"images the kubelet is asked not to collect; * matches anything"`
-	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; 0: twice the processors, 4 to 16"`
+	TrustPolicy          string        `toml:"trust_policy" help:"file of [[rule]] tables that say which images may be pulled: match, reject, require_digest, digests, keys; empty: all may"`
+	SeedDir              string        `toml:"seed_dir" help:"image archives (docker or OCI, tar or directory) that are loaded at start; empty: none"`
+	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; 0: twice the processors, 4 to 12"`
 	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
 	DrainTimeout         time.Duration `toml:"drain_timeout" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
 }

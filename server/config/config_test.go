@@ -138,6 +138,8 @@ func TestCheck(t *testing.T) {
 		"cni_bin_dir: name at least one":  func(c *Config) { c.CNIBinDir = nil },
 		"certs_dir: want an absolute":     func(c *Config) { c.CertsDir = []string{"x"} },
 		"shim_binary: want an absolute":   func(c *Config) { c.ShimBinary = "berth-shim" },
+		"trust_policy: want an absolute":  func(c *Config) { c.TrustPolicy = "trust.toml" },
+		"seed_dir: want an absolute":      func(c *Config) { c.SeedDir = "/seed/" },
 		"seccomp_root: want an absolute":  func(c *Config) { c.SeccompRoot = "" },
 		"cni_conf_dir: want an absolute ": func(c *Config) { c.CNIConfDir = "../x" },
 	} {

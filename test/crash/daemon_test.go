@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
@@ -77,12 +78,13 @@ func (d *daemon) hangUp() {
 	}
 }
 
-// kill ends the daemon as a crash does. It may be dead already.
+// kill ends the daemon as a crash does. It may be dead, or dying, already.
 func (d *daemon) kill() {
 	d.t.Helper()
-	if err := d.Kill(); err != nil {
-		d.t.Fatal(err)
+	if pid := d.PID(); pid != 0 {
+		_ = unix.Kill(pid, unix.SIGKILL)
 	}
+	eventually(d.t, "the daemon is dead", func() bool { return d.PID() == 0 })
 	d.hangUp()
 }
 

@@ -5,8 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
-	"time"
 
 	"berth/test/node"
 )
@@ -21,23 +21,24 @@ func TestKilledAtEveryStep(t *testing.T) {
 			d := start(t, node.Options{Tmpfs: true})
 			d.watch()
 			before := d.facts()
-			for n, last := 1, false; !last; n++ {
+			failed := 0
+			for n, last := 1, false; !last && failed < 3; n++ {
 				if n > most {
 					t.Fatalf("more than %d steps", most)
 				}
-				t.Run(strconv.Itoa(n), func(t *testing.T) {
+				if !t.Run(strconv.Itoa(n), func(t *testing.T) {
 					defer d.as(t)()
-					step, took := d.cutShort(verbs[verb](d), n)
+					step := d.cutShort(verbs[verb](d), n)
+					last = step == ""
 					d.settled("after "+verb+" and its opposite", before)
 					d.witness.stillRuns()
-					if last = step == ""; last {
-						t.Logf("%d steps in %v", n-1, took)
-					}
 					if t.Failed() {
 						t.Logf("killed at: %s", step)
-						before = d.facts()
 					}
-				})
+				}) {
+					failed++
+					before = d.facts()
+				}
 			}
 			d.unnoticed()
 		})
@@ -52,20 +53,21 @@ func (d *daemon) as(t *testing.T) (back func()) {
 }
 
 // cutShort makes the call, kills the daemon at the n-th step, or after the
-// answer, and judges. It tells the step, and how long the call took.
-func (d *daemon) cutShort(a attempt, n int) (step string, took time.Duration) {
+// answer, and judges. It tells the step.
+func (d *daemon) cutShort(a attempt, n int) (step string) {
 	d.t.Helper()
-	tr := trace(d.t, d.PID(), n)
+	tr := trace(d.t, d.PID(), n, d.Dir)
 	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
-	began := time.Now()
 	err := a.call(ctx)
-	took = time.Since(began)
 	d.kill()
-	if step = tr.killed(d.t); step == "" && err != nil {
-		d.t.Errorf("nobody was killed, and the call fails: %v", err)
+	if step = tr.killed(d.t); step == "" {
+		if err != nil {
+			d.t.Errorf("nobody was killed, and the call fails: %v", err)
+		}
+		d.t.Logf("%d steps:\n%s", n-1, strings.Join(tr.steps, "\n"))
 	}
 	d.restart()
 	a.judge()
-	return step, took
+	return step
 }

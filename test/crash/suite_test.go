@@ -112,7 +112,7 @@ func within(t *testing.T) context.Context {
 // eventually asks until the answer is yes: for facts that nobody tells of.
 func eventually(t *testing.T, what string, yes func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !yes(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !yes(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not so after %v: %s", patience, what)
 		}

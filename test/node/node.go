@@ -71,13 +71,14 @@ type Node struct {
 	// patience is how long shims may take to leave.
 	patience time.Duration
 
-	mu     sync.Mutex
-	pid    int
-	exited chan struct{} // closed when the daemon of the moment has ended
-	status string        // how
-	alone  chan struct{} // closed while no process is below the keeper
-	pods   []string      // every pod ID ever seen below Root
-	shims  []string      // IDs
+	mu      sync.Mutex
+	pid     int
+	started chan struct{} // closed when the keeper has told its pid
+	exited  chan struct{} // closed when the daemon of the moment has ended
+	status  string        // how
+	alone   chan struct{} // closed while no process is below the keeper
+	pods    []string      // every pod ID ever seen below Root
+	shims   []string      // IDs
 }
 
 // Start starts a node and waits until it is ready.
@@ -255,6 +256,7 @@ func (n *Node) read(from *os.File) {
 		switch {
 		case r.Started != 0:
 			n.pid, n.alone = r.Started, make(chan struct{})
+			closeOnce(n.started)
 		case r.Exited != 0:
 			n.pid, n.status = 0, r.Status
 			closeOnce(n.exited)
@@ -300,8 +302,8 @@ func (n *Node) Restart(ctx context.Context) error {
 		"--certs-dir", n.CertsDir, "--log-level", "4"}, n.opt.Args...)
 	env := append(os.Environ(), append([]string{"NOTIFY_SOCKET=" + filepath.Join(n.Dir, "notify")}, n.opt.Env...)...)
 	n.mu.Lock()
-	n.exited, n.status = make(chan struct{}), ""
-	exited := n.exited
+	n.started, n.exited, n.status = make(chan struct{}), make(chan struct{}), ""
+	started, exited := n.started, n.exited
 	n.mu.Unlock()
 	for len(n.ready) > 0 {
 		<-n.ready
@@ -311,6 +313,7 @@ func (n *Node) Restart(ctx context.Context) error {
 	}
 	select {
 	case <-n.ready:
+		<-started // the keeper's report may come after the daemon's own
 		return nil
 	case <-exited:
 		return fmt.Errorf("berthd ended before it was ready: %s\n%s", n.Exit(), n.Tail(30))
