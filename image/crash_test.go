@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -119,6 +120,40 @@ func TestCrash(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+}
+
+// A crash between the two writes that move a tag leaves it with both images. The
+// one that lost it must not get it back when the other is removed, or a pod would
+// run an image that its tag has not meant for long.
+func TestCrashWhileATagMoves(t *testing.T) {
+	reg := newRegistry(t, nil)
+	root := t.TempDir()
+	s := openStore(t, Options{Root: root})
+	ref := reg.push(t, "app", imageOf(t, layerOf(t, layerTar(t, entry{"v", "1"}))))
+	first := pullOK(t, s, ref)
+	old, err := os.ReadFile(s.recordPath(first.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.push(t, "app", imageOf(t, layerOf(t, layerTar(t, entry{"v", "2"}))))
+	second := pullOK(t, s, ref)
+	s.Close()
+	if err := os.WriteFile(s.recordPath(first.ID), old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	s = openStore(t, Options{Root: root})
+	if img, err := s.Get(ref); err != nil || img.ID != second.ID {
+		t.Fatalf("the tag leads to %+v, %v", img, err)
+	}
+	if err := s.Remove(t.Context(), second.ID); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = openStore(t, Options{Root: root})
+	if img, err := s.Get(ref); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the tag went back to %+v, %v", img, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,57 @@ func FuzzManifest(f *testing.F) {
 		}
 		if raw, err := json.Marshal(r); err != nil || len(raw) == 0 {
 			t.Fatal(err)
+		}
+	})
+}
+
+// FuzzIndex: what is chosen of an index is in it, and for this platform where the
+// index says what its manifests are for.
+func FuzzIndex(f *testing.F) {
+	d := digest.FromString("x")
+	f.Add(fmt.Appendf(nil, `{"manifests":[{"digest":%q,"platform":{"os":"linux","architecture":"amd64","variant":"v2"}},{"digest":%q}]}`, d, d))
+	f.Add(fmt.Appendf(nil, `{"manifests":[{"digest":%q}]}`, d))
+	f.Add([]byte(`{"manifests":[{"platform":{"os":"windows"}},{"platform":null}],"config":null}`))
+	p := platform{os: "linux", arch: "amd64", variants: []string{"v1", ""}}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var e either
+		if json.Unmarshal(raw, &e) != nil {
+			return
+		}
+		got, err := p.choose(e.Manifests)
+		if err != nil {
+			return
+		}
+		if q := got.Platform; q == nil && len(e.Manifests) != 1 || q != nil && (q.OS != p.os || q.Architecture != p.arch || !slices.Contains(p.variants, q.Variant)) {
+			t.Fatalf("of %s it took %+v", raw, got)
+		}
+	})
+}
+
+// FuzzConfig: an image whose configuration is accepted can be listed, and has the
+// layers its manifest has.
+func FuzzConfig(f *testing.F) {
+	d := digest.FromString("x")
+	f.Add(uint8(1), fmt.Appendf(nil, `{"config":{"User":"7:8","Env":["A=b"],"Volumes":{"/v":{}}},"rootfs":{"diff_ids":[%q]}}`, d))
+	f.Add(uint8(2), fmt.Appendf(nil, `{"created":"2020-01-01T00:00:00Z","rootfs":{"diff_ids":[%q,%q]},"history":[{"empty_layer":true}]}`, d, d))
+	f.Add(uint8(0), []byte(`{"rootfs":{"diff_ids":null},"config":{"Cmd":"not a list"}}`))
+	s := &Store{opts: Options{}.withDefaults(), platform: platform{os: "linux", arch: "amd64", variants: []string{""}}}
+	f.Fuzz(func(t *testing.T, layers uint8, config []byte) {
+		m := ocispec.Manifest{Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))}}
+		for range layers {
+			m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: d, Size: 1})
+		}
+		raw, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.examine(t.Context(), canned{config: config}, registry.Manifest{Digest: digest.FromBytes(raw), Raw: raw})
+		if err != nil {
+			return
+		}
+		img, err := newImage(&record{ID: got.id(), Config: got.config, Manifest: got.manifest.Raw, Layers: got.layers}, nil)
+		if err != nil || len(img.Layers) != int(layers) || img.ID != digest.FromBytes(config).String() {
+			t.Fatalf("%d layers: %+v, %v", layers, img, err)
 		}
 	})
 }

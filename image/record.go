@@ -157,17 +157,22 @@ func (s *Store) adopt(r *record) {
 }
 
 // settleTags leaves each tag with the image that got it last: a crash between two
-// writes may have left it with two.
+// writes may have left it with two. That is written down, or the tag would be back
+// with the older one as soon as the newer is removed.
 func (s *Store) settleTags() {
-	owner := map[string]*record{}
+	owner, mended := map[string]*record{}, map[string]bool{}
 	bySeq := slices.SortedFunc(maps.Values(s.records), func(a, b *record) int { return cmp.Compare(a.Seq, b.Seq) })
 	for _, r := range bySeq {
 		for _, t := range r.Tags {
 			if prev := owner[t]; prev != nil {
 				s.records[prev.ID] = s.records[prev.ID].without(t)
+				mended[prev.ID] = true
 			}
 			owner[t] = r
 		}
+	}
+	for id := range mended {
+		s.writeRecord(s.records[id]) //nolint:errcheck // on a read-only disk the next start does it
 	}
 }
 

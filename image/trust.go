@@ -54,8 +54,21 @@ type trustFile struct {
 	} `toml:"rule"`
 }
 
-// LoadTrustPolicy reads a policy: [[rule]] tables with the keys match, reject,
-// require_digest, digests and keys (PEM files). Unknown keys are errors.
+// LoadTrustPolicy reads a policy, a TOML file of rules that are tried in file order.
+// All keys but match may be left out; an unknown key is an error.
+//
+//	[[rule]]
+//	match = "docker.io/mine/*"     # HOST/REPOSITORY; * is any characters
+//	keys = ["cosign.pub"]          # PEM, relative to this file; one must have signed
+//
+//	[[rule]]
+//	match = "registry.example/base"
+//	digests = ["sha256:..."]       # manifests or indexes that are allowed
+//	require_digest = true          # pulls must name one
+//
+//	[[rule]]
+//	match = "*"
+//	reject = true                  # all that no rule above took
 func LoadTrustPolicy(path string) (*TrustPolicy, error) {
 	var f trustFile
 	meta, err := toml.DecodeFile(path, &f)

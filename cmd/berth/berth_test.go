@@ -13,13 +13,16 @@ import (
 
 func TestFind(t *testing.T) {
 	for line, want := range map[string]struct{ name, rest string }{
-		"version":              {"version", ""},
-		"image load x.tar":     {"image load", "x.tar"},
-		"image export x a b":   {"image export", "x a b"},
-		"image check --repair": {"image check", "--repair"},
-		"image":                {},
-		"images":               {},
-		"":                     {},
+		"version":                {"version", ""},
+		"image load x.tar":       {"image load", "x.tar"},
+		"image export x a b":     {"image export", "x a b"},
+		"image check --repair":   {"image check", "--repair"},
+		"check":                  {"check", ""},
+		"check --store":          {"check --store", ""},
+		"check --store --repair": {"check --store", "--repair"},
+		"image":                  {},
+		"images":                 {},
+		"":                       {},
 	} {
 		cmd, rest, err := find(strings.Fields(line))
 		if want.name == "" {
@@ -37,7 +40,7 @@ func TestFind(t *testing.T) {
 func TestWrongArgumentsAreUsage(t *testing.T) {
 	for name, args := range map[string][]string{
 		"check": {"x"}, "image list": {"x"}, "image pull": {}, "image load": {"x", "y"},
-		"image export": {"x"}, "image check": {"--fix"},
+		"image export": {"x"}, "image check": {"--fix"}, "check --store": {"--fix"},
 	} {
 		cmd, _, err := find(strings.Fields(name))
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ func pullImage(ctx context.Context, env environment, args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("%w: image pull takes one reference", errUsage)
 	}
-	id, err := env.client.Pull(ctx, args[0], env.verbose)
+	id, err := env.client.Pull(ctx, args[0], env.progress.line)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func loadImages(ctx context.Context, env environment, args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("%w: image load takes one file", errUsage)
 	}
-	archive := os.Stdin
+	archive, total := os.Stdin, int64(0)
 	if args[0] != "-" {
 		f, err := os.Open(args[0])
 		if err != nil {
@@ -72,7 +73,10 @@ func loadImages(ctx context.Context, env environment, args []string) error {
 		defer f.Close()
 		archive = f
 	}
-	names, err := env.client.Load(ctx, archive, env.verbose)
+	if st, err := archive.Stat(); err == nil && st.Mode().IsRegular() {
+		total = st.Size()
+	}
+	names, err := env.client.Load(ctx, countingReader{archive, env.progress.count("archive", total)}, env.progress.line)
 	if err != nil {
 		return err
 	}
@@ -84,10 +88,15 @@ func exportImages(ctx context.Context, env environment, args []string) error {
 	if len(args) < 2 {
 		return fmt.Errorf("%w: image export takes a file and the images to put in it", errUsage)
 	}
-	if args[0] == "-" {
-		return env.client.Export(ctx, args[1:], env.out)
+	passed := env.progress.count("archive", 0)
+	write := func(w io.Writer) error {
+		defer passed(0)
+		return env.client.Export(ctx, args[1:], countingWriter{w, passed})
 	}
-	return writeWhole(args[0], func(w io.Writer) error { return env.client.Export(ctx, args[1:], w) })
+	if args[0] == "-" {
+		return write(env.out)
+	}
+	return writeWhole(args[0], write)
 }
 
 // writeWhole makes file of what write gives, or leaves what was there when that fails.
@@ -110,12 +119,27 @@ func writeWhole(file string, write func(io.Writer) error) error {
 func checkImages(ctx context.Context, env environment, args []string) error {
 	repair := len(args) == 1 && args[0] == "--repair"
 	if len(args) > 0 && !repair {
-		return fmt.Errorf("%w: image check takes --repair or nothing", errUsage)
+		return fmt.Errorf("%w: the check of the store takes --repair or nothing", errUsage)
 	}
-	report, err := env.client.Check(ctx, repair)
+	raw, err := env.client.Check(ctx, repair)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(env.out, string(report))
-	return err
+	var report struct{ Problems []struct{ Repaired bool } }
+	if err := json.Unmarshal(raw, &report); err != nil {
+		return fmt.Errorf("the daemon's report: %w", err)
+	}
+	if _, err := fmt.Fprintln(env.out, string(raw)); err != nil {
+		return err
+	}
+	left := 0
+	for _, p := range report.Problems {
+		if !p.Repaired {
+			left++
+		}
+	}
+	if left > 0 {
+		return fmt.Errorf("%d problems; with --repair what is broken is dropped, to be pulled again", left)
+	}
+	return nil
 }

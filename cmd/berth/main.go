@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,20 +33,21 @@ type command struct {
 
 // environment is what every subcommand may use.
 type environment struct {
-	cfg     config.Config
-	client  *operator.Client
-	out     io.Writer
-	verbose func(line string) // progress, for standard error
+	cfg      config.Config
+	client   *operator.Client
+	out      io.Writer
+	progress *progress // on standard error
 }
 
 var commands = []command{
 	{"version", "", "print the versions of this program and of the daemon", showVersion},
 	{"check", "", "tell whether this machine can run pods, and what to change", checkHost},
+	{"check --store", "[--repair]", "the same as image check", checkImages},
 	{"image list", "", "list images", listImages},
 	{"image pull", "REF", "pull an image without credentials, showing progress", pullImage},
 	{"image load", "FILE", "load a docker or OCI archive; - is standard input", loadImages},
 	{"image export", "FILE REF...", "write images to an OCI archive; - is standard output", exportImages},
-	{"image check", "[--repair]", "compare the image store with what it should hold", checkImages},
+	{"image check", "[--repair]", "verify every image and layer; --repair drops what is broken", checkImages},
 }
 
 func main() {
@@ -109,13 +111,13 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer client.Close() //nolint:errcheck // nothing was promised over it any more
-	progress := func(line string) { fmt.Fprintln(os.Stderr, line) }
-	return cmd.run(ctx, environment{cfg: cfg, client: client, out: os.Stdout, verbose: progress}, rest)
+	return cmd.run(ctx, environment{cfg: cfg, client: client, out: os.Stdout, progress: newProgress(os.Stderr)}, rest)
 }
 
-// find is the command whose words args start with, and the rest of args.
+// find is the command whose words args start with, and the rest of args. Of check and
+// check --store it is the longer.
 func find(args []string) (command, []string, error) {
-	for _, c := range commands {
+	for _, c := range slices.Backward(commands) {
 		words := strings.Fields(c.name)
 		if len(args) >= len(words) && strings.Join(args[:len(words)], " ") == c.name {
 			return c, args[len(words):], nil

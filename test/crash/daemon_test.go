@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"context"
 	"bytes"
 	"errors"
 	"net"
@@ -90,7 +91,7 @@ func (d *daemon) kill() {
 
 func (d *daemon) restart() {
 	d.t.Helper()
-	if err := d.Restart(d.t.Context()); err != nil {
+	if err := d.Restart(context.Background()); err != nil { // it has a deadline of its own
 		d.t.Fatal(err)
 	}
 	d.dial()

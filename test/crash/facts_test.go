@@ -42,9 +42,20 @@ func (d *daemon) facts() facts {
 // daemon started may end after it, and the kernel frees links by itself.
 func (d *daemon) settled(when string, want facts) {
 	d.t.Helper()
+	d.become(when, want, d.facts)
+}
+
+// settledWithoutShims is settled but for the shims: an heir is another process.
+func (d *daemon) settledWithoutShims(when string, want facts) {
+	d.t.Helper()
+	d.become(when, want, d.withoutShims)
+}
+
+func (d *daemon) become(when string, want facts, read func() facts) {
+	d.t.Helper()
 	var diff string
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if diff = cmp.Diff(want, d.facts()); diff == "" {
+		if diff = cmp.Diff(want, read()); diff == "" {
 			return
 		}
 	}
@@ -59,6 +70,14 @@ func onlyChanges(diff string) string {
 		}
 	}
 	return strings.Join(out, "")
+}
+
+// withoutShims are the facts less the shims' processes and files.
+func (d *daemon) withoutShims() facts {
+	d.t.Helper()
+	return slices.DeleteFunc(d.facts(), func(f string) bool {
+		return strings.HasPrefix(f, "file run/shims/") || strings.HasPrefix(f, "process ") && strings.Contains(f, "berth-shim --dir")
+	})
 }
 
 // naming are the facts that name an ID and are the kernel's or the network's.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"berth/test/node"
 )
 
@@ -42,6 +44,54 @@ func TestKilledAtEveryStep(t *testing.T) {
 			}
 			d.unnoticed()
 		})
+	}
+}
+
+// TestFirstPodKilledAtEveryStep is RunPodSandbox where the daemon starts a shim
+// as well. Without the daemon nothing is left in the end, not even the shim.
+func TestFirstPodKilledAtEveryStep(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true})
+	d.pull(busybox)
+	d.pod("first").remove() // its directories stay
+	d.quit()
+	before := d.facts()
+	for n, last := 1, false; !last; n++ {
+		if n > most {
+			t.Fatalf("more than %d steps", most)
+		}
+		if !t.Run(strconv.Itoa(n), func(t *testing.T) {
+			defer d.as(t)()
+			d.restart()
+			c := d.podConfig("first")
+			step := d.cutShort(attempt{
+				call: func(ctx context.Context) error {
+					_, err := d.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: c})
+					return err
+				},
+				judge: func() {
+					p := d.run(c)
+					p.works()
+					p.remove()
+				},
+			}, n)
+			last = strings.Contains(step, "/pods/") // from here on it is as any pod
+			d.quit()
+			d.settled("without the daemon", before)
+			if t.Failed() {
+				t.Logf("killed at: %s", step)
+			}
+		}) {
+			t.FailNow()
+		}
+	}
+}
+
+// quit ends the daemon as an operator does; a shim that holds nothing goes too.
+func (d *daemon) quit() {
+	d.t.Helper()
+	d.hangUp()
+	if err := d.Stop(); err != nil {
+		d.t.Fatal(err)
 	}
 }
 
