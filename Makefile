@@ -1,7 +1,7 @@
 # Every target works from a clean clone and may be repeated.
 #   make run    a pod on this machine, until Ctrl-C     make test    all tests
 #   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
-#   make critest | bench | fmt | clean | install
+#   make critest | bench | churn | fmt | clean | install
 SHELL   := /bin/bash
 GO      ?= go
 export PATH := $(PATH):/usr/local/go/bin
@@ -12,7 +12,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build pause cni deps run test critest bench bench-pull lint fmt clean install go-is-here
+.PHONY: all build pause cni deps run test critest bench bench-pull churn lint fmt clean install go-is-here
 all: build
 
 go-is-here:
@@ -50,6 +50,9 @@ critest: deps build cni
 bench bench-pull: deps build cni
 	@hack/deps.sh bench
 	$(GO) run -buildvcs=false ./test/bench $(if $(filter bench-pull,$@),pull)
+
+churn: deps build
+	$(GO) run -buildvcs=false ./test/churn
 
 bin/golangci-lint: hack/tools/lint/go.mod hack/tools/lint/go.sum
 	@mkdir -p bin

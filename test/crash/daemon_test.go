@@ -26,6 +26,7 @@ type daemon struct {
 	t       *testing.T
 	conn    *grpc.ClientConn
 	witness *ctr
+	heirs   bool // the shims' own processes and files are no facts: they are replaced
 }
 
 // start starts a node that is closed, and searched for leaks, with the test.

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/mountinfo"
 	"github.com/vishvananda/netlink"
 )
@@ -34,6 +33,11 @@ func (d *daemon) facts() facts {
 		}
 		out = append(out, f...)
 	}
+	if d.heirs {
+		out = slices.DeleteFunc(out, func(f string) bool {
+			return strings.HasPrefix(f, "file run/shims/") || strings.HasPrefix(f, "process ") && strings.Contains(f, "berth-shim --dir")
+		})
+	}
 	slices.Sort(out)
 	return out
 }
@@ -42,42 +46,26 @@ func (d *daemon) facts() facts {
 // daemon started may end after it, and the kernel frees links by itself.
 func (d *daemon) settled(when string, want facts) {
 	d.t.Helper()
-	d.become(when, want, d.facts)
-}
-
-// settledWithoutShims is settled but for the shims: an heir is another process.
-func (d *daemon) settledWithoutShims(when string, want facts) {
-	d.t.Helper()
-	d.become(when, want, d.withoutShims)
-}
-
-func (d *daemon) become(when string, want facts, read func() facts) {
-	d.t.Helper()
 	var diff string
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if diff = cmp.Diff(want, read()); diff == "" {
+		if diff = want.diff(d.facts()); diff == "" {
 			return
 		}
 	}
-	d.t.Errorf("%s, the machine differs (+ left, - lost):\n%s", when, onlyChanges(diff))
+	d.t.Errorf("%s, the machine differs (+ left, - lost):\n%s", when, diff)
 }
 
-func onlyChanges(diff string) string {
-	var out []string
-	for line := range strings.Lines(diff) {
-		if strings.HasPrefix(line, "+") || strings.HasPrefix(line, "-") {
-			out = append(out, line)
+// diff is what others have more and less.
+func (f facts) diff(others facts) string {
+	var b strings.Builder
+	for sign, pair := range map[string][2]facts{"+ ": {others, f}, "- ": {f, others}} {
+		for _, line := range pair[0] {
+			if !slices.Contains(pair[1], line) {
+				b.WriteString(sign + line + "\n")
+			}
 		}
 	}
-	return strings.Join(out, "")
-}
-
-// withoutShims are the facts less the shims' processes and files.
-func (d *daemon) withoutShims() facts {
-	d.t.Helper()
-	return slices.DeleteFunc(d.facts(), func(f string) bool {
-		return strings.HasPrefix(f, "file run/shims/") || strings.HasPrefix(f, "process ") && strings.Contains(f, "berth-shim --dir")
-	})
+	return b.String()
 }
 
 // naming are the facts that name an ID and are the kernel's or the network's.

@@ -29,8 +29,9 @@ func (d *daemon) killShim() {
 // dead one held.
 func TestShimIsKilled(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})
+	d.heirs = true
 	d.watch()
-	before := d.withoutShims()
+	before := d.facts()
 	p := d.pod("outlives")
 	c := p.start("c", "trap 'exit 5' TERM; echo once; while :; do usleep 1000; done")
 	c.saidOnce()
@@ -52,7 +53,7 @@ func TestShimIsKilled(t *testing.T) {
 	}
 	d.crash() // the heir is found again
 	p.remove()
-	d.settledWithoutShims("after pods that outlived a shim", before)
+	d.settled("after pods that outlived a shim", before)
 	d.unnoticed()
 }
 
@@ -61,8 +62,9 @@ func TestShimIsKilled(t *testing.T) {
 func TestShimIsKilledInTheMiddle(t *testing.T) {
 	const kills = 3
 	d := start(t, node.Options{Tmpfs: true})
+	d.heirs = true
 	d.watch()
-	before := d.withoutShims()
+	before := d.facts()
 	numbers := random(t)
 	for _, verb := range slices.Sorted(maps.Keys(verbs)) {
 		if verb == "PullImage" || verb == "RemoveImage" {
@@ -83,10 +85,10 @@ func TestShimIsKilledInTheMiddle(t *testing.T) {
 				err := <-answered
 				t.Logf("answered with %v", err)
 				a.judge()
-				d.settledWithoutShims("after "+verb+" and its opposite", before)
+				d.settled("after "+verb+" and its opposite", before)
 				d.witness.stillRuns()
 			}) {
-				before = d.withoutShims()
+				before = d.facts()
 			}
 		}
 	}
@@ -99,8 +101,9 @@ func TestShimAndDaemonAreKilled(t *testing.T) {
 	for _, first := range []string{"daemon", "shim"} {
 		t.Run(first, func(t *testing.T) {
 			d := start(t, node.Options{Tmpfs: true})
+			d.heirs = true
 			d.pull(busybox)
-			before := d.withoutShims()
+			before := d.facts()
 			c := d.counts("lost")
 			created := c.p.create(c.p.config("created", "sleep 1000"))
 			ended := c.p.start("ended", "exit 3")
@@ -127,7 +130,7 @@ func TestShimAndDaemonAreKilled(t *testing.T) {
 			p.works()
 			p.remove()
 			c.p.remove()
-			d.settledWithoutShims("after the lost pod is removed", before)
+			d.settled("after the lost pod is removed", before)
 		})
 	}
 }

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	ownerLabel = "churn-client"
+	volumePath = "/volume"
+)
+
+// pod is a pod with one container, which holds the layers of its image and of an
+// image mounted as a volume.
+type pod struct {
+	id, container string
+	holds         []*picture
+	steps         int // of the client until it goes
+}
+
+// podStep now and then makes a pod, and ends one that has lived long enough.
+func (c *client) podStep(ctx context.Context) {
+	if c.pod == nil {
+		if c.rng.IntN(40) == 0 {
+			c.makePod(ctx)
+		}
+		return
+	}
+	if c.pod.steps--; c.pod.steps <= 0 {
+		c.checkPod(ctx)
+		c.dropPods(ctx)
+	}
+}
+
+func (c *client) makePod(ctx context.Context) {
+	img, volume := c.pick(), c.pick()
+	p := &pod{holds: []*picture{img, volume}, steps: 5 + c.rng.IntN(40)}
+	c.pods++
+	conf := &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: fmt.Sprintf("churn%d-%d", c.number, c.pods), Namespace: "churn", Uid: fmt.Sprintf("%d-%d", c.number, c.pods)},
+		LogDirectory: c.node.LogDir,
+		Labels:       map[string]string{ownerLabel: strconv.Itoa(c.number)},
+		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+			NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE},
+		}},
+	}
+	ok := c.call(ctx, "pod", func(ctx context.Context) error {
+		r, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: conf})
+		p.id = r.GetPodSandboxId()
+		return err
+	}) == fine && c.makeContainer(ctx, p, conf)
+	ok = ok && c.call(ctx, "start", func(ctx context.Context) error {
+		_, err := c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: p.container})
+		return err
+	}) == fine
+	if !ok {
+		c.dropPods(ctx)
+		return
+	}
+	c.pod = p
+	for _, h := range p.holds { // from now on the container is what keeps the layers
+		if c.rng.IntN(3) > 0 && c.take(ctx) {
+			c.remove(ctx, h.id)
+		}
+	}
+}
+
+// makeContainer pulls the two images, which does not count as operations, and
+// makes the container before they are removed again: not always at once.
+func (c *client) makeContainer(ctx context.Context, p *pod, conf *runtimeapi.PodSandboxConfig) bool {
+	o := removed
+	for range 10 {
+		for _, h := range p.holds {
+			if c.pull(ctx, "pull for pod", h.names[0], h.id) != fine {
+				return false
+			}
+		}
+		o = c.call(ctx, "container", func(ctx context.Context) error {
+			r, err := c.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+				PodSandboxId: p.id, SandboxConfig: conf, Config: containerOf(p.holds[0], p.holds[1]),
+			})
+			p.container = r.GetContainerId()
+			return err
+		}, reason{codes.NotFound, removed})
+		if o != removed {
+			break
+		}
+	}
+	return o == fine
+}
+
+func containerOf(img, volume *picture) *runtimeapi.ContainerConfig {
+	return &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "pause"},
+		Image:    &runtimeapi.ImageSpec{Image: img.id},
+		Mounts: []*runtimeapi.Mount{{
+			ContainerPath: volumePath, Readonly: true, Image: &runtimeapi.ImageSpec{Image: volume.id},
+		}},
+		Linux: &runtimeapi.LinuxContainerConfig{},
+	}
+}
+
+// checkPod looks whether the container has all it needs: it runs, its files are
+// there, and every layer below is what it was.
+func (c *client) checkPod(ctx context.Context) {
+	p := c.pod
+	o := cut
+	for o == cut {
+		o = c.call(ctx, "check", func(ctx context.Context) error {
+			r, err := c.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: p.container})
+			if err == nil && r.GetStatus().GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				err = fmt.Errorf("the container is %v: %s", r.GetStatus().GetState(), r.GetStatus().GetReason())
+			}
+			return err
+		})
+	}
+	if o != fine {
+		return
+	}
+	rootfs := filepath.Join(c.node.State, "containers", p.container, "rootfs")
+	if _, err := os.ReadFile(filepath.Join(rootfs, "pause")); err != nil {
+		c.problem("container %s: %v", p.container, err)
+	}
+	for _, h := range p.holds {
+		for _, chain := range h.chains {
+			if err := c.verifier.layer(chain); err != nil {
+				c.problem("container %s: %v", p.container, err)
+			}
+		}
+	}
+}
+
+// dropPods ends all pods of this client, however often that is cut short.
+func (c *client) dropPods(ctx context.Context) {
+	c.pod = nil
+	if c.pods == 0 {
+		return
+	}
+	for o := cut; o == cut; {
+		o = c.call(ctx, "pod removal", c.dropAll)
+	}
+}
+
+func (c *client) dropAll(ctx context.Context) error {
+	filter := &runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{ownerLabel: strconv.Itoa(c.number)}}
+	list, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: filter})
+	if err != nil {
+		return err
+	}
+	for _, p := range list.GetItems() {
+		if _, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
+			return err
+		}
+		if _, err := c.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
