@@ -209,13 +209,7 @@ func (m *Manager) killOrphan(c *Container) error {
 	}
 	m.refreshFact(c)
 	m.lose(c)
-	var errs []error
-	for _, dir := range paths {
-		if err := removeCgroupTree(dir); !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return removeEmptied(paths)
 }
 
 // lose records that a container's process is out of reach, unless its end is

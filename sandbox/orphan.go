@@ -87,6 +87,24 @@ func killCgroup(paths map[string]string) error {
 	return fmt.Errorf("processes %v of cgroup %s did not end within %v of SIGKILL, see /proc/PID/stack: %w", cgroupPIDs(dir), dir, killPatience, ErrTimeout)
 }
 
+// removeEmptied removes the cgroups of processes that have ended. The kernel calls
+// them busy until somebody has waited for the last of these; nothing tells when.
+func removeEmptied(paths map[string]string) error {
+	deadline := time.Now().Add(killPatience)
+	var errs []error
+	for _, dir := range paths {
+		err := removeCgroupTree(dir)
+		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
+			time.Sleep(2 * time.Millisecond)
+			err = removeCgroupTree(dir)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // killMember kills a process if it is in the cgroup still once it is held by a
 // pidfd, which no later process of that number can be mistaken for.
 func killMember(dir string, pid int, deadline time.Time) {

@@ -17,7 +17,7 @@ type Config struct {
 	CNIConfDir           string        `toml:"cni_conf_dir" help:"CNI network configurations; the first in lexical order is used"`
 	CNIBinDir            []string      `toml:"cni_bin_dir" help:"where CNI plugins are looked for, in order"`
 	DefaultNetwork       bool          `toml:"default_network" help:"use a built-in bridge network while cni_conf_dir holds none"`
-	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates: HOST/hosts.toml, the first directory that has HOST wins"`
+	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates, HOST/hosts.toml; the first directory that exists is the one read"`
 	StreamAddress        string        `toml:"stream_address" help:"host:port of the exec, attach and port-forward server; it should be reachable by the kubelet only"`
 	CgroupDriver         string        `toml:"cgroup_driver" help:"cgroupfs or systemd; empty looks at the host"`
 	ShimBinary           string        `toml:"shim_binary" help:"path of berth-shim; empty: beside berthd, then in PATH"`
@@ -40,7 +40,7 @@ func Default() Config {
 		LogLevel:        2,
 		CNIConfDir:      "/etc/cni/net.d",
 		CNIBinDir:       []string{"/opt/cni/bin", "/usr/lib/cni"},
-		CertsDir:        []string{"/etc/berth/certs.d"},
+		CertsDir:        []string{"/etc/berth/certs.d", "/etc/containerd/certs.d"},
 		StreamAddress:   "127.0.0.1:0",
 		RuntimeHandlers: []string{},
 		PinnedImages:    []string{},

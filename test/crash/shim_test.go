@@ -103,6 +103,7 @@ func TestShimAndDaemonAreKilled(t *testing.T) {
 			d := start(t, node.Options{Tmpfs: true})
 			d.heirs = true
 			d.pull(busybox)
+			d.pod("first").remove() // its directories stay
 			before := d.facts()
 			c := d.counts("lost")
 			created := c.p.create(c.p.config("created", "sleep 1000"))
