@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -161,12 +162,20 @@ func (n *Network) remembered(pod string) (*libcni.NetworkConfigList, *libcni.Run
 
 func (n *Network) rememberedPods() (map[string]bool, error) {
 	pods := map[string]bool{}
-	entries, err := os.ReadDir(filepath.Join(n.opt.CacheDir, "pods"))
+	dir := filepath.Join(n.opt.CacheDir, "pods")
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return pods, err
 	}
 	for _, e := range entries {
-		pods[e.Name()] = true
+		if !strings.HasPrefix(e.Name(), atomicfile.TempPrefix) {
+			pods[e.Name()] = true
+			continue
+		}
+		// A crash cut its write off, before anything was attached.
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return pods, err
+		}
 	}
 	cached, err := n.cni.GetCachedAttachments("")
 	for _, a := range cached {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+
+	"berth/oci/atomicfile"
 )
 
 const testBridge = "berthtest0"
@@ -354,8 +356,13 @@ func TestGCDetachesUnknownPodsOnly(t *testing.T) {
 	if _, err := n.Add(t.Context(), kept); err != nil {
 		t.Fatal(err)
 	}
+	cut := n.intentPath(atomicfile.TempPrefix + "1") // what a crash leaves of a write
+	write(t, cut, []byte("{"))
 	if err := n.GC(t.Context(), []Attachment{{"kept"}}); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(cut); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("half a record stays")
 	}
 	marks(t, f, "ADD older", "ADD newer", "DEL older", "GC newer")
 	calls := f.calls()
