@@ -15,6 +15,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
 )
 
 // destroyPod is the one way a pod goes: release what it holds, erase what it
@@ -81,16 +82,32 @@ func (m *Manager) releasePause(ctx context.Context, s *Sandbox, rec *podRecord) 
 	if err == nil {
 		err = shim.StopPod(ctx, s.id)
 	}
-	if errors.Is(err, oci.ErrShimGone) {
-		if rec.BootID != m.bootID {
-			return nil // pid and start time of another boot may be anyone's
-		}
-		return killPID(rec.PausePID, rec.PauseStart)
+	if err == nil || errors.Is(err, oci.ErrShimGone) {
+		err = m.killPause(rec) // the heir of a shim may not know what that had just started
 	}
 	if err != nil {
 		return fmt.Errorf("end the pause process: %w", err)
 	}
 	return nil
+}
+
+// killPause ends a pause process that no shim knows. Of a pod that was never whole
+// only the shim may have written down which one it is.
+func (m *Manager) killPause(rec *podRecord) error {
+	if rec.BootID != m.bootID {
+		return nil // pid and start time of another boot may be anyone's
+	}
+	fact := shimapi.Record{PID: rec.PausePID, StartTime: rec.PauseStart}
+	if fact.PID == 0 {
+		err := atomicfile.Read(m.podFile(rec.ID, factName), &fact)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return killPID(fact.PID, fact.StartTime)
 }
 
 // erasePod: containers → shim's memory of the pod → directory, record last.

@@ -313,7 +313,7 @@ func (m *Manager) endOrphan(ctx context.Context, c *Container) {
 // endPause ends a pause process that has no shim any more, and with it its pod.
 func (m *Manager) endPause(ctx context.Context, s *Sandbox) {
 	rec := s.record()
-	if err := killPID(rec.PausePID, rec.PauseStart); err != nil {
+	if err := m.killPause(&rec); err != nil {
 		klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
 	}
 	if s.end() {

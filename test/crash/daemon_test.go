@@ -1,8 +1,8 @@
 package crash
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -26,7 +26,9 @@ type daemon struct {
 	t       *testing.T
 	conn    *grpc.ClientConn
 	witness *ctr
-	heirs   bool // the shims' own processes and files are no facts: they are replaced
+	// shimKills is how often a shim was killed: from the first on, the shims' own
+	// processes and files are no facts, since others take their place.
+	shimKills int
 }
 
 // start starts a node that is closed, and searched for leaks, with the test.

@@ -33,7 +33,7 @@ func (d *daemon) facts() facts {
 		}
 		out = append(out, f...)
 	}
-	if d.heirs {
+	if d.shimKills > 0 {
 		out = slices.DeleteFunc(out, func(f string) bool {
 			return strings.HasPrefix(f, "file run/shims/") || strings.HasPrefix(f, "process ") && strings.Contains(f, "berth-shim --dir")
 		})
@@ -148,16 +148,14 @@ func (d *daemon) rules() (facts, error) {
 		chain := fmt.Sprintf("CNI-%x", sha512.Sum512([]byte("berth"+id)))[:28]
 		ours = append(ours, id, chain)
 	}
+	text, err := exec.Command("iptables-save", "-t", "nat").Output() // the subnet is IPv4's
+	if err != nil {
+		return nil, fmt.Errorf("iptables-save: %w", err)
+	}
 	var out facts
-	for _, family := range []string{"iptables", "ip6tables"} {
-		text, err := exec.Command(family+"-save", "-t", "nat").Output()
-		if err != nil {
-			return nil, fmt.Errorf("%s-save: %w", family, err)
-		}
-		for line := range strings.Lines(string(text)) {
-			if slices.ContainsFunc(ours, func(s string) bool { return strings.Contains(line, s) }) {
-				out = append(out, family+" "+strings.TrimSpace(line))
-			}
+	for line := range strings.Lines(string(text)) {
+		if slices.ContainsFunc(ours, func(s string) bool { return strings.Contains(line, s) }) {
+			out = append(out, "rule "+strings.TrimSpace(line))
 		}
 	}
 	return out, nil

@@ -17,12 +17,25 @@ import (
 // TestKilledAtRandom kills the daemon while others (the shim, a plugin, the
 // registry) work for it, which the steps of the daemon itself do not show.
 func TestKilledAtRandom(t *testing.T) {
-	const kills = 3 // a verb
 	d := start(t, node.Options{})
 	d.watch()
+	d.randomly(slices.Sorted(maps.Keys(verbs)))
+}
+
+// TestKilledAtRandomWithAShimEach: a shim comes and goes with each pod.
+func TestKilledAtRandomWithAShimEach(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true, Args: []string{"--pods-per-shim", "1"}})
+	d.watch()
+	d.randomly([]string{"RunPodSandbox", "RemovePodSandbox", "CreateContainer"})
+}
+
+// randomly cuts each verb short a few times.
+func (d *daemon) randomly(which []string) {
+	const kills = 3 // a verb
+	t := d.t
 	before := d.facts()
 	numbers := random(t)
-	for _, verb := range slices.Sorted(maps.Keys(verbs)) {
+	for _, verb := range which {
 		took := d.uncut(verbs[verb](d))
 		d.settled("after "+verb+" and its opposite", before)
 		for i := range kills {

@@ -201,6 +201,11 @@ func (p process) await() {
 	}
 }
 
+func (p process) lives() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n == 0
+}
+
 // TestExecEndsWithTheDaemon: nobody would read its output or learn its code.
 func TestExecEndsWithTheDaemon(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})

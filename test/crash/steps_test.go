@@ -20,6 +20,7 @@ const most = 150
 func TestKilledAtEveryStep(t *testing.T) {
 	for _, verb := range slices.Sorted(maps.Keys(verbs)) {
 		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
 			d := start(t, node.Options{Tmpfs: true})
 			d.watch()
 			before := d.facts()

@@ -20,6 +20,7 @@ import (
 const (
 	busybox = "docker.io/library/busybox:latest"
 	layered = "docker.io/library/layered:latest" // three small layers
+	volume  = "docker.io/library/volume:latest"  // for image volumes: /file
 )
 
 // patience bounds every wait; what it waits for takes milliseconds.
@@ -89,7 +90,15 @@ func pushImages(r *registry.Registry) error {
 	if err != nil {
 		return err
 	}
-	return r.PushAll(map[string]registry.Image{busybox: box, layered: img})
+	l, err := registry.Layer(registry.File{Path: "/file", Mode: 0o644, Data: []byte("from the volume\n")})
+	if err != nil {
+		return err
+	}
+	vol, err := registry.Build(v1.Config{}, l)
+	if err != nil {
+		return err
+	}
+	return r.PushAll(map[string]registry.Image{busybox: box, layered: img, volume: vol})
 }
 
 // random gives each test its own numbers, whatever ran before it.

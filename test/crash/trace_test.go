@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -191,9 +192,8 @@ func (tr *tracer) step(tid int) bool {
 	text := tr.describe(info.nr, info.args)
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	// os.Remove first unlinks a directory, which changes nothing, then removes it.
-	if text == "" || len(tr.steps) > 0 && text == tr.steps[len(tr.steps)-1] && strings.HasPrefix(text, "unlink") {
-		return false
+	if text == "" || len(tr.steps) > 0 && text == tr.steps[len(tr.steps)-1] && strings.Contains(text, "/") {
+		return false // os.Remove unlinks, which a directory refuses, then removes
 	}
 	tr.steps = append(tr.steps, text)
 	if len(tr.steps) != tr.stopAt {
@@ -241,8 +241,11 @@ func (tr *tracer) describe(nr uint64, args [6]uint64) string {
 	case c.path < 0:
 		return c.name
 	}
-	return c.name + " " + readString(tr.pid, uintptr(args[c.path]))
+	// The hierarchies of v1 go through the same, ten times.
+	return c.name + " " + hierarchy.ReplaceAllString(readString(tr.pid, uintptr(args[c.path])), "/sys/fs/cgroup/*/")
 }
+
+var hierarchy = regexp.MustCompile("^/sys/fs/cgroup/[^/]+/")
 
 func readString(pid int, at uintptr) string {
 	buf := make([]byte, 256)

@@ -147,6 +147,9 @@ func createContainer(d *daemon) attempt {
 	p.works() // the first container makes the pod's cgroup
 	before := d.facts()
 	req := p.createRequest(p.config("c", "echo once; sleep 1000"))
+	req.Config.Mounts = []*runtimeapi.Mount{{
+		ContainerPath: "/volume", Image: &runtimeapi.ImageSpec{Image: volume}, Readonly: true,
+	}}
 	return attempt{
 		call: func(ctx context.Context) error {
 			_, err := d.Runtime.CreateContainer(ctx, req)
@@ -164,6 +167,9 @@ func createContainer(d *daemon) attempt {
 			}
 			c.start()
 			c.saidOnce()
+			if got := c.exec("cat /volume/file"); got != "from the volume\n" {
+				d.t.Errorf("the image volume has %q", got)
+			}
 			c.remove()
 			d.settled("the container is removed", before)
 			p.remove()
