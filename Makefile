@@ -12,7 +12,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build pause cni deps run test critest bench bench-pull churn lint fmt clean install go-is-here
+.PHONY: all build pause cni deps run test critest bench bench-pull churn crash lint fmt clean install go-is-here
 all: build
 
 go-is-here:
@@ -43,6 +43,10 @@ run: deps build cni
 test: deps build cni
 	@$(TEST) -c -o /dev/null ./... >/dev/null
 	$(TEST) -p 1 -timeout 40m ./...
+
+# The crash tests of `make test` and those that take long or kill at random.
+crash: deps build cni
+	BERTH_SOAK=1 $(TEST) -count=1 -timeout 40m ./test/crash
 
 critest: deps build cni
 	test/critest/run.sh

@@ -278,7 +278,15 @@ func TestUnreadableContainer(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})
 	d.watch()
 	p := d.pod("keeps-on")
-	other := p.start("counter", counter)
+	conf := p.config("other", "")
+	conf.Command = []string{"sleep", "1000"}
+	other := p.create(conf)
+	other.start()
+	_, other.pid = other.details()
+	eventually(t, "it sleeps", func() bool {
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", other.pid))
+		return string(cmdline) == "sleep\x001000\x00"
+	})
 	before := d.facts()
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {

@@ -131,6 +131,9 @@ func (d *daemon) ports() (facts, error) {
 		return nil, err
 	}
 	links, err := netlink.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // a link came or went meanwhile, of whomever
+		links, err = netlink.LinkList()
+	}
 	var out facts
 	for _, l := range links {
 		if l.Attrs().MasterIndex == br.Attrs().Index {

@@ -17,6 +17,7 @@ import (
 // TestKilledAtRandom kills the daemon while others (the shim, a plugin, the
 // registry) work for it, which the steps of the daemon itself do not show.
 func TestKilledAtRandom(t *testing.T) {
+	soak(t)
 	d := start(t, node.Options{})
 	d.watch()
 	d.randomly(slices.Sorted(maps.Keys(verbs)))
@@ -24,6 +25,7 @@ func TestKilledAtRandom(t *testing.T) {
 
 // TestKilledAtRandomWithAShimEach: a shim comes and goes with each pod.
 func TestKilledAtRandomWithAShimEach(t *testing.T) {
+	soak(t)
 	d := start(t, node.Options{Tmpfs: true, Args: []string{"--pods-per-shim", "1"}})
 	d.watch()
 	d.randomly([]string{"RunPodSandbox", "RemovePodSandbox", "CreateContainer"})
@@ -77,6 +79,7 @@ func (d *daemon) uncut(a attempt) time.Duration {
 
 // TestKilledInAStorm kills the daemon while pods are made and removed on all sides.
 func TestKilledInAStorm(t *testing.T) {
+	soak(t)
 	const pods, storms = 8, 3
 	d := start(t, node.Options{Tmpfs: true})
 	d.watch()
@@ -134,6 +137,7 @@ func (d *daemon) liveAndDie(ctx context.Context, c *runtimeapi.PodSandboxConfig)
 // TestKilledWhileItRecovers: what one daemon did not finish, and the next did
 // not either, the third does.
 func TestKilledWhileItRecovers(t *testing.T) {
+	soak(t)
 	const rounds = 3
 	// Steps where most is left to be done: the network is attached, and not much
 	// of the pod is gone.

@@ -195,15 +195,18 @@ func openPID(t *testing.T, pid int) process {
 
 func (p process) await() {
 	p.t.Helper()
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, int(patience/time.Millisecond))
-	if err != nil || n != 1 {
-		p.t.Fatalf("the process does not end: %v", err)
+	deadline := time.Now().Add(patience)
+	for p.lives(time.Until(deadline)) {
+		if time.Now().After(deadline) {
+			p.t.Fatal("the process does not end")
+		}
 	}
 }
 
-func (p process) lives() bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, 0)
-	return err == nil && n == 0
+// lives tells whether the process runs, after waiting for its end for so long.
+func (p process) lives(within time.Duration) bool {
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, int(within/time.Millisecond))
+	return n != 1 // also when interrupted
 }
 
 // TestExecEndsWithTheDaemon: nobody would read its output or learn its code.

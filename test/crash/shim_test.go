@@ -68,6 +68,7 @@ func TestShimIsKilled(t *testing.T) {
 // TestShimKilledAtEveryStep kills the shim before each step of its part of each
 // verb. The call may fail; what is left is whole or can be removed.
 func TestShimKilledAtEveryStep(t *testing.T) {
+	soak(t)
 	for _, verb := range slices.Sorted(maps.Keys(verbs)) {
 		if verb == "PullImage" || verb == "RemoveImage" {
 			continue // nothing of the shim's
@@ -91,7 +92,7 @@ func TestShimKilledAtEveryStep(t *testing.T) {
 					held := openPID(t, d.shimPID())
 					tr := trace(t, d.shimPID(), n, d.Dir)
 					err := a.call(within(t))
-					if held.lives() {
+					if held.lives(0) {
 						d.killShim()
 					}
 					d.shimKills++
@@ -118,6 +119,7 @@ func TestShimKilledAtEveryStep(t *testing.T) {
 // TestShimIsKilledInTheMiddle kills the shim while it works for each verb. The
 // call may fail; what is left is whole or can be removed.
 func TestShimIsKilledInTheMiddle(t *testing.T) {
+	soak(t)
 	// More in two seconds and the daemon takes it that what it hands on kills shims.
 	const kills = 3
 	numbers := random(t)

@@ -32,6 +32,7 @@ var seed = flag.Uint64("seed", 0, "of the random kills; 0: a new one")
 var images *registry.Registry
 
 func TestMain(m *testing.M) {
+	startTracers()
 	flag.Parse()
 	os.Exit(run(m))
 }

@@ -37,7 +37,7 @@ func trace(t *testing.T, pid, stopAt int, below string) *tracer {
 	t.Helper()
 	tr := &tracer{pid: pid, stopAt: stopAt, below: below + "/", ended: make(chan struct{})}
 	attached := make(chan error, 1)
-	go tr.run(attached)
+	tracers <- func() { tr.run(attached) }
 	if err := <-attached; errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
 		t.Skipf("processes can't be traced here: %v", err)
 	} else if err != nil {
@@ -59,9 +59,26 @@ func (tr *tracer) killed(t *testing.T) string {
 	return ""
 }
 
-// run is the tracer's thread: the kernel ties tracees to it.
+// tracers takes what is to be done on a thread of tracers.
+var tracers = make(chan func())
+
+// startTracers makes threads that trace, and do nothing else. It must be called
+// before the first process is started: to its tracer a thread's tracees are as its
+// children, and a wait for any of them would take other people's away.
+func startTracers() {
+	for range 4 { // as many tests as may run side by side
+		go func() {
+			runtime.LockOSThread()
+			for job := range tracers {
+				job()
+			}
+		}()
+	}
+}
+
+// run is done on a thread of tracers: the kernel ties tracees to it. It ends with
+// the process.
 func (tr *tracer) run(attached chan<- error) {
-	runtime.LockOSThread() // for good: the thread ends with this function and lets all go
 	defer close(tr.ended)
 	waiting, err := tr.seize()
 	if err != nil || len(waiting) == 0 {

@@ -84,6 +84,9 @@ func mountsBelow(dir string) ([]string, error) {
 	return out, err
 }
 
+// dumpTries bounds how often the list of links is asked for anew.
+const dumpTries = 20
+
 // bridgePorts are the host ends of veths on the bridge.
 func bridgePorts(bridge string) ([]string, error) {
 	br, err := netlink.LinkByName(bridge)
@@ -94,6 +97,12 @@ func bridgePorts(bridge string) ([]string, error) {
 		return nil, err
 	}
 	links, err := netlink.LinkList()
+	for range dumpTries {
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+		links, err = netlink.LinkList() // a link came or went meanwhile, of whomever
+	}
 	if err != nil {
 		return nil, err
 	}
