@@ -31,6 +31,20 @@ var defaultCapabilities = []string{
 	"CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_SETFCAP",
 }
 
+// CapabilityNames are those of a mask as /proc/PID/status has it, in bit order.
+func CapabilityNames(mask uint64) []string {
+	var names []string
+	for bit, name := range capabilityNames {
+		if mask&(1<<bit) != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// DefaultCapabilities are what a container has that asks for nothing.
+func DefaultCapabilities() []string { return slices.Clone(defaultCapabilities) }
+
 const allCapabilities = "ALL"
 
 // capabilities leaves the inheritable set empty but for what must be ambient:

@@ -91,13 +91,7 @@ func parseStatusCapabilities(status string) ([]string, error) {
 		}
 		mask &= bits
 	}
-	var names []string
-	for bit, name := range capabilityNames {
-		if mask&(1<<bit) != 0 {
-			names = append(names, name)
-		}
-	}
-	return names, nil
+	return CapabilityNames(mask), nil
 }
 
 // detectCgroups counts a hybrid host as v1: that is where its controllers are.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 func mustWrite(t *testing.T, path string) {
@@ -92,7 +94,7 @@ func TestKillPIDKnowsItsProcess(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	start, err := startTime(cmd.Process.Pid)
+	start, err := shimapi.StartTime(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func killPID(pid int, start uint64) error {
 		return nil // gone
 	}
 	defer unix.Close(fd)
-	if now, err := startTime(pid); err != nil || now != start {
+	if now, err := shimapi.StartTime(pid); err != nil || now != start {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -40,21 +40,6 @@ func killPID(pid int, start uint64) error {
 		return fmt.Errorf("wait for process %d: %w", pid, err)
 	}
 	return nil
-}
-
-// startTime reads field 22 of /proc/PID/stat; the command name before it may
-// hold spaces and parentheses, so counting starts after the last one.
-func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, ok := strings.Cut(string(b[strings.LastIndexByte(string(b), ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return 0, fmt.Errorf("unexpected form of /proc/%d/stat", pid)
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
 }
 
 // killPatience bounds the wait for the processes of a cgroup to die of SIGKILL.

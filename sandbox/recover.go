@@ -86,7 +86,7 @@ func (m *Manager) pauseLives(rec *podRecord) bool {
 	if _, err := m.opt.Shims.Get(rec.ShimID); err != nil {
 		return false
 	}
-	start, err := startTime(rec.PausePID)
+	start, err := shimapi.StartTime(rec.PausePID)
 	return err == nil && start == rec.PauseStart
 }
 

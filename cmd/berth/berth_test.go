@@ -39,7 +39,7 @@ func TestFind(t *testing.T) {
 
 func TestWrongArgumentsAreUsage(t *testing.T) {
 	for name, args := range map[string][]string{
-		"check": {"x"}, "image list": {"x"}, "image pull": {}, "image load": {"x", "y"},
+		"explain": {"--json"}, "audit": {"x"}, "check": {"x"}, "image list": {"x"}, "image pull": {}, "image load": {"x", "y"},
 		"image export": {"x"}, "image check": {"--fix"}, "check --store": {"--fix"},
 	} {
 		cmd, _, err := find(strings.Fields(name))
@@ -79,13 +79,5 @@ func TestWriteWholeLeavesNoHalf(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(file + "*"); len(left) != 1 {
 		t.Errorf("left behind: %v", left)
-	}
-}
-
-func TestSize(t *testing.T) {
-	for bytes, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 2048: "2 KiB", 3 << 20: "3 MiB", 1 << 40: "1 TiB"} {
-		if got := size(bytes); got != want {
-			t.Errorf("size(%d) is %q, want %q", bytes, got, want)
-		}
 	}
 }

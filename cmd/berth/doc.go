@@ -4,7 +4,8 @@
 // # What it owns
 //
 // Parsing its arguments and printing answers. The answers come from a running
-// berthd by package cri/operator, or from the machine by server/hostcheck.
+// berthd by package cri/operator, or from the machine by server/hostcheck and
+// server/explain, which need none.
 //
 // # Invariants
 //

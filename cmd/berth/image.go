@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/server/explain"
 )
 
 func listImages(ctx context.Context, env environment, args []string) error {
@@ -29,23 +31,10 @@ func listImages(ctx context.Context, env environment, args []string) error {
 			names = append(img.GetRepoDigests(), "-")[:1]
 		}
 		for _, name := range names {
-			fmt.Fprintf(w, "%s\t%.19s\t%s\n", name, img.GetId(), size(img.GetSize()))
+			fmt.Fprintf(w, "%s\t%.19s\t%s\n", name, img.GetId(), explain.Bytes(img.GetSize()))
 		}
 	}
 	return w.Flush()
-}
-
-// size shows bytes for a person to read.
-func size(bytes uint64) string {
-	const unit = 1024
-	value, prefix := float64(bytes), ""
-	for _, p := range []string{"Ki", "Mi", "Gi", "Ti"} {
-		if value < unit {
-			break
-		}
-		value, prefix = value/unit, p
-	}
-	return fmt.Sprintf("%.4g %sB", value, prefix)
 }
 
 func pullImage(ctx context.Context, env environment, args []string) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -41,6 +42,8 @@ type environment struct {
 
 var commands = []command{
 	{"version", "", "print the versions of this program and of the daemon", showVersion},
+	{"explain", "[--json] POD|CONTAINER", "tell layer by layer how it is, and what most likely made it fail", explainOne},
+	{"audit", "[--json]", "tell what weakens the isolation of each running container", auditAll},
 	{"check", "", "tell whether this machine can run pods, and what to change", checkHost},
 	{"check --store", "[--repair]", "the same as image check", checkImages},
 	{"image list", "", "list images", listImages},
@@ -75,9 +78,9 @@ func plain(err error) string {
 
 func usage() string {
 	var b strings.Builder
-	b.WriteString("berth [--config FILE] [--address unix:///PATH] COMMAND\n\n")
+	b.WriteString("berth [--config FILE] [--address unix:///PATH] [--root DIR] [--state DIR] COMMAND\n\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  %-26s %s\n", c.name+" "+c.args, c.help)
+		fmt.Fprintf(&b, "  %-30s %s\n", c.name+" "+c.args, c.help)
 	}
 	return b.String()
 }
@@ -87,6 +90,7 @@ func run(ctx context.Context, args []string) error {
 	fs.SetOutput(io.Discard)
 	file := fs.String("config", config.DefaultFile, "")
 	address := fs.String("address", "", "")
+	root, state := fs.String("root", "", ""), fs.String("state", "", "")
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) || fs.Arg(0) == "help" {
 		fmt.Print(usage())
@@ -103,9 +107,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if *address != "" {
-		cfg.Listen = *address
-	}
+	cfg.Listen, cfg.Root, cfg.State = cmp.Or(*address, cfg.Listen), cmp.Or(*root, cfg.Root), cmp.Or(*state, cfg.State)
 	client, err := operator.Dial(cfg.Listen)
 	if err != nil {
 		return err

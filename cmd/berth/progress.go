@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/server/explain"
 )
 
 // barCells is how wide a bar is, redrawEvery how often a count of bytes is shown.
@@ -98,9 +100,9 @@ func (p *progress) count(what string, total int64) (passed func(n int)) {
 			return
 		}
 		last = time.Now()
-		state := size(uint64(done))
+		state := explain.Bytes(uint64(done))
 		if total > 0 {
-			state = fmt.Sprintf("%d%% of %s", 100*done/total, size(uint64(total)))
+			state = fmt.Sprintf("%d%% of %s", 100*done/total, explain.Bytes(uint64(total)))
 		}
 		p.line(what + ": " + state)
 	}

@@ -177,7 +177,7 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Pro
 	}
 	ctr.proc = proc
 	ctr.pid, _ = proc.Pid() // set, since it was started
-	started, err := startTime(ctr.pid)
+	started, err := shimapi.StartTime(ctr.pid)
 	if err != nil {
 		return errors.Join(err, terminate(proc))
 	}

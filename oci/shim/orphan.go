@@ -36,7 +36,7 @@ func newOrphan(rec shimapi.Record, pidfd *os.File) (o *orphan, err error) {
 		if pidfd, err = openPidfd(rec.PID); err != nil {
 			return nil, fault(shimapi.KindNotFound, "%w", err)
 		}
-		if started, err := startTime(rec.PID); err != nil || started != rec.StartTime {
+		if started, err := shimapi.StartTime(rec.PID); err != nil || started != rec.StartTime {
 			_ = pidfd.Close() // a stranger's
 			return nil, fault(shimapi.KindNotFound, "process %d has ended", rec.PID)
 		}

@@ -74,7 +74,7 @@ func TestOrphanIsTold(t *testing.T) {
 
 func recordOf(t *testing.T, pid int) shimapi.Record {
 	t.Helper()
-	started, err := startTime(pid)
+	started, err := shimapi.StartTime(pid)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,21 +44,6 @@ func ended(pidfd int) bool {
 	return err == nil && n > 0
 }
 
-// startTime is field 22 of /proc/PID/stat, in clock ticks since boot.
-func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, fmt.Errorf("start time: %w", err)
-	}
-	// The name, field 2, is in parentheses and may hold anything.
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	const wanted = 22 - 3
-	if len(fields) <= wanted {
-		return 0, fmt.Errorf("start time: /proc/%d/stat is short", pid)
-	}
-	return strconv.ParseUint(string(fields[wanted]), 10, 64)
-}
-
 // comm is the kernel's name of a process, also of a zombie.
 func comm(pid int) string {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")

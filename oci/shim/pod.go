@@ -86,7 +86,7 @@ func settle(pid int, r shimapi.RunPodRequest) (started uint64, err error) {
 	if err := adjustOOMScore(pid, r.OOMScoreAdj); err != nil {
 		return 0, err
 	}
-	if started, err = startTime(pid); err != nil {
+	if started, err = shimapi.StartTime(pid); err != nil {
 		return 0, err
 	}
 	if r.NewNet && r.NetNSPath != "" {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"berth/server/explain"
+)
+
+func explainOne(_ context.Context, env environment, args []string) error {
+	args, asJSON := takeJSON(args)
+	if len(args) != 1 {
+		return fmt.Errorf("%w: explain takes one pod or container", errUsage)
+	}
+	pods, err := openRecords(env)
+	if err != nil {
+		return err
+	}
+	report, err := pods.Explain(args[0])
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(env.out, report)
+	}
+	return report.Write(env.out)
+}
+
+func auditAll(_ context.Context, env environment, args []string) error {
+	args, asJSON := takeJSON(args)
+	if len(args) > 0 {
+		return fmt.Errorf("%w: audit takes no argument but --json", errUsage)
+	}
+	pods, err := openRecords(env)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(env.out, pods.Audit())
+	}
+	return explain.WriteAudit(env.out, pods.Audit())
+}
+
+// takeJSON takes --json out of args, wherever it stands.
+func takeJSON(args []string) (rest []string, asJSON bool) {
+	i := slices.Index(args, "--json")
+	if i < 0 {
+		return args, false
+	}
+	return slices.Delete(slices.Clone(args), i, i+1), true
+}
+
+func openRecords(env environment) (*explain.Pods, error) {
+	pods, err := explain.Open(env.cfg.Root, env.cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	for _, broken := range pods.Broken {
+		fmt.Fprintln(os.Stderr, "berth: a record can't be read:", broken)
+	}
+	return pods, nil
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,148 @@
+package explain
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"berth/oci"
+)
+
+// Isolation is what weakens one running container, told by the kernel.
+type Isolation struct {
+	ID         string   `json:"id"`
+	Name       string   `json:"name"`
+	Pod        string   `json:"pod"`
+	User       string   `json:"user"`       // uid inside, and whether it is the machine's
+	Privileged bool     `json:"privileged"` // nothing is left that holds it back
+	Weak       []string `json:"weak"`       // why, strongest first
+}
+
+// Audit looks at every running container, the least isolated first.
+func (ps *Pods) Audit() []Isolation {
+	var out []Isolation
+	for _, p := range ps.all {
+		for _, c := range p.containers {
+			if l := ps.look(c); l.proc.alive() {
+				out = append(out, l.isolation())
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Isolation) int {
+		if a.Privileged != b.Privileged {
+			return map[bool]int{true: -1, false: 1}[a.Privileged]
+		}
+		return len(b.Weak) - len(a.Weak)
+	})
+	return out
+}
+
+func (l *look) isolation() Isolation {
+	is := Isolation{ID: l.ctr.ID, Name: l.ctr.name(), Pod: l.pod.name(), User: "?"}
+	c, err := l.proc.confinement()
+	if err != nil {
+		is.Weak = []string{"can't be told: " + err.Error()}
+		return is
+	}
+	is.User = c.uid
+	if c.hostUser && c.uid == "0" {
+		is.User += " of the machine"
+	}
+	if !c.hostUser {
+		is.User += " of a user namespace"
+	}
+	unmasked := l.ctr.Spec.Linux != nil && len(l.ctr.Spec.Linux.MaskedPaths) == 0
+	added, _ := difference(c.bounding, oci.DefaultCapabilities())
+	is.Privileged = slices.Contains(c.bounding, "CAP_SYS_ADMIN") && c.seccomp == "0" && unmasked && l.allDevices()
+	if is.Privileged {
+		is.Weak = append(is.Weak, "privileged")
+	}
+	is.Weak = append(is.Weak, l.shared()...)
+	if len(added) > 0 {
+		is.Weak = append(is.Weak, "may have "+some(added))
+	}
+	is.Weak = append(is.Weak, l.unguarded(c, unmasked)...)
+	return is
+}
+
+// shared are the machine's namespaces that the container is in.
+func (l *look) shared() []string {
+	var out []string
+	for _, kind := range []string{"pid", "net", "ipc", "uts"} {
+		if own, err := l.proc.namespace(kind); err == nil && l.owner(kind, own) == hosts {
+			out = append(out, "host "+kind)
+		}
+	}
+	return out
+}
+
+// unguarded are the guards that are not up.
+func (l *look) unguarded(c confinement, unmasked bool) []string {
+	var out []string
+	if c.seccomp == "0" {
+		out = append(out, "no seccomp filter")
+	}
+	if c.label == "unconfined" {
+		out = append(out, "no security module profile")
+	}
+	if unmasked {
+		out = append(out, "unmasked /proc and /sys")
+	}
+	if !c.noNewPrivs && c.uid != "0" {
+		out = append(out, "setuid programs can raise it")
+	}
+	for _, m := range l.ctr.config.GetMounts() {
+		if !m.GetReadonly() && sensitive(m.GetHostPath()) {
+			out = append(out, "writes to "+m.GetHostPath())
+		}
+	}
+	return out
+}
+
+// allDevices tells whether the device rules let everything through.
+func (l *look) allDevices() bool {
+	lin := l.ctr.Spec.Linux
+	if lin == nil || lin.Resources == nil {
+		return true
+	}
+	for _, d := range slices.Backward(lin.Resources.Devices) {
+		if d.Allow && (d.Type == "a" || d.Type == "") && d.Major == nil && d.Minor == nil {
+			return true
+		}
+		if !d.Allow {
+			return false
+		}
+	}
+	return true
+}
+
+// sensitive are host paths by which a container can take the machine over.
+func sensitive(path string) bool {
+	path = filepath.Clean(path)
+	if path == "/" || strings.HasSuffix(path, ".sock") {
+		return true
+	}
+	for _, dir := range []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var", "/var/lib", "/var/run"} {
+		if path == dir {
+			return true
+		}
+	}
+	return false
+}
+
+// WriteAudit prints a table for a person.
+func WriteAudit(w io.Writer, all []Isolation) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "POD\tCONTAINER\tID\tUSER\tWEAKENED BY")
+	for _, is := range all {
+		weak := strings.Join(is.Weak, "; ")
+		if weak == "" {
+			weak = "-"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%.13s\t%s\t%s\n", is.Pod, is.Name, is.ID, is.User, weak)
+	}
+	return t.Flush()
+}

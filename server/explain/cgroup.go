@@ -1,0 +1,217 @@
+package explain
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// throttledShare of its periods, in percent, is more than bursts explain.
+	throttledShare = 25
+	// nearLimit is the share of a limit, in percent, that counts as reached.
+	nearLimit = 95
+	// pressed is a share of time, in percent over a minute, that tasks stood still.
+	pressed = 10
+)
+
+// group reads a container's cgroup: the directories by controller of cgroups(7),
+// or on v2 one under "".
+type group map[string]string
+
+// v2 tells of one hierarchy; a hybrid host has the controllers' beside it.
+func (g group) v2() bool { return g[""] != "" && len(g) == 1 }
+
+// file is the path of the first of names that is there: v1 and v2 have names of
+// their own for the same thing.
+func (g group) file(controller string, names ...string) string {
+	dir := g[controller]
+	if dir == "" && g.v2() {
+		dir = g[""]
+	}
+	if dir == "" {
+		return ""
+	}
+	for _, n := range names {
+		if _, err := os.Stat(filepath.Join(dir, n)); err == nil {
+			return filepath.Join(dir, n)
+		}
+	}
+	return ""
+}
+
+// number reads a file of one number; "max", and v1's number for it, are ok=false.
+func number(path string) (n uint64, ok bool) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	n, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	return n, err == nil && n < math.MaxInt64/2
+}
+
+// keyed reads a file of lines "key number".
+func keyed(path string) map[string]uint64 {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	out := make(map[string]uint64)
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+			out[key] = n
+		}
+	}
+	return out
+}
+
+func (l *look) cgroup() {
+	l.enter("cgroup")
+	g := group(l.ctr.fact.CgroupPaths)
+	if !l.proc.alive() {
+		l.fact("gone", "", "it went with the process")
+		l.kills(l.ctr.fact.OOMKills, filepath.Join(l.ctr.dir, factFile))
+		return
+	}
+	l.memory(g)
+	l.cpu(g)
+	l.pids(g)
+	l.pressure(g)
+}
+
+// memory tells cache from what the container needs: the working set is usage
+// less inactive page cache, as the kubelet has it.
+func (l *look) memory(g group) {
+	usageFile := g.file("memory", "memory.current", "memory.usage_in_bytes")
+	usage, ok := number(usageFile)
+	if !ok {
+		l.fact("memory", g["memory"], "not counted on this machine")
+		return
+	}
+	st := keyed(g.file("memory", "memory.stat"))
+	anon, cache, inactive := st["anon"], st["file"], st["inactive_file"]
+	if !g.v2() {
+		anon, cache, inactive = st["total_rss"], st["total_cache"], st["total_inactive_file"]
+	}
+	working := usage - min(usage, inactive)
+	limitFile := g.file("memory", "memory.max", "memory.limit_in_bytes")
+	limit, limited := number(limitFile)
+	l.fact("memory limit", limitFile, "%s", l.memoryLimit())
+	l.fact("memory", usageFile, "%s used: %s anonymous, %s page cache; working set %s", Bytes(usage), Bytes(anon), Bytes(cache), Bytes(working))
+	switch {
+	case limited && working*100 >= limit*nearLimit:
+		l.find(likely, "raise the limit before the kernel kills", "the working set is at the limit of %s", Bytes(limit))
+	case limited && usage*100 >= limit*nearLimit:
+		l.find(hint, "nothing: the kernel takes it back when it is needed", "memory is at its limit, but %s of it is page cache", Bytes(cache))
+	}
+	file := g.file("memory", "memory.events", "memory.oom_control")
+	l.kills(keyed(file)["oom_kill"], file)
+}
+
+// memoryLimit is the limit in effect, or when that is gone the one in the spec.
+func (l *look) memoryLimit() string {
+	if n, ok := number(group(l.ctr.fact.CgroupPaths).file("memory", "memory.max", "memory.limit_in_bytes")); ok {
+		return Bytes(n)
+	}
+	if lin := l.ctr.Spec.Linux; lin != nil && lin.Resources != nil && lin.Resources.Memory != nil && lin.Resources.Memory.Limit != nil && *lin.Resources.Memory.Limit > 0 {
+		return Bytes(uint64(*lin.Resources.Memory.Limit))
+	}
+	return "none of its own: see those above it, and the machine's"
+}
+
+func (l *look) kills(n uint64, from string) {
+	if n == 0 {
+		return
+	}
+	l.fact("OOM kills", from, "%d", n)
+	if !l.ctr.fact.OOMKilled {
+		l.find(likely+1, "raise the limit, or let it start fewer processes", "the kernel killed processes of it for memory (%d), but not the first one", n)
+	}
+}
+
+func (l *look) cpu(g group) {
+	quota, from := g.quota()
+	l.fact("CPU limit", from, "%s", quota)
+	file := g.file("cpu", "cpu.stat")
+	st := keyed(file)
+	stood := time.Duration(st["throttled_usec"]) * time.Microsecond
+	if !g.v2() {
+		stood = time.Duration(st["throttled_time"])
+	}
+	periods, throttled := st["nr_periods"], st["nr_throttled"]
+	if periods == 0 {
+		return
+	}
+	l.fact("throttled", file, "in %d of %d periods, %s in all", throttled, periods, stood.Round(time.Millisecond))
+	if throttled*100 > periods*throttledShare {
+		l.find(possible, "raise the CPU limit, or drop it and keep the request", "it is held back by its CPU limit of %s", quota)
+	}
+}
+
+// quota is the CPU limit in CPUs.
+func (g group) quota() (text, from string) {
+	from = g.file("cpu", "cpu.max", "cpu.cfs_quota_us")
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return "not counted on this machine", from
+	}
+	fields := strings.Fields(string(b))
+	if !g.v2() {
+		period, _ := number(g.file("cpu", "cpu.cfs_period_us"))
+		fields = append(fields, strconv.FormatUint(period, 10))
+	}
+	if len(fields) != 2 || fields[0] == "max" || fields[0] == "-1" {
+		return "none", from
+	}
+	quota, err1 := strconv.ParseFloat(fields[0], 64)
+	period, err2 := strconv.ParseFloat(fields[1], 64)
+	if err1 != nil || err2 != nil || period == 0 {
+		return string(b), from
+	}
+	return fmt.Sprintf("%.3g CPUs", quota/period), from
+}
+
+func (l *look) pids(g group) {
+	file := g.file("pids", "pids.max")
+	now, ok := number(g.file("pids", "pids.current"))
+	if !ok {
+		l.fact("pids", g["pids"], "not counted on this machine")
+		return
+	}
+	limit, limited := number(file)
+	if !limited {
+		l.fact("pids", file, "%d, no limit", now)
+		return
+	}
+	refused := keyed(g.file("pids", "pids.events"))["max"]
+	l.fact("pids", file, "%d of %d; %d forks were refused", now, limit, refused)
+	if refused > 0 || now >= limit {
+		l.find(likely, "raise the pids limit, or look for what forks", "the pids limit of %d was reached: fork fails inside with EAGAIN", limit)
+	}
+}
+
+// pressure reads how long all tasks stood still (PSI, kernel's psi.rst); only v2
+// has it by cgroup.
+func (l *look) pressure(g group) {
+	for _, what := range []string{"memory", "io"} {
+		file := g.file("", what+".pressure")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		_, full, _ := strings.Cut(string(b), "full ")
+		var avg10, avg60 float64
+		if n, _ := fmt.Sscanf(full, "avg10=%f avg60=%f", &avg10, &avg60); n != 2 {
+			continue
+		}
+		l.fact(what+" pressure", file, "all tasks stood still %.1f %% of the last minute", avg60)
+		if avg60 >= pressed {
+			l.find(possible, "give it more, or less to do", "it waits for %s %.0f %% of the time", what, avg60)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package explain
+
+import (
+	"cmp"
+	"os"
+	"path/filepath"
+)
+
+// kinds are the namespaces of namespaces(7) that differ between containers.
+var kinds = []string{"net", "ipc", "uts", "pid", "mnt", "user", "cgroup"}
+
+// namespaces tells of each whose it is, by its inode.
+func (l *look) namespaces() {
+	l.enter("namespaces")
+	if !l.proc.alive() {
+		l.fact("gone", "", "they went with the process")
+		return
+	}
+	for _, kind := range kinds {
+		file := l.proc.file("ns/" + kind)
+		own, err := l.proc.namespace(kind)
+		if err != nil {
+			l.unreadable(kind, file, err)
+			continue
+		}
+		l.fact(kind, file, "%s, inode %s", l.owner(kind, own), own)
+	}
+	if l.pause.alive() {
+		l.fact("kept by", filepath.Join(l.pod.dir, "pod.json"), "pause, pid %d", l.pause.pid)
+	}
+}
+
+// hosts is the owner of what is shared with the machine.
+const hosts = "the host's"
+
+// ownNamespace is the operator's: that of PID 1 can't be read everywhere.
+func ownNamespace(kind string) (string, error) { return process{pid: os.Getpid()}.namespace(kind) }
+
+// owner compares with the machine's namespaces, then with those that pause keeps.
+func (l *look) owner(kind, inode string) string {
+	if host, err := ownNamespace(kind); err == nil && host == inode {
+		return hosts
+	}
+	if l.pause.alive() {
+		if pods, err := l.pause.namespace(kind); err == nil && pods == inode {
+			return "the pod's"
+		}
+	}
+	for _, other := range l.siblings() {
+		if theirs, err := other.proc.namespace(kind); err == nil && theirs == inode {
+			return "that of container " + cmp.Or(other.name, "?")
+		}
+	}
+	return "its own"
+}
+
+type sibling struct {
+	name string
+	proc process
+}
+
+// siblings are the pod's other containers; one may be the target of a debug
+// container's PID namespace.
+func (l *look) siblings() []sibling {
+	var out []sibling
+	for _, c := range l.pod.containers {
+		if c == l.ctr || c.ended() {
+			continue
+		}
+		if p := livingProcess(c.fact.PID, c.fact.StartTime); p.alive() {
+			out = append(out, sibling{c.name(), p})
+		}
+	}
+	return out
+}

@@ -1,0 +1,104 @@
+package explain
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+
+	"berth/oci/shimapi"
+)
+
+// process is a living one that is known to be the one recorded; the zero value
+// is one that is gone.
+type process struct{ pid int }
+
+// livingProcess is pid while its start time is the recorded one.
+func livingProcess(pid int, start uint64) process {
+	if pid <= 0 {
+		return process{}
+	}
+	if now, err := shimapi.StartTime(pid); err != nil || now != start {
+		return process{}
+	}
+	return process{pid: pid}
+}
+
+func (p process) alive() bool { return p.pid != 0 }
+
+// file is the path of a file of the process below /proc.
+func (p process) file(name string) string {
+	return filepath.Join("/proc", strconv.Itoa(p.pid), name)
+}
+
+func (p process) read(name string) (string, error) {
+	b, err := os.ReadFile(p.file(name))
+	return strings.TrimSpace(string(b)), err
+}
+
+// status is /proc/PID/status, its values by their names.
+func (p process) status() (map[string]string, error) {
+	text, err := p.read("status")
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string)
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(line, ":")
+		out[name] = strings.TrimSpace(value)
+	}
+	return out, nil
+}
+
+// namespace is the inode that identifies a namespace of the process.
+func (p process) namespace(kind string) (string, error) {
+	link, err := os.Readlink(p.file("ns/" + kind))
+	if err != nil {
+		return "", err
+	}
+	_, inode, ok := strings.Cut(strings.TrimSuffix(link, "]"), "[")
+	if !ok {
+		return "", fmt.Errorf("unexpected form %q", link)
+	}
+	return inode, nil
+}
+
+// children are the PIDs of the process's children (CONFIG_PROC_CHILDREN).
+func (p process) children() ([]int, error) {
+	tasks, err := os.ReadDir(p.file("task"))
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, t := range tasks {
+		text, err := p.read("task/" + t.Name() + "/children")
+		if err != nil {
+			return nil, err
+		}
+		for field := range strings.FieldsSeq(text) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				out = append(out, pid)
+			}
+		}
+	}
+	return out, nil
+}
+
+// mounts are what the process sees.
+func (p process) mounts() ([]*mountinfo.Info, error) {
+	f, err := os.Open(p.file("mountinfo"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return mountinfo.GetMountsFromReader(f, nil)
+}
+
+// bootID identifies this boot, "" when it can't be read.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // as the records' reader takes it: another boot
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,149 @@
+package explain
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// Report is what there is to know about one pod or container.
+type Report struct {
+	Kind string `json:"kind"` // "pod" or "container"
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	Pod  string `json:"pod,omitempty"` // of a container: NAMESPACE/NAME
+
+	Layers   []*Layer  `json:"layers"`
+	Findings []Finding `json:"findings"` // strongest first
+	Likely   string    `json:"likely"`   // one line: what most likely explains a failure
+
+	places []place
+}
+
+// place is a directory and the short name that it has when a person reads.
+type place struct{ short, dir string }
+
+// Layer is one of process, filesystem, namespaces, cgroup, security, network,
+// and of a pod: containers.
+type Layer struct {
+	Name  string `json:"name"`
+	Facts []Fact `json:"facts"`
+}
+
+// Fact is one thing that was seen, and the file it was read from.
+type Fact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	From  string `json:"from,omitempty"`
+}
+
+// Finding is something out of the ordinary.
+type Finding struct {
+	Layer    string `json:"layer"`
+	Strength int    `json:"strength"` // 100 explains an end for certain, 10 may matter
+	Seen     string `json:"seen"`
+	Try      string `json:"try"`
+}
+
+// How strongly a finding explains a failure.
+const (
+	certain  = 100 // a fact that was written down as the reason
+	strong   = 80  // leaves little else
+	likely   = 60
+	possible = 30
+	hint     = 10
+)
+
+// nothing is the last line of a report without findings.
+const nothing = "nothing seen here explains a failure"
+
+// look collects a report; it is handed from layer to layer.
+type look struct {
+	report *Report
+	layer  *Layer
+	pods   *Pods
+	pod    *pod
+	ctr    *container // nil: the pod itself
+	proc   process    // the first process; gone: pid 0
+	pause  process
+}
+
+func (l *look) enter(layer string) {
+	l.layer = &Layer{Name: layer}
+	l.report.Layers = append(l.report.Layers, l.layer)
+}
+
+func (l *look) fact(name, from, format string, args ...any) {
+	l.layer.Facts = append(l.layer.Facts, Fact{Name: name, Value: fmt.Sprintf(format, args...), From: from})
+}
+
+func (l *look) unreadable(name, from string, err error) { l.fact(name, from, "can't be read: %v", err) }
+
+func (l *look) find(strength int, try, format string, args ...any) {
+	l.report.Findings = append(l.report.Findings, Finding{Layer: l.layer.Name, Strength: strength, Seen: fmt.Sprintf(format, args...), Try: try})
+}
+
+func (l *look) conclude() *Report {
+	r := l.report
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return b.Strength - a.Strength })
+	r.Likely = nothing
+	if len(r.Findings) > 0 {
+		r.Likely = r.Findings[0].line()
+	}
+	return r
+}
+
+func (f Finding) line() string { return f.Layer + ": " + f.Seen + ": " + f.Try }
+
+// Write prints the report for a person; its last line is the likely reason.
+func (r *Report) Write(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %s", r.Kind, r.Name, r.ID)
+	if r.Pod != "" {
+		fmt.Fprintf(&b, " of pod %s", r.Pod)
+	}
+	b.WriteByte('\n')
+	for _, p := range r.places {
+		fmt.Fprintf(&b, "  %-14s is %s\n", p.short, p.dir)
+	}
+	for _, layer := range r.Layers {
+		fmt.Fprintf(&b, "\n%s\n", layer.Name)
+		for _, f := range layer.Facts {
+			f.From = r.shorten(f.From)
+			f.write(&b)
+		}
+	}
+	if len(r.Findings) > 1 {
+		b.WriteString("\nfindings\n")
+		for _, f := range r.Findings {
+			fmt.Fprintf(&b, "  %s\n", f.line())
+		}
+	}
+	fmt.Fprintf(&b, "\nMost likely: %s\n", r.Likely)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (r *Report) shorten(path string) string {
+	for _, p := range r.places {
+		if rest, ok := strings.CutPrefix(path, p.dir); ok {
+			return p.short + rest
+		}
+	}
+	return path
+}
+
+func (f Fact) write(b *strings.Builder) {
+	for i, line := range strings.Split(f.Value, "\n") {
+		name := f.Name
+		if i > 0 {
+			name = ""
+		}
+		fmt.Fprintf(b, "  %-14s %s", name, line)
+		if i == 0 && f.From != "" {
+			fmt.Fprintf(b, "  [%s]", f.From)
+		}
+		b.WriteByte('\n')
+	}
+}
