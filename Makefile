@@ -12,19 +12,20 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build pause cni deps run test critest bench bench-pull churn crash lint fmt clean install go-is-here
+.PHONY: all build static cni deps run test critest bench bench-pull churn crash lint fmt clean install go-is-here
 all: build
 
 go-is-here:
 	@hack/deps.sh go
 
 # The shim is the only program that links C (libseccomp, through libcontainer).
-build: go-is-here pause
+build: go-is-here static
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/berthd ./cmd/berth
 	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o bin/ ./cmd/berth-shim
 
-pause:
-	@hack/build-pause.sh
+# The programs without libc: pause and init.
+static:
+	@hack/build-static.sh
 
 # CNI plugins, pinned by hack/tools/go.mod and its go.sum.
 cni: go-is-here
@@ -63,7 +64,7 @@ bin/golangci-lint: hack/tools/lint/go.mod hack/tools/lint/go.sum
 	CGO_ENABLED=0 $(GO) -C hack/tools/lint build -buildvcs=false -trimpath -ldflags "-s -w" -o $(CURDIR)/bin/ tool
 	@touch $@
 
-lint: go-is-here pause bin/golangci-lint
+lint: go-is-here static bin/golangci-lint
 	bin/golangci-lint run ./...
 
 fmt: go-is-here bin/golangci-lint
@@ -74,4 +75,4 @@ install: build
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system hack/berthd.service
 
 clean:
-	rm -rf bin oci/shim/pause/pause_*.bin
+	rm -rf bin oci/shim/pause/pause_*.bin oci/tinyinit/init_*.bin

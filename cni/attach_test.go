@@ -377,3 +377,13 @@ func TestGCDetachesUnknownPodsOnly(t *testing.T) {
 		t.Error("the stale pod is still remembered")
 	}
 }
+
+// A pod of an earlier daemon may have a name that CNI_ARGS can't carry; it must
+// still be released.
+func TestArgsThatCantBeSaidAreLeftOut(t *testing.T) {
+	r := Request{PodID: "p", Name: "a=b", Namespace: "n;m", UID: "u"}
+	want := [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_INFRA_CONTAINER_ID", "p"}, {"K8S_POD_UID", "u"}}
+	if diff := cmp.Diff(want, r.args()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -42,6 +42,15 @@ func checkName(field, name string) error {
 	return nil
 }
 
+// checkPodName refuses also what can't be told to CNI plugins: they get names in
+// CNI_ARGS, a list of KEY=VALUE between semicolons.
+func checkPodName(field, name string) error {
+	if strings.ContainsAny(name, ";=") {
+		return invalid("%s contains ; or =, which network plugins can't be told; take it out", field)
+	}
+	return checkName(field, name)
+}
+
 // checkPath: empty is fine; a path must be absolute and can't leave where it points.
 func checkPath(field, p string) error {
 	switch {
@@ -97,9 +106,9 @@ func checkPodConfig(c *runtimeapi.PodSandboxConfig) error {
 		return invalid("config.metadata.name is empty; give the pod's name")
 	}
 	err := firstError(
-		checkName("config.metadata.name", m.GetName()),
-		checkName("config.metadata.namespace", m.GetNamespace()),
-		checkName("config.metadata.uid", m.GetUid()),
+		checkPodName("config.metadata.name", m.GetName()),
+		checkPodName("config.metadata.namespace", m.GetNamespace()),
+		checkPodName("config.metadata.uid", m.GetUid()),
 		checkHostname(c.GetHostname()),
 		checkPath("config.log_directory", c.GetLogDirectory()),
 		checkPairs("config.labels", c.GetLabels()),

@@ -23,6 +23,8 @@ func TestPodConfigsThatAreRefused(t *testing.T) {
 		"1 MiB name":       func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = huge },
 		"1 MiB namespace":  func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = huge },
 		"slash in uid":     func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "../x" },
+		"= in name":        func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "a=b" },
+		"; in uid":         func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "a;b" },
 		"long hostname":    func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("h", 65) },
 		"relative log dir": func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "var/log" },
 		"huge annotation":  func(c *runtimeapi.PodSandboxConfig) { c.Annotations = map[string]string{"a": huge} },

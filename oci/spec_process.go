@@ -9,6 +9,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/shimapi"
 )
 
 // defaultPath is used when neither the image nor the config sets PATH.
@@ -74,9 +76,9 @@ func (b *builder) initPath() (string, error) {
 		return "", err
 	}
 	if b.covers("/dev") {
-		return "/.berth-init", nil // never make a file in a host's /dev
+		return "/" + shimapi.InitName, nil // never make a file in a host's /dev
 	}
-	return "/dev/.berth-init", nil // a tmpfs of ours: nothing is left in the writable layer
+	return "/dev/" + shimapi.InitName, nil // a tmpfs of ours: nothing is left in the writable layer
 }
 
 // cwd is the config's, else the image's, else "/"; a relative one starts there.

@@ -46,6 +46,7 @@
 //	STATE/pods/POD/{net,shm}                     pinned netns, tmpfs of /dev/shm
 //	STATE/containers/CTR/rootfs                  overlay mount
 //	ROOT/quarantine/POD                          a pod whose record can't be read
+//	ROOT/init-HASH                               the init of containers, made when a pod first asks for it
 //
 // # Why not a database
 //

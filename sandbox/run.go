@@ -62,7 +62,7 @@ func (m *Manager) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler strin
 	if _, err := oci.NamespacesOf(cfg); err != nil {
 		return asDomain(err)
 	}
-	if err := checkSysctls(cfg); err != nil {
+	if err := errors.Join(checkSysctls(cfg), checkAnnotations(cfg)); err != nil {
 		return err
 	}
 	if !hostNetwork(cfg) {

@@ -28,12 +28,13 @@ var local = map[string][]string{
 	"server/explain":   {"oci", "oci/shimapi"},
 	"server/hostcheck": {"cni", "oci", "server/config"},
 	"cri":              {"sandbox", "image"},
-	"sandbox":          {"oci", "oci/shimapi", "oci/atomicfile"},
+	"sandbox":          {"oci", "oci/shimapi", "oci/atomicfile", "oci/tinyinit"},
 	"image":            {"oci/atomicfile"},
 	"cni":              {"oci/atomicfile"},
 	"oci":              {"oci/shimapi", "oci/atomicfile"},
 	"oci/atomicfile":   {},
 	"oci/shimapi":      {},
+	"oci/tinyinit":     {"oci/atomicfile"},
 	"oci/shim":         {"oci/shimapi", "oci/atomicfile"},
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -316,6 +317,12 @@ func (s *Server) releaseFifo(id string) {
 	}
 }
 
+// wasKilled tells whether the command ended by SIGKILL, directly or, as a code,
+// through the init above it.
+func (ctr *container) wasKilled(rec *shimapi.Record) bool {
+	return rec.Signal == int(unix.SIGKILL) || path.Base(ctr.command) == shimapi.InitName && rec.ExitCode == 128+int(unix.SIGKILL)
+}
+
 // supervise records the end of a container. It ends with the container.
 func (s *Server) supervise(ctr *container, stopOOM func()) {
 	exit, neverRan := ctr.await()
@@ -333,7 +340,7 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 			rec.Reason, rec.Message = unknownReason, unknownMessage
 		}
 		rec.OOMKills = kills
-		rec.OOMKilled = rec.Signal == int(unix.SIGKILL) && kills > ctr.oomsBase
+		rec.OOMKilled = ctr.wasKilled(rec) && kills > ctr.oomsBase
 		if neverRan && started && rec.ExitCode == 255 {
 			rec.ExitCode, rec.Reason = startErrorCode, startErrorReason
 			rec.Message = ctr.execFailure()

@@ -1,7 +1,7 @@
 // Package pause starts the process that holds the namespaces of a pod.
 //
 // It owns: pause.c (a static program of about 2 KiB without libc, built by
-// hack/build-pause.sh and embedded here), and the way it is started: one clone
+// hack/build-static.sh and embedded here), and the way it is started: one clone
 // with the pod's namespace flags, from a sealed memfd that all pauses share.
 //
 // Invariants: a process that [Launcher.Start] returned has set up its namespaces

@@ -1,0 +1,28 @@
+package tinyinit
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"berth/oci/atomicfile"
+)
+
+// Install puts the program below dir, where it isn't yet, and gives its path.
+func Install(dir string) (string, error) {
+	path := filepath.Join(dir, fmt.Sprintf("init-%x", sha256.Sum256(program))[:len("init-")+12])
+	st, err := os.Stat(path)
+	if err == nil && st.Size() == int64(len(program)) {
+		return path, nil // it only ever appears whole
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err := atomicfile.WriteBytes(path, program, 0o555); err != nil {
+		return "", fmt.Errorf("write init: %w", err)
+	}
+	return path, nil
+}

@@ -1,0 +1,32 @@
+package sandbox
+
+import (
+	"fmt"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/tinyinit"
+)
+
+// InitAnnotation on a pod, "true" or "false", asks for an init as first process of
+// each of its containers that has a PID namespace of its own; under a shared one
+// pause reaps already.
+const InitAnnotation = "berth/init"
+
+// checkAnnotations refuses what would be ignored in silence.
+func checkAnnotations(cfg *runtimeapi.PodSandboxConfig) error {
+	switch v := cfg.GetAnnotations()[InitAnnotation]; v {
+	case "", "true", "false":
+		return nil
+	default:
+		return fmt.Errorf("annotation %s is %q; make it true or false: %w", InitAnnotation, v, ErrInvalid)
+	}
+}
+
+// initProgram is the path of the init that the pod asks for, "" for none.
+func (m *Manager) initProgram(cfg *runtimeapi.PodSandboxConfig) (string, error) {
+	if cfg.GetAnnotations()[InitAnnotation] != "true" {
+		return "", nil
+	}
+	return tinyinit.Install(m.opt.Root)
+}
