@@ -28,10 +28,12 @@ func (s *imageService) PullImage(ctx context.Context, req *runtimeapi.PullImageR
 	// Only what decides what is fetched: pods of different configuration share a pull.
 	what := digest(&runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}, Auth: req.GetAuth()})
 	ref, err := s.flights.do(ctx, fmt.Sprintf("PullImage of %s as %.12s", name, what), what, func(ctx context.Context) (string, error) {
-		img, err := s.opt.Images.Pull(ctx, image.PullRequest{Reference: name, Auth: decodeAuth(req.GetAuth())})
+		clock := startPullClock()
+		img, err := s.opt.Images.Pull(ctx, image.PullRequest{Reference: name, Auth: decodeAuth(req.GetAuth()), Progress: clock.note})
 		if err != nil {
 			return "", err
 		}
+		clock.tell(ctx, img)
 		return img.ID, nil
 	})
 	if err != nil {

@@ -96,6 +96,7 @@ func (m *Manager) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig
 
 // create acquires in the order that destroyContainer releases from the end.
 func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord, img Image) error {
+	began := time.Now()
 	if err := m.makeContainerDirs(c, rec); err != nil {
 		return err
 	}
@@ -105,6 +106,7 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 	if err := m.mountRootfs(ctx, c, img); err != nil {
 		return err
 	}
+	began = rec.took("rootfs", began)
 	spec, err := m.buildSpec(ctx, c, rec, img)
 	if err != nil {
 		return err
@@ -112,6 +114,7 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 	if rec.Spec, err = json.Marshal(spec); err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
+	began = rec.took("spec", began)
 	if err := c.pod.checkReady(); err != nil {
 		return err // it was stopped meanwhile
 	}
@@ -131,6 +134,7 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 		ID: c.id, Pod: c.pod.id, Status: shimapi.StatusCreated, PID: res.PID, StartTime: res.StartTime,
 		BootID: m.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: rec.CreatedAt,
 	})
+	rec.took("create", began)
 	rec.Intent = intentReady
 	if err := m.writeContainerRecord(c, rec); err != nil {
 		return err

@@ -65,9 +65,24 @@ type containerRecord struct {
 	// fact that nobody else can write down.
 	LostAt time.Time       `json:"lost_at,omitzero"`
 	Spec   json.RawMessage `json:"spec,omitempty"`
+	// Took tells how long the stages of the creation took, for the operator.
+	Took []stageTime `json:"took,omitempty"`
 
 	config    *runtimeapi.ContainerConfig
 	described *specFacts // read from Spec once; nil: not yet
+}
+
+// stageTime is how long one stage of a creation took, in microseconds.
+type stageTime struct {
+	Stage  string `json:"stage"` // rootfs, spec or create
+	Micros int64  `json:"us"`
+}
+
+// took notes that a stage has ended which began at since, and gives the time now.
+func (r *containerRecord) took(stage string, since time.Time) time.Time {
+	now := time.Now()
+	r.Took = append(r.Took, stageTime{stage, now.Sub(since).Microseconds()})
+	return now
 }
 
 // imageVolume is an image mounted read-only into a container.

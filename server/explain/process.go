@@ -23,6 +23,7 @@ func (l *look) process() {
 	if !c.fact.StartedAt.IsZero() {
 		l.fact("started", record, "%s", c.fact.StartedAt.UTC().Format(time.RFC3339Nano))
 	}
+	l.durations()
 	l.fact("command", filepath.Join(c.dir, "container.json"), "%q", c.Spec.Process.Args)
 	switch {
 	case c.ended():
@@ -34,6 +35,21 @@ func (l *look) process() {
 		l.find(strong, "start berthd, which takes note of the end", "the process is gone and nobody wrote down how it ended")
 	}
 	l.words()
+}
+
+// durations tell how long the creation took, stage by stage. The start is the
+// client's call and all it waited for.
+func (l *look) durations() {
+	var stages []string
+	for _, s := range l.ctr.Took {
+		stages = append(stages, fmt.Sprintf("%s %s", s.Stage, time.Duration(s.Micros)*time.Microsecond))
+	}
+	if len(stages) > 0 {
+		l.fact("took", filepath.Join(l.ctr.dir, "container.json"), "%s", strings.Join(stages, ", "))
+	}
+	if f := l.ctr.fact; !f.StartedAt.IsZero() {
+		l.fact("start came", filepath.Join(l.ctr.dir, factFile), "%s after the creation", f.StartedAt.Sub(f.CreatedAt).Round(time.Microsecond))
+	}
 }
 
 // end reads the reason of the end from the shim's record.

@@ -67,6 +67,10 @@ type container struct {
 	LogPath string          `json:"log_path"`
 	LostAt  string          `json:"lost_at"` // "" unless the exit was lost
 	Spec    specs.Spec      `json:"spec"`
+	Took    []struct {
+		Stage  string `json:"stage"`
+		Micros int64  `json:"us"`
+	} `json:"took"`
 }
 
 const factFile = "status.json"
