@@ -26,7 +26,8 @@
 // # Invariants
 //
 //   - One daemon per root and per state directory, by flock, which a killed
-//     daemon can't leave behind.
+//     daemon can't leave behind. It is waited for, since what that daemon had
+//     just forked shares it for a moment; who has it then is named.
 //   - The socket is replaced only when nobody answers at it, and is never open to
 //     others than root's group, not even while it is made.
 //   - What was opened is closed in reverse order, also when the start fails half way.

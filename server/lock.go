@@ -1,17 +1,28 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 )
 
-// lockName is the file below a directory that says which berthd owns it.
-const lockName = "berthd.lock"
+const (
+	// lockName is the file below a directory that says which berthd owns it.
+	lockName = "berthd.lock"
+	// lockPatience is how long somebody else may have the lock. A daemon that is
+	// killed takes a moment to end, and what it had just forked shares the lock
+	// until it executes its program.
+	lockPatience = 2 * time.Second
+)
 
 // lock is held on a directory for the life of the process.
 type lock struct{ f *os.File }
@@ -19,7 +30,7 @@ type lock struct{ f *os.File }
 // lockDir makes dir and takes it for this process: two daemons on one root would
 // each destroy what the other makes. The kernel drops the lock with the process,
 // so a killed daemon never leaves a stale one.
-func lockDir(dir string) (*lock, error) {
+func lockDir(ctx context.Context, dir string, patience time.Duration) (*lock, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
@@ -30,23 +41,84 @@ func lockDir(dir string) (*lock, error) {
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		holder, _ := os.ReadFile(path) // the PID only makes the error easier to read
-		f.Close()
-		return nil, fmt.Errorf("%s is in use by the berthd with pid %s: stop that one, or give this one another --root and --state", dir, strings.TrimSpace(string(holder)))
+		klog.FromContext(ctx).Info("Waiting for a lock that another process has", "file", path, "patience", patience)
+		if !awaitLock(f, patience) {
+			return nil, inUse(dir, path)
+		}
+		err = nil
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = fmt.Fprintln(f, os.Getpid())
 	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	if err := f.Truncate(0); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("write %s: %w", path, err)
-	}
-	if _, err := fmt.Fprintln(f, os.Getpid()); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("write %s: %w", path, err)
-	}
 	return &lock{f: f}, nil
+}
+
+// awaitLock waits for a lock, which the kernel does without a deadline: when it is
+// given up, the wait ends with the holder, and the file is closed then.
+func awaitLock(f *os.File, patience time.Duration) bool {
+	got, givenUp := make(chan bool), make(chan struct{})
+	go func() {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		select {
+		case got <- err == nil:
+		case <-givenUp:
+			f.Close()
+		}
+	}()
+	select {
+	case ok := <-got:
+		return ok
+	case <-time.After(patience):
+		close(givenUp)
+		return false
+	}
+}
+
+// inUse says who has the lock: the berthd that wrote its PID into the file or,
+// when that has ended, who got the file from it.
+func inUse(dir, path string) error {
+	data, _ := os.ReadFile(path) // the PID only makes the error easier to read
+	owner := strings.TrimSpace(string(data))
+	others := holders(path)
+	if len(others) == 0 || slices.ContainsFunc(others, func(o string) bool { return strings.HasPrefix(o, owner+" ") }) {
+		return fmt.Errorf("%s is in use by the berthd with pid %s: stop that one, or give this one another --root and --state", dir, owner)
+	}
+	return fmt.Errorf("%s is in use: the berthd with pid %s has ended, but not %s, which shares its lock: end that", dir, owner, strings.Join(others, ", "))
+}
+
+// holders are the processes that have a file open, but for this one.
+func holders(path string) (out []string) {
+	file, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*") // no error with this pattern
+	for _, link := range links {
+		name, _ := os.Readlink(link)
+		if filepath.Base(name) != filepath.Base(path) {
+			continue
+		}
+		info, err := os.Stat(link)
+		pid := strings.Split(link, "/")[2]
+		if err != nil || !os.SameFile(info, file) || pid == strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		comm, _ := os.ReadFile("/proc/" + pid + "/comm")
+		if holder := fmt.Sprintf("%s (%s)", pid, strings.TrimSpace(string(comm))); !slices.Contains(out, holder) {
+			out = append(out, holder)
+		}
+	}
+	return out
 }
 
 // release lets the next daemon in. The file stays: removing it would let two

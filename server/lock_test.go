@@ -3,24 +3,71 @@ package server
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestOneDaemonPerDirectory(t *testing.T) {
 	dir := t.TempDir() + "/root"
-	first, err := lockDir(dir)
+	first, err := lockDir(t.Context(), dir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = lockDir(dir)
-	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("pid %d", os.Getpid())) {
+	_, err = lockDir(t.Context(), dir, time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("by the berthd with pid %d:", os.Getpid())) {
 		t.Errorf("second lock: got %v, want the holder's pid", err)
 	}
 	first.release()
-	again, err := lockDir(dir)
+	again, err := lockDir(t.Context(), dir, time.Minute) // the one that was given up may have it for a moment
 	if err != nil {
 		t.Fatalf("after release: %v", err)
 	}
 	again.release()
+}
+
+// TestLockOfADeadDaemonsChild: a process that a killed daemon had forked holds
+// the lock until it executes its program, or ends.
+func TestLockOfADeadDaemonsChild(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lockDir(t.Context(), dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dead = 1 << 22 // more than any pid
+	if err := os.WriteFile(dir+"/"+lockName, fmt.Appendln(nil, dead), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("sleep", "1000")
+	child.ExtraFiles = []*os.File{first.f}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	first.release()
+
+	_, err = lockDir(t.Context(), dir, time.Millisecond)
+	for _, want := range []string{fmt.Sprintf("pid %d has ended", dead), fmt.Sprintf("%d (sleep)", child.Process.Pid)} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("while the child lives: got %v, want %q in it", err, want)
+		}
+	}
+	waited := make(chan error, 1)
+	go func() {
+		l, err := lockDir(t.Context(), dir, time.Minute)
+		if err == nil {
+			l.release()
+		}
+		waited <- err
+	}()
+	select {
+	case err := <-waited:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	_ = child.Process.Kill()
+	_ = child.Wait() // as killed
+	if err := <-waited; err != nil {
+		t.Errorf("after the child's end: %v", err)
+	}
 }

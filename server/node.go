@@ -81,9 +81,9 @@ func open(ctx context.Context, cfg config.Config, version string) (_ *node, err 
 	return n, nil
 }
 
-func (n *node) lock(context.Context) error {
+func (n *node) lock(ctx context.Context) error {
 	for _, dir := range []string{n.cfg.Root, n.cfg.State} {
-		l, err := lockDir(dir)
+		l, err := lockDir(ctx, dir, lockPatience)
 		if err != nil {
 			return err
 		}

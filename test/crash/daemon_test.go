@@ -94,17 +94,7 @@ func (d *daemon) kill() {
 
 func (d *daemon) restart() {
 	d.t.Helper()
-	err := d.Restart(context.Background()) // it has a deadline of its own
-	for range 5 {
-		if err == nil || !strings.Contains(err.Error(), "is in use by the berthd") {
-			break
-		}
-		// A process that the dead daemon had forked and that has not executed its
-		// program yet holds the lock for a moment; systemd would start it again too.
-		d.t.Log("the lock of the dead daemon was still held")
-		err = d.Restart(context.Background())
-	}
-	if err != nil {
+	if err := d.Restart(context.Background()); err != nil { // it has a deadline of its own
 		d.t.Fatal(err)
 	}
 	d.dial()
