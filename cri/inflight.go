@@ -10,12 +10,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 )
+
+// undoPatience is how long calls that were cut short may take to undo what they
+// had begun: what they do it with is closed next.
+const undoPatience = 5 * time.Second
 
 // flights are the mutating calls that run, by name. A call runs on after its
 // client gave up; one that comes with the same name and request joins it.
@@ -121,7 +126,8 @@ func (f *flights) land(key string, fl *flight) {
 }
 
 // drain lets no call start any more and waits for those that run. When ctx ends
-// first they are cancelled, and the error names them. Only the first call counts.
+// first they are cancelled, and waited for a little longer; the error names them.
+// Only the first call counts.
 func (f *flights) drain(ctx context.Context) error {
 	f.mu.Lock()
 	if f.idle != nil {
@@ -139,7 +145,14 @@ func (f *flights) drain(ctx context.Context) error {
 	case <-idle:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("calls cut short: %s: %w", strings.Join(f.keys(), ", "), ctx.Err())
+	}
+	err := fmt.Errorf("calls cut short: %s: %w", strings.Join(f.keys(), ", "), ctx.Err())
+	f.stop(errStopping)
+	select {
+	case <-idle:
+		return err
+	case <-time.After(undoPatience):
+		return fmt.Errorf("%w; %v later there are still %s", err, undoPatience, strings.Join(f.keys(), ", "))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -217,6 +218,38 @@ func TestDrainWaitsThenCancels(t *testing.T) {
 	}
 	if err := s.Drain(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDrainWaitsForWhatItCutShort: a call that was cancelled still undoes what it
+// had begun, with parts of the daemon that are closed after drain.
+func TestDrainWaitsForWhatItCutShort(t *testing.T) {
+	for name, undone := range map[string]time.Duration{"in time": undoPatience / 2, "too late": 2 * undoPatience} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFlights()
+				go func() {
+					_, _ = f.do(t.Context(), "run", "", func(ctx context.Context) (string, error) {
+						<-ctx.Done()
+						time.Sleep(undone)
+						return "", context.Cause(ctx)
+					})
+				}()
+				synctest.Wait()
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				began := time.Now()
+				err := f.drain(ctx)
+				left := f.keys()
+				if !errors.Is(err, context.Canceled) || time.Since(began) != min(undone, undoPatience) {
+					t.Errorf("after %v: %v", time.Since(began), err)
+				}
+				if late := undone > undoPatience; late != (len(left) > 0) || late != strings.Contains(err.Error(), "later there are still run") {
+					t.Errorf("left in flight: %v; %v", left, err)
+				}
+				time.Sleep(undone) // it lands
+			})
+		})
 	}
 }
 

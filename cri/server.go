@@ -100,8 +100,8 @@ func (s *Server) isReady() bool {
 }
 
 // Drain refuses new mutating calls and waits for those that run, detached from
-// their clients as they are. When ctx ends first they are cancelled; the error
-// names them.
+// their clients as they are. When ctx ends first they are cancelled, and have a few
+// seconds to undo what they had begun; the error names them.
 func (s *Server) Drain(ctx context.Context) error { return s.flights.drain(ctx) }
 
 // Close ends the streaming server and every open stream. It does not wait for

@@ -19,9 +19,10 @@
 //
 // # End
 //
-// SIGTERM or SIGINT: no new change is begun, those in flight get drain_timeout,
-// then the socket closes. Containers live on in their shims; a shim that holds
-// none is asked to leave. SIGUSR1 logs every goroutine's stack.
+// SIGTERM or SIGINT: no new change is begun, those in flight get drain_timeout and,
+// cut short, a few seconds to undo what they began; then the socket closes.
+// Containers live on in their shims; a shim that holds none is asked to leave.
+// SIGUSR1 logs every goroutine's stack.
 //
 // # Invariants
 //
