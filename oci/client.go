@@ -20,6 +20,9 @@ import (
 // ErrShimGone is wrapped by every call of a shim that is no more.
 var ErrShimGone = errors.New("shim is gone")
 
+// errClosed is what comes too late for Close.
+var errClosed = errors.New("the shims are disconnected")
+
 // Kinds of events about a shim that died (not: was told to leave). In place of
 // ShimGone there is ShimReplaced when another took over under the same ID, then
 // ShimLost of each pod and container that could not be adopted; its Record has
@@ -153,9 +156,12 @@ func (s *Shims) admit(sh *Shim) error {
 	}
 	process := os.NewFile(uintptr(pidfd), "pidfd")
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil { // Close waits for the tasks there are, and no others
+		return errors.Join(errClosed, process.Close())
+	}
 	sh.followed = true
 	s.shims[sh.id] = sh
-	s.mu.Unlock()
 	s.tasks.Go(func() { sh.awaitEnd(process) })
 	s.tasks.Go(func() { s.follow(sh) })
 	return nil
@@ -262,6 +268,9 @@ func (s *Shims) ForNewPod(ctx context.Context) (*Shim, error) {
 	}
 	defer func() { <-s.starting }()
 	s.awaitHeirs(ctx)
+	if s.ctx.Err() != nil {
+		return nil, errClosed
+	}
 	if sh := s.withRoom(); sh != nil {
 		return sh, nil
 	}
@@ -278,7 +287,7 @@ func (s *Shims) ForNewPod(ctx context.Context) (*Shim, error) {
 	}
 	if err != nil {
 		c.end() // it holds nothing yet
-		return nil, fmt.Errorf("start shim: %w", err)
+		return nil, errors.Join(fmt.Errorf("start shim: %w", err), os.RemoveAll(filepath.Join(s.dir(), id)))
 	}
 	if sh := s.withRoom(); sh != nil {
 		return sh, nil
@@ -297,62 +306,4 @@ func (s *Shims) withRoom() *Shim {
 		}
 	}
 	return nil
-}
-
-// Close disconnects. The shims and all they hold live on.
-func (s *Shims) Close() error {
-	s.cancel()
-	s.tasks.Wait()
-	close(s.events)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, sh := range s.shims {
-		for id := range sh.kept {
-			sh.dropLocked(id)
-		}
-	}
-	return nil
-}
-
-// Shutdown asks every shim that holds nothing to leave, and waits for those.
-func (s *Shims) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	var all []*Shim
-	for _, sh := range s.shims {
-		all = append(all, sh)
-	}
-	s.mu.Unlock()
-	var failed error
-	for _, sh := range all {
-		failed = errors.Join(failed, s.dismiss(ctx, sh))
-	}
-	removeShimCgroup(s.config.StateDir)
-	return failed
-}
-
-// dismiss lets a shim go if it holds nothing; that it does is no error.
-func (s *Shims) dismiss(ctx context.Context, sh *Shim) error {
-	s.mu.Lock()
-	sh.leaving = true // no new pods; its end is expected
-	s.mu.Unlock()
-	err := sh.call(ctx, shimapi.MethodShutdown, struct{}{}, nil)
-	if errors.Is(err, ErrShimGone) {
-		return nil
-	}
-	if err != nil {
-		s.mu.Lock()
-		sh.leaving = false
-		s.mu.Unlock()
-		var told *shimapi.Error
-		if errors.As(err, &told) && told.Kind == shimapi.KindExists {
-			return nil
-		}
-		return fmt.Errorf("shut shim %s down: %w", sh.id, err)
-	}
-	select {
-	case <-sh.gone:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("shim %s does not leave: %w", sh.id, ctx.Err())
-	}
 }

@@ -84,10 +84,11 @@ func BenchmarkExec(b *testing.B) {
 func TestFootprint(t *testing.T) {
 	const pods = 50
 	n := newShimNode(t)
-	if _, err := n.ForNewPod(n.ctx); err != nil {
+	sh, err := n.ForNewPod(n.ctx)
+	if err != nil {
 		t.Fatal(err)
 	}
-	sh := n.Shims.withRoom()
+	sh.Release()
 	empty := pss(sh.PID())
 	var pauses, files int
 	for range pods {

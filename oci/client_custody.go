@@ -31,6 +31,10 @@ func (sh *Shim) keep(c shimapi.Custody, files []*os.File) {
 
 func (sh *Shim) keepLocked(c shimapi.Custody, files []*os.File) {
 	sh.dropLocked(c.ID)
+	if sh.shims.ctx.Err() != nil { // Close has let go of all there was
+		shimapi.CloseFiles(files)
+		return
+	}
 	k := &custody{Custody: c, streams: map[string]int{}}
 	k.Files = nil
 	for i, f := range files {

@@ -122,7 +122,8 @@ func (s *Shims) replace(sh *Shim) (next *Shim, lost []*custody, err error) {
 
 // handOver makes one try at an heir. It fails when the heir does.
 func (s *Shims) handOver(sh *Shim, kept []*custody) (next *Shim, lost []*custody, err error) {
-	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	// Close waits for it: nobody after us has what is handed over.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), patience)
 	defer cancel()
 	c, err := s.restart(ctx, sh.dir)
 	if err != nil {
@@ -147,12 +148,12 @@ func (s *Shims) handOver(sh *Shim, kept []*custody) (next *Shim, lost []*custody
 		}
 	}
 	s.bequeath(sh, next, kept)
-	if err := s.admit(next); err != nil {
+	if err := s.admit(next); err != nil && !errors.Is(err, errClosed) {
 		s.bequeath(next, sh, kept)
 		return nil, nil, err
 	}
 	for _, k := range lost {
-		next.drop(k.ID)
+		next.forget(k.ID)
 	}
 	return next, lost, nil
 }

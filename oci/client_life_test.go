@@ -140,6 +140,8 @@ func TestClientRestart(t *testing.T) {
 	n.seen.await(t, "started", pod)
 	if again, err := n.ForNewPod(n.ctx); err != nil || again.ID() != id {
 		t.Errorf("%+v, %v", again, err)
+	} else {
+		again.Release()
 	}
 	if _, status, err := n.exec(stays, 0, "true"); err != nil || status.Code != 0 {
 		t.Errorf("%+v, %v", status, err)

@@ -96,7 +96,8 @@ func (sh *Shim) RemovePod(ctx context.Context, id string) error {
 	}
 	sh = sh.current(ctx) // which was asked
 	if left := sh.forget(id); left == 0 && (sh.shims.config.PodsPerShim > 0 || sh.version != sh.shims.config.Version) {
-		return sh.shims.dismiss(ctx, sh)
+		_, err := sh.shims.dismiss(ctx, sh)
+		return err
 	}
 	return nil
 }
