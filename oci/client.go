@@ -96,20 +96,49 @@ func (s *Shims) dir() string { return filepath.Join(s.config.StateDir, "shims") 
 
 // find takes a living shim in, or removes a dead one's directory.
 func (s *Shims) find(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	dir := filepath.Join(s.dir(), id)
-	lock, err := lockDir(dir)
-	if err == nil { // nobody holds it
-		s.tasks.Go(func() { s.send(ShimEvent{ShimID: id, Event: shimapi.Event{Kind: ShimGone}}) })
-		return errors.Join(os.RemoveAll(dir), lock.Close())
+	for {
+		lock, err := lockDir(dir)
+		switch {
+		case err == nil: // nobody holds it
+			s.tellGone(id)
+			return errors.Join(os.RemoveAll(dir), lock.Close())
+		case errors.Is(err, os.ErrNotExist): // it has just left
+			s.tellGone(id)
+			return nil
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return err
+		}
+		sh, err := s.connect(ctx, id, nil)
+		if err == nil {
+			err = s.admit(sh)
+		}
+		if err == nil {
+			s.keepIfUsed(ctx, sh)
+			return nil
+		}
+		select { // only of a daemon that died while a shim was started or left
+		case <-ctx.Done():
+			return fmt.Errorf("it holds its lock but does not serve: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return err
+}
+
+func (s *Shims) tellGone(id string) {
+	s.tasks.Go(func() { s.send(ShimEvent{ShimID: id, Event: shimapi.Event{Kind: ShimGone}}) })
+}
+
+// keepIfUsed has a shim that holds nothing leave: the daemon before us had started
+// it for a pod that it did not come to run, or for a hand-over that it did not come
+// to make, and it may be of a version that gets no pods any more. One that does not
+// leave gets none either, and is asked again in the end.
+func (s *Shims) keepIfUsed(ctx context.Context, sh *Shim) {
+	if left, _ := s.dismiss(ctx, sh); left {
+		s.tellGone(sh.id)
 	}
-	sh, err := s.connect(ctx, id, nil)
-	if err != nil {
-		return err
-	}
-	return s.admit(sh)
 }
 
 // lockDir takes the lock of a shim's directory; EWOULDBLOCK: its shim lives.
@@ -167,19 +196,13 @@ func (s *Shims) admit(sh *Shim) error {
 	return nil
 }
 
-// meet waits for a shim that is just starting and says hello.
+// meet says hello.
 func (sh *Shim) meet(ctx context.Context) (hello shimapi.HelloResponse, err error) {
-	for {
-		// The identity is written when the socket is there.
-		if err = atomicfile.Read(filepath.Join(sh.dir, identityName), &hello); err == nil {
-			return sh.Ping(ctx)
-		}
-		select {
-		case <-ctx.Done():
-			return hello, fmt.Errorf("it holds its lock but does not serve: %w", err)
-		case <-time.After(10 * time.Millisecond): // only after a daemon that died while it started a shim
-		}
+	// The identity is written when the socket is there.
+	if err = atomicfile.Read(filepath.Join(sh.dir, identityName), &hello); err != nil {
+		return hello, err
 	}
+	return sh.Ping(ctx)
 }
 
 // awaitEnd closes gone when the shim's process has ended.

@@ -27,6 +27,43 @@ func (n *shimNode) shimDirs() []string {
 	return found
 }
 
+// TestIdleShimsOfADeadDaemonLeave: a daemon that dies between the start of a shim
+// and its first pod leaves it to the next, which may never use it.
+func TestIdleShimsOfADeadDaemonLeave(t *testing.T) {
+	for _, version := range []string{"test", "newer"} {
+		t.Run(version, func(t *testing.T) {
+			n := newShimNode(t)
+			n.config.PodsPerShim = 1
+			n.reopen()
+			pod := n.pod()
+			used := n.shim
+			for range 3 {
+				if _, err := n.ForNewPod(n.ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := len(n.shimDirs()); got != 4 {
+				t.Fatalf("%d shims", got)
+			}
+			n.config.Version = version
+			n.reopen()
+			if got := n.shimDirs(); len(got) != 1 || filepath.Base(got[0]) != used.ID() {
+				t.Errorf("after a restart there are %v, want the one with a pod", got)
+			}
+			sh, err := n.Get(used.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := sh.RemovePod(n.ctx, pod); err != nil {
+				t.Error(err)
+			}
+			if got := n.shimDirs(); len(got) != 0 {
+				t.Errorf("without pods there are %v", got)
+			}
+		})
+	}
+}
+
 // reopen is another daemon, with the configuration of now.
 func (n *shimNode) reopen() {
 	n.t.Helper()
@@ -34,6 +71,26 @@ func (n *shimNode) reopen() {
 		n.t.Fatal(err)
 	}
 	n.open()
+}
+
+// TestShimThatNeverServes: the lock of a shim is held while it is started, and may
+// be let go of without that it ever served.
+func TestShimThatNeverServes(t *testing.T) {
+	n := newShimNode(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := lockDir(n.mkdir("state", "shims", "stillborn"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = lock.Close() })
+	began := time.Now()
+	n.open()
+	n.seen.await(t, ShimGone, "stillborn")
+	if took := time.Since(began); took > patience/2 || len(n.shimDirs()) != 0 {
+		t.Errorf("after %v there are %v", took, n.shimDirs())
+	}
 }
 
 // TestDismissSparesAReservedShim: a pod was promised to it.

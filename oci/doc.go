@@ -16,8 +16,9 @@
 // when no pidfd of ours refers to it, never by wait4(-1). Each record a shim holds
 // is told once on connecting and then at each change, in order; a connection
 // that fell behind is made again and starts over. New pods go only to shims of
-// this daemon's version; one of another leaves with its last pod. One that
-// was asked to leave gets no pods, one that a pod was promised to is not asked.
+// this daemon's version; one of another leaves with its last pod. A shim that is
+// found to hold nothing when we come leaves, so that crashes leave none behind. One
+// that was asked to leave gets no pods, one that a pod was promised to is not asked.
 //
 // Locks: Shims.mu guards the set of shims, what each holds and what is kept of it;
 // never held during a call. Shims.starting is held while a shim is started, so that pods that come

@@ -34,29 +34,21 @@ func (d *daemon) facts() facts {
 		out = append(out, f...)
 	}
 	if d.shimKills > 0 {
-		out = slices.DeleteFunc(out, ofShim)
+		out = slices.DeleteFunc(out, func(f string) bool {
+			return strings.HasPrefix(f, "file run/shims/") || strings.HasPrefix(f, "process ") && strings.Contains(f, "berth-shim --dir")
+		})
 	}
 	slices.Sort(out)
 	return out
 }
 
-// ofShim are the facts that are a shim's own.
-func ofShim(f string) bool {
-	return strings.HasPrefix(f, "file run/shims/") || strings.HasPrefix(f, "process ") && strings.Contains(f, "berth-shim --dir")
-}
-
 // settled checks that the facts become want. Some take their time: what a killed
 // daemon started may end after it, and the kernel frees links by itself.
-func (d *daemon) settled(when string, want facts, but ...func(string) bool) {
+func (d *daemon) settled(when string, want facts) {
 	d.t.Helper()
 	var diff string
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		is := d.facts()
-		for _, ignored := range but {
-			is = slices.DeleteFunc(is, ignored)
-			want = slices.DeleteFunc(slices.Clone(want), ignored)
-		}
-		if diff = want.diff(is); diff == "" {
+		if diff = want.diff(d.facts()); diff == "" {
 			return
 		}
 	}

@@ -44,7 +44,7 @@ func runPod(d *daemon) attempt {
 			d.t.Helper()
 			found := d.find(req.Config)
 			if len(found) == 0 {
-				d.settled("no pod was made", before, ofShim) // one that was started waits for the next pod
+				d.settled("no pod was made", before)
 			}
 			p := d.run(req.Config) // the retry
 			if len(found) > 0 && found[0].GetId() != p.ID {
