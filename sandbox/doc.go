@@ -21,6 +21,8 @@
 //     fact and the boot ID. State changes only in state.go.
 //   - Names are functions of the ID (paths.go), so that every leak can be found
 //     by listing.
+//   - What is said to be in a shim is held by it: what the shim does not list at
+//     the start, or after another took over, is ended (lost.go).
 //   - Exit is a broadcast: done of a sandbox or container is a closed channel.
 //
 // # Locks

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
@@ -34,6 +33,9 @@ func (m *Manager) Recover(ctx context.Context) error {
 	}
 	if err := m.sweepState(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "Leftovers of earlier pods could not all be removed")
+	}
+	for shim := range m.shimsInUse() {
+		m.loseUnheld(ctx, shim)
 	}
 	go m.follow(ctx)
 	return nil
@@ -223,6 +225,7 @@ func (m *Manager) take(ctx context.Context, ev oci.ShimEvent) {
 		m.shimGone(ctx, ev)
 	case ev.Kind == oci.ShimReplaced:
 		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
+		m.loseUnheld(ctx, ev.ShimID)
 	case ev.Kind == oci.ShimLost:
 		m.shimLost(ctx, ev.Record)
 	case ev.Replay && !m.knowsAny(ev.Record):
@@ -285,58 +288,4 @@ func (m *Manager) pauseEvent(ctx context.Context, r shimapi.Record) {
 	}
 	klog.FromContext(ctx).Info("The pause process of a pod sandbox ended; the pod is no longer ready", "pod", s.id, "code", r.ExitCode)
 	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
-}
-
-// shimLost ends the one pause or container that the heir of a dead shim could not
-// adopt.
-func (m *Manager) shimLost(ctx context.Context, r shimapi.Record) {
-	m.mu.RLock()
-	s, c := m.pods[r.ID], m.containers[r.ID]
-	m.mu.RUnlock()
-	switch {
-	case c != nil:
-		klog.FromContext(ctx).Error(nil, "A container could not be taken over from a dead shim; it is ended", "container", c.id, "pod", c.pod.id)
-		m.endOrphan(ctx, c)
-	case s != nil:
-		m.endPause(ctx, s)
-	}
-}
-
-// endOrphan is killOrphan where nobody waits for the error; stop and removal try
-// again.
-func (m *Manager) endOrphan(ctx context.Context, c *Container) {
-	if err := m.killOrphan(c); err != nil {
-		klog.FromContext(ctx).Error(err, "A container without its shim is not wholly gone", "container", c.id, "pod", c.pod.id)
-	}
-}
-
-// endPause ends a pause process that has no shim any more, and with it its pod.
-func (m *Manager) endPause(ctx context.Context, s *Sandbox) {
-	rec := s.record()
-	if err := m.killPause(&rec); err != nil {
-		klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
-	}
-	if s.end() {
-		m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: s.id, ContainerID: s.id, At: time.Now()})
-	}
-}
-
-// shimGone ends what a dead shim was the parent of, when no other could take it
-// over: its containers have lost their streams and their exit codes with it.
-func (m *Manager) shimGone(ctx context.Context, ev oci.ShimEvent) {
-	m.mu.RLock()
-	var lost []*Sandbox
-	for _, s := range m.pods {
-		if s.record().ShimID == ev.ShimID {
-			lost = append(lost, s)
-		}
-	}
-	m.mu.RUnlock()
-	for _, s := range lost {
-		klog.FromContext(ctx).Error(nil, "The shim of a pod sandbox is gone; its containers are ended", "pod", s.id, "shim", ev.ShimID, "reason", ev.Record.Message)
-		for _, c := range m.containersOf(s) {
-			m.endOrphan(ctx, c)
-		}
-		m.endPause(ctx, s)
-	}
 }

@@ -2,7 +2,10 @@ package crash
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -198,6 +201,81 @@ func TestShimAndDaemonAreKilled(t *testing.T) {
 			d.settled("after the lost pod is removed", before)
 		})
 	}
+}
+
+// TestDaemonKilledInAHandOver: the daemon dies at every step of the hand-over to
+// the heir of a shim. What the heir has not got by then is known to have ended.
+func TestDaemonKilledInAHandOver(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true})
+	d.shimKills = 1
+	d.pull(busybox)
+	d.pod("first").remove() // its directories stay
+	before := d.facts()
+	for n, last := 1, false; !last; n++ {
+		if n > most {
+			t.Fatalf("more than %d steps", most)
+		}
+		if !t.Run(strconv.Itoa(n), func(t *testing.T) {
+			defer d.as(t)()
+			c := d.counts("handed-over")
+			tr := trace(t, d.PID(), n, d.Dir)
+			d.killShim()
+			// Answered by the heir, or by the death of the daemon.
+			_, _ = d.Runtime.ExecSync(within(t), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"true"}})
+			d.kill()
+			step := tr.killed(t)
+			d.restart()
+			outcome := c.wholeOrEnded()
+			c.p.remove()
+			d.settled("after a hand-over that was cut short", before)
+			t.Logf("%s: killed at %s", outcome, step)
+			last = step == ""
+		}) {
+			t.FailNow()
+		}
+	}
+}
+
+// wholeOrEnded checks that a counter runs and is listened to, or is told to have
+// ended and is gone; a ready pod has a pause whose end is noticed.
+func (c *ctr) wholeOrEnded() (outcome string) {
+	t := c.p.d.t
+	t.Helper()
+	lines := c.lines()
+	eventually(t, "the container is whole, or known to have ended", func() bool {
+		outcome = c.status().GetState().String()
+		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.pid))
+		alive := err == nil && strings.Contains(string(cgroup), c.ID)
+		if outcome == runtimeapi.ContainerState_CONTAINER_RUNNING.String() {
+			return alive && c.lines() > lines
+		}
+		return !alive
+	})
+	if st := c.p.status(); st.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
+		if pid := c.p.pause(); pid > 1 { // else it has just ended
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		eventually(t, "the end of the pause is noticed", func() bool {
+			return c.p.status().GetState() == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+		})
+	}
+	return outcome
+}
+
+// pause is the pod's pause process.
+func (p *pod) pause() int {
+	p.d.t.Helper()
+	r, err := p.d.Runtime.PodSandboxStatus(within(p.d.t), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.ID, Verbose: true})
+	if err != nil {
+		p.d.t.Fatalf("PodSandboxStatus: %v", err)
+	}
+	var info struct {
+		PID int `json:"pid"`
+	}
+	if err := json.Unmarshal([]byte(r.GetInfo()["info"]), &info); err != nil {
+		p.d.t.Fatal(err)
+	}
+	return info.PID
 }
 
 // lostWith checks a pod whose processes could not be taken over.

@@ -1,0 +1,124 @@
+package sandbox
+
+import (
+	"context"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/oci"
+	"berth/oci/shimapi"
+)
+
+// heldPatience bounds the question to a shim what it holds.
+const heldPatience = 10 * time.Second
+
+// shimsInUse are the shims that pods are said to be in.
+func (m *Manager) shimsInUse() map[string]bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	used := make(map[string]bool)
+	for _, s := range m.pods {
+		used[s.record().ShimID] = true
+	}
+	return used
+}
+
+// loseUnheld ends what is said to be in a shim that does not hold it: when a daemon
+// dies while it hands over to the heir of a shim, or a shim before it lent what the
+// next daemon would hand over, nobody has the streams of some container, or waits
+// for a pause, and nobody else would ever tell.
+func (m *Manager) loseUnheld(ctx context.Context, shimID string) {
+	shim, err := m.opt.Shims.Get(shimID)
+	if err != nil {
+		return // it tells of its end itself
+	}
+	lost := m.wholeIn(shimID) // first: what becomes whole meanwhile is held by then
+	ctx, cancel := context.WithTimeout(ctx, heldPatience)
+	defer cancel()
+	held, err := shim.List(ctx)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "A shim does not tell what it holds", "shim", shimID)
+		return
+	}
+	for _, r := range append(held.Pods, held.Containers...) {
+		delete(lost, r.ID)
+	}
+	for _, r := range lost {
+		m.shimLost(ctx, r)
+	}
+}
+
+// wholeIn are the pods and containers of a shim that are made and have not ended.
+func (m *Manager) wholeIn(shimID string) map[string]shimapi.Record {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	whole := make(map[string]shimapi.Record)
+	for id, s := range m.pods {
+		if st := s.status.Load(); st != nil && st.ShimID == shimID && st.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+			whole[id] = shimapi.Record{ID: id}
+		}
+	}
+	for id, c := range m.containers {
+		if c.status.Load() != nil && c.pod.record().ShimID == shimID && c.state() != runtimeapi.ContainerState_CONTAINER_EXITED {
+			whole[id] = shimapi.Record{ID: id, Pod: c.pod.id}
+		}
+	}
+	return whole
+}
+
+// shimLost ends the one pause or container that the heir of a dead shim could not
+// adopt.
+func (m *Manager) shimLost(ctx context.Context, r shimapi.Record) {
+	m.mu.RLock()
+	s, c := m.pods[r.ID], m.containers[r.ID]
+	m.mu.RUnlock()
+	switch {
+	case c != nil && c.state() == runtimeapi.ContainerState_CONTAINER_EXITED: // it was told before
+	case c != nil:
+		klog.FromContext(ctx).Error(nil, "A container could not be taken over from a dead shim; it is ended", "container", c.id, "pod", c.pod.id)
+		m.endOrphan(ctx, c)
+	case s != nil:
+		m.endPause(ctx, s)
+	}
+}
+
+// endOrphan is killOrphan where nobody waits for the error; stop and removal try
+// again.
+func (m *Manager) endOrphan(ctx context.Context, c *Container) {
+	if err := m.killOrphan(c); err != nil {
+		klog.FromContext(ctx).Error(err, "A container without its shim is not wholly gone", "container", c.id, "pod", c.pod.id)
+	}
+}
+
+// endPause ends a pause process that has no shim any more, and with it its pod.
+func (m *Manager) endPause(ctx context.Context, s *Sandbox) {
+	rec := s.record()
+	if err := m.killPause(&rec); err != nil {
+		klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
+	}
+	if s.end() {
+		m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: s.id, ContainerID: s.id, At: time.Now()})
+	}
+}
+
+// shimGone ends what a dead shim was the parent of, when no other could take it
+// over: its containers have lost their streams and their exit codes with it.
+func (m *Manager) shimGone(ctx context.Context, ev oci.ShimEvent) {
+	m.mu.RLock()
+	var lost []*Sandbox
+	for _, s := range m.pods {
+		if s.record().ShimID == ev.ShimID {
+			lost = append(lost, s)
+		}
+	}
+	m.mu.RUnlock()
+	for _, s := range lost {
+		klog.FromContext(ctx).Error(nil, "The shim of a pod sandbox is gone; its containers are ended", "pod", s.id, "shim", ev.ShimID, "reason", ev.Record.Message)
+		for _, c := range m.containersOf(s) {
+			m.endOrphan(ctx, c)
+		}
+		m.endPause(ctx, s)
+	}
+}
