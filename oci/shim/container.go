@@ -120,6 +120,10 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
+	joined, err := s.joined(r.Pod, spec.Linux.Namespaces)
+	if err != nil {
+		return err
+	}
 	ctr.io, err = newStdio(r.LogPath, spec.Process.Terminal, r.Stdin, owner)
 	if err != nil {
 		return err
@@ -133,7 +137,13 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	if err := s.noteCgroup(r.ID, config.Cgroups); err != nil {
 		slog.Warn("cgroup of a container not noted", "container", r.ID, "error", err)
 	}
-	if err := s.launch(ctr, lc, spec.Process); err != nil {
+	err = s.launch(ctr, lc, spec.Process)
+	if err == nil {
+		if err = stillLive(joined); err != nil {
+			err = errors.Join(err, terminate(ctr.proc))
+		}
+	}
+	if err != nil {
 		ctr.io.drain()
 		ctr.io.close()
 		return errors.Join(err, lc.Destroy())

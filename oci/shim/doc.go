@@ -15,6 +15,8 @@
 //   - Every exec runs in a cgroup of its own below the container's, so that a
 //     timeout or a client that hangs up ends all it started.
 //   - Every change of a record goes through hub.publish, which tells it in order.
+//   - What a container joins by /proc/PID/ns lives after the join, so that PID was no
+//     stranger's (joined.go).
 //   - This process may die: a daemon that has seen it do so starts another in the
 //     same directory and hands over what it was lent (adopt.go): ends of pipes,
 //     masters of terminals, pidfds. What was read and not yet logged is lost, so
@@ -35,5 +37,6 @@
 // Why not a shim per pod: a Go process with libcontainer is 5 MiB of private
 // memory. Why not runc: two programs of 14 MiB are executed and a state file
 // parsed for every start and every exec. Why not a pipe copied by the daemon:
-// the logs of running containers must not depend on it.
+// the logs of running containers must not depend on it. Why not a pod's namespaces
+// held open: four files a pod, handed to each heir, for what one poll tells as well.
 package shim

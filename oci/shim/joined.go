@@ -1,0 +1,109 @@
+package shim
+
+import (
+	"errors"
+	"os"
+	"regexp"
+	"strconv"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/oci/shimapi"
+)
+
+// process is a pause or a container's first process, as this shim holds it.
+type process interface {
+	// lives tells whether it has not ended; while it lives its number is its own.
+	lives() bool
+}
+
+var namespaceOf = regexp.MustCompile(`^/proc/([0-9]+)/ns/`)
+
+// joined are the processes whose namespaces a container is to join by their number,
+// which may be a stranger's by the time of the join. So each must be one of the
+// pod's, and must be found alive after it: see stillLive.
+func (s *Server) joined(pod string, namespaces []specs.LinuxNamespace) ([]process, error) {
+	var all []process
+	for _, ns := range namespaces {
+		match := namespaceOf.FindStringSubmatch(ns.Path)
+		if match == nil {
+			continue // its own, or one that a mount holds
+		}
+		pid, err := strconv.Atoi(match[1])
+		p := s.processOf(pod, pid)
+		if err != nil || p == nil {
+			return nil, fault(shimapi.KindNotRunning, "process %s, whose %s namespace the container is to join, is none of pod %s", match[1], ns.Type, pod)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// processOf finds the pause or the container of a pod with this number, nil: none.
+func (s *Server) processOf(pod string, pid int) process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.pods[pod]; ok && isClosed(p.ready) && p.record.PID == pid {
+		return p
+	}
+	for _, ctr := range s.containers {
+		if ctr.pod == pod && isClosed(ctr.ready) && ctr.lc != nil && ctr.pid == pid {
+			return ctr
+		}
+	}
+	return nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// stillLive refuses a container that may have joined a stranger's namespaces.
+func stillLive(all []process) error {
+	for _, p := range all {
+		if !p.lives() {
+			return fault(shimapi.KindNotRunning, "a process whose namespaces the container joins has ended")
+		}
+	}
+	return nil
+}
+
+func (p *pod) lives() bool {
+	switch {
+	case isClosed(p.done):
+		return false
+	case p.orphan != nil:
+		return pidfdLives(p.orphan.pidfd)
+	case p.proc == nil:
+		return false
+	}
+	lives := false
+	err := p.proc.WithHandle(func(pidfd uintptr) { lives = !ended(int(pidfd)) })
+	return lives || errors.Is(err, os.ErrNoHandle) // before Linux 5.4 done has to do
+}
+
+func (ctr *container) lives() bool {
+	switch {
+	case isClosed(ctr.done):
+		return false
+	case ctr.orphan != nil:
+		return pidfdLives(ctr.orphan.pidfd)
+	}
+	return ctr.pidfd == nil || pidfdLives(ctr.pidfd)
+}
+
+// pidfdLives is false of one that was closed, which is done after the end.
+func pidfdLives(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	lives := false
+	err = raw.Control(func(fd uintptr) { lives = !ended(int(fd)) })
+	return err == nil && lives
+}
