@@ -3,21 +3,26 @@
 # when nothing is. Groups: go (only looked at), build, run, bench.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin # a user may look from there, too
 
 check_go() {
-  local want have
+  local go=${GO:-go} want have path fetch
   want=$(awk '$1 == "go" { print $2; exit }' go.mod)
-  if ! command -v go >/dev/null; then
+  if ! path=$(command -v "$go"); then
     echo "Go is missing: install Go ${want%.*} or later from https://go.dev/dl/ into /usr/local/go (distributions' packages are older)." >&2
     exit 1
   fi
   # Outside the module, so that go tells its own version and fetches no other.
-  have=$(cd / && GOTOOLCHAIN=local GOWORK=off go env GOVERSION)
+  have=$(cd / && GOTOOLCHAIN=local GOWORK=off "$go" env GOVERSION)
   have=${have#go}
-  if [ "$(printf '%s\n' "$want" "${have%% *}" | sort -V | head -1)" != "$want" ] && [ "$(go env GOTOOLCHAIN)" = local ]; then
-    echo "Go $have is too old: install Go ${want%.*} or later from https://go.dev/dl/, or let go fetch it with GOTOOLCHAIN=auto." >&2
-    exit 1
-  fi
+  [ "$(printf '%s\n' "$want" "${have%% *}" | sort -V | head -1)" != "$want" ] || return 0
+  case $(cd / && GOWORK=off "$go" env GOTOOLCHAIN) in
+  '') fetch= ;; # older than 1.21 it knows of no other toolchains
+  local) fetch=", or let go fetch it with GOTOOLCHAIN=auto" ;;
+  *) return 0 ;;
+  esac
+  echo "$path is Go $have, too old: install Go ${want%.*} or later from https://go.dev/dl/ and put it first in PATH$fetch." >&2
+  exit 1
 }
 
 # want COMMAND-OR-FILE PACKAGE: notes PACKAGE when COMMAND or FILE is not there.
