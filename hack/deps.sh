@@ -47,6 +47,7 @@ for group in "$@"; do
     want iptables iptables
     want ip iproute2
     want mount mount
+    want pgrep procps
     { busybox=$(command -v busybox) && ! ldd "$busybox" >/dev/null 2>&1; } || missing+=(busybox-static)
     ;;
   bench)
