@@ -74,8 +74,10 @@ export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # A list of packages that is there may do; one that is not, or is old, is fetched.
-install() { apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$log" 2>&1; }
-install || { apt-get update -qq >>"$log" 2>&1 && install; } || {
-  cat "$log" >&2
+# That some lists could not be is an error only when a package is missing then.
+install() { apt-get install -y -qq --no-install-recommends "${missing[@]}" >>"$log" 2>&1; }
+install || { : >"$log" && apt-get update -qq >>"$log" 2>&1 || true; install; } || {
+  tail -n 15 "$log" >&2
+  echo "apt-get could not install ${missing[*]}; is there a network?" >&2
   exit 1
 }
