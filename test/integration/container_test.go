@@ -179,10 +179,8 @@ func TestLogRotation(t *testing.T) {
 		parts = append(parts, old)
 		_, err := shared.Runtime.ReopenContainerLog(within(t), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.ID})
 		if err != nil {
-			if c.status().GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
-				break // nothing to reopen
-			}
-			t.Fatal(err)
+			wantCode(t, "reopen of an ended container", err, codes.FailedPrecondition) // its status may lag
+			break
 		}
 	}
 	c.ended()
