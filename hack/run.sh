@@ -13,7 +13,7 @@ dir=$(mktemp -d /var/tmp/berth-run.XXXXXX)
 socket=unix://$dir/run/berth.sock
 bridge=berth$(printf %s "$dir/root" | sha256sum | cut -c1-8) # as server/network.go names it
 forward=$(cat /proc/sys/net/ipv4/ip_forward)                 # the bridge plugin turns it on
-daemon=
+daemon= demo=
 
 # gone PID: waits until a process that is not our child has ended.
 gone() { timeout "${2:-10}" tail --pid="$1" -f /dev/null 2>/dev/null; }
@@ -29,7 +29,9 @@ start() {
 
 cleanup() {
   local code=$? shim
-  trap '' INT TERM
+  trap '' INT TERM HUP PIPE # nor may a reader that left keep anything here
+  set +e
+  [ -z "$demo" ] || kill "$demo" 2>/dev/null
   if [ -n "$daemon" ]; then
     kill -0 "$daemon" 2>/dev/null || start # it died; another one takes the pod over
     bin/demo clean "$socket" >>"$dir/clean.log" 2>&1 || code=1
@@ -54,7 +56,7 @@ cleanup() {
   exit $code
 }
 trap cleanup EXIT
-trap 'exit 0' INT TERM
+trap 'exit 0' INT TERM HUP
 
 mkdir -p "$dir/net.d" "$dir/certs.d" "$dir/logs"
 start
@@ -67,4 +69,7 @@ wait -n "$ready" "$daemon" && kill -0 "$daemon" || {
 }
 bin/demo image "$dir/demo.tar"
 bin/berth --address "$socket" image load "$dir/demo.tar" >/dev/null
-bin/demo run "$socket" "$dir/logs" "${BERTH_RUN_ONCE:+once}"
+# Not in the foreground, where bash would not heed a signal sent to it alone.
+bin/demo run "$socket" "$dir/logs" "${BERTH_RUN_ONCE:+once}" &
+demo=$!
+wait "$demo"
