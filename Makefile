@@ -12,14 +12,18 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps run test critest bench bench-pull churn crash lint fmt clean install go-is-here
+.PHONY: all build static cni deps run test critest bench bench-pull churn crash lint fmt clean install go-is-here tools
+.NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
 go-is-here:
 	@hack/deps.sh go
 
+tools:
+	@hack/deps.sh go build
+
 # The shim is the only program that links C (libseccomp, through libcontainer).
-build: go-is-here static
+build: tools static
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/berthd ./cmd/berth
 	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o bin/ ./cmd/berth-shim
 
@@ -30,7 +34,7 @@ static:
 # CNI plugins, pinned by hack/tools/go.mod and its go.sum.
 cni: go-is-here
 	@mkdir -p bin/cni
-	@CGO_ENABLED=0 $(GO) -C hack/tools build -buildvcs=false -trimpath -ldflags "-s -w" -o $(CURDIR)/bin/cni/ tool
+	@CGO_ENABLED=0 $(GO) -C hack/tools build -buildvcs=false -trimpath -ldflags "-s -w" -o "$(CURDIR)/bin/cni/" tool
 
 deps:
 	@hack/deps.sh go build run
@@ -61,10 +65,10 @@ churn: deps build
 
 bin/golangci-lint: hack/tools/lint/go.mod hack/tools/lint/go.sum
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) -C hack/tools/lint build -buildvcs=false -trimpath -ldflags "-s -w" -o $(CURDIR)/bin/ tool
+	CGO_ENABLED=0 $(GO) -C hack/tools/lint build -buildvcs=false -trimpath -ldflags "-s -w" -o "$(CURDIR)/bin/" tool
 	@touch $@
 
-lint: go-is-here static bin/golangci-lint
+lint: tools static bin/golangci-lint
 	bin/golangci-lint run ./...
 
 fmt: go-is-here bin/golangci-lint
