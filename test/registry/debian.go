@@ -132,10 +132,21 @@ func command(dir, name string, args ...string) error {
 	return nil
 }
 
+// at is where a file of an unpacked package is: since Debian 13 what was in /bin
+// and /lib is below /usr in the packages, too.
+func (d debian) at(file string) string {
+	if path := filepath.Join(d.root, file); exists(path) {
+		return path
+	}
+	return filepath.Join(d.root, "usr", file)
+}
+
+func exists(path string) bool { _, err := os.Lstat(path); return err == nil }
+
 // program returns a program of an unpacked package as a file at path, with the
 // loader and every library it needs.
 func (d debian) program(from, path string) ([]File, error) {
-	files := []File{{Path: path, Mode: 0o755, From: filepath.Join(d.root, from)}}
+	files := []File{{Path: path, Mode: 0o755, From: d.at(from)}}
 	have := map[string]bool{}
 	for i := 0; i < len(files); i++ {
 		needed, err := needs(files[i].From)
@@ -181,7 +192,7 @@ func needs(file string) ([]string, error) {
 }
 
 func (d debian) library(name string) (File, error) {
-	for _, pattern := range []string{"lib/*/", "usr/lib/*/", "lib64/", "lib/"} {
+	for _, pattern := range []string{"lib/*/", "usr/lib/*/", "lib64/", "usr/lib64/", "lib/", "usr/lib/"} {
 		found, _ := filepath.Glob(filepath.Join(d.root, pattern+filepath.Base(name)))
 		if len(found) == 0 {
 			continue

@@ -80,7 +80,7 @@ func busyboxFiles() ([]File, error) {
 		return nil, err
 	}
 	files = merge(files, ipcs...)
-	applets, err := exec.Command(filepath.Join(d.root, "bin/busybox"), "--list").Output()
+	applets, err := exec.Command(d.at("bin/busybox"), "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("busybox --list: %w", err)
 	}
