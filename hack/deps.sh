@@ -44,6 +44,10 @@ for group in "$@"; do
     want pkg-config pkg-config
     ;;
   run)
+    if [ "$(id -u)" != 0 ]; then
+      echo "Pods need namespaces, mounts and cgroups: run this as root." >&2
+      exit 1
+    fi
     want iptables iptables
     want ip iproute2
     want mount mount
