@@ -42,11 +42,12 @@ func checkName(field, name string) error {
 	return nil
 }
 
-// checkPodName refuses also what can't be told to CNI plugins: they get names in
-// CNI_ARGS, a list of KEY=VALUE between semicolons.
+// checkPodName is of what travels to the network's plugins in CNI_ARGS, a list
+// NAME=VALUE;NAME=VALUE. They refuse a broken one when the pod goes as well: it
+// could never be removed.
 func checkPodName(field, name string) error {
 	if strings.ContainsAny(name, ";=") {
-		return invalid("%s contains ; or =, which network plugins can't be told; take it out", field)
+		return invalid("%s contains a semicolon or an equals sign, which network plugins can't be told; take it out", field)
 	}
 	return checkName(field, name)
 }
@@ -154,6 +155,9 @@ func checkPort(p *runtimeapi.PortMapping) error {
 	}
 	if p.GetHostPort() < 0 || p.GetHostPort() > math.MaxUint16 {
 		return invalid("port mapping: host_port %d is not a port; use 0 to 65535", p.GetHostPort())
+	}
+	if p.GetHostPort() > 0 && p.GetContainerPort() == 0 {
+		return invalid("port mapping: host_port %d leads to container_port 0; give the pod's port", p.GetHostPort())
 	}
 	if _, ok := runtimeapi.Protocol_name[int32(p.GetProtocol())]; !ok {
 		return invalid("port mapping: protocol %d is unknown; use TCP, UDP or SCTP", p.GetProtocol())

@@ -23,8 +23,8 @@ func TestPodConfigsThatAreRefused(t *testing.T) {
 		"1 MiB name":       func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = huge },
 		"1 MiB namespace":  func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = huge },
 		"slash in uid":     func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "../x" },
-		"= in name":        func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "a=b" },
-		"; in uid":         func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "a;b" },
+		"arguments in ns":  func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = "a;K8S_POD_UID=b" },
+		"equals sign":      func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "a=b" },
 		"long hostname":    func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("h", 65) },
 		"relative log dir": func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "var/log" },
 		"huge annotation":  func(c *runtimeapi.PodSandboxConfig) { c.Annotations = map[string]string{"a": huge} },
@@ -33,6 +33,7 @@ func TestPodConfigsThatAreRefused(t *testing.T) {
 		},
 		"port 70000":    func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000}} },
 		"negative port": func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: -1}} },
+		"port to 0":     func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 80}} },
 		"host_ip":       func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostIp: "x"}} },
 		"protocol":      func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{Protocol: 9}} },
 		"group without user": func(c *runtimeapi.PodSandboxConfig) {

@@ -68,6 +68,9 @@ func TestBadPods(t *testing.T) {
 		"no name":           func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "" },
 		"1 MiB name":        func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = strings.Repeat("n", 1<<20) },
 		"slash in the name": func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "../../etc" },
+		"network arguments": func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = "a;b" },
+		"equals sign":       func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "a=b" },
+		"port to nowhere":   func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70}} },
 		"long hostname":     func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("h", 65) },
 		"relative logs":     func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "logs" },
 		"port out of range": func(c *runtimeapi.PodSandboxConfig) {
