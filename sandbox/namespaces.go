@@ -72,12 +72,19 @@ func checkTraversable(dir string) error {
 	}
 }
 
+// maxSysctl is the longest name or value of a sysctl taken, in bytes; what pause
+// has room for.
+const maxSysctl = 256
+
 // checkSysctls refuses sysctls that would change the host: only those the
 // kernel keeps per namespace, and only when the pod has that namespace.
 func checkSysctls(cfg *runtimeapi.PodSandboxConfig) error {
-	for name := range cfg.GetLinux().GetSysctls() {
-		if strings.ContainsAny(name, "\x00\n") || strings.Contains(name, "..") {
-			return fmt.Errorf("sysctl %q is not a name: %w", name, ErrInvalid)
+	for name, value := range cfg.GetLinux().GetSysctls() {
+		if len(name) > maxSysctl || strings.ContainsAny(name, "\x00\n") || strings.Contains(name, "..") {
+			return fmt.Errorf("sysctl %.*q is not a name: %w", maxSysctl, name, ErrInvalid)
+		}
+		if len(value) > maxSysctl || strings.ContainsRune(value, 0) {
+			return fmt.Errorf("sysctl %s: a value has at most %d bytes and no zero byte: %w", name, maxSysctl, ErrInvalid)
 		}
 		dotted := strings.ReplaceAll(name, "/", ".")
 		switch {

@@ -212,6 +212,9 @@ func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, rec *podRecord
 		req.Hostname = m.hostname(cfg)
 	}
 	res, err := shim.RunPod(ctx, &req)
+	if isKind(err, shimapi.KindInvalid) {
+		err = asDomain(err)
+	}
 	if err != nil {
 		return fmt.Errorf("start the pause process: %w", err)
 	}

@@ -60,6 +60,9 @@ func (s *Server) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest
 		defer config.Cgroup.Close()
 	}
 	proc, err := s.pauses.Start(config)
+	if errors.Is(err, pause.ErrSysctl) {
+		return fault(shimapi.KindInvalid, "pod %s: %w", r.ID, err)
+	}
 	if err != nil {
 		return fault(shimapi.KindStartFailed, "pod %s: %w", r.ID, err)
 	}

@@ -79,6 +79,11 @@ func TestBadPods(t *testing.T) {
 		"host IP": func(c *runtimeapi.PodSandboxConfig) {
 			c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70, ContainerPort: 1, HostIp: "x"}}
 		},
+		"no network sysctl": func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.no.such": "1"} },
+		"value of a sysctl": func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": "x"} },
+		"1 MiB sysctl": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": strings.Repeat("1", 1<<20)}
+		},
 		"unknown sysctl":     func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"no.such": "1"} },
 		"sysctl of the host": func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} },
 		"cgroup parent":      func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../../b" },

@@ -5,7 +5,8 @@
  * KiB. It is started by the shim in its new namespaces but the host's mounts:
  *
  *   fd 3  pipe to the shim: one byte 0 when all is done; else two little-endian
- *         32-bit words, step and errno. It is closed when the filter is in force.
+ *         32-bit words, step and errno; above the lowest byte of the step of a
+ *         sysctl is its place in argv. It is closed when the filter is in force.
  *   fd 4  the empty directory that becomes the root
  *   argv  "l" bring loopback up, "hNAME" set the host name,
  *         "sPATH=VALUE" write VALUE into /proc/sys/PATH
@@ -32,7 +33,7 @@ enum { NO_HANG = 1, ERR_INTR = 4 };
 enum step { DONE, ARGUMENT, LOOPBACK, HOSTNAME, SYSCTL, ROOT, CAPABILITIES, PRIVILEGES, SECCOMP, SIGNALS };
 
 /* need ends the process when the system call of this step failed. */
-static long need(enum step step, long ret)
+static long need(unsigned int step, long ret)
 {
 	unsigned int report[2] = { step, (unsigned int)-ret };
 
@@ -54,8 +55,9 @@ static void loopback_up(void)
 	sys(__NR_close, fd, 0, 0, 0);
 }
 
-static void sysctl(char *setting)
+static void sysctl(char *setting, unsigned int place)
 {
+	unsigned int step = SYSCTL | place << 8;
 	char path[512] = "/proc/sys/";
 	size_t end = length(path);
 	long fd;
@@ -68,17 +70,17 @@ static void sysctl(char *setting)
 	if (!*setting)
 		need(ARGUMENT, -22 /* EINVAL */);
 	setting++;
-	fd = need(SYSCTL, sys(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0));
-	need(SYSCTL, sys(__NR_write, fd, setting, length(setting), 0));
+	fd = need(step, sys(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0));
+	need(step, sys(__NR_write, fd, setting, length(setting), 0));
 	sys(__NR_close, fd, 0, 0, 0);
 }
 
 static void prepare(char **argv)
 {
-	for (; *argv; argv++) {
-		char *rest = *argv + 1;
+	for (unsigned int place = 1; argv[place]; place++) {
+		char *rest = argv[place] + 1;
 
-		switch (**argv) {
+		switch (*argv[place]) {
 		case 'l':
 			loopback_up();
 			break;
@@ -86,7 +88,7 @@ static void prepare(char **argv)
 			need(HOSTNAME, sys(__NR_sethostname, rest, length(rest), 0, 0));
 			break;
 		case 's':
-			sysctl(rest);
+			sysctl(rest, place);
 			break;
 		default:
 			need(ARGUMENT, -22 /* EINVAL */);
@@ -157,7 +159,7 @@ __attribute__((used)) void begin(long *stack)
 	need(SIGNALS, sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &signals, 0, sizeof signals));
 	/* stack: argc, argv[0], … */
 	sys(__NR_close_range, ROOT_FD + 1, ~0U, 0, 0);
-	prepare((char **)(stack + 2));
+	prepare((char **)(stack + 1));
 	drop_privileges();
 	/* Told before the filter, which does not let it write; a filter that the
 	   kernel refuses sends its report after this byte. */

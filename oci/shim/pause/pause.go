@@ -70,6 +70,9 @@ func sealed(name string, content []byte) (*os.File, error) {
 	return f, nil
 }
 
+// ErrSysctl is for a sysctl that the kernel has not, or not with this value.
+var ErrSysctl = errors.New("the kernel refuses a sysctl")
+
 // Start runs one pause and returns when it is set up. The process is the
 // caller's child: the caller waits for it. Errors name the step that failed.
 func (l *Launcher) Start(c Config) (*os.Process, error) {
@@ -85,7 +88,8 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 	defer status.Close()
 	// The program is file 5 of the child as well, since the fork may move
 	// another descriptor over the number that it has here.
-	proc, err := os.StartProcess("/proc/self/fd/5", c.argv(), &os.ProcAttr{
+	argv := c.argv()
+	proc, err := os.StartProcess("/proc/self/fd/5", argv, &os.ProcAttr{
 		Env:   []string{},
 		Files: []*os.File{null, null, null, told, l.root, l.exe},
 		Sys:   c.attributes(),
@@ -94,7 +98,7 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start pause: %w", err)
 	}
-	if err := errors.Join(report(status), cerr); err != nil {
+	if err := errors.Join(report(status, argv), cerr); err != nil {
 		_ = proc.Kill()    // it may be gone already
 		_, _ = proc.Wait() // only its end matters
 		return nil, err
@@ -138,8 +142,8 @@ var steps = []string{
 	"change its root", "drop capabilities", "set no_new_privs", "install its seccomp filter", "block signals",
 }
 
-// report reads what pause says until it closes the pipe.
-func report(status io.Reader) error {
+// report reads what pause, started with argv, says until it closes the pipe.
+func report(status io.Reader, argv []string) error {
 	said, err := io.ReadAll(io.LimitReader(status, 64))
 	if err != nil {
 		return fmt.Errorf("start pause: %w", err)
@@ -154,6 +158,9 @@ func report(status io.Reader) error {
 		return errors.New("start pause: it died before it was set up")
 	}
 	step, errno := binary.NativeEndian.Uint32(said), syscall.Errno(binary.NativeEndian.Uint32(said[4:]))
+	if place := int(step >> 8); place > 0 && place < len(argv) {
+		return fmt.Errorf("start pause: %w: %s: %w", ErrSysctl, argv[place][1:], errno)
+	}
 	name := "do its work"
 	if int(step) < len(steps) {
 		name = steps[step]

@@ -190,8 +190,10 @@ func TestErrorsNameTheStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, c := range map[string]Config{
-		"write a sysctl: no such file": {Cloneflags: unix.CLONE_NEWNET, Sysctls: map[string]string{"net/none": "1"}},
-		"write a sysctl: invalid arg":  {Cloneflags: unix.CLONE_NEWNET, Sysctls: map[string]string{"net/ipv4/ip_unprivileged_port_start": "x"}},
+		"a sysctl: net/none=1: no such": {Cloneflags: unix.CLONE_NEWNET, Sysctls: map[string]string{"net/none": "1"}},
+		"port_start=x: invalid arg": {Cloneflags: unix.CLONE_NEWNET, Loopback: true, Sysctls: map[string]string{
+			"net/ipv4/ip_unprivileged_port_start": "x", "net/ipv4/ip_forward": "1",
+		}},
 		"read its arguments: file nam": {Sysctls: map[string]string{strings.Repeat("x", 600): "1"}},
 		"start pause: ":                {Cloneflags: unix.CLONE_NEWUSER, UIDMaps: []syscall.SysProcIDMap{{ContainerID: 5, HostID: 5, Size: 1}}},
 	} {
