@@ -39,10 +39,18 @@ func (b *builder) devices() error {
 	return nil
 }
 
-// addDevices lets the last of two nodes at one path win.
+// addDevices lets the last of two nodes at one path win. In a user namespace
+// nodes can't be made: libcontainer binds the host's node of the same path there,
+// so one that goes by another path is bound here.
 func (b *builder) addDevices(list []Device) {
 	l := b.spec.Linux
 	for _, d := range list {
+		if b.ns.User() && d.Source != d.Path {
+			b.spec.Mounts = append(b.spec.Mounts, specs.Mount{
+				Destination: d.Path, Type: "bind", Source: d.Source, Options: []string{"bind", "rprivate", "nosuid", "noexec"},
+			})
+			continue
+		}
 		l.Devices = slices.DeleteFunc(l.Devices, func(x specs.LinuxDevice) bool { return x.Path == d.Path })
 		l.Devices = append(l.Devices, d.LinuxDevice)
 	}
@@ -89,7 +97,7 @@ func resolveDevice(d *runtimeapi.Device, access string) ([]Device, error) {
 	if info.IsDir() {
 		return devicesBelow(source, path.Clean(dest), access)
 	}
-	dev, ok := deviceOf(info, path.Clean(dest), access)
+	dev, ok := deviceOf(info, source, path.Clean(dest), access)
 	if !ok {
 		return nil, fmt.Errorf("%w: devices: host_path %s is neither a device nor a directory of devices", ErrInvalid, clip(host))
 	}
@@ -118,7 +126,7 @@ func devicesBelow(root, dest, access string) ([]Device, error) {
 		if err != nil {
 			return nil
 		}
-		if d, ok := deviceOf(info, path.Join(dest, strings.TrimPrefix(p, root)), access); ok {
+		if d, ok := deviceOf(info, p, path.Join(dest, strings.TrimPrefix(p, root)), access); ok {
 			out = append(out, d)
 		}
 		return nil
@@ -133,7 +141,7 @@ func devicesBelow(root, dest, access string) ([]Device, error) {
 // its own for.
 var ownedByContainer = []string{"/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/.udev"}
 
-func deviceOf(info fs.FileInfo, dest, access string) (Device, bool) {
+func deviceOf(info fs.FileInfo, source, dest, access string) (Device, bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || info.Mode()&fs.ModeDevice == 0 {
 		return Device{}, false
@@ -150,7 +158,7 @@ func deviceOf(info fs.FileInfo, dest, access string) (Device, bool) {
 			Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
 			FileMode: &mode, UID: &st.Uid, GID: &st.Gid,
 		},
-		Access: access,
+		Access: access, Source: source,
 	}, true
 }
 

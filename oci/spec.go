@@ -57,6 +57,7 @@ type Mount struct {
 type Device struct {
 	specs.LinuxDevice
 	Access string
+	Source string // path of the node on the host
 }
 
 // User is a user as resolved in the container's own /etc/passwd and /etc/group.

@@ -68,7 +68,7 @@ func (in *specInput) bind(m *runtimeapi.Mount) {
 func deviceNode(path, kind string, major, minor int64, access string) Device {
 	mode := os.FileMode(0o660)
 	var id uint32
-	return Device{specs.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor, FileMode: &mode, UID: &id, GID: &id}, access}
+	return Device{specs.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor, FileMode: &mode, UID: &id, GID: &id}, access, path}
 }
 
 func v2Host() Host {
@@ -192,6 +192,12 @@ var specCases = map[string]func(*specInput){
 	},
 	"devices": func(in *specInput) {
 		in.ctr.Devices = []Device{deviceNode("/dev/fuse", "c", 10, 229, "rw"), deviceNode("/dev/loop0", "b", 7, 0, "r")}
+	},
+	"devices-userns": func(in *specInput) {
+		in.userns()
+		moved := deviceNode("/dev/gpu", "c", 195, 1, "rw")
+		moved.Source = "/dev/gpu1"
+		in.ctr.Devices = []Device{deviceNode("/dev/fuse", "c", 10, 229, "rw"), moved}
 	},
 	"systemd": func(in *specInput) {
 		in.host.SystemdCgroup = true

@@ -1,0 +1,30 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// The root of a user namespace has what root has elsewhere: the devices it was
+// given, under any name.
+func TestRootOfAUserNamespace(t *testing.T) {
+	maps := []*runtimeapi.IDMapping{{HostId: 1 << 20, Length: 1 << 16}}
+	options := &runtimeapi.NamespaceOption{
+		UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: maps, Gids: maps},
+	}
+	p := shared.pod(t, namespaces(options))
+	c := p.start("root", "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: options}
+		c.Devices = []*runtimeapi.Device{
+			{HostPath: "/dev/zero", ContainerPath: "/dev/nothing", Permissions: "r"},
+			{HostPath: "/dev/zero", ContainerPath: "/dev/fuse", Permissions: "r"}, // a name that the host has for another
+			{HostPath: "/dev/kmsg", ContainerPath: "/dev/kmsg", Permissions: "r"},
+		}
+	})
+	got := c.exec("head -c 3 /dev/nothing | wc -c; stat -c %t:%T /dev/nothing /dev/fuse /dev/kmsg")
+	if got := strings.Join(strings.Fields(got), " "); got != "3 1:5 1:5 1:b" {
+		t.Errorf("the devices: %s", got)
+	}
+}
