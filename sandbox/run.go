@@ -179,7 +179,11 @@ func (m *Manager) writePodFiles(rec *podRecord) error {
 		"resolv.conf": oci.ResolvConf(rec.config.GetDnsConfig(), hostResolv),
 	} {
 		// Rewritten whole at the next start of the pod, so no fsync.
-		if err := os.WriteFile(m.podFile(rec.ID, name), data, 0o644); err != nil { //nolint:forbidigo // not a record
+		err := os.WriteFile(m.podFile(rec.ID, name), data, 0o644) //nolint:forbidigo // not a record
+		if uids, gids := userMaps(rec.config); err == nil && len(uids) > 0 {
+			err = os.Chown(m.podFile(rec.ID, name), int(rootOf(uids)), int(rootOf(gids))) // its root may write them
+		}
+		if err != nil {
 			return fmt.Errorf("write %s of the pod: %w", name, err)
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The root of a user namespace has what root has elsewhere: the devices it was
-// given, under any name.
+// The root of a user namespace has what root has elsewhere: the pod's files to
+// write and the devices it was given, under any name.
 func TestRootOfAUserNamespace(t *testing.T) {
 	maps := []*runtimeapi.IDMapping{{HostId: 1 << 20, Length: 1 << 16}}
 	options := &runtimeapi.NamespaceOption{
@@ -23,6 +23,9 @@ func TestRootOfAUserNamespace(t *testing.T) {
 			{HostPath: "/dev/kmsg", ContainerPath: "/dev/kmsg", Permissions: "r"},
 		}
 	})
+	if got := c.exec("for f in hostname hosts resolv.conf; do echo x >/etc/$f; cat /etc/$f; done"); got != "x\nx\nx\n" {
+		t.Errorf("the pod's files: %q", got)
+	}
 	got := c.exec("head -c 3 /dev/nothing | wc -c; stat -c %t:%T /dev/nothing /dev/fuse /dev/kmsg")
 	if got := strings.Join(strings.Fields(got), " "); got != "3 1:5 1:5 1:b" {
 		t.Errorf("the devices: %s", got)
