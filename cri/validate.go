@@ -18,6 +18,7 @@ const (
 	maxID          = 256
 	maxHostname    = 64 // of the kernel, HOST_NAME_MAX
 	maxPath        = 4 << 10
+	maxFileName    = 255 // of the kernel, NAME_MAX
 	maxAnnotations = 512 << 10
 )
 
@@ -143,8 +144,9 @@ func checkCgroupParent(p string) error {
 	if len(p) > maxPath {
 		return invalid("config.linux.cgroup_parent is %d bytes long; use at most %d", len(p), maxPath)
 	}
-	if strings.ContainsAny(p, "\x00\n") || slices.Contains(strings.Split(p, "/"), "..") {
-		return invalid("config.linux.cgroup_parent is %q; give a cgroup path without \"..\" or a slice's name", p)
+	unfit := func(part string) bool { return part == ".." || len(part) > maxFileName }
+	if strings.ContainsAny(p, "\x00\n:") || slices.ContainsFunc(strings.Split(p, "/"), unfit) {
+		return invalid("config.linux.cgroup_parent is %q; give a cgroup path without \"..\", colons and names above %d bytes, or a slice's name", p, maxFileName)
 	}
 	return nil
 }

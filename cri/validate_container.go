@@ -98,7 +98,7 @@ func checkResources(r *runtimeapi.LinuxContainerResources) error {
 		return invalid("cpu_period is %d; give microseconds, or 0 to leave it", r.GetCpuPeriod())
 	case r.GetCpuQuota() < -1:
 		return invalid("cpu_quota is %d; give microseconds, -1 for none, or 0 to leave it", r.GetCpuQuota())
-	case r.GetCpuShares() < 0:
+	case r.GetCpuShares() != 0 && (r.GetCpuShares() < 2 || r.GetCpuShares() > 262144):
 		return invalid("cpu_shares is %d; give 2 to 262144, or 0 to leave it", r.GetCpuShares())
 	case r.GetMemoryLimitInBytes() < -1:
 		return invalid("memory_limit_in_bytes is %d; give bytes, -1 for none, or 0 to leave it", r.GetMemoryLimitInBytes())

@@ -31,6 +31,12 @@ func TestPodConfigsThatAreRefused(t *testing.T) {
 		"cgroup parent ..": func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux = &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/a/../../b"}
 		},
+		"cgroup parent :": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux = &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "a.slice:berth:b"}
+		},
+		"cgroup parent long": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux = &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/a/" + strings.Repeat("b", 256)}
+		},
 		"port 70000":    func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000}} },
 		"negative port": func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: -1}} },
 		"port to 0":     func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 80}} },
@@ -83,6 +89,8 @@ func TestContainerConfigsThatAreRefused(t *testing.T) {
 		"cpu_period":            resources(&runtimeapi.LinuxContainerResources{CpuPeriod: -1}),
 		"cpu_quota":             resources(&runtimeapi.LinuxContainerResources{CpuQuota: -2}),
 		"cpu_shares":            resources(&runtimeapi.LinuxContainerResources{CpuShares: -1}),
+		"too few cpu_shares":    resources(&runtimeapi.LinuxContainerResources{CpuShares: 1}),
+		"too many cpu_shares":   resources(&runtimeapi.LinuxContainerResources{CpuShares: 262145}),
 		"memory":                resources(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -2}),
 		"swap":                  resources(&runtimeapi.LinuxContainerResources{MemorySwapLimitInBytes: -2}),
 		"oom":                   resources(&runtimeapi.LinuxContainerResources{OomScoreAdj: 1001}),

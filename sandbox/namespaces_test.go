@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
 )
 
 const (
@@ -46,6 +48,17 @@ func TestCheckSysctls(t *testing.T) {
 				t.Errorf("got %v, want ErrInvalid with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestPodsNeedACgroupParentForContainers(t *testing.T) {
+	for parent, want := range map[string]error{"": nil, "kubepods-pod1.slice": nil, "/kubepods/pod1": ErrInvalid} {
+		m := &Manager{opt: Options{Host: oci.Host{SystemdCgroup: true}}}
+		cfg := podWith(&runtimeapi.NamespaceOption{Network: nsNode}, nil)
+		cfg.Linux.CgroupParent = parent
+		if err := m.checkPodConfig(cfg, ""); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", parent, err, want)
+		}
 	}
 }
 

@@ -65,6 +65,9 @@ func (m *Manager) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler strin
 	if err := errors.Join(checkSysctls(cfg), checkAnnotations(cfg)); err != nil {
 		return err
 	}
+	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", m.opt.Host); err != nil {
+		return asDomain(err) // no container of it could be created
+	}
 	if !hostNetwork(cfg) {
 		if err := m.opt.Network.Ready(); err != nil {
 			return fmt.Errorf("%w: %w", err, ErrNotReady)
