@@ -75,6 +75,10 @@ func TestPingRangeFitsTheUserNamespace(t *testing.T) {
 	if own["net.ipv4.ip_unprivileged_port_start"] != "80" {
 		t.Error("the pod's own sysctl does not win over the default")
 	}
+	slashes := podSysctls(podWith(nil, map[string]string{"net/ipv4/ip_unprivileged_port_start": "80"}))
+	if v, ok := slashes["net.ipv4.ip_unprivileged_port_start"]; ok {
+		t.Errorf("the default, %s, is written beside the pod's own", v)
+	}
 }
 
 func TestCheckTraversableNamesTheDirectory(t *testing.T) {

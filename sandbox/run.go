@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -249,7 +249,10 @@ func podSysctls(cfg *runtimeapi.PodSandboxConfig) map[string]string {
 		out["net.ipv4.ip_unprivileged_port_start"] = "0"
 		out["net.ipv4.ping_group_range"] = pingRange(cfg)
 	}
-	maps.Copy(out, cfg.GetLinux().GetSysctls())
+	for name, value := range cfg.GetLinux().GetSysctls() {
+		delete(out, strings.ReplaceAll(name, "/", ".")) // both spellings are one setting
+		out[name] = value
+	}
 	return out
 }
 
