@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -215,32 +213,4 @@ func (m *Manager) writableLayer(c *Container) *runtimeapi.FilesystemUsage {
 		FsId:      &runtimeapi.FilesystemIdentifier{Mountpoint: m.opt.Root},
 		UsedBytes: u64(bytes), InodesUsed: u64(inodes),
 	}
-}
-
-// diskUsage adds up allocated bytes and inodes of a tree, hard links once.
-func diskUsage(dir string) (bytes, inodes uint64) {
-	seen := make(map[uint64]struct{})
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // gone while we walk
-		}
-		info, err := e.Info()
-		if err != nil {
-			return nil
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if st.Nlink > 1 && !info.IsDir() {
-			if _, dup := seen[st.Ino]; dup {
-				return nil
-			}
-			seen[st.Ino] = struct{}{}
-		}
-		bytes += uint64(st.Blocks) * 512
-		inodes++
-		return nil
-	})
-	return bytes, inodes
 }

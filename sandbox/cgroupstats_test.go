@@ -1,10 +1,14 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func cgroupFiles(t *testing.T, files map[string]string) string {
@@ -88,6 +92,38 @@ func TestDiskUsageCountsHardLinksOnce(t *testing.T) {
 	}
 	if one < 1<<20 {
 		t.Errorf("usage %d of a file of 1 MiB", one)
+	}
+}
+
+// Below PATH_MAX no path reaches; a container gets there step by step.
+func TestDiskUsageSeesBelowTheLongestPath(t *testing.T) {
+	const levels = 60
+	dir, name := t.TempDir(), strings.Repeat("d", 200)
+	fd, err := openDir(unix.AT_FDCWD, dir)
+	for range levels {
+		if err == nil {
+			err = unix.Mkdirat(fd, name, 0o755)
+		}
+		if err == nil {
+			up := fd
+			fd, err = openDir(up, name)
+			closeDir(up)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeDir(fd)
+	for _, file := range []string{"one", "two"} {
+		if err := os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", fd, file), make([]byte, 1<<20), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "beside"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if bytes, inodes := diskUsage(dir); bytes < 2<<20 || inodes != levels+4 {
+		t.Errorf("%d bytes, %d inodes, want 2 MiB and %d", bytes, inodes, levels+4)
 	}
 }
 
