@@ -247,7 +247,7 @@ func (s *Sandbox) publishLocked() {
 		State:     podState(s.rec.Intent, s.ended, s.stopping),
 		CreatedAt: s.rec.CreatedAt, ShimID: s.rec.ShimID, NetNS: s.rec.netns,
 	}
-	if s.rec.Network != nil {
+	if s.rec.Network != nil && s.rec.Intent != intentStopped && s.rec.Intent != intentRemoving { // else another pod's by now
 		st.IPs = s.rec.Network.IPs
 	}
 	if !s.ended {

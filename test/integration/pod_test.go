@@ -52,8 +52,8 @@ func TestPodLifecycle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := p.status().GetState(); got != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
-		t.Errorf("stopped, and %v", got)
+	if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY || st.GetNetwork().GetIp() != "" {
+		t.Errorf("stopped, and %v with the IP %q, which is free for others", st.GetState(), st.GetNetwork().GetIp())
 	}
 	released(t, s, p.ID)
 	for range 2 {
