@@ -139,6 +139,9 @@ func podOrNode(what string, m runtimeapi.NamespaceMode) error {
 }
 
 func checkProfile(what string, p *runtimeapi.SecurityProfile) error {
+	if _, known := runtimeapi.SecurityProfile_ProfileType_name[int32(p.GetProfileType())]; !known {
+		return invalid("%s profile has the unknown type %d; use RuntimeDefault, Unconfined or Localhost", what, p.GetProfileType())
+	}
 	local := p.GetProfileType() == runtimeapi.SecurityProfile_Localhost
 	if local && p.GetLocalhostRef() == "" {
 		return invalid("%s profile is Localhost without localhost_ref; name the profile", what)

@@ -108,6 +108,9 @@ func TestContainerConfigsThatAreRefused(t *testing.T) {
 		"localhost without ref": func(c *runtimeapi.ContainerConfig) {
 			security(c).Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
 		},
+		"profile of no type": func(c *runtimeapi.ContainerConfig) {
+			security(c).Seccomp = &runtimeapi.SecurityProfile{ProfileType: 9}
+		},
 		"ref without localhost": func(c *runtimeapi.ContainerConfig) {
 			security(c).Apparmor = &runtimeapi.SecurityProfile{LocalhostRef: "x"}
 		},
