@@ -294,8 +294,11 @@ func (s *Shims) ForNewPod(ctx context.Context) (*Shim, error) {
 	if s.ctx.Err() != nil {
 		return nil, errClosed
 	}
-	if sh := s.withRoom(); sh != nil {
+	if sh := s.answering(ctx); sh != nil {
 		return sh, nil
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
@@ -323,7 +326,7 @@ func (s *Shims) withRoom() *Shim {
 	defer s.mu.Unlock()
 	for _, sh := range s.shims {
 		full := s.config.PodsPerShim > 0 && len(sh.pods)+sh.reserved >= s.config.PodsPerShim
-		if sh.version == s.config.Version && !sh.leaving && !sh.isGone() && !full {
+		if sh.version == s.config.Version && !sh.leaving && !sh.isGone() && !sh.stuck.Load() && !full {
 			sh.reserved++
 			return sh
 		}

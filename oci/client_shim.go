@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"berth/oci/shimapi"
@@ -24,6 +25,7 @@ type Shim struct {
 	gone    chan struct{}   // closed when its process has ended
 	born    time.Time
 	decided chan struct{} // closed when it is known who takes over from it
+	stuck   atomic.Bool   // it let the last call wait for too long
 	next    *Shim         // its heir, or nil; not read before decided
 
 	// guarded by shims.mu
@@ -53,6 +55,12 @@ func (sh *Shim) isGone() bool {
 // Ping asks the shim who it is.
 func (sh *Shim) Ping(ctx context.Context) (hello shimapi.HelloResponse, err error) {
 	err = sh.call(ctx, shimapi.MethodHello, struct{}{}, &hello)
+	return hello, err
+}
+
+// greet is Ping of this shim and no other.
+func (sh *Shim) greet(ctx context.Context) (hello shimapi.HelloResponse, err error) {
+	err = sh.ask(ctx, shimapi.MethodHello, struct{}{}, &hello)
 	return hello, err
 }
 
@@ -208,7 +216,7 @@ func (sh *Shim) watch(ctx context.Context, told func(shimapi.Event)) error {
 // call is for methods that may be repeated: when the shim dies meanwhile, its heir
 // is asked.
 func (sh *Shim) call(ctx context.Context, method string, request, response any) error {
-	err := sh.ask(ctx, method, request, response)
+	err := sh.askInTime(ctx, method, request, response)
 	if errors.Is(err, ErrShimGone) {
 		if next := sh.heir(ctx); next != nil {
 			return next.call(ctx, method, request, response)

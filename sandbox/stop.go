@@ -68,7 +68,13 @@ func (m *Manager) signalOnce(ctx context.Context, c *Container) error {
 	if sent {
 		return nil
 	}
-	return m.signal(ctx, c, sig, false)
+	err := m.signal(ctx, c, sig, false)
+	if err != nil { // the next stop sends it again
+		c.mu.Lock()
+		c.signalled = false
+		c.mu.Unlock()
+	}
+	return err
 }
 
 func (m *Manager) signal(ctx context.Context, c *Container, sig int, all bool) error {
