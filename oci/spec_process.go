@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -81,6 +82,19 @@ func (b *builder) initPath() (string, error) {
 	return "/dev/" + shimapi.InitName, nil // a tmpfs of ours: nothing is left in the writable layer
 }
 
+// checkVariable: the CRI's values are bytes, but libcontainer hands the environment
+// to its init as JSON, which would put other bytes for those that aren't UTF-8.
+func checkVariable(kv *runtimeapi.KeyValue) error {
+	k, v := kv.GetKey(), kv.GetValue()
+	if k == "" || strings.ContainsAny(k, "=\x00") || slices.Contains(v, 0) {
+		return fmt.Errorf("%w: envs: %s is not a variable: the name must not be empty nor contain '=', and no byte may be NUL", ErrInvalid, clip(k))
+	}
+	if !utf8.Valid(v) {
+		return fmt.Errorf("%w: envs: the value of %s is not UTF-8 and would be changed on its way; encode it, or mount it as a file", ErrInvalid, clip(k))
+	}
+	return nil
+}
+
 // cwd is the config's, else the image's, else "/"; a relative one starts there.
 func (b *builder) cwd() string {
 	dir := b.conf.GetWorkingDir()
@@ -106,11 +120,10 @@ func (b *builder) env() ([]string, error) {
 		}
 	}
 	for _, kv := range b.conf.GetEnvs() {
-		k, v := kv.GetKey(), string(kv.GetValue())
-		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
-			return nil, fmt.Errorf("%w: envs: %s is not a variable: the name must not be empty nor contain '=', and no byte may be NUL", ErrInvalid, clip(k))
+		if err := checkVariable(kv); err != nil {
+			return nil, err
 		}
-		e.set(k, v)
+		e.set(kv.GetKey(), string(kv.GetValue()))
 	}
 	if e.values["HOME"] == "" {
 		e.set("HOME", b.home())

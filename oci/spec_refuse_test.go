@@ -27,6 +27,7 @@ type refusal struct {
 var refusals = map[string]refusal{
 	"no command":  {func(in *specInput) { in.img.Entrypoint, in.img.Cmd = nil, nil }, ErrInvalid, "no command"},
 	"NUL in args": {func(in *specInput) { in.ctr.Config.Args = []string{"a\x00b"} }, ErrInvalid, "NUL"},
+	"binary env":  {func(in *specInput) { in.ctr.Config.Envs = []*runtimeapi.KeyValue{{Key: "A", Value: []byte{0xff}}} }, ErrInvalid, "envs: the value of \"A\" is not UTF-8"},
 	"bad env":     {func(in *specInput) { in.ctr.Config.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} }, ErrInvalid, "envs"},
 	"unknown capability": {func(in *specInput) {
 		in.security().Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"FLY"}}

@@ -51,7 +51,7 @@ func TestS14Init(t *testing.T) {
 func reaps(t *testing.T, p *pod, with bool) {
 	t.Helper()
 	c := p.start("sleeper", "exec sleep 1000", ownPIDs)
-	pid := firstProcess(t, c)
+	pid := shared.firstPID(t, c)
 	c.exec(orphans)
 	want := 100
 	if with {
@@ -138,10 +138,10 @@ func TestS14InitOOM(t *testing.T) {
 	}
 }
 
-// firstProcess is the container's PID on the host, as the verbose status has it.
-func firstProcess(t *testing.T, c *ctr) int {
+// firstPID is the container's first process, in the host's numbering.
+func (s *suite) firstPID(t *testing.T, c *ctr) int {
 	t.Helper()
-	pids, err := shared.PIDs(c.ID)
+	pids, err := s.PIDs(c.ID)
 	if err != nil || len(pids) == 0 {
 		t.Fatalf("processes of %s: %v, %v", c.ID, pids, err)
 	}
