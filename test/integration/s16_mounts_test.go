@@ -1,0 +1,230 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// S16: propagation and options of mounts, by the containers' mount tables. That
+// a read-only mount takes no write is in [TestMounts], refusals of mounts that
+// make no sense in themselves are in [TestBadContainers].
+func TestS16Mounts(t *testing.T) {
+	t.Run("propagation", s16Propagation)
+	t.Run("read-only", s16ReadOnly)
+	t.Run("options", s16Options)
+	t.Run("conflicts", s16Conflicts)
+}
+
+// tmpfs mounts one of the test's own; it goes with the test.
+func tmpfs(t *testing.T, at string) {
+	t.Helper()
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("berth-test", at, "tmpfs", 0, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// peers makes the mount at a directory pass on what is mounted below it.
+func peers(t *testing.T, at string) {
+	t.Helper()
+	if err := unix.Mount("", at, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// atVolume is the part of a container that S16 tests.
+func atVolume(m *runtimeapi.Mount, capabilities ...string) func(*runtimeapi.ContainerConfig) {
+	return func(c *runtimeapi.ContainerConfig) {
+		m.ContainerPath = "/volume"
+		c.Mounts = append(c.Mounts, m)
+		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{
+			Capabilities: &runtimeapi.Capability{AddCapabilities: capabilities},
+		}
+		if len(capabilities) > 0 {
+			c.Linux.SecurityContext.Apparmor = mayMount
+		}
+	}
+}
+
+// s16Propagation: mounts made after the start, on the host and in a container.
+func s16Propagation(t *testing.T) {
+	host := volume(t)
+	tmpfs(t, host)
+	peers(t, host)
+	p := shared.pod(t)
+	modes := map[string]runtimeapi.MountPropagation{
+		"private": runtimeapi.MountPropagation_PROPAGATION_PRIVATE,
+		"slave":   runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER,
+		"shared":  runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL,
+	}
+	made := map[string]*ctr{}
+	for name, mode := range modes {
+		made[name] = p.up(name, atVolume(&runtimeapi.Mount{HostPath: host, Propagation: mode}, "SYS_ADMIN"))
+	}
+	for name, want := range map[string]string{"private": "", "slave": "master:", "shared": "shared:"} {
+		got := mountOptions(t, made[name].hostPID(), "/volume")
+		if strings.Contains(got, "shared:") != (want == "shared:") || strings.Contains(got, "master:") != (want == "master:") {
+			t.Errorf("%s: the mount is %q, want %q", name, got, want)
+		}
+	}
+	tmpfs(t, filepath.Join(host, "of-host"))
+	for name, c := range made {
+		if err := os.Mkdir(filepath.Join(host, "of-"+name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c.exec("mount -t tmpfs mine /volume/of-" + name)
+	}
+	// What was mounted by whom is seen where.
+	where := map[string]map[string]bool{
+		"of-host":    {"host": true, "private": false, "slave": true, "shared": true},
+		"of-private": {"host": false, "private": true, "slave": false, "shared": false},
+		"of-slave":   {"host": false, "private": false, "slave": true, "shared": false},
+		"of-shared":  {"host": true, "private": false, "slave": true, "shared": true},
+	}
+	for mount, sides := range where {
+		for side, want := range sides {
+			pid, at := os.Getpid(), filepath.Join(host, mount)
+			if c := made[side]; c != nil {
+				pid, at = c.hostPID(), "/volume/"+mount
+			}
+			if got := mountOptions(t, pid, at) != ""; got != want {
+				t.Errorf("the mount %s is seen by %s: %v, want %v", mount, side, got, want)
+			}
+		}
+	}
+	made["shared"].exec("umount /volume/of-shared")
+	if got := mountOptions(t, os.Getpid(), filepath.Join(host, "of-shared")); got != "" {
+		t.Errorf("unmounted in the container, on the host still %q", got)
+	}
+}
+
+// s16ReadOnly: of a read-only mount a mount below it stays writable, of a
+// recursively read-only one it does not.
+func s16ReadOnly(t *testing.T) {
+	host := volume(t)
+	tmpfs(t, filepath.Join(host, "below"))
+	p := shared.pod(t)
+	ro := p.up("ro", atVolume(&runtimeapi.Mount{HostPath: host, Readonly: true}))
+	write := "for d in /volume /volume/below; do touch $d/x 2>/dev/null && echo yes || echo no; done"
+	if got := ro.exec(write); got != "no\nyes\n" {
+		t.Errorf("writes to a read-only mount and one below: %q", got)
+	}
+	id, err := p.create(p.config("rro", sleeper, atVolume(&runtimeapi.Mount{HostPath: host, Readonly: true, RecursiveReadOnly: true})))
+	if err != nil && strings.Contains(err.Error(), "needs Linux 5.12") {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	rro := &ctr{p: p, ID: id}
+	if err := rro.startErr(); err != nil {
+		t.Fatal(err)
+	}
+	if got := rro.exec(write); got != "no\nno\n" {
+		t.Errorf("writes to a recursively read-only mount and one below: %q", got)
+	}
+	for _, at := range []string{"/volume", "/volume/below"} {
+		if got := mountOptions(t, rro.hostPID(), at); !strings.HasPrefix(got, "ro,") {
+			t.Errorf("%s is %q", at, got)
+		}
+	}
+	if got := mountOptions(t, os.Getpid(), filepath.Join(host, "below")); strings.HasPrefix(got, "ro,") {
+		t.Errorf("the host's own mount became %q", got)
+	}
+	if got := fact(shared.explained(t, rro.ID), "filesystem", "/volume"); !strings.Contains(got, host) || !strings.Contains(got, "ro") {
+		t.Errorf("explain says of the volume %q", got)
+	}
+}
+
+// s16Options: each option does what it says, and only where it is given.
+func s16Options(t *testing.T) {
+	host := volume(t)
+	tmpfs(t, host) // whatever the machine's disks are mounted with
+	program, err := os.ReadFile(probeFile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]uint32{"run": 0o755, "setuid": 0o4755} {
+		file := filepath.Join(host, name)
+		if err := os.WriteFile(file, program, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mknod(filepath.Join(host, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Chmod(filepath.Join(host, "null"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	works := map[string]string{
+		"noexec": "/volume/run user",
+		"nosuid": "[ $(/volume/setuid user) = 0 ]",
+		"nodev":  "cat /volume/null",
+	}
+	p := shared.pod(t)
+	for _, options := range [][]string{nil, {"noexec"}, {"nosuid"}, {"nodev"}, {"noexec", "nosuid", "nodev"}} {
+		name := "with-" + strings.Join(options, "-")
+		c := p.up(name, atVolume(&runtimeapi.Mount{HostPath: host, MountOptions: options}), func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+		})
+		got := strings.Split(mountOptions(t, c.hostPID(), "/volume"), " ")[0]
+		for option, script := range works {
+			given := strings.Contains(name, option)
+			if given != strings.Contains(","+got+",", ","+option+",") {
+				t.Errorf("%s: the mount is %s", name, got)
+			}
+			if option != "noexec" && strings.Contains(name, "noexec") {
+				continue // nothing of it can be executed
+			}
+			r, err := c.execSync(5, "sh", "-c", script)
+			if err != nil || (r.GetExitCode() != 0) != given {
+				t.Errorf("%s: %q ends with %d: %s %v", name, script, r.GetExitCode(), r.GetStderr(), err)
+			}
+		}
+	}
+}
+
+// s16Conflicts are refused, and the error says what to do.
+func s16Conflicts(t *testing.T) {
+	private := volume(t)
+	tmpfs(t, private)
+	if err := unix.Mount("", private, "", unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	const toContainer = runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+	p := shared.pod(t)
+	for name, c := range map[string]struct {
+		m    *runtimeapi.Mount
+		says string
+	}{
+		"rro that gets mounts":    {&runtimeapi.Mount{HostPath: private, Readonly: true, RecursiveReadOnly: true, Propagation: toContainer}, "PRIVATE"},
+		"an option that is none":  {&runtimeapi.Mount{HostPath: private, MountOptions: []string{"exec"}}, "noexec, nosuid, nodev"},
+		"slave of a private one":  {&runtimeapi.Mount{HostPath: private, Propagation: toContainer}, "mount --make-rshared " + private},
+		"shared with a private":   {&runtimeapi.Mount{HostPath: private, Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL}, "mount --make-rshared " + private},
+		"a propagation of no use": {&runtimeapi.Mount{HostPath: private, Propagation: 7}, "propagation 7"},
+	} {
+		_, err := p.create(p.config("c", "true", atVolume(c.m)))
+		refused(t, name, err)
+		if err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v does not say %q", name, err, c.says)
+		}
+	}
+	twice := atVolume(&runtimeapi.Mount{HostPath: private})
+	_, err := p.create(p.config("c", "true", twice, atVolume(&runtimeapi.Mount{HostPath: volume(t)})))
+	refused(t, "two at one path", err)
+}
