@@ -80,7 +80,7 @@ func awaitSignal([]string) (int, error) {
 	return 0, nil
 }
 
-// printLines prints BYTES bytes in lines of many lengths, up to 1 MiB; every 16
+// printLines prints BYTES bytes in lines of many lengths, up to 1 MiB; every 128
 // bytes tell where they are.
 func printLines(args []string) (int, error) {
 	size, err := strconv.Atoi(args[0])
@@ -89,14 +89,17 @@ func printLines(args []string) (int, error) {
 	}
 	// Around the places where a log splits a line, and in the middle of nowhere.
 	lengths := []int{0, 1 << 20, 16 << 10, 100, 16<<10 + 1, 300_000, 1, 32 << 10, 16<<10 - 1, 777_777, 64 << 10, 5}
+	piece := bytes.Repeat([]byte("0123456789 abcde"), 8)
 	out := bufio.NewWriterSize(os.Stdout, 256<<10)
-	for at, n := 0, 0; at < size; n++ {
-		length := min(lengths[n%len(lengths)], size-at-1)
+	for at, line := 0, 0; at < size; line++ {
+		length := min(lengths[line%len(lengths)], size-at-1)
 		for end := at + length; at < end; {
-			piece := fmt.Appendf(nil, "%015d ", at)
-			piece = piece[:min(len(piece), end-at)]
-			out.Write(piece)
-			at += len(piece)
+			strconv.AppendInt(piece[:0], int64(1e14+at), 10)
+			n, err := out.Write(piece[:min(len(piece), end-at)])
+			if err != nil {
+				return 0, err
+			}
+			at += n
 		}
 		out.WriteByte('\n')
 		at++
