@@ -222,6 +222,17 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// The log of a program that prints long lines has no newline for 16 KiB.
+func TestTailOfLongLines(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "log")
+	part := "2026-01-01T00:00:00.000000000Z stdout P " + strings.Repeat("x", 16<<10) + "\n"
+	write(t, file, strings.Repeat(part, 5)+strings.Replace(part, "xxxx", "last", 1))
+	lines, err := tail(file, lastWords)
+	if err != nil || len(lines) < 2 || !strings.HasPrefix(lines[len(lines)-1], "last") {
+		t.Errorf("%d lines, %.300q, %v", len(lines), lines, err)
+	}
+}
+
 func TestCapabilityText(t *testing.T) {
 	all := oci.DefaultCapabilities()
 	for want, caps := range map[string][]string{

@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	lastWords = 5       // lines that are shown
-	tailBytes = 8 << 10 // of the log that are read for them
-	wordBytes = 200     // of a line that are shown
+	lastWords = 5        // lines that are shown
+	tailBytes = 64 << 10 // of the log that are read for them: some of the longest parts, of 16 KiB
+	wordBytes = 200      // of a line that are shown
 )
 
 // tail gives the last n lines of a log in the CRI's format, without their heads.
