@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
@@ -34,6 +35,8 @@ var codeTable = []struct {
 	{image.ErrInvalidReference, codes.InvalidArgument, ""},
 	{image.ErrUnauthorized, codes.PermissionDenied, ""},
 	{image.ErrNoSpace, codes.ResourceExhausted, ""},
+	{unix.ENOSPC, codes.ResourceExhausted, ""},
+	{unix.EDQUOT, codes.ResourceExhausted, ""},
 	{image.ErrCorrupt, codes.DataLoss, ""},
 	{sandbox.ErrInvalid, codes.InvalidArgument, ""},
 	{sandbox.ErrState, codes.FailedPrecondition, ""},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -185,6 +186,7 @@ func TestErrorTable(t *testing.T) {
 		{fmt.Errorf("x: %w", image.ErrUnauthorized), codes.PermissionDenied, ""},
 		{fmt.Errorf("x: %w", image.ErrInvalidReference), codes.InvalidArgument, ""},
 		{fmt.Errorf("x: %w", image.ErrNoSpace), codes.ResourceExhausted, ""},
+		{fmt.Errorf("mkdir /x: %w", &fs.PathError{Op: "mkdir", Path: "/x", Err: unix.ENOSPC}), codes.ResourceExhausted, ""},
 		{fmt.Errorf("x: %w", image.ErrCorrupt), codes.DataLoss, ""},
 	} {
 		got := status.Convert(toStatus(c.err))

@@ -2,7 +2,6 @@ package oci
 
 import (
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
@@ -100,12 +99,5 @@ func TestResolvConf(t *testing.T) {
 		if got := string(ResolvConf(c.dns, host)); got != c.want {
 			t.Errorf("%s: got %q", name, got)
 		}
-	}
-}
-
-func TestHosts(t *testing.T) {
-	got := string(Hosts("web-0", []string{"10.0.0.2", "fd00::2"}))
-	if !strings.Contains(got, "127.0.0.1\tlocalhost\n") || !strings.HasSuffix(got, "10.0.0.2\tweb-0\nfd00::2\tweb-0\n") {
-		t.Errorf("got %q", got)
 	}
 }

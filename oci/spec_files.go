@@ -37,20 +37,3 @@ func wordsOf(list []string) []string {
 	}
 	return out
 }
-
-// Hosts is the content of a pod's /etc/hosts where the kubelet mounts none: the
-// usual names of the loopback, then the pod's own name at each of its addresses.
-func Hosts(hostname string, ips []string) []byte {
-	var b strings.Builder
-	b.WriteString("127.0.0.1\tlocalhost\n" +
-		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
-		"fe00::0\tip6-localnet\n" +
-		"ff02::1\tip6-allnodes\n" +
-		"ff02::2\tip6-allrouters\n")
-	for _, ip := range ips {
-		if hostname != "" {
-			fmt.Fprintf(&b, "%s\t%s\n", ip, hostname)
-		}
-	}
-	return []byte(b.String())
-}

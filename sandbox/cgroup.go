@@ -76,6 +76,28 @@ func removeCgroup(h oci.Host, path string) error {
 	return errors.Join(errs...)
 }
 
+// topMissing is the highest of a cgroup and those above it that is not there yet:
+// what making the cgroup will make. "" when it is there.
+func topMissing(h oci.Host, path string) (top string) {
+	for p := filepath.Clean("/" + path); p != "/" && !cgroupExists(h, p); p = filepath.Dir(p) {
+		top = p
+	}
+	return top
+}
+
+// removeCgroups removes empty cgroups from path upwards to top, which is path
+// itself or above it, or "" for path alone.
+func removeCgroups(h oci.Host, path, top string) error {
+	var errs []error
+	for p := filepath.Clean("/" + path); p != "/"; p = filepath.Dir(p) {
+		errs = append(errs, removeCgroup(h, p))
+		if p == top || top == "" {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // removeCgroupTree removes an empty cgroup and the empty ones below it.
 func removeCgroupTree(dir string) error {
 	entries, err := os.ReadDir(dir)

@@ -67,7 +67,7 @@ func (m *Manager) releasePodCgroups(rec *podRecord) error {
 		errs = append(errs, removeCgroup(m.opt.Host, p))
 	}
 	if rec.OwnsParent {
-		errs = append(errs, removeCgroup(m.opt.Host, parent))
+		errs = append(errs, removeCgroups(m.opt.Host, parent, rec.MadeCgroup))
 	}
 	return errors.Join(errs...)
 }

@@ -40,6 +40,7 @@ type podRecord struct {
 	ShimID     string         `json:"shim_id,omitempty"`
 	Network    *NetworkResult `json:"network,omitempty"`
 	OwnsParent bool           `json:"owns_parent,omitempty"` // the cgroup parent was made for this pod and goes with it
+	MadeCgroup string         `json:"made_cgroup,omitempty"` // the highest cgroup above it that was missing then; "": the parent alone
 	PausePID   int            `json:"pause_pid,omitempty"`
 	PauseStart uint64         `json:"pause_start,omitempty"`
 

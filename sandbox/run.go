@@ -91,7 +91,8 @@ func (m *Manager) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string)
 	if !hostNetwork(cfg) {
 		rec.netns = m.netnsPath(rec.ID)
 	}
-	rec.OwnsParent = !cgroupExists(m.opt.Host, m.cgroupParent(&rec))
+	rec.MadeCgroup = topMissing(m.opt.Host, m.cgroupParent(&rec))
+	rec.OwnsParent = rec.MadeCgroup != ""
 	return rec, nil
 }
 

@@ -461,7 +461,7 @@ func TestCgroupParent(t *testing.T) {
 			}
 		}
 		p := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) {
-			c.Metadata.Name, c.Linux.CgroupParent = name, "/"+name
+			c.Metadata.Name, c.Linux.CgroupParent = name, "/"+name+"/between/parent"
 		})
 		c := p.start("c", "sleep 1000")
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.hostPID()))
