@@ -60,6 +60,13 @@ func (s *suite) pod(t *testing.T, change ...func(*runtimeapi.PodSandboxConfig)) 
 	return p
 }
 
+// in gives the pod to a subtest.
+func (p *pod) in(t *testing.T) *pod {
+	q := *p
+	q.t = t
+	return &q
+}
+
 func (p *pod) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -55,46 +55,6 @@ func TestExitsAreExact(t *testing.T) {
 	}
 }
 
-// A program that can't be started: the container says so and the pod works on.
-func TestStartErrors(t *testing.T) {
-	p := shared.pod(t)
-	mounted := func(path string) func(*runtimeapi.ContainerConfig) {
-		host := filepath.Join(p.Config.GetLogDirectory(), filepath.Base(path))
-		if err := os.WriteFile(host, []byte("data\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{ContainerPath: path, HostPath: host}}
-		}
-	}
-	cases := map[string]func(*runtimeapi.ContainerConfig){
-		"not-there":      func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/no/such/program"} },
-		"not-in-path":    func(c *runtimeapi.ContainerConfig) { c.Command = []string{"nosuchprogram"} },
-		"not-executable": func(c *runtimeapi.ContainerConfig) { mounted("/plainfile")(c); c.Command = []string{"/plainfile"} },
-		"workdir-a-file": func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/etc/passwd" },
-	}
-	for name, change := range cases {
-		id, err := p.create(p.config(name, "true", change))
-		if err == nil {
-			c := &ctr{p: p, ID: id}
-			err = c.startErr()
-			if st := c.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 128 || st.GetReason() != "StartError" {
-				t.Errorf("%s: %v %d %s", name, st.GetState(), st.GetExitCode(), st.GetReason())
-			}
-			if pids, _ := shared.PIDs(id); len(pids) > 0 {
-				t.Errorf("%s: processes left: %v", name, pids)
-			}
-		}
-		want := map[string]string{"not-there": "/no/such/program", "not-in-path": "nosuchprogram", "not-executable": "/plainfile", "workdir-a-file": "/etc/passwd"}[name]
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: error %v does not name %s", name, err, want)
-		}
-	}
-	if got := p.start("after", "sleep 100").exec("echo fine"); got != "fine\n" {
-		t.Errorf("after failures the pod gives %q", got)
-	}
-}
-
 func TestWhatRuns(t *testing.T) {
 	p := shared.pod(t)
 	user := func(sc *runtimeapi.LinuxContainerSecurityContext) func(*runtimeapi.ContainerConfig) {

@@ -65,7 +65,7 @@ func cannotRun() string {
 	if os.Geteuid() != 0 {
 		return "not root"
 	}
-	for _, bin := range []string{"berthd", "berth-shim"} {
+	for _, bin := range []string{"berthd", "berth-shim", "berth"} {
 		if _, err := os.Stat(filepath.Join("..", "..", "bin", bin)); err != nil {
 			return "no bin/" + bin + ": run make build first"
 		}
