@@ -210,25 +210,6 @@ func TestOverlappingStops(t *testing.T) {
 	}
 }
 
-func TestOutOfMemory(t *testing.T) {
-	p := shared.pod(t)
-	limit := func(c *runtimeapi.ContainerConfig) {
-		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
-	}
-	sibling := p.start("sibling", "sleep 1000")
-	st := p.start("hungry", "exec tail /dev/zero", limit).ended()
-	if st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
-		t.Errorf("%d %s %s", st.GetExitCode(), st.GetReason(), st.GetMessage())
-	}
-	if got := sibling.exec("echo alive"); got != "alive\n" {
-		t.Errorf("the sibling says %q", got)
-	}
-	child := p.start("child", "tail /dev/zero; exit 5", limit).ended()
-	if child.GetExitCode() != 5 {
-		t.Errorf("a killed child counted as the container's end: %d %s", child.GetExitCode(), child.GetReason())
-	}
-}
-
 func TestLimitsAreTheKernels(t *testing.T) {
 	p := shared.pod(t)
 	c := p.start("c", "sleep 1000", func(c *runtimeapi.ContainerConfig) {
@@ -260,29 +241,6 @@ func TestLimitsAreTheKernels(t *testing.T) {
 	if got := c.status().GetResources().GetLinux().GetMemoryLimitInBytes(); got != 96<<20 {
 		t.Errorf("the status tells a memory limit of %d", got)
 	}
-}
-
-// cgroupValue reads a file of the container's cgroup, by its v1 or v2 name.
-func cgroupValue(t *testing.T, c *ctr, controller, v1, v2 string) string {
-	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.hostPID()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(data)) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		file := filepath.Join("/sys/fs/cgroup", f[2], v2)
-		if slices.Contains(strings.Split(f[1], ","), controller) {
-			file = filepath.Join("/sys/fs/cgroup", controller, f[2], v1)
-		} else if f[1] != "" {
-			continue
-		}
-		if value, err := os.ReadFile(file); err == nil {
-			return strings.TrimSpace(string(value))
-		}
-	}
-	t.Fatalf("no %s or %s of %s", v1, v2, c.ID)
-	return ""
 }
 
 func TestStats(t *testing.T) {

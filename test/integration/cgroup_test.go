@@ -1,0 +1,96 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// v2 tells whether the machine has cgroup v2 alone.
+var v2 = func() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}()
+
+// onlyV2 skips what v1 has nothing for.
+func onlyV2(t *testing.T, what string) {
+	t.Helper()
+	if !v2 {
+		t.Skipf("%s is of cgroup v2, and this machine has v1", what)
+	}
+}
+
+// cgroupDir is the directory of the cgroup that a process is in.
+func cgroupDir(t *testing.T, pid int, controller string) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if v2 && f[1] == "" {
+			return filepath.Join("/sys/fs/cgroup", f[2])
+		}
+		if slices.Contains(strings.Split(f[1], ","), controller) {
+			return filepath.Join("/sys/fs/cgroup", controller, f[2])
+		}
+	}
+	t.Fatalf("process %d is in no cgroup of %s", pid, controller)
+	return ""
+}
+
+// cgroupRead reads the file that has one name on v1 and another on v2.
+func cgroupRead(t *testing.T, dir, onV1, onV2 string) string {
+	t.Helper()
+	name := onV1
+	if v2 {
+		name = onV2
+	}
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// cgroupValue reads a file of the container's cgroup.
+func cgroupValue(t *testing.T, c *ctr, controller, onV1, onV2 string) string {
+	t.Helper()
+	return cgroupRead(t, cgroupDir(t, c.hostPID(), controller), onV1, onV2)
+}
+
+// cgroupKey reads one line of a file of keys and numbers.
+func cgroupKey(t *testing.T, dir, onV1, onV2, key string) uint64 {
+	t.Helper()
+	text := cgroupRead(t, dir, onV1, onV2)
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == key {
+			return number(t, f[1])
+		}
+	}
+	t.Fatalf("no %s in %s: %s", key, dir, text)
+	return 0
+}
+
+// oomKills is the kernel's count of processes it killed for memory.
+func oomKills(t *testing.T, dir string) uint64 {
+	t.Helper()
+	if _, err := os.Stat(dir); err != nil && v2 {
+		dir = filepath.Dir(dir) // systemd was quick to remove it; the parent counts too
+	}
+	return cgroupKey(t, dir, "memory.oom_control", "memory.events", "oom_kill")
+}
+
+func number(t *testing.T, text string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
