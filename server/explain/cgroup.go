@@ -85,7 +85,8 @@ func (l *look) cgroup() {
 }
 
 // memory tells cache from what the container needs: the working set is usage
-// less inactive page cache, as the kubelet has it.
+// less inactive page cache, as the kubelet has it. Active cache is in it, but is
+// taken back before anything is killed; shared memory counts as cache and is not.
 func (l *look) memory(g group) {
 	usageFile := g.file("memory", "memory.current", "memory.usage_in_bytes")
 	usage, ok := number(usageFile)
@@ -94,17 +95,18 @@ func (l *look) memory(g group) {
 		return
 	}
 	st := keyed(g.file("memory", "memory.stat"))
-	anon, cache, inactive := st["anon"], st["file"], st["inactive_file"]
+	anon, cache, inactive, shared := st["anon"], st["file"], st["inactive_file"], st["shmem"]
 	if !g.v2() {
-		anon, cache, inactive = st["total_rss"], st["total_cache"], st["total_inactive_file"]
+		anon, cache, inactive, shared = st["total_rss"], st["total_cache"], st["total_inactive_file"], st["total_shmem"]
 	}
 	working := usage - min(usage, inactive)
+	needed := usage - min(usage, cache-min(cache, shared))
 	limitFile := g.file("memory", "memory.max", "memory.limit_in_bytes")
 	limit, limited := number(limitFile)
 	l.fact("memory limit", limitFile, "%s", l.memoryLimit())
 	l.fact("memory", usageFile, "%s used: %s anonymous, %s page cache; working set %s", Bytes(usage), Bytes(anon), Bytes(cache), Bytes(working))
 	switch {
-	case limited && working*100 >= limit*nearLimit:
+	case limited && needed*100 >= limit*nearLimit:
 		l.find(likely, "raise the limit before the kernel kills", "the working set is at the limit of %s", Bytes(limit))
 	case limited && usage*100 >= limit*nearLimit:
 		l.find(hint, "nothing: the kernel takes it back when it is needed", "memory is at its limit, but %s of it is page cache", Bytes(cache))
