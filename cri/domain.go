@@ -59,6 +59,7 @@ type Stats interface {
 	ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats
 	PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error)
 	ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats
+	Enforcement(id string) (sandbox.Enforcement, error)
 }
 
 // Images is the image store. *image.Store is one.

@@ -205,6 +205,11 @@ func (f *fake) ListContainerStats(_ context.Context, ids []string) []*runtimeapi
 	return out
 }
 
+func (f *fake) Enforcement(string) (sandbox.Enforcement, error) {
+	n := func(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
+	return sandbox.Enforcement{Periods: n(30), Throttled: n(20), ThrottledTime: n(2e9), OOMKills: n(1)}, nil
+}
+
 func (f *fake) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {
 	var out []*runtimeapi.PodSandboxStats
 	for _, id := range ids {

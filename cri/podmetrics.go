@@ -30,6 +30,10 @@ const (
 
 var (
 	cpuSeconds    = metric{"container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", []string{"cpu"}, counter}
+	cfsPeriods    = metric{"container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", nil, counter}
+	cfsThrottled  = metric{"container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", nil, counter}
+	cfsSeconds    = metric{"container_cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", nil, counter}
+	oomEvents     = metric{"container_oom_events_total", "Count of out of memory events observed for the container.", nil, counter}
 	memUsage      = metric{"container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed.", nil, gauge}
 	memWorkingSet = metric{"container_memory_working_set_bytes", "Current working set in bytes.", nil, gauge}
 	memRSS        = metric{"container_memory_rss", "Size of RSS in bytes.", nil, gauge}
@@ -58,7 +62,7 @@ var (
 
 // allMetrics is what ListMetricDescriptors tells; it never changes while berth runs.
 var allMetrics = []metric{
-	cpuSeconds, memUsage, memWorkingSet, memRSS, memFaults, memSwap, fsUsage,
+	cpuSeconds, cfsPeriods, cfsThrottled, cfsSeconds, oomEvents, memUsage, memWorkingSet, memRSS, memFaults, memSwap, fsUsage,
 	cpuStalled, cpuWaiting, memStalled, memWaiting, ioStalled, ioWaiting,
 	startTime, lastSeen, specPeriod, specQuota, specShares, specMemory, specSwap,
 	netRxBytes, netRxErrors, netTxBytes, netTxErrors, processes,
@@ -171,6 +175,9 @@ func measurePod(p *runtimeapi.PodSandboxStats) *runtimeapi.PodSandboxMetrics {
 func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.ContainerStats, pod *runtimeapi.PodSandboxMetadata) *runtimeapi.ContainerMetrics {
 	out := samples{base: []string{c.Config.GetMetadata().GetName(), c.ID, strings.ToValidUTF8(s.displayName(c), ""), c.ID, pod.GetNamespace(), pod.GetName()}}
 	out.seconds(cpuSeconds, st.GetCpu().GetUsageCoreNanoSeconds(), "total")
+	if e, err := s.opt.Stats.Enforcement(c.ID); err == nil { // else it went meanwhile
+		out.enforcement(e)
+	}
 	out.memory(st.GetMemory(), "container")
 	out.put(memSwap, st.GetSwap().GetSwapUsageBytes())
 	out.put(fsUsage, st.GetWritableLayer().GetUsedBytes(), st.GetWritableLayer().GetFsId().GetMountpoint())
@@ -183,6 +190,13 @@ func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.Con
 	out.add(lastSeen, uint64(time.Now().Unix()))
 	out.limits(c.Resources.GetLinux())
 	return &runtimeapi.ContainerMetrics{ContainerId: c.ID, Metrics: out.list}
+}
+
+func (s *samples) enforcement(e sandbox.Enforcement) {
+	s.put(cfsPeriods, e.Periods)
+	s.put(cfsThrottled, e.Throttled)
+	s.seconds(cfsSeconds, e.ThrottledTime)
+	s.put(oomEvents, e.OOMKills)
 }
 
 // limits leaves out what is not limited: the CRI writes that 0 or -1.

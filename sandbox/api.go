@@ -61,6 +61,14 @@ type ContainerStatus struct {
 	Spec       []byte            // the runtime-spec it was created from, JSON
 }
 
+// Enforcement counts since a container's start; nil is what this machine does not
+// count.
+type Enforcement struct {
+	Periods, Throttled *runtimeapi.UInt64Value // of the CPU limit, and those in which it was used up
+	ThrottledTime      *runtimeapi.UInt64Value // nanoseconds
+	OOMKills           *runtimeapi.UInt64Value // processes, the first one and others
+}
+
 // ExecResult is what a command in a container left.
 type ExecResult struct {
 	Stdout, Stderr []byte

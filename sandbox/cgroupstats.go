@@ -126,6 +126,23 @@ func (g cgroupReader) io(now time.Time) *runtimeapi.IoUsage {
 	return &runtimeapi.IoUsage{Timestamp: now.UnixNano(), Psi: psi}
 }
 
+func (g cgroupReader) enforcement() Enforcement {
+	var e Enforcement
+	st := g.keyed("cpu", "cpu.stat")
+	if n, ok := st["nr_periods"]; ok {
+		e.Periods, e.Throttled = u64(n), u64(st["nr_throttled"])
+		e.ThrottledTime = u64(st["throttled_time"] + 1000*st["throttled_usec"]) // of v1, of v2
+	}
+	events := "memory.oom_control"
+	if g.v2 {
+		events = "memory.events"
+	}
+	if n, ok := g.keyed("memory", events)["oom_kill"]; ok {
+		e.OOMKills = u64(n)
+	}
+	return e
+}
+
 // psi reads a pressure file; only v2 has them (KEP-4205).
 func (g cgroupReader) psi(name string) *runtimeapi.PsiStats {
 	if !g.v2 {
