@@ -83,8 +83,8 @@ func killedChild(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) 
 	if n := oomKills(t, cgroupDir(t, first, "memory")); n != 1 {
 		t.Errorf("the kernel killed %d times", n)
 	}
-	if got := c.fact("cgroup", "OOM kills"); got != "1" {
-		t.Errorf("explain counts %s", got)
+	if got, n := c.fact("cgroup", "OOM kills"), c.metrics()["container_oom_events_total"]; got != "1" || n != 1 {
+		t.Errorf("explain counts %s, metrics %d", got, n)
 	}
 	c.likely("cgroup", "killed processes of it for memory (1)", "not the first")
 }
