@@ -1,10 +1,12 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,6 +78,7 @@ func (l *look) cgroup() {
 	if !l.proc.alive() {
 		l.fact("gone", "", "it went with the process")
 		l.kills(l.ctr.fact.OOMKills, filepath.Join(l.ctr.dir, factFile))
+		l.pids(g)
 		return
 	}
 	l.memory(g)
@@ -178,22 +181,72 @@ func (g group) quota() (text, from string) {
 	return fmt.Sprintf("%.3g CPUs", quota/period), from
 }
 
+// pidsLimit is one that fork can meet: the container's own or one above it, as a
+// pod's is.
+type pidsLimit struct {
+	dir        string
+	now, limit uint64 // math.MaxUint64: none
+	refused    uint64 // forks; see refusedForks
+}
+
+// pidsLimits looks from the container's cgroup upwards to the root, which has none.
+func (g group) pidsLimits() (all []pidsLimit) {
+	current := g.file("pids", "pids.current")
+	for dir := filepath.Dir(current); current != ""; dir = filepath.Dir(dir) {
+		now, ok := number(filepath.Join(dir, "pids.current"))
+		if !ok {
+			break
+		}
+		limit, ok := number(filepath.Join(dir, "pids.max"))
+		if !ok {
+			limit = math.MaxUint64
+		}
+		all = append(all, pidsLimit{dir, now, limit, refusedForks(dir)})
+	}
+	return all
+}
+
+// refusedForks are on v1 those of a cgroup's own processes, whatever limit they
+// met, and since Linux 6.11 on v2 those that met this cgroup's limit; there the
+// file without "local" counts for all limits below it as well.
+func refusedForks(dir string) uint64 {
+	if local := keyed(filepath.Join(dir, "pids.events.local")); local != nil {
+		return local["max"]
+	}
+	return keyed(filepath.Join(dir, "pids.events"))["max"]
+}
+
+// tightest has the least room.
+func tightest(all []pidsLimit) pidsLimit {
+	return slices.MinFunc(all, func(a, b pidsLimit) int {
+		return cmp.Compare(a.limit-min(a.limit, a.now), b.limit-min(b.limit, b.now))
+	})
+}
+
+// pids also reads what is left of an ended container: the cgroup stays until it is
+// removed, and tells what the log can't.
 func (l *look) pids(g group) {
-	file := g.file("pids", "pids.max")
-	now, ok := number(g.file("pids", "pids.current"))
-	if !ok {
-		l.fact("pids", g["pids"], "not counted on this machine")
+	all := g.pidsLimits()
+	if len(all) == 0 {
+		if l.proc.alive() {
+			l.fact("pids", g["pids"], "not counted on this machine")
+		}
 		return
 	}
-	limit, limited := number(file)
-	if !limited {
-		l.fact("pids", file, "%d, no limit", now)
+	own, t := all[0], tightest(all)
+	if t.limit == math.MaxUint64 {
+		l.fact("pids", filepath.Join(own.dir, "pids.max"), "%d, no limit", own.now)
 		return
 	}
-	refused := keyed(g.file("pids", "pids.events"))["max"]
-	l.fact("pids", file, "%d of %d; %d forks were refused", now, limit, refused)
-	if refused > 0 || now >= limit {
-		l.find(likely, "raise the pids limit, or look for what forks", "the pids limit of %d was reached: fork fails inside with EAGAIN", limit)
+	above := ""
+	if t.dir != own.dir {
+		above = ", of the cgroup above,"
+		l.fact("pids", filepath.Join(own.dir, "pids.max"), "%d, no limit of its own", own.now)
+	}
+	refused := max(own.refused, t.refused)
+	l.fact("pids limit", filepath.Join(t.dir, "pids.max"), "%d of %d; %d forks were refused", t.now, t.limit, refused)
+	if refused > 0 || t.now >= t.limit {
+		l.find(likely+1, "raise the pids limit, or look for what forks", "the pids limit of %d%s was reached: fork fails inside with EAGAIN", t.limit, above)
 	}
 }
 

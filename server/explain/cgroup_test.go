@@ -97,3 +97,31 @@ func TestMemoryThatIsCache(t *testing.T) {
 		}
 	}
 }
+
+// A pod's limit is on a cgroup above; v1 counts refused forks where they failed, v2
+// since Linux 6.11 where the limit is. What is left of an ended container tells too.
+func TestPidsLimitAbove(t *testing.T) {
+	for name, c := range map[string]struct {
+		above, own map[string]string
+		want       string
+	}{
+		"v1":       {map[string]string{"pids.max": "32", "pids.current": "9", "pids.events": "max 0\n"}, map[string]string{"pids.events": "max 3\n"}, "pids limit of 32, of the cgroup above,"},
+		"v2":       {map[string]string{"pids.max": "32", "pids.current": "9", "pids.events": "max 7\n", "pids.events.local": "max 3\n"}, map[string]string{"pids.events": "max 0\n"}, "pids limit of 32, of the cgroup above,"},
+		"full":     {map[string]string{"pids.max": "5", "pids.current": "5"}, nil, "pids limit of 5, of the cgroup above,"},
+		"own":      {map[string]string{"pids.max": "32", "pids.current": "5"}, map[string]string{"pids.max": "5"}, "pids limit of 5 was reached"},
+		"siblings": {map[string]string{"pids.max": "32", "pids.current": "9", "pids.events": "max 7\n", "pids.events.local": "max 0\n"}, nil, ""},
+		"no limit": {map[string]string{"pids.max": "max", "pids.current": "9"}, nil, ""},
+	} {
+		above := cgroupFiles(t, t.TempDir(), c.above)
+		own := cgroupFiles(t, filepath.Join(above, "own"), map[string]string{"pids.max": "max", "pids.current": "5"})
+		cgroupFiles(t, own, c.own)
+		ended := stopped(0)
+		ended.CgroupPaths = map[string]string{"pids": own}
+		pods, _ := records(t, ended, "")
+		for state, got := range map[string]string{"running": findings(t, ended.CgroupPaths), "ended": lines(t, pods)} {
+			if c.want == "" && strings.Contains(got, "pids limit") || !strings.Contains(got, c.want) {
+				t.Errorf("%s, %s: want %q in\n%s", name, state, c.want, got)
+			}
+		}
+	}
+}
