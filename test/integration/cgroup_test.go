@@ -44,6 +44,18 @@ func cgroupDir(t *testing.T, pid int, controller string) string {
 	return ""
 }
 
+// cgroupDirs are where a cgroup of a name is: on v1 one a hierarchy.
+func cgroupDirs(name string) (dirs []string) {
+	if v2 {
+		return []string{filepath.Join("/sys/fs/cgroup", name)}
+	}
+	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	for _, f := range hierarchies {
+		dirs = append(dirs, filepath.Join(filepath.Dir(f), name))
+	}
+	return dirs
+}
+
 // cgroupRead reads the file that has one name on v1 and another on v2.
 func cgroupRead(t *testing.T, dir, onV1, onV2 string) string {
 	t.Helper()

@@ -362,14 +362,7 @@ func TestShortContainersTellTheirLife(t *testing.T) {
 func TestCgroupParent(t *testing.T) {
 	for _, made := range []bool{true, false} {
 		name := fmt.Sprintf("%s-%v", shared.CgroupMark, made)
-		dirs := []string{filepath.Join("/sys/fs/cgroup", name)}
-		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil { // v1: one a hierarchy
-			hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
-			dirs = nil
-			for _, f := range hierarchies {
-				dirs = append(dirs, filepath.Join(filepath.Dir(f), name))
-			}
-		}
+		dirs := cgroupDirs(name)
 		if made {
 			for _, d := range dirs {
 				if err := os.Mkdir(d, 0o755); err != nil {
