@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // v2 tells whether the machine has cgroup v2 alone.
@@ -16,12 +18,18 @@ var v2 = func() bool {
 	return err == nil
 }()
 
-// onlyV2 skips what v1 has nothing for.
-func onlyV2(t *testing.T, what string) {
+// onlyV2 skips what is asked for by a file of cgroup v2 alone; a machine without it
+// must say so, not leave the wish out silently.
+func onlyV2(t *testing.T, p *pod, file, value string) {
 	t.Helper()
-	if !v2 {
-		t.Skipf("%s is of cgroup v2, and this machine has v1", what)
+	if v2 {
+		return
 	}
+	_, err := p.create(p.config("unified", "true", resources(&runtimeapi.LinuxContainerResources{Unified: map[string]string{file: value}})))
+	if err == nil || !strings.Contains(err.Error(), "cgroup v2") {
+		t.Errorf("%s asked for: %v", file, err)
+	}
+	t.Skipf("%s is of cgroup v2, and this machine has v1", file)
 }
 
 // cgroupDir is the directory of the cgroup that a process is in.

@@ -9,6 +9,9 @@
 // node of their own. Tests that can't run here are skipped with the reason on
 // standard output.
 //
+// Files named sNN_ are scenarios: what an operator must be able to do and see, a
+// test each. They ask the kernel (kernel_test.go, cgroup_test.go) and bin/berth.
+//
 // # Invariants
 //
 //   - A test removes what it makes; after the last one node.Close looks at the

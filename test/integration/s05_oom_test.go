@@ -32,7 +32,7 @@ func TestS05OutOfMemory(t *testing.T) {
 		}
 	})
 	t.Run("group", func(t *testing.T) {
-		onlyV2(t, "memory.oom.group")
+		onlyV2(t, p.in(t), "memory.oom.group", "1")
 		killedGroup(t, p.in(t))
 	})
 	if err := unix.Kill(first, 0); err != nil || sibling.hostPID() != first {

@@ -18,7 +18,7 @@ func TestS07CPU(t *testing.T) {
 	t.Run("limit", func(t *testing.T) { limitedCPU(t, p.in(t)) })
 	t.Run("shares", func(t *testing.T) { sharedCPU(t, p.in(t)) })
 	t.Run("burst", func(t *testing.T) {
-		onlyV2(t, "cpu.max.burst")
+		onlyV2(t, p.in(t), "cpu.max.burst", "20000")
 		c := p.in(t).idle("burst", resources(&runtimeapi.LinuxContainerResources{
 			CpuQuota: 20000, CpuPeriod: 100000, Unified: map[string]string{"cpu.max.burst": "20000"},
 		}))

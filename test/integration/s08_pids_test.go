@@ -53,7 +53,7 @@ func TestS08PidsLimit(t *testing.T) {
 		c.likely("cgroup", "pids limit of 40")
 	})
 	t.Run("own limit", func(t *testing.T) {
-		onlyV2(t, "a pids limit that a client can set for one container")
+		onlyV2(t, p.in(t), "pids.max", "20")
 		c := p.in(t).start("own", "("+forkBomb+"); echo bomb=$?; exec sleep 1000", resources(&runtimeapi.LinuxContainerResources{
 			Unified: map[string]string{"pids.max": "20"},
 		}))
