@@ -1,12 +1,10 @@
 package explain
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,13 +26,17 @@ type group map[string]string
 // v2 tells of one hierarchy; a hybrid host has the controllers' beside it.
 func (g group) v2() bool { return g[""] != "" && len(g) == 1 }
 
+func (g group) dir(controller string) string {
+	if g.v2() {
+		return g[""]
+	}
+	return g[controller]
+}
+
 // file is the path of the first of names that is there: v1 and v2 have names of
 // their own for the same thing.
 func (g group) file(controller string, names ...string) string {
-	dir := g[controller]
-	if dir == "" && g.v2() {
-		dir = g[""]
-	}
+	dir := g.dir(controller)
 	if dir == "" {
 		return ""
 	}
@@ -189,13 +191,23 @@ type pidsLimit struct {
 	refused    uint64 // forks; see refusedForks
 }
 
+func (p pidsLimit) room() uint64 {
+	if p.limit == math.MaxUint64 {
+		return p.limit
+	}
+	return p.limit - min(p.limit, p.now)
+}
+
 // pidsLimits looks from the container's cgroup upwards to the root, which has none.
+// The container's may be gone: systemd removes one with its last process.
 func (g group) pidsLimits() (all []pidsLimit) {
-	current := g.file("pids", "pids.current")
-	for dir := filepath.Dir(current); current != ""; dir = filepath.Dir(dir) {
+	for dir := g.dir("pids"); len(dir) > 1; dir = filepath.Dir(dir) {
 		now, ok := number(filepath.Join(dir, "pids.current"))
-		if !ok {
+		if !ok && len(all) > 0 {
 			break
+		}
+		if !ok {
+			continue
 		}
 		limit, ok := number(filepath.Join(dir, "pids.max"))
 		if !ok {
@@ -216,37 +228,38 @@ func refusedForks(dir string) uint64 {
 	return keyed(filepath.Join(dir, "pids.events"))["max"]
 }
 
-// tightest has the least room.
+// tightest has the least room, and no limit when none has.
 func tightest(all []pidsLimit) pidsLimit {
-	return slices.MinFunc(all, func(a, b pidsLimit) int {
-		return cmp.Compare(a.limit-min(a.limit, a.now), b.limit-min(b.limit, b.now))
-	})
+	t := pidsLimit{limit: math.MaxUint64}
+	for _, one := range all {
+		if t.dir == "" || one.room() < t.room() {
+			t = one
+		}
+	}
+	return t
 }
 
-// pids also reads what is left of an ended container: the cgroup stays until it is
-// removed, and tells what the log can't.
+// pids also reads what is left of an ended container: on v1 its cgroup stays until
+// it is removed, and limits above stay anyway.
 func (l *look) pids(g group) {
 	all := g.pidsLimits()
-	if len(all) == 0 {
-		if l.proc.alive() {
-			l.fact("pids", g["pids"], "not counted on this machine")
-		}
-		return
+	t := tightest(all)
+	counted := len(all) > 0 && (all[0].dir == g.dir("pids") || t.limit < math.MaxUint64)
+	switch {
+	case !counted && l.proc.alive():
+		l.fact("pids", g.dir("pids"), "not counted on this machine")
+	case counted && t.limit == math.MaxUint64:
+		l.fact("pids", filepath.Join(t.dir, "pids.max"), "%d, no limit", all[0].now)
+	case counted:
+		l.pidsLimit(t, max(all[0].refused, t.refused), t.dir != g.dir("pids"))
 	}
-	own, t := all[0], tightest(all)
-	if t.limit == math.MaxUint64 {
-		l.fact("pids", filepath.Join(own.dir, "pids.max"), "%d, no limit", own.now)
-		return
-	}
-	above := ""
-	if t.dir != own.dir {
-		above = ", of the cgroup above,"
-		l.fact("pids", filepath.Join(own.dir, "pids.max"), "%d, no limit of its own", own.now)
-	}
-	refused := max(own.refused, t.refused)
-	l.fact("pids limit", filepath.Join(t.dir, "pids.max"), "%d of %d; %d forks were refused", t.now, t.limit, refused)
+}
+
+func (l *look) pidsLimit(t pidsLimit, refused uint64, above bool) {
+	whose := map[bool]string{true: ", of the cgroup above,", false: ""}[above]
+	l.fact("pids", filepath.Join(t.dir, "pids.max"), "%d of %d%s; %d forks were refused", t.now, t.limit, strings.TrimSuffix(whose, ","), refused)
 	if refused > 0 || t.now >= t.limit {
-		l.find(likely+1, "raise the pids limit, or look for what forks", "the pids limit of %d%s was reached: fork fails inside with EAGAIN", t.limit, above)
+		l.find(likely+1, "raise the pids limit, or look for what forks", "the pids limit of %d%s was reached: fork fails inside with EAGAIN", t.limit, whose)
 	}
 }
 

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -101,6 +102,7 @@ func TestMemoryThatIsCache(t *testing.T) {
 // A pod's limit is on a cgroup above; v1 counts refused forks where they failed, v2
 // since Linux 6.11 where the limit is. What is left of an ended container tells too.
 func TestPidsLimitAbove(t *testing.T) {
+	const gone = "gone" // a file that says that systemd has removed the directory
 	for name, c := range map[string]struct {
 		above, own map[string]string
 		want       string
@@ -110,11 +112,17 @@ func TestPidsLimitAbove(t *testing.T) {
 		"full":     {map[string]string{"pids.max": "5", "pids.current": "5"}, nil, "pids limit of 5, of the cgroup above,"},
 		"own":      {map[string]string{"pids.max": "32", "pids.current": "5"}, map[string]string{"pids.max": "5"}, "pids limit of 5 was reached"},
 		"siblings": {map[string]string{"pids.max": "32", "pids.current": "9", "pids.events": "max 7\n", "pids.events.local": "max 0\n"}, nil, ""},
+		"gone":     {map[string]string{"pids.max": "32", "pids.current": "9", "pids.events.local": "max 3\n"}, map[string]string{gone: ""}, "pids limit of 32, of the cgroup above,"},
 		"no limit": {map[string]string{"pids.max": "max", "pids.current": "9"}, nil, ""},
 	} {
 		above := cgroupFiles(t, t.TempDir(), c.above)
 		own := cgroupFiles(t, filepath.Join(above, "own"), map[string]string{"pids.max": "max", "pids.current": "5"})
 		cgroupFiles(t, own, c.own)
+		if _, ok := c.own[gone]; ok {
+			if err := os.RemoveAll(own); err != nil {
+				t.Fatal(err)
+			}
+		}
 		ended := stopped(0)
 		ended.CgroupPaths = map[string]string{"pids": own}
 		pods, _ := records(t, ended, "")
