@@ -52,6 +52,16 @@ func cgroupDir(t *testing.T, pid int, controller string) string {
 	return ""
 }
 
+// systemdDriver tells whether cgroups are systemd's to make.
+func systemdDriver(t *testing.T) bool {
+	t.Helper()
+	r, err := shared.Runtime.RuntimeConfig(within(t), &runtimeapi.RuntimeConfigRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_SYSTEMD
+}
+
 // cgroupDirs are where a cgroup of a name is: on v1 one a hierarchy.
 func cgroupDirs(name string) (dirs []string) {
 	if v2 {

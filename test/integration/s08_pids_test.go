@@ -21,8 +21,7 @@ const pidsOfPod = 40
 // fails inside, nobody else is harmed, and explain names the limit, also when the
 // shell that could not fork has ended of it.
 func TestS08PidsLimit(t *testing.T) {
-	parent := shared.CgroupMark + "-pids"
-	dir := limitedParent(t, parent)
+	parent, dir := limitedParent(t)
 	p := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/" + parent })
 	other := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "other" })
 	neighbour := other.idle("neighbour")
@@ -62,15 +61,36 @@ func TestS08PidsLimit(t *testing.T) {
 	})
 }
 
-// limitedParent makes the cgroup that the kubelet would make for a pod.
-func limitedParent(t *testing.T, name string) string {
+// limitedParent makes the cgroup that the kubelet would make for a pod, with a limit.
+func limitedParent(t *testing.T) (name, dir string) {
+	t.Helper()
+	if systemdDriver(t) {
+		name = limitedSlice(t)
+	} else {
+		name = shared.CgroupMark + "-pids"
+		makeCgroup(t, name)
+	}
+	for _, d := range cgroupDirs(name) {
+		if _, err := os.Stat(filepath.Join(d, "pids.max")); err == nil {
+			dir = d
+		}
+	}
+	if dir == "" {
+		t.Skip("the kernel has no pids controller here")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pids.max"), fmt.Append(nil, pidsOfPod), 0); err != nil {
+		t.Fatal(err)
+	}
+	return name, dir
+}
+
+func makeCgroup(t *testing.T, name string) {
 	t.Helper()
 	if v2 {
 		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+pids"), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	limited := ""
 	for _, dir := range cgroupDirs(name) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -80,17 +100,26 @@ func limitedParent(t *testing.T, name string) string {
 				t.Error(err)
 			}
 		})
-		if _, err := os.Stat(filepath.Join(dir, "pids.max")); err == nil {
-			limited = dir
+	}
+}
+
+// limitedSlice asks systemd, whose cgroups are its own; a dash would mean a slice
+// in a slice.
+func limitedSlice(t *testing.T) string {
+	t.Helper()
+	name := strings.ReplaceAll(shared.CgroupMark, "-", "") + "pids.slice"
+	systemctl := func(args ...string) {
+		if out, err := exec.Command("systemctl", args...).CombinedOutput(); err != nil {
+			t.Errorf("systemctl %q: %v: %s", args, err, out)
 		}
 	}
-	if limited == "" {
-		t.Skip("the kernel has no pids controller here")
-	}
-	if err := os.WriteFile(filepath.Join(limited, "pids.max"), fmt.Append(nil, pidsOfPod), 0); err != nil {
-		t.Fatal(err)
-	}
-	return limited
+	systemctl("set-property", "--runtime", name, fmt.Sprint("TasksMax=", pidsOfPod))
+	systemctl("start", name)
+	t.Cleanup(func() {
+		systemctl("stop", name)
+		systemctl("revert", name)
+	})
+	return name
 }
 
 // refusedForks wants the kernel to have refused forks, and no more tasks than allowed.
