@@ -168,14 +168,21 @@ func (c *ctr) likely(layer string, words ...string) {
 func (c *ctr) fact(layer, name string) string {
 	c.p.t.Helper()
 	report := c.p.s.explain(c.p.t, c.ID)
-	for _, l := range report.Layers {
+	value := factOf(report, layer, name)
+	if value == "" {
+		c.p.t.Errorf("explain has no fact %s in layer %s: %+v", name, layer, report.Layers)
+	}
+	return value
+}
+
+func factOf(r *explain.Report, layer, name string) string {
+	for _, l := range r.Layers {
 		for _, f := range l.Facts {
 			if l.Name == layer && f.Name == name {
 				return f.Value
 			}
 		}
 	}
-	c.p.t.Errorf("explain has no fact %s in layer %s: %+v", name, layer, report.Layers)
 	return ""
 }
 
