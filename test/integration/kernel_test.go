@@ -127,7 +127,7 @@ func (p *pod) idle(name string, change ...func(*runtimeapi.ContainerConfig)) *ct
 }
 
 // berth runs the operator's tool on the records of the node.
-func (s *suite) berth(t *testing.T, args ...string) []byte {
+func (s *suite) berth(t *testing.T, args ...string) string {
 	t.Helper()
 	all := append([]string{"--config", os.DevNull, "--root", s.Root, "--state", s.State}, args...)
 	cmd := exec.CommandContext(within(t), filepath.Join("..", "..", "bin", "berth"), all...)
@@ -136,14 +136,14 @@ func (s *suite) berth(t *testing.T, args ...string) []byte {
 	if err != nil {
 		t.Fatalf("berth %q: %v: %s", args, err, out)
 	}
-	return out
+	return string(out)
 }
 
 // explain is what the operator's tool says of a pod or container.
 func (s *suite) explain(t *testing.T, id string) *explain.Report {
 	t.Helper()
 	report := &explain.Report{}
-	if err := json.Unmarshal(s.berth(t, "explain", "--json", id), report); err != nil {
+	if err := json.Unmarshal([]byte(s.berth(t, "explain", "--json", id)), report); err != nil {
 		t.Fatal(err)
 	}
 	return report
@@ -158,7 +158,7 @@ func (c *ctr) likely(layer string, words ...string) {
 			c.p.t.Errorf("explain finds most likely %q, want layer %s and %q", report.Likely, layer, w)
 		}
 	}
-	lines := strings.Split(strings.TrimSpace(string(c.p.s.berth(c.p.t, "explain", c.ID))), "\n")
+	lines := strings.Split(strings.TrimSpace(c.p.s.berth(c.p.t, "explain", c.ID)), "\n")
 	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "Most likely: "+layer+": ") {
 		c.p.t.Errorf("explain's last line is %q", last)
 	}
@@ -190,7 +190,7 @@ func factOf(r *explain.Report, layer, name string) string {
 func (p *pod) audit() map[string]explain.Isolation {
 	p.t.Helper()
 	var all []explain.Isolation
-	if err := json.Unmarshal(p.s.berth(p.t, "audit", "--json"), &all); err != nil {
+	if err := json.Unmarshal([]byte(p.s.berth(p.t, "audit", "--json")), &all); err != nil {
 		p.t.Fatal(err)
 	}
 	out := map[string]explain.Isolation{}

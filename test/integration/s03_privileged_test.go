@@ -168,7 +168,7 @@ func auditOf(t *testing.T, p *pod) {
 			t.Errorf("%s runs as %s", name, is.User)
 		}
 	}
-	table := string(p.s.berth(p.t, "audit"))
+	table := p.s.berth(p.t, "audit")
 	if !strings.Contains(table, "mighty") || strings.Count(table, " privileged;") != strings.Count(table, " mighty ") {
 		t.Errorf("the table:\n%s", table)
 	}

@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -51,7 +50,7 @@ func TestS14Init(t *testing.T) {
 func reaps(t *testing.T, p *pod, with bool) {
 	t.Helper()
 	c := p.start("sleeper", "exec sleep 1000", ownPIDs)
-	pid := shared.firstPID(t, c)
+	pid := firstProcess(t, c)
 	c.exec(orphans)
 	want := 100
 	if with {
@@ -101,17 +100,6 @@ func children(t *testing.T, pid int) (dead, alive int) {
 	return dead, alive
 }
 
-// berth runs the operator's program on the node and gives what it prints.
-func (s *suite) berth(t *testing.T, args ...string) string {
-	t.Helper()
-	cmd := exec.Command(filepath.Join("..", "..", "bin", "berth"), append([]string{"--config", os.DevNull, "--root", s.Root, "--state", s.State}, args...)...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("berth %q: %v: %s", args, err, out)
-	}
-	return string(out)
-}
-
 // handsOn: the application's own code comes out, also of a handled signal.
 func handsOn(t *testing.T, p *pod) {
 	t.Helper()
@@ -138,10 +126,10 @@ func TestS14InitOOM(t *testing.T) {
 	}
 }
 
-// firstPID is the container's first process, in the host's numbering.
-func (s *suite) firstPID(t *testing.T, c *ctr) int {
+// firstProcess is the container's PID on the host, as the verbose status has it.
+func firstProcess(t *testing.T, c *ctr) int {
 	t.Helper()
-	pids, err := s.PIDs(c.ID)
+	pids, err := shared.PIDs(c.ID)
 	if err != nil || len(pids) == 0 {
 		t.Fatalf("processes of %s: %v, %v", c.ID, pids, err)
 	}
