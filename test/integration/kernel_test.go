@@ -117,11 +117,14 @@ func (c *ctr) says(text string) {
 	waitFor(c.p.t, c.logFile(), func(log string) bool { return strings.Contains(log, text) })
 }
 
+// sleeper prints a line once it is what the kernel executes.
+const sleeper = "echo up; exec sleep 1000"
+
 // idle starts a container that does nothing, and waits until the kernel has
 // executed its command: before that, its first process is still the runtime's.
 func (p *pod) idle(name string, change ...func(*runtimeapi.ContainerConfig)) *ctr {
 	p.t.Helper()
-	c := p.start(name, "echo up; exec sleep 1000", change...)
+	c := p.start(name, sleeper, change...)
 	c.says("up")
 	return c
 }

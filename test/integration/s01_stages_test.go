@@ -49,7 +49,7 @@ func TestS01Stages(t *testing.T) {
 
 func startFrom(t *testing.T, ref string) *ctr {
 	t.Helper()
-	return shared.pod(t).start("sleeper", "exec sleep 1000", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref })
+	return shared.pod(t).start("idle", "exec sleep 1000", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref })
 }
 
 func logSize(t *testing.T) int64 {

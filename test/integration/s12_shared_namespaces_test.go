@@ -18,8 +18,8 @@ import (
 func TestS12SharedNamespaces(t *testing.T) {
 	p := shared.pod(t, namespaces(&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}))
 	own := sameNamespaces(&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER})
-	a, b := p.up("a", own, withProbe(t)), p.up("b", own, withProbe(t))
-	other := shared.pod(t, named("other")).up("other", withProbe(t))
+	a, b := p.idle("a", own, withProbe(t)), p.idle("b", own, withProbe(t))
+	other := shared.pod(t, named("other")).idle("other", withProbe(t))
 	t.Run("inodes", func(t *testing.T) { s12Inodes(t, a, b, other) })
 	t.Run("SysV shared memory", func(t *testing.T) { s12SysV(t, a, b, other) })
 	t.Run("POSIX shared memory", func(t *testing.T) { s12POSIX(t, a, b, other) })
@@ -28,7 +28,7 @@ func TestS12SharedNamespaces(t *testing.T) {
 }
 
 func s12Inodes(t *testing.T, a, b, other *ctr) {
-	report := shared.explained(t, a.ID)
+	report := shared.explain(t, a.ID)
 	for kind, owner := range map[string]string{"net": "the pod's", "ipc": "the pod's", "uts": "the pod's", "mnt": "its own", "pid": "its own"} {
 		mine, theirs := namespaceOf(t, a.hostPID(), kind), namespaceOf(t, b.hostPID(), kind)
 		if common := owner == "the pod's"; (mine == theirs) != common {
@@ -40,7 +40,7 @@ func s12Inodes(t *testing.T, a, b, other *ctr) {
 			}
 		}
 		number := strings.Trim(strings.TrimPrefix(mine, kind+":"), "[]")
-		if got, want := fact(report, "namespaces", kind), owner+", inode "+number; got != want {
+		if got, want := factOf(report, "namespaces", kind), owner+", inode "+number; got != want {
 			t.Errorf("explain says of %s %q, want %q", kind, got, want)
 		}
 	}
@@ -106,7 +106,7 @@ func s12Mounts(t *testing.T, a, b *ctr) {
 			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 		}
 	})
-	admin.printed("mounted")
+	admin.says(" F mounted\n")
 	if mountOptions(t, admin.hostPID(), "/mnt") == "" {
 		t.Error("the container does not see its own mount")
 	}
@@ -130,7 +130,7 @@ func s12Host(t *testing.T, plain *ctr) {
 		}
 	}()
 	o := &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_NODE}
-	host := shared.pod(t, named("ipc"), namespaces(o)).up("host", sameNamespaces(o))
+	host := shared.pod(t, named("ipc"), namespaces(o)).idle("host", sameNamespaces(o))
 	if !segments(t, host)[strconv.Itoa(key)] {
 		t.Error("with host IPC the host's segment is not there")
 	}
@@ -140,7 +140,7 @@ func s12Host(t *testing.T, plain *ctr) {
 	if got, want := namespaceOf(t, host.hostPID(), "ipc"), inode(t, "self", "ipc"); got != want {
 		t.Errorf("ipc is %s, the host's is %s", got, want)
 	}
-	if got := fact(shared.explained(t, host.ID), "namespaces", "ipc"); !strings.HasPrefix(got, "the host's, ") {
+	if got := factOf(shared.explain(t, host.ID), "namespaces", "ipc"); !strings.HasPrefix(got, "the host's, ") {
 		t.Errorf("explain says of ipc %q", got)
 	}
 	var shm, hosts unix.Stat_t

@@ -51,7 +51,7 @@ func first(t *testing.T, namespace string) int {
 
 func s13Host(t *testing.T) {
 	o := pidMode(runtimeapi.NamespaceMode_NODE)
-	c := shared.pod(t, namespaces(o)).up("c", sameNamespaces(o))
+	c := shared.pod(t, namespaces(o)).idle("c", sameNamespaces(o))
 	pid := c.hostPID()
 	if got := strings.Fields(statusField(t, pid, "NSpid")); len(got) != len(strings.Fields(statusField(t, os.Getpid(), "NSpid"))) {
 		t.Errorf("its PIDs by namespace are %v", got)
@@ -62,7 +62,7 @@ func s13Host(t *testing.T) {
 			t.Errorf("its /proc does not show %s", what)
 		}
 	}
-	if got := fact(shared.explained(t, c.ID), "namespaces", "pid"); !strings.HasPrefix(got, "the host's, ") {
+	if got := factOf(shared.explain(t, c.ID), "namespaces", "pid"); !strings.HasPrefix(got, "the host's, ") {
 		t.Errorf("explain says %q", got)
 	}
 }
@@ -70,7 +70,7 @@ func s13Host(t *testing.T) {
 // s13Pod: pause is PID 1 of the namespace and reaps what others leave.
 func s13Pod(t *testing.T) {
 	p := shared.pod(t)
-	a, b := p.up("a"), p.up("b")
+	a, b := p.idle("a"), p.idle("b")
 	namespace := namespaceOf(t, a.hostPID(), "pid")
 	pause := first(t, namespace)
 	if parent := statusField(t, pause, "PPid"); parent != strconv.Itoa(shared.shim(t)) {
@@ -87,7 +87,7 @@ func s13Pod(t *testing.T) {
 	}
 	// 100 orphans that live until a fifo is written to, and 20 that end at once.
 	c := p.start("orphans", "mkfifo /end; exec 3<>/end; for i in $(seq 100); do (sh -c 'read x <&3' &); done; echo left; sleep 1000")
-	c.printed("left")
+	c.says(" F left\n")
 	count := func() int {
 		return len(strings.Fields(procFile(t, pause, filepath.Join("task", strconv.Itoa(pause), "children"))))
 	}
@@ -99,7 +99,7 @@ func s13Pod(t *testing.T) {
 			t.Errorf("process %d, inside %d, is a zombie", pid, inside)
 		}
 	}
-	if got := fact(shared.explained(t, a.ID), "namespaces", "pid"); !strings.HasPrefix(got, "the pod's, ") {
+	if got := factOf(shared.explain(t, a.ID), "namespaces", "pid"); !strings.HasPrefix(got, "the pod's, ") {
 		t.Errorf("explain says %q", got)
 	}
 }
@@ -110,13 +110,13 @@ func sorted(pids ...int) []int { return slices.Sorted(slices.Values(pids)) }
 func s13Container(t *testing.T) {
 	o := pidMode(runtimeapi.NamespaceMode_CONTAINER)
 	p := shared.pod(t, namespaces(o))
-	a := p.up("a", sameNamespaces(o))
-	p.up("b", sameNamespaces(o))
+	a := p.idle("a", sameNamespaces(o))
+	p.idle("b", sameNamespaces(o))
 	namespace := namespaceOf(t, a.hostPID(), "pid")
 	if got := processes(t, namespace); !maps.Equal(got, map[int]int{a.hostPID(): 1}) {
 		t.Errorf("in the namespace are %v, want %d alone, as PID 1", got, a.hostPID())
 	}
-	if got := fact(shared.explained(t, a.ID), "namespaces", "pid"); !strings.HasPrefix(got, "its own, ") {
+	if got := factOf(shared.explain(t, a.ID), "namespaces", "pid"); !strings.HasPrefix(got, "its own, ") {
 		t.Errorf("explain says %q", got)
 	}
 }
@@ -126,8 +126,8 @@ func s13Container(t *testing.T) {
 func s13Target(t *testing.T) {
 	o := pidMode(runtimeapi.NamespaceMode_CONTAINER)
 	p := shared.pod(t, namespaces(o))
-	target := p.up("target", sameNamespaces(o))
-	guest := p.up("guest", sameNamespaces(&runtimeapi.NamespaceOption{
+	target := p.idle("target", sameNamespaces(o))
+	guest := p.idle("guest", sameNamespaces(&runtimeapi.NamespaceOption{
 		Pid: runtimeapi.NamespaceMode_TARGET, TargetId: target.ID,
 	}))
 	namespace := namespaceOf(t, target.hostPID(), "pid")
@@ -138,7 +138,7 @@ func s13Target(t *testing.T) {
 	if namespaceOf(t, guest.hostPID(), "mnt") == namespaceOf(t, target.hostPID(), "mnt") {
 		t.Error("the guest has the target's mounts, too")
 	}
-	if got := fact(shared.explained(t, guest.ID), "namespaces", "pid"); !strings.HasPrefix(got, "that of container target, ") {
+	if got := factOf(shared.explain(t, guest.ID), "namespaces", "pid"); !strings.HasPrefix(got, "that of container target, ") {
 		t.Errorf("explain says %q", got)
 	}
 	target.stop(0)

@@ -49,7 +49,7 @@ func TestS14Init(t *testing.T) {
 // reaps runs a first process that never waits.
 func reaps(t *testing.T, p *pod, with bool) {
 	t.Helper()
-	c := p.start("sleeper", "exec sleep 1000", ownPIDs)
+	c := p.start("idle", "exec sleep 1000", ownPIDs)
 	pid := firstProcess(t, c)
 	c.exec(orphans)
 	want := 100

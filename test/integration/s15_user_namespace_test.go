@@ -39,7 +39,7 @@ func TestS15UserNamespace(t *testing.T) {
 // s15Identity: root inside is nobody outside, for the container, for what is
 // executed in it, and for the pod's pause.
 func s15Identity(t *testing.T, p *pod, o *runtimeapi.NamespaceOption) {
-	c := p.up("root", sameNamespaces(o))
+	c := p.idle("root", sameNamespaces(o))
 	pid := c.hostPID()
 	outside := fmt.Sprint(mappedFirst)
 	if got := strings.Fields(statusField(t, pid, "Uid")); got[0] != outside || got[1] != outside {
@@ -60,11 +60,11 @@ func s15Identity(t *testing.T, p *pod, o *runtimeapi.NamespaceOption) {
 	if namespaceOf(t, pause, "user") != namespaceOf(t, pid, "user") {
 		t.Error("its user namespace is not the pod's")
 	}
-	report := shared.explained(t, c.ID)
-	if got := fact(report, "security", "uid map"); got != fmt.Sprintf("0 %d %d", mappedFirst, mappedLength) {
+	report := shared.explain(t, c.ID)
+	if got := factOf(report, "security", "uid map"); got != fmt.Sprintf("0 %d %d", mappedFirst, mappedLength) {
 		t.Errorf("explain says of the uid map %q", got)
 	}
-	if got := fact(report, "namespaces", "user"); !strings.HasPrefix(got, "the pod's, ") {
+	if got := factOf(report, "namespaces", "user"); !strings.HasPrefix(got, "the pod's, ") {
 		t.Errorf("explain says of the namespace %q", got)
 	}
 }
@@ -78,7 +78,7 @@ func s15HostFiles(t *testing.T, p *pod, o *runtimeapi.NamespaceOption) {
 			t.Fatal(err)
 		}
 	}
-	c := p.up("files", sameNamespaces(o), func(c *runtimeapi.ContainerConfig) {
+	c := p.idle("files", sameNamespaces(o), func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/host", HostPath: dir}}
 	})
 	if got := c.exec("stat -c %u /host/secret; cat /host/public; cat /host/secret 2>&1; touch /host/made 2>&1; true"); got !=
@@ -115,7 +115,7 @@ func s15Volume(t *testing.T, p *pod, o *runtimeapi.NamespaceOption, ids []*runti
 	if err := c.startErr(); err != nil {
 		t.Fatal(err)
 	}
-	c.printed("up")
+	c.says(" F up\n")
 	if got := c.exec("stat -c %u:%g /volume/owned; cat /volume/owned; echo x > /volume/made; stat -c %u /volume/made"); got != "1000:1000\ndata\n1000\n" {
 		t.Errorf("inside: %q", got)
 	}

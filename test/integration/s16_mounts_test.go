@@ -71,7 +71,7 @@ func s16Propagation(t *testing.T) {
 	}
 	made := map[string]*ctr{}
 	for name, mode := range modes {
-		made[name] = p.up(name, atVolume(&runtimeapi.Mount{HostPath: host, Propagation: mode}, "SYS_ADMIN"))
+		made[name] = p.idle(name, atVolume(&runtimeapi.Mount{HostPath: host, Propagation: mode}, "SYS_ADMIN"))
 	}
 	for name, want := range map[string]string{"private": "", "slave": "master:", "shared": "shared:"} {
 		got := mountOptions(t, made[name].hostPID(), "/volume")
@@ -116,7 +116,7 @@ func s16ReadOnly(t *testing.T) {
 	host := volume(t)
 	tmpfs(t, filepath.Join(host, "below"))
 	p := shared.pod(t)
-	ro := p.up("ro", atVolume(&runtimeapi.Mount{HostPath: host, Readonly: true}))
+	ro := p.idle("ro", atVolume(&runtimeapi.Mount{HostPath: host, Readonly: true}))
 	write := "for d in /volume /volume/below; do touch $d/x 2>/dev/null && echo yes || echo no; done"
 	if got := ro.exec(write); got != "no\nyes\n" {
 		t.Errorf("writes to a read-only mount and one below: %q", got)
@@ -143,7 +143,7 @@ func s16ReadOnly(t *testing.T) {
 	if got := mountOptions(t, os.Getpid(), filepath.Join(host, "below")); strings.HasPrefix(got, "ro,") {
 		t.Errorf("the host's own mount became %q", got)
 	}
-	if got := fact(shared.explained(t, rro.ID), "filesystem", "/volume"); !strings.Contains(got, host) || !strings.Contains(got, "ro") {
+	if got := factOf(shared.explain(t, rro.ID), "filesystem", "/volume"); !strings.Contains(got, host) || !strings.Contains(got, "ro") {
 		t.Errorf("explain says of the volume %q", got)
 	}
 }
@@ -179,7 +179,7 @@ func s16Options(t *testing.T) {
 	p := shared.pod(t)
 	for _, options := range [][]string{nil, {"noexec"}, {"nosuid"}, {"nodev"}, {"noexec", "nosuid", "nodev"}} {
 		name := "with-" + strings.Join(options, "-")
-		c := p.up(name, atVolume(&runtimeapi.Mount{HostPath: host, MountOptions: options}), func(c *runtimeapi.ContainerConfig) {
+		c := p.idle(name, atVolume(&runtimeapi.Mount{HostPath: host, MountOptions: options}), func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
 		})
 		got := strings.Split(mountOptions(t, c.hostPID(), "/volume"), " ")[0]

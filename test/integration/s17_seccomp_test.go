@@ -63,7 +63,7 @@ func s17Profiles(t *testing.T, p *pod) {
 		"unconfined": {filtered(runtimeapi.SecurityProfile_Unconfined, ""), "0", "errno 0", "allowed"},
 		"localhost":  {filtered(runtimeapi.SecurityProfile_Localhost, profile(t, "SCMP_ACT_ERRNO", "keyctl")), "2", "errno 0", "operation not permitted"},
 	} {
-		run := p.up(name, c.change, withProbe(t))
+		run := p.idle(name, c.change, withProbe(t))
 		if got := statusField(t, run.hostPID(), "Seccomp"); got != c.mode {
 			t.Errorf("%s: mode %s, want %s", name, got, c.mode)
 		}
@@ -77,7 +77,7 @@ func s17Profiles(t *testing.T, p *pod) {
 			}
 		}
 		want := map[string]string{"0": "none", "2": "a filter"}[c.mode]
-		if got := fact(shared.explained(t, run.ID), "security", "seccomp"); got != want {
+		if got := factOf(shared.explain(t, run.ID), "security", "seccomp"); got != want {
 			t.Errorf("%s: explain says %q, want %q", name, got, want)
 		}
 	}
@@ -97,7 +97,7 @@ func s17Kills(t *testing.T, p *pod) {
 	if st := c.ended(); st.GetExitCode() != 128+31 {
 		t.Errorf("it ended with %d %s, want SIGSYS", st.GetExitCode(), st.GetReason())
 	}
-	namesSeccomp(t, shared.explained(t, c.ID))
+	namesSeccomp(t, shared.explain(t, c.ID))
 }
 
 // s17Fails: the call fails, the program ends by itself and says why.
@@ -109,7 +109,7 @@ func s17Fails(t *testing.T, p *pod) {
 	if got := output(readLog(t, c.logFile()), "stderr"); !strings.Contains(got, "Operation not permitted") {
 		t.Errorf("it said %q", got)
 	}
-	namesSeccomp(t, shared.explained(t, c.ID))
+	namesSeccomp(t, shared.explain(t, c.ID))
 }
 
 // s17Refused: a profile that can't be read is told by its name.
@@ -143,7 +143,7 @@ func s17NoNewPrivs(t *testing.T, p *pod) {
 		t.Fatal(err)
 	}
 	for _, denied := range []bool{true, false} {
-		c := p.up(fmt.Sprint("no-new-privs-", denied), atVolume(&runtimeapi.Mount{HostPath: dir}),
+		c := p.idle(fmt.Sprint("no-new-privs-", denied), atVolume(&runtimeapi.Mount{HostPath: dir}),
 			security(&runtimeapi.LinuxContainerSecurityContext{NoNewPrivs: denied, RunAsUser: &runtimeapi.Int64Value{Value: 1000}}))
 		want, bit := "0\n", "0"
 		if denied {
@@ -155,7 +155,7 @@ func s17NoNewPrivs(t *testing.T, p *pod) {
 		if got := c.exec("/volume/setuid user"); got != want {
 			t.Errorf("with NoNewPrivs %s a setuid program is %q", bit, got)
 		}
-		if got := fact(shared.explained(t, c.ID), "security", "no_new_privs"); got != fmt.Sprint(denied) {
+		if got := factOf(shared.explain(t, c.ID), "security", "no_new_privs"); got != fmt.Sprint(denied) {
 			t.Errorf("explain says %q, want %v", got, denied)
 		}
 	}
@@ -163,7 +163,7 @@ func s17NoNewPrivs(t *testing.T, p *pod) {
 
 // s17Paths: as the mount table has them, and as the container finds them.
 func s17Paths(t *testing.T, p *pod) {
-	c := p.up("paths", security(&runtimeapi.LinuxContainerSecurityContext{
+	c := p.idle("paths", security(&runtimeapi.LinuxContainerSecurityContext{
 		MaskedPaths: []string{"/proc/keys", "/sys/firmware", "/no/such/path"}, ReadonlyPaths: []string{"/proc/sys", "/no/such/path"},
 	}))
 	pid := c.hostPID()
@@ -181,10 +181,10 @@ func s17Paths(t *testing.T, p *pod) {
 	if got := c.exec("cat /proc/keys | wc -c; ls /sys/firmware 2>/dev/null | wc -l; echo 1 2>/dev/null > /proc/sys/kernel/shm_rmid_forced || echo no"); got != "0\n0\nno\n" {
 		t.Errorf("inside: %q", got)
 	}
-	if got := fact(shared.explained(t, c.ID), "security", "masked paths"); got != "3, and 2 read-only" {
+	if got := factOf(shared.explain(t, c.ID), "security", "masked paths"); got != "3, and 2 read-only" {
 		t.Errorf("explain says %q", got)
 	}
-	open := p.up("open", security(&runtimeapi.LinuxContainerSecurityContext{}))
+	open := p.idle("open", security(&runtimeapi.LinuxContainerSecurityContext{}))
 	for _, at := range []string{"/proc/keys", "/proc/sys"} {
 		if got := mountOptions(t, open.hostPID(), at); got != "" {
 			t.Errorf("with procMount Unmasked %s is covered by %q", at, got)
@@ -195,7 +195,7 @@ func s17Paths(t *testing.T, p *pod) {
 // s17Root: nothing but what is mounted can be written, and explain says where to look.
 func s17Root(t *testing.T, p *pod) {
 	readonly := security(&runtimeapi.LinuxContainerSecurityContext{ReadonlyRootfs: true})
-	c := p.up("readonly", readonly)
+	c := p.idle("readonly", readonly)
 	if got := mountOptions(t, c.hostPID(), "/"); !strings.HasPrefix(got, "ro,") {
 		t.Errorf("its root is %q", got)
 	}
@@ -207,14 +207,14 @@ func s17Root(t *testing.T, p *pod) {
 	if got := c.exec("echo fine > /dev/shm/x && cat /dev/shm/x"); got != "fine\n" {
 		t.Errorf("in /dev/shm it reads %q", got)
 	}
-	if got := fact(shared.explained(t, c.ID), "filesystem", "root"); !strings.Contains(got, "read-only") {
+	if got := factOf(shared.explain(t, c.ID), "filesystem", "root"); !strings.Contains(got, "read-only") {
 		t.Errorf("explain says of the root %q", got)
 	}
 	failing := p.start("failing", "exec touch /data", readonly)
 	if st := failing.ended(); st.GetExitCode() == 0 {
 		t.Error("it wrote to its root")
 	}
-	if got := shared.explained(t, failing.ID).Likely; !strings.HasPrefix(got, "filesystem: it wrote where it may not") {
+	if got := shared.explain(t, failing.ID).Likely; !strings.HasPrefix(got, "filesystem: it wrote where it may not") {
 		t.Errorf("most likely: %s", got)
 	}
 }

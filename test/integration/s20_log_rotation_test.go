@@ -39,7 +39,7 @@ func TestS20LogRotation(t *testing.T) {
 	s := own(t, node.Options{Tmpfs: true})
 	p := s.pod(t)
 	s.pull(t, busybox)
-	p.up("before").exec("true") // what the shim needs for any container
+	p.idle("before").exec("true") // what the shim needs for any container
 	r := &rotation{t: t, shim: s.shim(t), log: startLogReader(t, probeFile(t))}
 	r.before = r.memory("VmRSS")
 	c := p.start("c", "", runs(t, "lines", strconv.Itoa(printedSize)))

@@ -65,7 +65,7 @@ func s21Signals(t *testing.T) {
 			defer shared.removeImage(t, ref)
 		}
 		run := p.start(name, "", runs(t, "signal"), change, func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref })
-		run.printed("ready")
+		run.says(" F ready\n")
 		run.stop(patience / 2)
 		if got := run.status().GetExitCode(); got != c.want {
 			t.Errorf("%s: signal %d, want %d", name, got, c.want)
@@ -80,7 +80,7 @@ func s21Signals(t *testing.T) {
 // signal again.
 func s21ShorterGrace(t *testing.T) {
 	c := shared.pod(t).start("c", "trap 'echo term' TERM; echo ready; while :; do sleep 0.05; done")
-	c.printed("ready")
+	c.says(" F ready\n")
 	pid, ok := hold(t, c.mainPID(t))
 	began := time.Now()
 	first := make(chan struct{})
@@ -88,7 +88,7 @@ func s21ShorterGrace(t *testing.T) {
 		defer close(first)
 		c.stop(2 * time.Second)
 	}()
-	c.printed("term")
+	c.says(" F term\n")
 	c.stop(15 * time.Second)
 	<-first
 	if took := time.Since(began); took < 2*time.Second || took > 10*time.Second {
@@ -130,7 +130,7 @@ func (h held) ended() bool {
 // mainPID is the container's own process, also where orphans are its siblings.
 func (c *ctr) mainPID(t *testing.T) int {
 	t.Helper()
-	text, _, _ := strings.Cut(fact(c.p.s.explained(t, c.ID), "process", "pid"), ",")
+	text, _, _ := strings.Cut(factOf(c.p.s.explain(t, c.ID), "process", "pid"), ",")
 	pid, err := strconv.Atoi(text)
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func s21All(t *testing.T, mode runtimeapi.NamespaceMode) {
 		"ends":    {"trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done", 0, 5},
 	} {
 		run := p.start(name, tree+c.script, sameNamespaces(o))
-		run.printed("ready")
+		run.says(" F ready\n")
 		run.exec("sleep 1005 >/dev/null 2>&1 &") // left by an exec
 		all, cgroups := run.holdAll(t, treeSize+2), cgroupsOf(t, run.mainPID(t))
 		if len(cgroups) == 0 {

@@ -28,13 +28,13 @@ func TestS22Exec(t *testing.T) {
 func s22Stopping(t *testing.T) {
 	o := pidMode(runtimeapi.NamespaceMode_CONTAINER)
 	c := shared.pod(t, namespaces(o)).start("c", "trap 'echo term' TERM; echo ready; while :; do sleep 0.05; done", sameNamespaces(o))
-	c.printed("ready")
+	c.says(" F ready\n")
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
 		c.stop(patience / 2)
 	}()
-	c.printed("term")
+	c.says(" F term\n")
 	if r, err := c.execSync(2, "sh", "-c", "echo still; exit 42"); err != nil || r.GetExitCode() != 42 || string(r.GetStdout()) != "still\n" {
 		t.Errorf("while it is being stopped: %v, %v", r, err)
 	}
@@ -43,7 +43,7 @@ func s22Stopping(t *testing.T) {
 		r, err := c.execSync(0, "sh", "-c", "echo before; echo running > /proc/1/fd/1; sleep 1000")
 		killed <- fmt.Sprintf("%d %q %v", r.GetExitCode(), r.GetStdout(), err)
 	}()
-	c.printed("running")
+	c.says(" F running\n")
 	c.stop(0)
 	<-stopped
 	if got := <-killed; got != `137 "before\n" <nil>` {
@@ -59,7 +59,7 @@ func s22Stopping(t *testing.T) {
 // s22LeftChild: neither one that keeps the pipe nor one that fills it makes the
 // caller wait; they stay the container's and end with it.
 func s22LeftChild(t *testing.T) {
-	c := shared.pod(t).up("c")
+	c := shared.pod(t).idle("c")
 	before := pids(t, c)
 	for script, output := range map[string]string{
 		"setsid sleep 1001 & echo kept; exit 7":                           "kept\n",
@@ -83,7 +83,7 @@ func s22LeftChild(t *testing.T) {
 // never notices.
 func s22Large(t *testing.T) {
 	const size, limit = 64 << 20, 16 << 20
-	c := shared.pod(t).up("c", withProbe(t))
+	c := shared.pod(t).idle("c", withProbe(t))
 	r, err := c.execSync(0, "sh", "-c", fmt.Sprintf("%s lines %d && echo end >&2; exit 9", probePath, size))
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func s22Large(t *testing.T) {
 func s22Timeout(t *testing.T) {
 	const timeout = 4
 	o := pidMode(runtimeapi.NamespaceMode_CONTAINER)
-	c := shared.pod(t, namespaces(o)).up("c", sameNamespaces(o))
+	c := shared.pod(t, namespaces(o)).idle("c", sameNamespaces(o))
 	own := c.hostPID()
 	answer := make(chan error, 1)
 	began := time.Now()
@@ -112,7 +112,7 @@ func s22Timeout(t *testing.T) {
 		_, err := c.execSync(timeout, "sh", "-c", "trap '' TERM INT HUP; "+tree+"echo started > /proc/1/fd/1; exec sleep 1005")
 		answer <- err
 	}()
-	c.printed("started")
+	c.says(" F started\n")
 	all := slices.DeleteFunc(c.holdAll(t, treeSize+2), func(h held) bool { return h.pid == own })
 	err := <-answer
 	for _, h := range all {

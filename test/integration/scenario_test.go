@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,10 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"berth/server/explain"
 )
 
 // What the scenarios (sNN_…_test.go) have in common: facts of the kernel, and
@@ -96,13 +92,11 @@ func procFile(t *testing.T, pid int, name string) string {
 // statusField is a field of /proc/PID/status.
 func statusField(t *testing.T, pid int, field string) string {
 	t.Helper()
-	for line := range strings.Lines(procFile(t, pid, "status")) {
-		if value, ok := strings.CutPrefix(line, field+":"); ok {
-			return strings.TrimSpace(value)
-		}
+	value, ok := procStatus(t, pid)[field]
+	if !ok {
+		t.Fatalf("/proc/%d/status has no %s", pid, field)
 	}
-	t.Fatalf("/proc/%d/status has no %s", pid, field)
-	return ""
+	return value
 }
 
 // namespaceOf is the inode of a namespace of a process on the host.
@@ -157,67 +151,4 @@ func eventually(t *testing.T, what string, holds func() bool) {
 			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
-}
-
-// sleeper prints a line once it is what the kernel executes: before that, what
-// /proc has of the first process is the runtime's.
-const sleeper = "echo up; exec sleep 1000"
-
-// up starts a container that does nothing.
-func (p *pod) up(name string, change ...func(*runtimeapi.ContainerConfig)) *ctr {
-	p.t.Helper()
-	c := p.start(name, sleeper, change...)
-	c.printed("up")
-	return c
-}
-
-// printed waits until the container has printed a line, by changes of its log.
-func (c *ctr) printed(line string) {
-	t := c.p.t
-	t.Helper()
-	file := c.logFile()
-	watch, err := fsnotify.NewWatcher()
-	if err == nil {
-		err = watch.Add(filepath.Dir(file))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer watch.Close()
-	deadline := time.After(patience)
-	for {
-		data, _ := os.ReadFile(file) // it may not be there yet
-		if strings.Contains(string(data), " F "+line+"\n") {
-			return
-		}
-		select {
-		case <-watch.Events:
-		case err := <-watch.Errors:
-			t.Fatal(err)
-		case <-deadline:
-			t.Fatalf("the container did not say %q within %v:\n%s", line, patience, data)
-		}
-	}
-}
-
-// explained is what the operator's program says of a pod or container.
-func (s *suite) explained(t *testing.T, what string) *explain.Report {
-	t.Helper()
-	r := &explain.Report{}
-	if err := json.Unmarshal([]byte(s.berth(t, "explain", "--json", what)), r); err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// fact is a value of a report, "" when it is not there.
-func fact(r *explain.Report, layer, name string) string {
-	for _, l := range r.Layers {
-		for _, f := range l.Facts {
-			if l.Name == layer && f.Name == name {
-				return f.Value
-			}
-		}
-	}
-	return ""
 }
