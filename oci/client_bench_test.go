@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,19 +113,19 @@ func TestFootprint(t *testing.T) {
 func TestShimKeepsNothing(t *testing.T) {
 	n := newShimNode(t)
 	keep := n.pod()
-	files := func() int {
+	files := func() (names []string) {
 		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.shim.PID()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		open := 0
 		for _, fd := range fds {
 			// libcontainer leaves one to the garbage collector after a failed start.
 			if name, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", n.shim.PID(), fd.Name())); !strings.Contains(name, "exec.fifo") {
-				open++
+				names = append(names, name)
 			}
 		}
-		return open
+		slices.Sort(names)
+		return names
 	}
 	life := func() {
 		pod := n.pod()
@@ -160,12 +161,17 @@ func TestShimKeepsNothing(t *testing.T) {
 		}
 	}
 	life()
-	var before int
-	eventually(t, "calls have ended", func() bool { was := before; before = files(); return was == before })
+	var before []string
+	eventually(t, "calls have ended", func() bool { was := before; before = files(); return len(was) == len(before) })
+	defer func() {
+		if t.Failed() {
+			t.Logf("open before: %q\nopen after: %q", before, files())
+		}
+	}()
 	for range 5 {
 		life()
 	}
-	eventually(t, "the shim has as many files as before", func() bool { return files() <= before })
+	eventually(t, "the shim has as many files as before", func() bool { return len(files()) <= len(before) })
 	if _, err := n.shim.Ping(n.ctx); err != nil || n.podRecord(keep).PID == 0 {
 		t.Error(err)
 	}
