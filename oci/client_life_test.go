@@ -3,6 +3,7 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -300,5 +301,26 @@ func TestShimBinaryMissing(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(n.config.StateDir, "shims")); len(left) != 0 {
 		t.Errorf("left %v", left)
+	}
+}
+
+// TestEventOfADeletedContainerIsWhole: an event is written while the container is
+// destroyed, by which libcontainer empties its own map of cgroups.
+func TestEventOfADeletedContainerIsWhole(t *testing.T) {
+	n := newShimNode(t)
+	pod := n.pod()
+	for range 20 {
+		r := n.request(pod, "sleep 100")
+		created, err := n.shim.Create(n.ctx, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.shim.Delete(n.ctx, r.ID); err != nil {
+			t.Fatal(err)
+		}
+		told := n.seen.await(t, "exited", r.ID).Record.CgroupPaths
+		if len(created.CgroupPaths) == 0 || !maps.Equal(told, created.CgroupPaths) {
+			t.Errorf("told %v of %v", told, created.CgroupPaths)
+		}
 	}
 }

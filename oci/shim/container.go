@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path"
@@ -196,7 +197,7 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Pro
 	if err != nil {
 		return errors.Join(err, terminate(proc))
 	}
-	ctr.groups = state.CgroupPaths
+	ctr.groups = maps.Clone(state.CgroupPaths) // libcontainer empties its own as it destroys
 	ctr.ooms = newOOMCounter(ctr.groups)
 	ctr.record = shimapi.Record{
 		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusCreated, BootID: s.bootID,
