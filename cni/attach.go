@@ -12,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"berth/oci/atomicfile"
@@ -75,10 +76,23 @@ func (n *Network) Del(ctx context.Context, r Request) error {
 	if list == nil {
 		return n.delUnknown(ctx, r)
 	}
+	rt.NetNS = pinned(rt.NetNS)
 	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
 		return fmt.Errorf("detach the pod from network %q: %w", list.Name, err)
 	}
 	return n.forget(r.PodID)
+}
+
+// pinned is path, or "" where a file is left of which the namespace was unmounted:
+// plugins refuse that one for ever, while they release without a namespace what
+// they can (CNI specification, DEL).
+func pinned(path string) string {
+	var st unix.Statfs_t
+	err := unix.Statfs(path, &st)
+	if err == nil && st.Type != unix.NSFS_MAGIC && st.Type != unix.PROC_SUPER_MAGIC {
+		return ""
+	}
+	return path
 }
 
 func (n *Network) delUnknown(ctx context.Context, r Request) error {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
 )
@@ -386,4 +387,24 @@ func TestArgsThatCantBeSaidAreLeftOut(t *testing.T) {
 	if diff := cmp.Diff(want, r.args()); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// A namespace that was unmounted behind the pod's back leaves a plain file, which
+// the real plugins refuse; the pod must be released all the same.
+func TestDelWithoutTheNamespace(t *testing.T) {
+	onNode(t, func(t *testing.T) {
+		n, _ := onDefault(t)
+		ns := newPodNS(t)
+		r := request(ns)
+		if _, err := n.Add(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Unmount(ns, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Del(t.Context(), r); err != nil {
+			t.Error(err)
+		}
+		nothingRemembered(t, n)
+	})
 }
