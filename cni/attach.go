@@ -76,7 +76,7 @@ func (n *Network) Del(ctx context.Context, r Request) error {
 	if list == nil {
 		return n.delUnknown(ctx, r)
 	}
-	rt.NetNS = pinned(rt.NetNS)
+	rt.NetNS, rt.Args = pinned(rt.NetNS), sayable(rt.Args) // as an earlier daemon remembered them
 	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
 		return fmt.Errorf("detach the pod from network %q: %w", list.Name, err)
 	}

@@ -408,3 +408,28 @@ func TestDelWithoutTheNamespace(t *testing.T) {
 		nothingRemembered(t, n)
 	})
 }
+
+// What was remembered with a name that CNI_ARGS can't carry is released as well.
+func TestDelLeavesOutRememberedArgs(t *testing.T) {
+	f := newFault(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "10-net.conflist"), conflist(t, "1.0.0", "net", f.conf("old", nil)))
+	n := open(t, Options{ConfDir: dir, BinDirs: []string{f.bin}})
+	r := request("/run/ns")
+	list, err := n.current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt := r.runtimeConf()
+	rt.Args = [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "a=b"}}
+	if err := n.writeIntent(list, rt); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Del(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	calls := f.calls()
+	if len(calls) != 1 || calls[0].Args != "IgnoreUnknown=1" {
+		t.Errorf("called with %+v", calls)
+	}
+}

@@ -52,22 +52,23 @@ func (r Request) runtimeConf() *libcni.RuntimeConf {
 }
 
 // args are CNI_ARGS. Multus, Calico, Cilium and others read the K8S_ ones;
-// IgnoreUnknown lets the plugins pass that know none of them. A value with a
-// character that separates them can't be said: plugins refuse the whole, DEL
-// included, and the pod could never be released.
+// IgnoreUnknown lets the plugins pass that know none of them.
 func (r Request) args() [][2]string {
-	all := [][2]string{
+	return sayable([][2]string{
 		{"IgnoreUnknown", "1"},
 		{"K8S_POD_NAMESPACE", r.Namespace},
 		{"K8S_POD_NAME", r.Name},
 		{"K8S_POD_INFRA_CONTAINER_ID", r.PodID},
 		{"K8S_POD_UID", r.UID},
-	}
-	return slices.DeleteFunc(all, func(pair [2]string) bool { return strings.ContainsAny(pair[1], argSeparators) })
+	})
 }
 
-// argSeparators are those of CNI_ARGS (CNI specification, "Parameters").
-const argSeparators = ";="
+// sayable leaves out what has a character that separates CNI_ARGS (CNI
+// specification, "Parameters"): plugins refuse the whole for it, DEL included, and
+// the pod could never be released.
+func sayable(args [][2]string) [][2]string {
+	return slices.DeleteFunc(args, func(pair [2]string) bool { return strings.ContainsAny(pair[1], ";=") })
+}
 
 // capabilities are the values offered to plugins; libcni hands each plugin
 // those that its configuration declares. The keys and shapes are those of the
