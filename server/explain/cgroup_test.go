@@ -2,28 +2,17 @@ package explain
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"berth/oci/shimapi"
 )
 
 // findings of a running container with cgroups at paths, a line each.
 func findings(t *testing.T, paths map[string]string) string {
 	t.Helper()
-	child := exec.Command("sleep", "60")
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer child.Wait()
-	defer child.Process.Kill()
-	start, err := shimapi.StartTime(child.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pods, _ := records(t, shimapi.Record{Status: shimapi.StatusRunning, PID: child.Process.Pid, StartTime: start, CgroupPaths: paths}, "")
+	fact := running(t)
+	fact.CgroupPaths = paths
+	pods, _ := records(t, fact, "")
 	return lines(t, pods)
 }
 

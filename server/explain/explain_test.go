@@ -56,6 +56,21 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
+// running is of a process that lives as long as the test.
+func running(t *testing.T) shimapi.Record {
+	t.Helper()
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = child.Process.Kill(), child.Wait() })
+	start, err := shimapi.StartTime(child.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shimapi.Record{Status: shimapi.StatusRunning, PID: child.Process.Pid, StartTime: start, StartedAt: time.Now()}
+}
+
 func stopped(code int) shimapi.Record {
 	end := time.Now()
 	return shimapi.Record{Status: shimapi.StatusStopped, PID: 1, ExitCode: code, StartedAt: end.Add(-time.Second), FinishedAt: end}
@@ -103,17 +118,7 @@ func TestLikelyReasonOfAnEnd(t *testing.T) {
 // Every layer is there, every fact read from a file names it, and the text ends
 // with the reason.
 func TestReportOfARunningProcess(t *testing.T) {
-	child := exec.Command("sleep", "60")
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer child.Wait()
-	defer child.Process.Kill()
-	start, err := shimapi.StartTime(child.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fact := shimapi.Record{Status: shimapi.StatusRunning, PID: child.Process.Pid, StartTime: start, StartedAt: time.Now()}
+	fact := running(t)
 	pods, _ := records(t, fact, "")
 	r, err := pods.Explain("prod/shop/web")
 	if err != nil {
@@ -137,7 +142,7 @@ func TestReportOfARunningProcess(t *testing.T) {
 	if last := lines[len(lines)-1]; last != "Most likely: "+r.Likely {
 		t.Errorf("the last line is %q", last)
 	}
-	for _, want := range []string{"the host's, inode", "[CONTAINER/container.json]", "no_new_privs", fmt.Sprintf("[/proc/%d/status]", child.Process.Pid)} {
+	for _, want := range []string{"the host's, inode", "[CONTAINER/container.json]", "no_new_privs", fmt.Sprintf("[/proc/%d/status]", fact.PID)} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}

@@ -46,13 +46,7 @@ func (d *daemon) randomly(which []string) {
 			if !t.Run(fmt.Sprintf("%s/%v", verb, delay.Round(10*time.Microsecond)), func(t *testing.T) {
 				defer d.as(t)()
 				a := verbs[verb](d)
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				defer cancel()
-				answered := make(chan error, 1)
-				go func() { answered <- a.call(ctx) }()
-				time.Sleep(delay) // the moment of the kill is what is tested
-				d.kill()
-				<-answered
+				_ = during(t, a, delay, d.kill)
 				d.restart()
 				a.judge()
 				d.settled("after "+verb+" and its opposite", before)
@@ -168,4 +162,15 @@ func TestKilledWhileItRecovers(t *testing.T) {
 		}
 	}
 	d.unnoticed()
+}
+
+// during makes the call of a, kills in the middle of it, and gives what it answered.
+func during(t *testing.T, a attempt, delay time.Duration, kill func()) error {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	answered := make(chan error, 1)
+	go func() { answered <- a.call(ctx) }()
+	time.Sleep(delay) // the moment of the kill is what is tested
+	kill()
+	return <-answered
 }

@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -75,10 +74,9 @@ func TestShimIsKilled(t *testing.T) {
 	d.unnoticed()
 }
 
-// TestShimKilledAtEveryStep kills the shim before each step of its part of each
-// verb. The call may fail; what is left is whole or can be removed.
-func TestShimKilledAtEveryStep(t *testing.T) {
-	soak(t)
+// onEachShimVerb runs a test on a node of its own for each verb that the shim has
+// a part in. Nothing may have been noticed in the end.
+func onEachShimVerb(t *testing.T, test func(t *testing.T, d *daemon, verb string)) {
 	for _, verb := range slices.Sorted(maps.Keys(verbs)) {
 		if verb == "PullImage" || verb == "RemoveImage" {
 			continue // nothing of the shim's
@@ -91,40 +89,49 @@ func TestShimKilledAtEveryStep(t *testing.T) {
 			d := start(t, node.Options{Tmpfs: true})
 			d.shimKills = 1
 			d.watch()
-			before := d.facts()
-			for n, last := 1, false; !last; n++ {
-				if n > most {
-					t.Fatalf("more than %d steps", most)
-				}
-				if !t.Run(strconv.Itoa(n), func(t *testing.T) {
-					defer d.as(t)()
-					a := verbs[verb](d)
-					held := openPID(t, d.shimPID())
-					tr := trace(t, d.shimPID(), n, d.Dir)
-					err := a.call(within(t))
-					if held.lives(0) {
-						d.killShim()
-					}
-					d.shimKills++
-					step := tr.killed(t)
-					a.judge()
-					d.settled("after "+verb+" and its opposite", before)
-					d.witness.stillRuns()
-					if last = step == ""; last {
-						t.Logf("%d steps:\n%s", n-1, strings.Join(tr.steps, "\n"))
-					}
-					if t.Failed() {
-						t.Logf("killed at: %s; the call said %v", step, err)
-					}
-				}) {
-					before = d.facts()
-				}
-				d.handedOver()
-				d.crash() // else it would take what it hands on for what kills the shims
-			}
+			test(t, d, verb)
 			d.unnoticed()
 		})
 	}
+}
+
+// TestShimKilledAtEveryStep kills the shim before each step of its part of each
+// verb. The call may fail; what is left is whole or can be removed.
+func TestShimKilledAtEveryStep(t *testing.T) {
+	soak(t)
+	onEachShimVerb(t, func(t *testing.T, d *daemon, verb string) {
+		before := d.facts()
+		for n, last := 1, false; !last; n++ {
+			if n > most {
+				t.Fatalf("more than %d steps", most)
+			}
+			if !t.Run(strconv.Itoa(n), func(t *testing.T) {
+				defer d.as(t)()
+				a := verbs[verb](d)
+				held := openPID(t, d.shimPID())
+				tr := trace(t, d.shimPID(), n, d.Dir)
+				err := a.call(within(t))
+				if held.lives(0) {
+					d.killShim()
+				}
+				d.shimKills++
+				step := tr.killed(t)
+				a.judge()
+				d.settled("after "+verb+" and its opposite", before)
+				d.witness.stillRuns()
+				if last = step == ""; last {
+					t.Logf("%d steps:\n%s", n-1, strings.Join(tr.steps, "\n"))
+				}
+				if t.Failed() {
+					t.Logf("killed at: %s; the call said %v", step, err)
+				}
+			}) {
+				before = d.facts()
+			}
+			d.handedOver()
+			d.crash() // else it would take what it hands on for what kills the shims
+		}
+	})
 }
 
 // TestShimIsKilledInTheMiddle kills the shim while it works for each verb. The
@@ -134,40 +141,21 @@ func TestShimIsKilledInTheMiddle(t *testing.T) {
 	// More in two seconds and the daemon takes it that what it hands on kills shims.
 	const kills = 3
 	numbers := random(t)
-	for _, verb := range slices.Sorted(maps.Keys(verbs)) {
-		if verb == "PullImage" || verb == "RemoveImage" {
-			continue // nothing of the shim's
+	onEachShimVerb(t, func(t *testing.T, d *daemon, verb string) {
+		before := d.facts()
+		took := d.uncut(verbs[verb](d))
+		for i := range kills {
+			delay := time.Duration((float64(i) + numbers.Float64()) / kills * float64(took))
+			t.Run(delay.Round(10*time.Microsecond).String(), func(t *testing.T) {
+				defer d.as(t)()
+				a := verbs[verb](d)
+				t.Logf("answered with: %v", during(t, a, delay, d.killShim))
+				a.judge()
+				d.settled("after "+verb+" and its opposite", before)
+				d.witness.stillRuns()
+			})
 		}
-		t.Run(verb, func(t *testing.T) {
-			if reason := open[verb]; reason != "" {
-				t.Skip(reason)
-			}
-			t.Parallel()
-			d := start(t, node.Options{Tmpfs: true})
-			d.shimKills = 1
-			d.watch()
-			before := d.facts()
-			took := d.uncut(verbs[verb](d))
-			for i := range kills {
-				delay := time.Duration((float64(i) + numbers.Float64()) / kills * float64(took))
-				t.Run(delay.Round(10*time.Microsecond).String(), func(t *testing.T) {
-					defer d.as(t)()
-					a := verbs[verb](d)
-					ctx, cancel := context.WithTimeout(t.Context(), patience)
-					defer cancel()
-					answered := make(chan error, 1)
-					go func() { answered <- a.call(ctx) }()
-					time.Sleep(delay) // the moment of the kill is what is tested
-					d.killShim()
-					t.Logf("answered with: %v", <-answered)
-					a.judge()
-					d.settled("after "+verb+" and its opposite", before)
-					d.witness.stillRuns()
-				})
-			}
-			d.unnoticed()
-		})
-	}
+	})
 }
 
 // TestShimAndDaemonAreKilled: with nobody left to wait for them, containers end
