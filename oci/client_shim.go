@@ -58,12 +58,6 @@ func (sh *Shim) Ping(ctx context.Context) (hello shimapi.HelloResponse, err erro
 	return hello, err
 }
 
-// greet is Ping of this shim and no other.
-func (sh *Shim) greet(ctx context.Context) (hello shimapi.HelloResponse, err error) {
-	err = sh.ask(ctx, shimapi.MethodHello, struct{}{}, &hello)
-	return hello, err
-}
-
 // Release gives back the room that ForNewPod reserved, when no RunPod follows.
 func (sh *Shim) Release() {
 	sh.shims.mu.Lock()

@@ -52,8 +52,7 @@ func (s *Shims) answering(ctx context.Context) *Shim {
 			return nil
 		}
 		err := sh.inTime(ctx, greetPatience, func(ctx context.Context) error {
-			_, err := sh.greet(ctx)
-			return err
+			return sh.ask(ctx, shimapi.MethodHello, struct{}{}, nil)
 		})
 		if !errors.Is(err, ErrShimStuck) {
 			return sh // of another error the next call tells

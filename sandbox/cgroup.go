@@ -86,12 +86,12 @@ func topMissing(h oci.Host, path string) (top string) {
 }
 
 // removeCgroups removes empty cgroups from path upwards to top, which is path
-// itself or above it, or "" for path alone.
+// itself or above it.
 func removeCgroups(h oci.Host, path, top string) error {
 	var errs []error
 	for p := filepath.Clean("/" + path); p != "/"; p = filepath.Dir(p) {
 		errs = append(errs, removeCgroup(h, p))
-		if p == top || top == "" {
+		if p == top {
 			break
 		}
 	}

@@ -66,7 +66,7 @@ func (m *Manager) releasePodCgroups(rec *podRecord) error {
 	if p := pauseCgroup(m.opt.Host, parent, rec.ID); p != "" {
 		errs = append(errs, removeCgroup(m.opt.Host, p))
 	}
-	if rec.OwnsParent {
+	if rec.MadeCgroup != "" {
 		errs = append(errs, removeCgroups(m.opt.Host, parent, rec.MadeCgroup))
 	}
 	return errors.Join(errs...)

@@ -39,8 +39,7 @@ type podRecord struct {
 	BootID     string         `json:"boot_id"`
 	ShimID     string         `json:"shim_id,omitempty"`
 	Network    *NetworkResult `json:"network,omitempty"`
-	OwnsParent bool           `json:"owns_parent,omitempty"` // the cgroup parent was made for this pod and goes with it
-	MadeCgroup string         `json:"made_cgroup,omitempty"` // the highest cgroup above it that was missing then; "": the parent alone
+	MadeCgroup string         `json:"made_cgroup,omitempty"` // the highest cgroup, the parent or one above it, that was made for this pod and goes with it
 	PausePID   int            `json:"pause_pid,omitempty"`
 	PauseStart uint64         `json:"pause_start,omitempty"`
 

@@ -92,7 +92,6 @@ func (m *Manager) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string)
 		rec.netns = m.netnsPath(rec.ID)
 	}
 	rec.MadeCgroup = topMissing(m.opt.Host, m.cgroupParent(&rec))
-	rec.OwnsParent = rec.MadeCgroup != ""
 	return rec, nil
 }
 

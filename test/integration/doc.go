@@ -11,6 +11,8 @@
 //
 // Files named sNN_ are scenarios: what an operator must be able to do and see, a
 // test each. They ask the kernel (kernel_test.go, cgroup_test.go) and bin/berth.
+// They are here, not in a package of their own, because they share the node and
+// what drives it; S19 is test/crash.
 //
 // # Invariants
 //
