@@ -11,6 +11,9 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
 )
 
 // orphans leaves a hundred ended processes to PID 1.
@@ -123,6 +126,11 @@ func TestS14InitOOM(t *testing.T) {
 	})
 	if st := c.ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
 		t.Errorf("exit code %d, reason %s", st.GetExitCode(), st.GetReason())
+	}
+	// The killed one was below init, which ended by itself.
+	var fact shimapi.Record
+	if err := atomicfile.Read(filepath.Join(shared.Root, "pods", c.p.ID, "containers", c.ID, "status.json"), &fact); err != nil || fact.Signal != 0 {
+		t.Errorf("the first process ended by signal %d, %v: it is not init", fact.Signal, err)
 	}
 }
 
