@@ -59,11 +59,14 @@ func (m *Manager) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler strin
 	if handler != "" && !slices.Contains(m.opt.Handlers, handler) {
 		return fmt.Errorf("runtime handler %q is not configured; leave it empty or use one of %q: %w", handler, m.opt.Handlers, ErrInvalid)
 	}
-	if _, err := oci.NamespacesOf(cfg); err != nil {
+	if _, err := oci.PodSecurityOf(cfg, m.opt.Host); err != nil {
 		return asDomain(err)
 	}
 	if err := errors.Join(checkSysctls(cfg), checkAnnotations(cfg)); err != nil {
 		return err
+	}
+	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), m.opt.Host); err != nil {
+		return asDomain(err)
 	}
 	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", m.opt.Host); err != nil {
 		return asDomain(err) // no container of it could be created
@@ -218,6 +221,11 @@ func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, rec *podRecord
 	if req.NewUTS {
 		req.Hostname = m.hostname(cfg)
 	}
+	security, err := oci.PodSecurityOf(cfg, m.opt.Host)
+	if err != nil {
+		return asDomain(err)
+	}
+	req.User, req.AppArmor = &security.User, security.AppArmor
 	res, err := shim.RunPod(ctx, &req)
 	if isKind(err, shimapi.KindInvalid) {
 		err = asDomain(err)

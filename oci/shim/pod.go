@@ -181,6 +181,8 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 		return c, fault(shimapi.KindInvalid, "host name %q would be the host's: the pod has no UTS namespace of its own", r.Hostname)
 	}
 	c.UIDMaps, c.GIDMaps = idMaps(r.UIDMaps), idMaps(r.GIDMaps)
+	user := pauseUser(r)
+	c.UID, c.GID, c.Groups, c.AppArmor = user.UID, user.GID, user.Groups, r.AppArmor
 	for name, value := range r.Sysctls {
 		path, err := pause.SysctlPath(name)
 		if err == nil {
@@ -192,6 +194,26 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 		c.Sysctls[path] = value
 	}
 	return c, nil
+}
+
+func pauseUser(r shimapi.RunPodRequest) shimapi.PauseUser {
+	if r.User != nil {
+		return *r.User
+	}
+	return shimapi.PauseUser{UID: mappedOrRoot(r.UIDMaps), GID: mappedOrRoot(r.GIDMaps)}
+}
+
+// mappedOrRoot is pause's usual ID where the namespace has it.
+func mappedOrRoot(maps []shimapi.IDMap) uint32 {
+	for _, m := range maps {
+		if shimapi.PauseID >= m.ContainerID && shimapi.PauseID-m.ContainerID < m.Size {
+			return shimapi.PauseID
+		}
+	}
+	if len(maps) > 0 {
+		return 0
+	}
+	return shimapi.PauseID
 }
 
 func idMaps(maps []shimapi.IDMap) []syscall.SysProcIDMap {

@@ -108,7 +108,25 @@ type RunPodRequest struct {
 	// ignored on v1, where every join costs milliseconds (pause stays in the shim's).
 	CgroupPath  string `json:"cgroup_path,omitempty"`
 	OOMScoreAdj int    `json:"oom_score_adj"`
+	// User is what pause becomes; nil, of a daemon older than the field: an
+	// unprivileged user where the user namespace maps it.
+	User     *PauseUser `json:"user,omitempty"`
+	AppArmor string     `json:"apparmor,omitempty"` // profile of pause; "" is unconfined
 }
+
+// PauseUser is a user and groups in the pod's user namespace.
+type PauseUser struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty"` // at most MaxPauseGroups
+}
+
+// MaxPauseGroups is how many supplementary groups a pause process can have.
+const MaxPauseGroups = 1024
+
+// PauseID is the user and group of a pause process when a pod names none: those of
+// the pause image of the Kubernetes project.
+const PauseID = 65535
 
 // RunPodResponse names the pause process.
 type RunPodResponse struct {

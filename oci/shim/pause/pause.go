@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 // Config is one pod's pause.
@@ -22,29 +24,39 @@ type Config struct {
 	// UIDMaps and GIDMaps belong to CLONE_NEWUSER; they must map ID 0.
 	UIDMaps, GIDMaps []syscall.SysProcIDMap
 	Cgroup           *os.File // v2 cgroup directory to be cloned into; nil: the caller's cgroup
+	// UID, GID and Groups (at most [MaxGroups]) are what pause becomes, as IDs of
+	// its user namespace.
+	UID, GID uint32
+	Groups   []uint32
+	AppArmor string // profile that pause changes to; "" leaves it
 }
 
-// Launcher starts pauses. It holds two file descriptors.
+// MaxGroups is how many supplementary groups a pause can have: what pause.c has
+// room for.
+const MaxGroups = shimapi.MaxPauseGroups
+
+// Launcher starts pauses. It holds two file descriptors and a thread.
 type Launcher struct {
-	exe, root *os.File
+	exe   *os.File
+	stage *stage
 }
 
-// NewLauncher prepares to start pauses whose root is emptyDir, which must exist,
-// be empty and not be writable (mode 0555).
-func NewLauncher(emptyDir string) (*Launcher, error) {
-	root, err := os.OpenFile(emptyDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("root of pause: %w", err)
-	}
+// NewLauncher prepares to start pauses. dir is a directory where their empty root
+// can be mounted for a moment, in a mount namespace of its own; it stays as it is.
+func NewLauncher(dir string) (*Launcher, error) {
 	exe, err := sealed("pause", program)
 	if err != nil {
-		return nil, errors.Join(err, root.Close())
+		return nil, err
 	}
-	return &Launcher{exe: exe, root: root}, nil
+	stage, err := newStage(dir)
+	if err != nil {
+		return nil, errors.Join(err, exe.Close())
+	}
+	return &Launcher{exe: exe, stage: stage}, nil
 }
 
-// Close releases the launcher; started pauses live on.
-func (l *Launcher) Close() error { return errors.Join(l.exe.Close(), l.root.Close()) }
+// Close releases the launcher; started pauses live on. It is called once.
+func (l *Launcher) Close() error { return errors.Join(l.stage.close(), l.exe.Close()) }
 
 // sealed returns an executable memfd that nobody can change any more.
 func sealed(name string, content []byte) (*os.File, error) {
@@ -86,14 +98,8 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 		return nil, err
 	}
 	defer status.Close()
-	// The program is file 5 of the child as well, since the fork may move
-	// another descriptor over the number that it has here.
 	argv := c.argv()
-	proc, err := os.StartProcess("/proc/self/fd/5", argv, &os.ProcAttr{
-		Env:   []string{},
-		Files: []*os.File{null, null, null, told, l.root, l.exe},
-		Sys:   c.attributes(),
-	})
+	proc, err := l.fork(argv, []*os.File{null, null, null, told, l.stage.empty}, c.attributes())
 	cerr := told.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start pause: %w", err)
@@ -106,8 +112,31 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 	return proc, nil
 }
 
+// fork starts the program on the stage's thread, whose mounts it gets.
+func (l *Launcher) fork(argv []string, files []*os.File, sys *syscall.SysProcAttr) (proc *os.Process, err error) {
+	// The program is a file of the child as well, since the fork may move another
+	// descriptor over the number that it has here.
+	path := fmt.Sprintf("/proc/self/fd/%d", len(files))
+	attr := &os.ProcAttr{Env: []string{}, Files: append(files, l.exe), Sys: sys}
+	if cerr := l.stage.do(func() { proc, err = os.StartProcess(path, argv, attr) }); cerr != nil {
+		return nil, cerr
+	}
+	return proc, err
+}
+
+func (c Config) ownUsers() bool { return c.Cloneflags&unix.CLONE_NEWUSER != 0 }
+
 func (c Config) argv() []string {
-	argv := []string{"pause"}
+	argv := []string{"pause", fmt.Sprint("u", c.UID), fmt.Sprint("g", c.GID)}
+	if c.ownUsers() {
+		argv = append(argv, "m")
+	}
+	if len(c.Groups) > 0 {
+		argv = append(argv, "G"+strings.Trim(strings.ReplaceAll(fmt.Sprint(c.Groups), " ", ","), "[]"))
+	}
+	if c.AppArmor != "" {
+		argv = append(argv, "a"+c.AppArmor)
+	}
 	if c.Loopback {
 		argv = append(argv, "l")
 	}
@@ -127,7 +156,8 @@ func (c Config) attributes() *syscall.SysProcAttr {
 	if c.Cgroup != nil {
 		a.UseCgroupFD, a.CgroupFD = true, int(c.Cgroup.Fd())
 	}
-	if c.Cloneflags&unix.CLONE_NEWUSER != 0 {
+	if c.ownUsers() {
+		a.Cloneflags |= unix.CLONE_NEWNS // it has no right to join the empty one
 		a.UidMappings, a.GidMappings = c.UIDMaps, c.GIDMaps
 		a.GidMappingsEnableSetgroups = true
 		// Root of the new namespace: else exec would drop its capabilities.
@@ -139,7 +169,8 @@ func (c Config) attributes() *syscall.SysProcAttr {
 // steps names what pause.c was doing, by the number it reports.
 var steps = []string{
 	"done", "read its arguments", "bring the loopback up", "set the host name", "write a sysctl",
-	"change its root", "drop capabilities", "set no_new_privs", "install its seccomp filter", "block signals",
+	"leave the host's mounts", "drop capabilities", "give up privileges", "install its seccomp filter", "block signals",
+	"make a cgroup namespace", "change to its AppArmor profile", "become its user and groups",
 }
 
 // report reads what pause, started with argv, says until it closes the pipe.

@@ -2,6 +2,7 @@ package pause
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,13 +68,88 @@ func TestGivesEverythingUp(t *testing.T) {
 	if err != nil || len(root) != 0 {
 		t.Errorf("root holds %v, %v", root, err)
 	}
-	for _, ns := range []string{"net", "uts", "ipc", "pid_for_children"} {
+	for _, ns := range []string{"net", "uts", "ipc", "pid_for_children", "mnt", "cgroup"} {
 		if namespace(t, "self", ns) == namespace(t, fmt.Sprint(p.Pid), ns) {
 			t.Errorf("namespace %s is the host's", ns)
 		}
 	}
-	if namespace(t, "self", "mnt") != namespace(t, fmt.Sprint(p.Pid), "mnt") {
-		t.Error("the mount namespace is its own")
+}
+
+// TestAttackPauseRoot looks for a way from a pause's root, working directory and
+// mounts to the host's files, with a user namespace and without.
+func TestAttackPauseRoot(t *testing.T) {
+	for name, c := range map[string]Config{
+		"host users":     {Cloneflags: unix.CLONE_NEWPID, UID: 65535, GID: 65535},
+		"user namespace": {Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWUSER, UIDMaps: mapped, GIDMaps: mapped, UID: 65535, GID: 65535},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, c)
+			mounts := strings.Split(strings.TrimSpace(proc(t, p, "mountinfo")), "\n")
+			if len(mounts) != 1 || !strings.Contains(mounts[0], " / ro,") || !strings.Contains(mounts[0], "- tmpfs pause ro,") {
+				t.Errorf("mounts: %q", mounts)
+			}
+			for _, way := range []string{"root", "cwd", "root/..", "root/../../../..", "cwd/..", "task/" + fmt.Sprint(p.Pid) + "/root/../.."} {
+				path := fmt.Sprintf("/proc/%d/%s/", p.Pid, way)
+				if found, err := os.ReadDir(path); err != nil || len(found) != 0 {
+					t.Errorf("%s shows %v, %v", way, found, err)
+				}
+				if err := os.WriteFile(path+"x", nil, 0o600); !errors.Is(err, unix.EROFS) {
+					t.Errorf("a file in %s: %v", way, err)
+				}
+			}
+			for _, file := range []string{"root", "fd", "mem"} {
+				if owner := fileOwner(t, fmt.Sprintf("/proc/%d/%s", p.Pid, file)); owner == 65535 {
+					t.Errorf("%s belongs to the process's user: it is dumpable", file)
+				}
+			}
+		})
+	}
+}
+
+var mapped = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+
+func fileOwner(t *testing.T, path string) uint32 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Uid
+}
+
+func TestBecomesUser(t *testing.T) {
+	groups := make([]uint32, MaxGroups)
+	for i := range groups {
+		groups[i] = uint32(5000 + i)
+	}
+	p := start(t, Config{Cloneflags: unix.CLONE_NEWUTS, UID: 4294967294, GID: 42, Groups: groups})
+	status := proc(t, p, "status")
+	for _, want := range []string{
+		"Uid:\t4294967294\t4294967294\t4294967294\t4294967294\n", "Gid:\t42\t42\t42\t42\n", "\nGroups:\t5000 5001 5002 ", " 6023 \n",
+	} {
+		if !strings.Contains(status, want) {
+			t.Errorf("%q is not in %s", want, status)
+		}
+	}
+	bare := start(t, Config{Cloneflags: unix.CLONE_NEWUTS, UID: 1, GID: 1})
+	if !strings.Contains(proc(t, bare, "status"), "\nGroups:\t \n") {
+		t.Error("it keeps groups of its parent")
+	}
+}
+
+// TestStageIsNotTheMainThread wants that /proc/self shows the host's mounts while
+// a launcher lives, and that they are as before.
+func TestStageIsNotTheMainThread(t *testing.T) {
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		launcher(t)
+	}
+	after, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("mounts of the process were\n%s\nand are\n%s, %v", before, after, err)
 	}
 }
 
@@ -96,8 +172,7 @@ func TestSetsUpNamespaces(t *testing.T) {
 		}
 		if user {
 			c.Cloneflags |= unix.CLONE_NEWUSER
-			c.UIDMaps = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
-			c.GIDMaps = c.UIDMaps
+			c.UIDMaps, c.GIDMaps = mapped, mapped
 		}
 		t.Run(fmt.Sprintf("user=%v", user), func(t *testing.T) {
 			p := start(t, c)
@@ -195,7 +270,12 @@ func TestErrorsNameTheStep(t *testing.T) {
 			"net/ipv4/ip_unprivileged_port_start": "x", "net/ipv4/ip_forward": "1",
 		}},
 		"read its arguments: file nam": {Sysctls: map[string]string{strings.Repeat("x", 600): "1"}},
-		"start pause: ":                {Cloneflags: unix.CLONE_NEWUSER, UIDMaps: []syscall.SysProcIDMap{{ContainerID: 5, HostID: 5, Size: 1}}},
+		"become its user and groups: inv": {
+			Cloneflags: unix.CLONE_NEWUSER, UIDMaps: mapped, GIDMaps: mapped, UID: 65536,
+		},
+		"read its arguments: arg":        {Groups: make([]uint32, MaxGroups+1)},
+		"change to its AppArmor profile": {AppArmor: "berth-no-such-profile"},
+		"start pause: ":                  {Cloneflags: unix.CLONE_NEWUSER, UIDMaps: []syscall.SysProcIDMap{{ContainerID: 5, HostID: 5, Size: 1}}},
 	} {
 		if p, err := l.Start(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v, %v", want, p, err)
