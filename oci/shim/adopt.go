@@ -184,6 +184,7 @@ func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[stri
 		return err
 	}
 	ctr.lc = lc
+	ctr.thawAdopted()
 	s.resume(ctr)
 	return nil
 }

@@ -138,7 +138,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	if err := s.noteCgroup(r.ID, config.Cgroups); err != nil {
 		slog.Warn("cgroup of a container not noted", "container", r.ID, "error", err)
 	}
-	err = s.launch(ctr, lc, spec.Process)
+	err = s.launchUnseen(ctr, lc, spec)
 	if err == nil {
 		if err = stillLive(joined); err != nil {
 			err = errors.Join(err, terminate(ctr.proc))
@@ -166,6 +166,19 @@ func (s *Server) watchOOM(ctr *container) (stop func()) {
 		return func() {}
 	}
 	return stop
+}
+
+// launchUnseen is launch where containers of the pod could watch it.
+func (s *Server) launchUnseen(ctr *container, lc *libcontainer.Container, spec *specs.Spec) error {
+	launch := func() error { return s.launch(ctr, lc, spec.Process) }
+	if !isExposed(spec) {
+		return launch()
+	}
+	return s.unseen(ctr.pod, launch, func() {
+		if err := removeNoted(filepath.Join(s.config.Dir, "state", ctr.id, cgroupName)); err != nil {
+			slog.Error("container that takes too long is not ended", "container", ctr.id, "error", err)
+		}
+	})
 }
 
 // launch starts the container's init and fills the record in.
@@ -309,7 +322,7 @@ func (s *Server) start(r shimapi.IDRequest) (any, error) {
 		return nil, fault(shimapi.KindNotRunning, "container %s is %s, not created", r.ID, st)
 	}
 	started := time.Now() // before, since the command may end before Exec returns
-	if err := ctr.lc.Exec(); err != nil {
+	if err := s.openFifo(ctr); err != nil {
 		s.releaseFifo(ctr.id)
 		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
 	}

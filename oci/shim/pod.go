@@ -31,6 +31,7 @@ type pod struct {
 	done           chan struct{} // closed when the exit is recorded
 	unbind         sync.Mutex    // stops of one pod may overlap
 	record         shimapi.Record
+	tracers        tracers
 }
 
 func (s *Server) runPod(r shimapi.RunPodRequest) (any, error) {

@@ -1,0 +1,165 @@
+package shim
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/oci/shimapi"
+)
+
+// A container in the making has the host's mounts until it has its own. Where it
+// joins a PID namespace, the containers that are there see it in their /proc, and one
+// that has CAP_SYS_PTRACE may follow /proc/PID/root of any process it sees, also of
+// one that is not dumpable (ptrace(2), "Ptrace access mode checking"). So such
+// containers, called tracers here, are frozen while another one is made, and none is
+// started meanwhile. In a user namespace the capability does not reach this far.
+
+// stillFor is how long a tracer is frozen for another container's sake. The making of
+// a container takes milliseconds, but a mount that it needs may never answer.
+const stillFor = 10 * time.Second
+
+// tracers keeps those of one pod still. The zero value is ready for use.
+type tracers struct {
+	// starting is held by the start of a tracer, and shared by what it must not see.
+	starting sync.RWMutex
+
+	mu     sync.Mutex
+	makers int          // containers in the making
+	frozen []*container // thawed when the last of them is made
+}
+
+// isExposed tells whether other containers will see the new one while it is made.
+func isExposed(spec *specs.Spec) bool {
+	pid := slices.IndexFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
+	return pid >= 0 && spec.Linux.Namespaces[pid].Path != ""
+}
+
+// isTracer tells whether the container's processes can have CAP_SYS_PTRACE over
+// those of the host.
+func (ctr *container) isTracer() bool {
+	config := ctr.lc.Config()
+	return config.Capabilities != nil && slices.Contains(config.Capabilities.Bounding, "CAP_SYS_PTRACE") &&
+		!config.Namespaces.Contains(configs.NEWUSER)
+}
+
+// unseen runs the making of a container so that no tracer of its pod sees it. What
+// takes longer than [stillFor] is ended by giveUp, which makes f return.
+func (s *Server) unseen(pod string, f func() error, giveUp func()) error {
+	p, ok := held(s, s.pods, pod)
+	if !ok {
+		return f() // it has nothing to join
+	}
+	p.tracers.starting.RLock()
+	defer p.tracers.starting.RUnlock()
+	thaw, err := s.holdStill(p)
+	if err != nil {
+		return err
+	}
+	defer thaw()
+	if !p.tracers.any() {
+		return f()
+	}
+	late := time.AfterFunc(stillFor, giveUp)
+	err = f()
+	if !late.Stop() {
+		err = errors.Join(fault(shimapi.KindInternal,
+			"it took over %v, for which containers of the pod that have CAP_SYS_PTRACE were frozen: give the pod's containers PID namespaces of their own, or none of them this capability", stillFor), err)
+	}
+	return err
+}
+
+func (t *tracers) any() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.frozen) > 0
+}
+
+// holdStill freezes the tracers of a pod that run, until thaw is called by all who
+// asked for it. Those that somebody else has frozen are left to him.
+func (s *Server) holdStill(p *pod) (thaw func(), err error) {
+	t := &p.tracers
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.makers == 0 {
+		if err := t.freeze(s.tracersOf(p.id)); err != nil {
+			t.thaw()
+			return nil, err
+		}
+	}
+	t.makers++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.makers--; t.makers == 0 {
+			t.thaw()
+		}
+	}, nil
+}
+
+func (s *Server) tracersOf(pod string) []*container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*container
+	for _, ctr := range s.containers {
+		if ctr.pod == pod && isClosed(ctr.ready) && ctr.lc != nil && ctr.isTracer() && ctr.status() == shimapi.StatusRunning {
+			all = append(all, ctr)
+		}
+	}
+	return all
+}
+
+// freeze is called with mu held.
+func (t *tracers) freeze(all []*container) error {
+	for _, ctr := range all {
+		already, err := ctr.groups.isFrozen()
+		if err == nil && already {
+			continue
+		}
+		if err == nil {
+			err = ctr.groups.setFrozen(cgroups.Frozen)
+		}
+		if err != nil && ctr.status() == shimapi.StatusRunning {
+			return fault(shimapi.KindInternal,
+				"container %s, which has CAP_SYS_PTRACE in the same PID namespace, can't be frozen while this one is made: %w", ctr.id, err)
+		}
+		t.frozen = append(t.frozen, ctr)
+	}
+	return nil
+}
+
+// thaw is called with mu held.
+func (t *tracers) thaw() {
+	for _, ctr := range t.frozen {
+		if err := ctr.groups.setFrozen(cgroups.Thawed); err != nil && !isClosed(ctr.done) {
+			slog.Error("container not thawed", "container", ctr.id, "error", err)
+		}
+	}
+	t.frozen = nil
+}
+
+// openFifo lets the container's command begin. That of a tracer waits until no
+// container of its pod is being made.
+func (s *Server) openFifo(ctr *container) error {
+	if p, ok := held(s, s.pods, ctr.pod); ok && ctr.isTracer() {
+		p.tracers.starting.Lock()
+		defer p.tracers.starting.Unlock()
+	}
+	return ctr.lc.Exec()
+}
+
+// thawAdopted thaws a tracer that the shim before this one may have frozen.
+func (ctr *container) thawAdopted() {
+	if !ctr.isTracer() {
+		return
+	}
+	if err := ctr.groups.setFrozen(cgroups.Thawed); err != nil {
+		slog.Error("adopted container not thawed", "container", ctr.id, "error", err)
+	}
+}
