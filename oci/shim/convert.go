@@ -2,7 +2,9 @@ package shim
 
 import (
 	"fmt"
+	"sync"
 
+	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
@@ -13,8 +15,29 @@ import (
 // initLogLevel is logrus' number for warnings.
 const initLogLevel = "3"
 
+// usualDevices are the devices that libcontainer gives every container. Its own list
+// is shared by all configurations made from it, and a user namespace changes the
+// owners in it for good: containers of later pods would get devices that belong to
+// users of that one. So each configuration is made from a copy.
+var usualDevices = struct {
+	sync.Mutex
+	list []*devices.Device
+}{list: specconv.AllowedDevices}
+
 func libcontainerConfig(id string, spec *specs.Spec, systemd bool) (*configs.Config, error) {
+	usualDevices.Lock()
+	defer usualDevices.Unlock()
+	specconv.AllowedDevices = copyDevices(usualDevices.list)
 	return specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, UseSystemdCgroup: systemd, Spec: spec})
+}
+
+func copyDevices(list []*devices.Device) []*devices.Device {
+	var out []*devices.Device
+	for _, d := range list {
+		own := *d
+		out = append(out, &own)
+	}
+	return out
 }
 
 // rootOwner is who root of the container is on the host; zero without a user namespace.

@@ -15,7 +15,7 @@ import (
 // tasks are given their arguments; the code is the program's.
 var tasks = map[string]func(args []string) (int, error){
 	"shm-put": putShared, "shm-get": getShared, "signal": awaitSignal, "lines": printLines, "call": call, "user": printUser,
-	"search": search,
+	"search": search, "facts": facts,
 }
 
 func main() {
