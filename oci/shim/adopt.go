@@ -217,7 +217,7 @@ func (ctr *container) endLostSessions() {
 		if ctr.hasSession(strings.TrimPrefix(filepath.Base(dir), sessionPrefix)) {
 			continue
 		}
-		if err := empty(dir); err != nil {
+		if err := emptyDir(dir, func() {}); err != nil {
 			slog.Error("exec of a dead shim left processes", "container", ctr.id, "error", err)
 		}
 		(&subgroup{parent: parent, dir: dir}).remove()
@@ -283,7 +283,7 @@ func (s *Server) deleteRest(id string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(empty(group(was.CgroupPaths).dir()), lc.Destroy())
+	return errors.Join(group(was.CgroupPaths).empty(), lc.Destroy())
 }
 
 // removeNoted ends what is in a cgroup that was noted and removes it.
@@ -303,5 +303,5 @@ func removeNoted(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(empty(group(m.GetPaths()).dir()), m.Destroy())
+	return errors.Join(group(m.GetPaths()).empty(), m.Destroy())
 }

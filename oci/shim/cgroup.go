@@ -141,10 +141,14 @@ func closePids(targets []target) {
 	}
 }
 
-// empty kills every process of the cgroup at dir until there is none, for at
+// empty kills every process of the container, frozen ones too, see [emptyDir].
+func (g group) empty() error { return emptyDir(g.dir(), g.thaw) }
+
+// emptyDir kills every process of the cgroup at dir until there is none, for at
 // most stopGrace. It freezes nothing: what forks is met again in the next round,
-// and cgroup.kill, where there is one, leaves no rounds to fork in.
-func empty(dir string) error {
+// and cgroup.kill, where there is one, leaves no rounds to fork in. killed is called
+// after each round.
+func emptyDir(dir string, killed func()) error {
 	if dir == "" {
 		return nil
 	}
@@ -158,10 +162,14 @@ func empty(dir string) error {
 		for _, t := range targets {
 			_ = unix.PidfdSendSignal(t.fd, unix.SIGKILL, nil, 0) // gone already: good
 		}
+		killed()
 		awaitEnds(targets, deadline)
 		closePids(targets)
 		if time.Now().After(deadline) {
-			return fmt.Errorf("processes %v of cgroup %s do not die of SIGKILL", pids(dir), dir)
+			if left := pids(dir); len(left) > 0 {
+				return fmt.Errorf("processes %v of cgroup %s do not die of SIGKILL", left, dir)
+			}
+			return nil
 		}
 	}
 }
@@ -199,6 +207,10 @@ func (g group) newSubgroup(name string) (*subgroup, error) {
 	}
 	return sub, nil
 }
+
+// empty kills all that the session started. What somebody froze ends when it is
+// thawed: the end of a command is no reason to let the container run on.
+func (s *subgroup) empty() error { return emptyDir(s.dir, func() {}) }
 
 // remove gives what still runs (a command may leave a daemon behind) to the
 // container and removes the cgroup. One that can't be emptied so, since the

@@ -229,7 +229,7 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 			}
 			proc.Stdout, proc.Stderr = files[1], files[2]
 		}
-		return nil, lc.Start(proc)
+		return nil, startReaping(lc, proc)
 	}
 	parent, child, err := utils.NewSockPair("console")
 	if err != nil {
@@ -243,7 +243,7 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 	}
 	defer fc.Close()
 	proc.ConsoleSocket = child
-	if err := lc.Start(proc); err != nil {
+	if err := startReaping(lc, proc); err != nil {
 		return nil, err
 	}
 	// It was sent before Start returned.
@@ -350,7 +350,7 @@ func (ctr *container) wasKilled(rec *shimapi.Record) bool {
 // supervise records the end of a container. It ends with the container.
 func (s *Server) supervise(ctr *container, stopOOM func()) {
 	exit, neverRan := ctr.await()
-	if err := empty(ctr.groups.dir()); err != nil {
+	if err := ctr.groups.empty(); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
 	}
 	stopOOM()
@@ -455,7 +455,7 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	}
 	err := ctr.signalFirst(sig)
 	if all {
-		return empty(ctr.groups.dir())
+		return ctr.groups.empty()
 	}
 	if isGone(err) {
 		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
@@ -491,7 +491,7 @@ func (s *Server) delete(r shimapi.IDRequest) (any, error) {
 	if _, ok := held(s, s.containers, r.ID); !ok {
 		return nil, nil // deleted meanwhile
 	}
-	if err := empty(ctr.groups.dir()); err != nil {
+	if err := ctr.groups.empty(); err != nil {
 		return nil, err
 	}
 	if err := ctr.lc.Destroy(); err != nil {

@@ -122,10 +122,11 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 	x.proc.SubCgroupPaths = sub.paths
 	console, err := startProcess(ctr.lc, x.proc, files, r.Terminal)
 	if err != nil {
-		if ctr.status() == shimapi.StatusStopped {
+		failure := startFault(err)
+		if isInternal(failure) && ctr.endsSoon() {
 			return nil, fault(shimapi.KindNotRunning, "container %s has ended", r.ID)
 		}
-		return nil, startFault(err)
+		return nil, failure
 	}
 	pid, _ := x.proc.Pid() // set, since it was started
 	ctr.mu.Lock()
@@ -133,6 +134,22 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 	ctr.mu.Unlock()
 	return console, nil
 }
+
+// endGrace is how long a container whose first process was killed may take to end.
+const endGrace = time.Second
+
+// endsSoon tells whether the container has ended or is about to, which is why an
+// exec failed without a reason that its user could mend.
+func (ctr *container) endsSoon() bool {
+	select {
+	case <-ctr.done:
+		return true
+	case <-time.After(endGrace):
+		return !ctr.lives()
+	}
+}
+
+func isInternal(err error) bool { return asWireError(err).Kind == shimapi.KindInternal }
 
 func (ctr *container) endSession(id string, x *session) {
 	ctr.mu.Lock()
@@ -145,7 +162,7 @@ func (ctr *container) endSession(id string, x *session) {
 
 // end kills everything the session started.
 func (x *session) end() {
-	if err := empty(x.group.dir); err != nil {
+	if err := x.group.empty(); err != nil {
 		slog.Error("exec left processes", "error", err)
 	}
 }
@@ -191,7 +208,7 @@ func (ctr *container) killSession(id string, sig syscall.Signal, all bool) error
 	case !started:
 		return fault(shimapi.KindNotFound, "container %s has no exec %s", ctr.id, id)
 	case all && sig == unix.SIGKILL:
-		return empty(x.group.dir)
+		return x.group.empty()
 	case all:
 		return signalAll(x.group.dir, sig)
 	}

@@ -1,6 +1,10 @@
 package shim
 
 import (
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
@@ -27,6 +31,22 @@ func (g group) setFrozen(state cgroups.FreezerState) error {
 		return m.Freeze(state)
 	}
 	return (&fs.FreezerGroup{}).Set(path, &cgroups.Resources{Freezer: state})
+}
+
+// thaw lets frozen processes of the container, and of cgroups that it made below its
+// own, die of a SIGKILL that was sent. A v1 cgroup keeps them from it; on v2 a kill
+// reaches frozen ones (cgroup.freeze in Documentation/admin-guide/cgroup-v2.rst).
+func (g group) thaw() {
+	root := g["freezer"]
+	if unified() || root == "" {
+		return
+	}
+	_ = filepath.WalkDir(root, func(path string, d iofs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.WriteFile(filepath.Join(path, "freezer.state"), []byte(cgroups.Thawed), 0) // gone: good
+		}
+		return nil
+	})
 }
 
 // isFrozen tells whether somebody has frozen the container.
