@@ -21,12 +21,13 @@ import (
 // Tests may import anything, as may test/ and hack/.
 var local = map[string][]string{
 	"cmd/berthd":       {"server", "server/config"},
-	"cmd/berth":        {"cri/operator", "server/config", "server/explain", "server/hostcheck"},
+	"cmd/berth":        {"cri/operator", "server/config", "server/explain", "server/hostcheck", "server/printable"},
 	"cmd/berth-shim":   {"oci/shim"},
 	"server":           {"cri", "sandbox", "image", "cni", "oci", "oci/shimapi", "server/config"},
 	"server/config":    {},
-	"server/explain":   {"oci", "oci/shimapi"},
-	"server/hostcheck": {"cni", "oci", "server/config"},
+	"server/explain":   {"oci", "oci/shimapi", "server/printable"},
+	"server/hostcheck": {"cni", "oci", "server/config", "server/printable"},
+	"server/printable": {},
 	"cri":              {"sandbox", "image"},
 	"sandbox":          {"oci", "oci/shimapi", "oci/atomicfile", "oci/tinyinit"},
 	"image":            {"oci/atomicfile"},

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"berth/server/explain"
+	"berth/server/printable"
 )
 
 func explainOne(_ context.Context, env environment, args []string) error {
@@ -60,13 +61,21 @@ func openRecords(env environment) (*explain.Pods, error) {
 		return nil, err
 	}
 	for _, broken := range pods.Broken {
-		fmt.Fprintln(os.Stderr, "berth: a record can't be read:", broken)
+		fmt.Fprintln(os.Stderr, "berth: a record can't be read:", printable.Text(broken))
 	}
 	return pods, nil
 }
 
 func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	document, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeDocument(w, document)
+}
+
+// writeDocument prints JSON that a terminal may be shown.
+func writeDocument(w io.Writer, document []byte) error {
+	_, err := fmt.Fprintf(w, "%s\n", printable.JSON(document))
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/server/hostcheck"
+	"berth/server/printable"
 )
 
 func showVersion(ctx context.Context, env environment, _ []string) error {
@@ -19,7 +20,7 @@ func showVersion(ctx context.Context, env environment, _ []string) error {
 		_, err = fmt.Fprintln(env.out, "berthd", "not running at", env.cfg.Listen)
 		return err
 	}
-	_, err = fmt.Fprintln(env.out, "berthd", answer.GetRuntimeVersion())
+	_, err = fmt.Fprintln(env.out, "berthd", printable.Text(answer.GetRuntimeVersion()))
 	return err
 }
 

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"text/tabwriter"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/server/explain"
+	"berth/server/printable"
 )
 
 func listImages(ctx context.Context, env environment, args []string) error {
@@ -23,15 +23,19 @@ func listImages(ctx context.Context, env environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(env.out, 0, 0, 2, ' ', 0)
+	return writeImages(env.out, list.GetImages())
+}
+
+func writeImages(out io.Writer, images []*runtimeapi.Image) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tID\tSIZE")
-	for _, img := range list.GetImages() {
+	for _, img := range images {
 		names := img.GetRepoTags()
 		if len(names) == 0 {
 			names = append(img.GetRepoDigests(), "-")[:1]
 		}
 		for _, name := range names {
-			fmt.Fprintf(w, "%s\t%.19s\t%s\n", name, img.GetId(), explain.Bytes(img.GetSize()))
+			fmt.Fprintf(w, "%s\t%.19s\t%s\n", printable.Text(name), printable.Text(img.GetId()), explain.Bytes(img.GetSize()))
 		}
 	}
 	return w.Flush()
@@ -45,7 +49,7 @@ func pullImage(ctx context.Context, env environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(env.out, id)
+	_, err = fmt.Fprintln(env.out, printable.Text(id))
 	return err
 }
 
@@ -69,8 +73,12 @@ func loadImages(ctx context.Context, env environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(env.out, strings.Join(names, "\n"))
-	return err
+	for _, name := range names { // the archive's words
+		if _, err := fmt.Fprintln(env.out, printable.Text(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func exportImages(ctx context.Context, env environment, args []string) error {
@@ -118,7 +126,7 @@ func checkImages(ctx context.Context, env environment, args []string) error {
 	if err := json.Unmarshal(raw, &report); err != nil {
 		return fmt.Errorf("the daemon's report: %w", err)
 	}
-	if _, err := fmt.Fprintln(env.out, string(raw)); err != nil {
+	if err := writeDocument(env.out, raw); err != nil {
 		return err
 	}
 	left := 0

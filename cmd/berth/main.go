@@ -16,6 +16,7 @@ import (
 
 	"berth/cri/operator"
 	"berth/server/config"
+	"berth/server/printable"
 )
 
 // version is set by the linker.
@@ -60,12 +61,17 @@ func main() {
 	switch {
 	case err == nil:
 	case errors.Is(err, errUsage):
-		fmt.Fprintf(os.Stderr, "berth: %v\n\n%s", err, usage())
+		fmt.Fprintf(os.Stderr, "berth: %s\n\n%s", printable.Text(err.Error()), usage())
 		os.Exit(2)
 	default:
-		fmt.Fprintln(os.Stderr, "berth:", plain(err))
+		tell(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// tell prints an error, in which a registry or an archive may have its say.
+func tell(w io.Writer, err error) {
+	fmt.Fprintln(w, "berth:", printable.Text(plain(err))) //nolint:errcheck // there is no other place to say so
 }
 
 // plain drops what gRPC puts before the message of an error.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/server/explain"
+	"berth/server/printable"
 )
 
 // barCells is how wide a bar is, redrawEvery how often a count of bytes is shown.
@@ -40,8 +41,10 @@ func newProgress(f *os.File) *progress {
 	return p
 }
 
-// line takes one line of progress.
+// line takes one line of progress, which may hold the name that an archive or a
+// registry gives to something.
 func (p *progress) line(s string) {
+	s = printable.Text(s)
 	what, state, known := strings.Cut(s, ": ")
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -142,7 +142,7 @@ func WriteAudit(w io.Writer, all []Isolation) error {
 		if weak == "" {
 			weak = "-"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%.13s\t%s\t%s\n", is.Pod, is.Name, is.ID, is.User, weak)
+		fmt.Fprintf(t, "%s\t%s\t%.13s\t%s\t%s\n", shown(is.Pod), shown(is.Name), shown(is.ID), shown(is.User), shown(weak))
 	}
 	return t.Flush()
 }

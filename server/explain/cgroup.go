@@ -41,7 +41,7 @@ func (g group) file(controller string, names ...string) string {
 		return ""
 	}
 	for _, n := range names {
-		if _, err := os.Stat(filepath.Join(dir, n)); err == nil {
+		if info, err := os.Lstat(filepath.Join(dir, n)); err == nil && info.Mode().IsRegular() {
 			return filepath.Join(dir, n)
 		}
 	}
@@ -50,7 +50,7 @@ func (g group) file(controller string, names ...string) string {
 
 // number reads a file of one number; "max", and v1's number for it, are ok=false.
 func number(path string) (n uint64, ok bool) {
-	b, err := os.ReadFile(path)
+	b, err := readKernel(path)
 	if err != nil {
 		return 0, false
 	}
@@ -60,7 +60,7 @@ func number(path string) (n uint64, ok bool) {
 
 // keyed reads a file of lines "key number".
 func keyed(path string) map[string]uint64 {
-	b, err := os.ReadFile(path)
+	b, err := readKernel(path)
 	if err != nil {
 		return nil
 	}
@@ -163,7 +163,7 @@ func (l *look) cpu(g group) {
 // quota is the CPU limit in CPUs.
 func (g group) quota() (text, from string) {
 	from = g.file("cpu", "cpu.max", "cpu.cfs_quota_us")
-	b, err := os.ReadFile(from)
+	b, err := readKernel(from)
 	if err != nil {
 		return "not counted on this machine", from
 	}
@@ -268,7 +268,7 @@ func (l *look) pidsLimit(t pidsLimit, refused uint64, above bool) {
 func (l *look) pressure(g group) {
 	for _, what := range []string{"memory", "io"} {
 		file := g.file("", what+".pressure")
-		b, err := os.ReadFile(file)
+		b, err := readKernel(file)
 		if err != nil {
 			continue
 		}

@@ -16,6 +16,10 @@
 //   - It changes nothing. A process is looked at only while its start time is the
 //     recorded one, so that a PID used again is never taken for it.
 //   - What can't be read is a fact too; it is never left out silently.
+//   - What a workload can write or replace is hostile: only regular files are opened,
+//     without following links, after a look at what they are; reads are bounded, and
+//     a file system that does not answer is waited for a few seconds. Values are kept
+//     as they were read, and escaped by package printable where they are printed.
 //   - A [Finding] says what was seen and what to do. The strongest one of a report
 //     is its last line; strengths are the constants of report.go and nothing else.
 //

@@ -218,7 +218,7 @@ func TestTail(t *testing.T) {
 	if err != nil || len(lines) != 3 {
 		t.Fatalf("%q, %v", lines, err)
 	}
-	if !strings.HasPrefix(lines[0], "one two") || lines[1] != "?[31mred?" || lines[2] != "" {
+	if !strings.HasPrefix(lines[0], "one two") || lines[1] != "\x1b[31mred\xff" || lines[2] != "" {
 		t.Errorf("got %q", lines)
 	}
 	write(t, file, "")

@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // fullShare is the part of a filesystem, in percent, below which its free space
@@ -61,7 +63,9 @@ func (l *look) space() {
 func (l *look) volumes() {
 	seen := map[string]*mountinfo.Info{}
 	if l.proc.alive() {
-		mounts, err := l.proc.mounts()
+		mounts, err := l.proc.mounts(func(point string) bool {
+			return slices.ContainsFunc(l.ctr.config.GetMounts(), func(m *runtimeapi.Mount) bool { return m.GetContainerPath() == point })
+		})
 		if err != nil {
 			l.unreadable("mounts", l.proc.file("mountinfo"), err)
 		}
@@ -77,10 +81,21 @@ func (l *look) volumes() {
 			value += " (not mounted now)"
 		}
 		l.fact(m.GetContainerPath(), from, "%s", value)
-		_, err := os.Lstat(m.GetHostPath())
-		if m.GetHostPath() != "" && errors.Is(err, fs.ErrNotExist) {
-			l.find(possible, "make it again, and the container", "the source of %s, %s, is gone", m.GetContainerPath(), m.GetHostPath())
-		}
+		l.source(m)
+	}
+}
+
+// source looks whether what a mount comes from is still there. It may be on a file
+// system whose server is gone.
+func (l *look) source(m *runtimeapi.Mount) {
+	if m.GetHostPath() == "" {
+		return
+	}
+	switch _, err := inTime(func() (fs.FileInfo, error) { return os.Lstat(m.GetHostPath()) }); {
+	case errors.Is(err, errLate):
+		l.find(likely, "see whether the server of its file system runs", "the source of %s, %s, does not answer", m.GetContainerPath(), m.GetHostPath())
+	case errors.Is(err, fs.ErrNotExist):
+		l.find(possible, "make it again, and the container", "the source of %s, %s, is gone", m.GetContainerPath(), m.GetHostPath())
 	}
 }
 

@@ -1,10 +1,8 @@
 package explain
 
 import (
-	"bufio"
 	"encoding/hex"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,7 +29,7 @@ func (l *look) network() {
 
 // interfaces are read inside the pod's pinned network namespace.
 func (l *look) interfaces(pinned string) {
-	ns, err := netns.GetFromPath(pinned)
+	file, err := openFile(filepath.Dir(pinned), filepath.Base(pinned))
 	if err != nil {
 		l.fact("namespace", pinned, "gone: %v", err)
 		if l.pod.Intent == "ready" && l.pause.alive() {
@@ -39,8 +37,8 @@ func (l *look) interfaces(pinned string) {
 		}
 		return
 	}
-	defer ns.Close() //nolint:errcheck // it was only read through
-	h, err := netlink.NewHandleAt(ns)
+	defer file.Close()
+	h, err := netlink.NewHandleAt(netns.NsHandle(file.Fd()))
 	if err != nil {
 		l.unreadable("interfaces", pinned, err)
 		return
@@ -51,9 +49,21 @@ func (l *look) interfaces(pinned string) {
 		l.unreadable("interfaces", pinned, err)
 		return
 	}
-	have := map[string]bool{}
-	for _, link := range links {
-		l.oneInterface(h, link, pinned, have)
+	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		l.unreadable("addresses", pinned, err)
+		return
+	}
+	have, of := map[string]bool{}, map[int][]string{}
+	for _, a := range addrs {
+		have[a.IP.String()] = true
+		of[a.LinkIndex] = append(of[a.LinkIndex], a.IPNet.String())
+	}
+	for _, link := range links[:min(len(links), manyInterfaces)] {
+		l.oneInterface(link.Attrs(), of[link.Attrs().Index], pinned)
+	}
+	if more := len(links) - manyInterfaces; more > 0 {
+		l.fact("interfaces", pinned, "%d more", more)
 	}
 	for _, ip := range l.pod.Network.IPs {
 		if !have[ip] {
@@ -63,36 +73,34 @@ func (l *look) interfaces(pinned string) {
 	l.routes(h, pinned)
 }
 
-func (l *look) oneInterface(h *netlink.Handle, link netlink.Link, pinned string, have map[string]bool) {
-	attrs := link.Attrs()
-	addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		l.unreadable(attrs.Name, pinned, err)
-		return
-	}
-	var text []string
-	for _, a := range addrs {
-		have[a.IP.String()] = true
-		text = append(text, a.IPNet.String())
-	}
+// manyInterfaces is how many are shown: a workload that administers its network
+// makes as many as it likes, with names of its own.
+const manyInterfaces = 32
+
+func (l *look) oneInterface(attrs *netlink.LinkAttrs, addrs []string, pinned string) {
 	up := attrs.Flags&net.FlagUp != 0
-	l.fact(attrs.Name, pinned, "%s, mtu %d, %s", map[bool]string{true: "up", false: "down"}[up], attrs.MTU, strings.Join(text, " "))
+	l.fact(attrs.Name, pinned, "%s, mtu %d, %s", map[bool]string{true: "up", false: "down"}[up], attrs.MTU, some(addrs))
 	if !up && (attrs.Name == "lo" || len(addrs) > 0) {
 		l.find(strong, "see the CNI plugins", "interface %s is down", attrs.Name)
 	}
 }
 
 func (l *look) routes(h *netlink.Handle, pinned string) {
-	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil {
+	// One after the other: there may be a million.
+	var gateway net.IP
+	err := h.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{}, 0, func(r netlink.Route) (more bool) {
+		if r.Gw != nil && (r.Dst == nil || r.Dst.IP.IsUnspecified()) {
+			gateway = r.Gw
+		}
+		return gateway == nil
+	})
+	switch {
+	case gateway != nil:
+		l.fact("default route", pinned, "by %s", gateway)
+		return
+	case err != nil:
 		l.unreadable("routes", pinned, err)
 		return
-	}
-	for _, r := range routes {
-		if r.Gw != nil && (r.Dst == nil || r.Dst.IP.IsUnspecified()) {
-			l.fact("default route", pinned, "by %s", r.Gw)
-			return
-		}
 	}
 	l.fact("default route", pinned, "none")
 	if l.pause.alive() {
@@ -107,6 +115,8 @@ func (l *look) ports() {
 		text, err := l.proc.read(table)
 		if err != nil {
 			l.unreadable("listening", l.proc.file(table), err)
+		}
+		if text == "" {
 			return
 		}
 		open = append(open, listening(text)...)
@@ -150,16 +160,18 @@ func kernelIP(text string) net.IP {
 
 // names tells whom the pod asks for names.
 func (l *look) names() {
-	file := filepath.Join(l.pod.dir, "resolv.conf")
-	f, err := os.Open(file)
+	const name = "resolv.conf" // containers write to it where their root is not read-only
+	file := filepath.Join(l.pod.dir, name)
+	text, err := readFile(l.pod.dir, name, resolvBytes)
 	if err != nil {
 		l.unreadable("name servers", file, err)
+	}
+	if text == nil {
 		return
 	}
-	defer f.Close()
 	var servers []string
-	for in := bufio.NewScanner(f); in.Scan(); {
-		if fields := strings.Fields(in.Text()); len(fields) > 1 && fields[0] == "nameserver" {
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "nameserver" {
 			servers = append(servers, fields[1])
 		}
 	}
@@ -168,5 +180,5 @@ func (l *look) names() {
 		l.find(hint, "give the pod a DNS configuration", "no name can be resolved: there is no name server")
 		return
 	}
-	l.fact("name servers", file, "%s", strings.Join(servers, " "))
+	l.fact("name servers", file, "%s", some(servers))
 }

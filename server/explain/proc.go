@@ -1,13 +1,17 @@
 package explain
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
 )
@@ -35,7 +39,7 @@ func (p process) file(name string) string {
 }
 
 func (p process) read(name string) (string, error) {
-	b, err := os.ReadFile(p.file(name))
+	b, err := readKernel(p.file(name))
 	return strings.TrimSpace(string(b)), err
 }
 
@@ -66,15 +70,28 @@ func (p process) namespace(kind string) (string, error) {
 	return inode, nil
 }
 
-// children are the PIDs of the process's children (CONFIG_PROC_CHILDREN).
+// manyTasks is how many threads of a process, and then how many of its children, are
+// looked at: a workload may have as many as its pids limit allows.
+const manyTasks = 4096
+
+// children are the PIDs of the process's children (CONFIG_PROC_CHILDREN), of those
+// that its first threads made when there are too many.
 func (p process) children() ([]int, error) {
-	tasks, err := os.ReadDir(p.file("task"))
+	dir, err := os.Open(p.file("task"))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	tasks, err := dir.Readdirnames(manyTasks)
 	if err != nil {
 		return nil, err
 	}
 	var out []int
 	for _, t := range tasks {
-		text, err := p.read("task/" + t.Name() + "/children")
+		text, err := p.read("task/" + t + "/children")
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // the thread ended meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -87,18 +104,20 @@ func (p process) children() ([]int, error) {
 	return out, nil
 }
 
-// mounts are what the process sees.
-func (p process) mounts() ([]*mountinfo.Info, error) {
-	f, err := os.Open(p.file("mountinfo"))
+// mounts are those that the process sees at the places wanted.
+func (p process) mounts(wanted func(point string) bool) ([]*mountinfo.Info, error) {
+	f, err := openFile(p.file(""), "mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return mountinfo.GetMountsFromReader(f, nil)
+	return mountinfo.GetMountsFromReader(io.LimitReader(f, tableBytes), func(m *mountinfo.Info) (skip, stop bool) {
+		return !wanted(m.Mountpoint), false
+	})
 }
 
 // bootID identifies this boot, "" when it can't be read.
 func bootID() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // as the records' reader takes it: another boot
+	b, _ := readKernel("/proc/sys/kernel/random/boot_id") // as the records' reader takes it: another boot
 	return strings.TrimSpace(string(b))
 }

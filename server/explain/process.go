@@ -153,7 +153,7 @@ func (l *look) words() {
 		l.fact("log", filepath.Join(l.ctr.dir, "container.json"), "none was asked for")
 		return
 	}
-	lines, err := tail(path, lastWords)
+	lines, err := inTime(func() ([]string, error) { return tail(path, lastWords) })
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		l.fact("last words", path, "the file is not there")
@@ -165,6 +165,6 @@ func (l *look) words() {
 		l.fact("last words", path, "none")
 		return
 	}
-	l.fact("last words", path, "\n%s", strings.Join(lines, "\n"))
+	l.layer.Facts = append(l.layer.Facts, Fact{Name: "last words", Value: "\n" + strings.Join(lines, "\n"), From: path, lines: lines})
 	l.hear(lines)
 }

@@ -151,7 +151,7 @@ func (c *container) read() error {
 }
 
 func readRecord(path string, into any) error {
-	b, err := os.ReadFile(path)
+	b, err := readFile(filepath.Dir(path), filepath.Base(path), recordBytes)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"berth/server/printable"
 )
 
 // Report is what there is to know about one pod or container.
@@ -36,6 +38,8 @@ type Fact struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 	From  string `json:"from,omitempty"`
+
+	lines []string // what a person reads below the name instead of the value
 }
 
 // Finding is something out of the ordinary.
@@ -96,16 +100,21 @@ func (l *look) conclude() *Report {
 
 func (f Finding) line() string { return f.Layer + ": " + f.Seen + ": " + f.Try }
 
-// Write prints the report for a person; its last line is the likely reason.
+// shownBytes is how much of one value a person is shown. JSON has it whole.
+const shownBytes = 2000
+
+// Write prints the report for a person; its last line is the likely reason. What
+// workloads, images and registries have written is escaped: it can neither act on a
+// terminal nor look like a line of the report.
 func (r *Report) Write(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s %s", r.Kind, r.Name, r.ID)
+	fmt.Fprintf(&b, "%s %s %s", r.Kind, shown(r.Name), shown(r.ID))
 	if r.Pod != "" {
-		fmt.Fprintf(&b, " of pod %s", r.Pod)
+		fmt.Fprintf(&b, " of pod %s", shown(r.Pod))
 	}
 	b.WriteByte('\n')
 	for _, p := range r.places {
-		fmt.Fprintf(&b, "  %-14s is %s\n", p.short, p.dir)
+		fmt.Fprintf(&b, "  %-14s is %s\n", p.short, shown(p.dir))
 	}
 	for _, layer := range r.Layers {
 		fmt.Fprintf(&b, "\n%s\n", layer.Name)
@@ -117,10 +126,10 @@ func (r *Report) Write(w io.Writer) error {
 	if len(r.Findings) > 1 {
 		b.WriteString("\nfindings\n")
 		for _, f := range r.Findings {
-			fmt.Fprintf(&b, "  %s\n", f.line())
+			fmt.Fprintf(&b, "  %s\n", shown(f.line()))
 		}
 	}
-	fmt.Fprintf(&b, "\nMost likely: %s\n", r.Likely)
+	fmt.Fprintf(&b, "\nMost likely: %s\n", shown(r.Likely))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -135,15 +144,18 @@ func (r *Report) shorten(path string) string {
 }
 
 func (f Fact) write(b *strings.Builder) {
-	for i, line := range strings.Split(f.Value, "\n") {
-		name := f.Name
-		if i > 0 {
-			name = ""
-		}
-		fmt.Fprintf(b, "  %-14s %s", name, line)
-		if i == 0 && f.From != "" {
-			fmt.Fprintf(b, "  [%s]", f.From)
-		}
-		b.WriteByte('\n')
+	value := shown(f.Value)
+	if f.lines != nil {
+		value = ""
+	}
+	fmt.Fprintf(b, "  %-14s %s", shown(f.Name), value)
+	if f.From != "" {
+		fmt.Fprintf(b, "  [%s]", shown(f.From))
+	}
+	b.WriteByte('\n')
+	for _, line := range f.lines {
+		fmt.Fprintf(b, "  %-14s %s\n", "", shown(line))
 	}
 }
+
+func shown(s string) string { return printable.Short(s, shownBytes) }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
 	"strings"
 )
 
@@ -15,8 +14,10 @@ const (
 )
 
 // tail gives the last n lines of a log in the CRI's format, without their heads.
+// They are as the workload wrote them, so they are escaped where they are printed.
 func tail(path string, n int) ([]string, error) {
-	f, err := os.Open(path)
+	base, name := splitOwn(path)
+	f, err := openFile(base, name)
 	if err != nil {
 		return nil, err
 	}
@@ -43,20 +44,15 @@ func tail(path string, n int) ([]string, error) {
 	return lines, nil
 }
 
-// message is a line without its time, stream and tag, made safe for a terminal.
+// message is the beginning of a line without its time, stream and tag.
 func message(line string) string {
 	if parts := strings.SplitN(line, " ", 4); len(parts) == 4 {
 		line = parts[3]
 	}
 	if len(line) > wordBytes {
-		line = line[:wordBytes] + "…"
+		line = strings.ToValidUTF8(line[:wordBytes], "") + "…"
 	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(line, "?"))
+	return line
 }
 
 // complaints are what programs print when the kernel refuses them something

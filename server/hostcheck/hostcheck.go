@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"berth/server/config"
+	"berth/server/printable"
 )
 
 // Level is how bad a finding is.
@@ -49,7 +50,7 @@ func Write(w io.Writer, findings []Finding) (Level, error) {
 		if f.Do != "" {
 			do = " → " + f.Do
 		}
-		if _, err := fmt.Fprintf(w, "%-8s %-13s %s%s\n", f.Level, f.What, f.Seen, do); err != nil {
+		if _, err := fmt.Fprintf(w, "%-8s %-13s %s%s\n", f.Level, f.What, printable.Text(f.Seen), printable.Text(do)); err != nil {
 			return worst, err
 		}
 	}
