@@ -16,6 +16,8 @@
 //   - RunPodSandbox and CreateContainer are idempotent: see "Retries".
 //   - Lists are served from the domain's snapshots and never wait for a verb.
 //   - No request is logged as a whole: it may hold a registry's password.
+//   - A connection to the streaming port that has shown no token costs little and
+//     ends within seconds; see stream_guard.go. Tokens work once, for a minute.
 //
 // # Retries
 //
@@ -31,8 +33,10 @@
 //
 // # Locks
 //
-// flights.mu guards the in-flight map, counters.mu the counters. Both are held
-// for map access only and never while the other is.
+// flights.mu guards the in-flight map, counters.mu the counters, strangers.mu the
+// connections without a token, tokens.mu the memory of unused tokens. They are held
+// for map access only, tokens.mu also while the library makes a token, and never
+// while another is.
 //
 // # Files
 //

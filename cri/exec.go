@@ -69,10 +69,18 @@ func (s *runtimeService) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return s.streams.server.GetExec(&runtimeapi.ExecRequest{
+	kept := &runtimeapi.ExecRequest{
 		ContainerId: c.ID, Cmd: slices.Clone(req.GetCmd()), Tty: req.GetTty(),
 		Stdin: req.GetStdin(), Stdout: req.GetStdout(), Stderr: req.GetStderr(),
+	}
+	url, err := s.streams.tokens.give(commandBytes(kept.GetCmd()), func() (string, error) {
+		answer, err := s.streams.server.GetExec(kept)
+		return answer.GetUrl(), err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ExecResponse{Url: url}, nil
 }
 
 func (s *runtimeService) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
@@ -108,7 +116,15 @@ func (s *runtimeService) PortForward(_ context.Context, req *runtimeapi.PortForw
 	if p.State != runtimeapi.PodSandboxState_SANDBOX_READY {
 		return nil, status.Errorf(codes.FailedPrecondition, "pod sandbox %s is stopped; ports can be forwarded while it is ready", p.ID)
 	}
-	return s.streams.server.GetPortForward(&runtimeapi.PortForwardRequest{PodSandboxId: p.ID, Port: slices.Clone(req.GetPort())})
+	kept := &runtimeapi.PortForwardRequest{PodSandboxId: p.ID, Port: slices.Clone(req.GetPort())}
+	url, err := s.streams.tokens.give(portBytes*len(kept.GetPort()), func() (string, error) {
+		answer, err := s.streams.server.GetPortForward(kept)
+		return answer.GetUrl(), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.PortForwardResponse{Url: url}, nil
 }
 
 // checkStreams: a terminal has one output.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -19,15 +18,13 @@ import (
 	"berth/sandbox"
 )
 
-const (
-	defaultStreamAddress = "127.0.0.1:0"
-	headerTimeout        = 30 * time.Second
-)
+const defaultStreamAddress = "127.0.0.1:0"
 
 // streams is the HTTP server behind the URLs that Exec, Attach and PortForward
 // return: SPDY and WebSocket. A URL works once, for a minute.
 type streams struct {
 	server   streaming.Server
+	tokens   tokens
 	listener net.Listener
 	http     *http.Server
 	done     chan struct{} // closed when the accept loop has ended
@@ -41,20 +38,17 @@ func serveStreams(opt Options) (*streams, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for exec, attach and port-forward; change the streaming address %q: %w", address, err)
 	}
-	cfg := streaming.DefaultConfig
-	cfg.BaseURL = &url.URL{Scheme: "http", Host: l.Addr().String()}
-	cfg.StreamIdleTimeout = cmp.Or(opt.StreamIdleTimeout, cfg.StreamIdleTimeout)
-	server, err := streaming.NewServer(cfg, streamRuntime{opt.Processes, opt.States})
+	server, err := newStreamingServer(opt, l.Addr().String())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make streaming server: %w", err), l.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &streams{server: server, listener: l, done: make(chan struct{}), cancel: cancel}
-	s.http = &http.Server{
-		Handler:           server,
-		ReadHeaderTimeout: headerTimeout,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+	s.http = &http.Server{ //nolint:gosec // guard sets its timeouts
+		Handler:     server,
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
+	guard(s.http)
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -62,6 +56,14 @@ func serveStreams(opt Options) (*streams, error) {
 		}
 	}()
 	return s, nil
+}
+
+// newStreamingServer makes the library's server for URLs at address.
+func newStreamingServer(opt Options, address string) (streaming.Server, error) {
+	cfg := streaming.DefaultConfig
+	cfg.BaseURL = &url.URL{Scheme: "http", Host: address}
+	cfg.StreamIdleTimeout = cmp.Or(opt.StreamIdleTimeout, cfg.StreamIdleTimeout)
+	return streaming.NewServer(cfg, streamRuntime{opt.Processes, opt.States})
 }
 
 // close ends every stream: those upgraded from HTTP are no longer known to the
