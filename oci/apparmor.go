@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -24,11 +25,13 @@ func appArmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (*runtimeapi.
 	return p, err
 }
 
-// apparmor applies the default where nothing is said, as the CRI asks; where the
-// host has no AppArmor only an explicit profile is missed.
+// apparmor applies the default where nothing is said, as the CRI asks. Privileged
+// containers go without it, but not without a profile that was chosen for them. What
+// can't be applied is refused: where the host has no AppArmor only a profile that was
+// named, where it has one whose default could not be loaded the default too.
 func (b *builder) apparmor() error {
 	p, err := appArmorProfile(b.sc)
-	if err != nil || b.privileged() {
+	if err != nil {
 		return err
 	}
 	switch {
@@ -36,7 +39,10 @@ func (b *builder) apparmor() error {
 		return fmt.Errorf("%w: security_context.apparmor: AppArmor is not enabled: use RuntimeDefault or Unconfined", ErrUnsupported)
 	case p.GetProfileType() == profileLocalhost:
 		b.spec.Process.ApparmorProfile = p.GetLocalhostRef()
-	case p.GetProfileType() == profileDefault && b.host.AppArmor: // nil too
+	case p.GetProfileType() != profileDefault || !b.host.AppArmor || b.privileged(): // nil is the default
+	case b.host.AppArmorDefault == "":
+		return fmt.Errorf("%w: security_context.apparmor: the profile of RuntimeDefault is not loaded: see berthd's log, install apparmor_parser and restart berthd; or ask for Unconfined", ErrUnsupported)
+	default:
 		b.spec.Process.ApparmorProfile = b.host.AppArmorDefault
 	}
 	return nil
@@ -71,7 +77,7 @@ func (b *builder) selinux() error {
 // loaded in the kernel. The error wraps [ErrInvalid] or [ErrUnsupported].
 func CheckAppArmor(sc *runtimeapi.LinuxContainerSecurityContext, h Host) error {
 	p, err := appArmorProfile(sc)
-	if err != nil || p.GetProfileType() != profileLocalhost || sc.GetPrivileged() || !h.AppArmor {
+	if err != nil || p.GetProfileType() != profileLocalhost || !h.AppArmor {
 		return err // without AppArmor, Spec refuses it
 	}
 	loaded, err := apparmor.IsLoaded(p.GetLocalhostRef())
@@ -85,17 +91,22 @@ func CheckAppArmor(sc *runtimeapi.LinuxContainerSecurityContext, h Host) error {
 }
 
 // LoadAppArmorDefault loads the profile RuntimeDefault means and notes it in h.
-// It does nothing without AppArmor. After an error containers run without it.
-// It runs apparmor_parser, so call it once, when the daemon starts.
+// It does nothing without AppArmor. After an error, containers that are to have the
+// profile are refused. Without apparmor_parser a profile of its name will do that was
+// loaded before, as the host's boot may have done. It runs apparmor_parser, so call
+// it once, when the daemon starts.
 func LoadAppArmorDefault(h *Host) error {
 	if !h.AppArmor {
 		return nil
 	}
-	if _, err := exec.LookPath("apparmor_parser"); err != nil {
-		return fmt.Errorf("AppArmor is enabled but its default profile can't be loaded: install the apparmor package: %w", err)
+	err := parseAppArmor(defaultProfile(ownAppArmorLabel(), profileFileExists))
+	if errors.Is(err, exec.ErrNotFound) {
+		if loaded, lookErr := apparmor.IsLoaded(defaultAppArmor); lookErr == nil && loaded {
+			err = nil
+		}
 	}
-	if err := apparmor.InstallDefault(defaultAppArmor); err != nil {
-		return fmt.Errorf("loading AppArmor profile %s: %w", defaultAppArmor, err)
+	if err != nil {
+		return fmt.Errorf("AppArmor is enabled but profile %s can't be loaded: %w", defaultAppArmor, err)
 	}
 	h.AppArmorDefault = defaultAppArmor
 	return nil

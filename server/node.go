@@ -146,7 +146,7 @@ func (n *node) lookAtHost(ctx context.Context) error {
 	}
 	host.SeccompRoot = n.cfg.SeccompRoot
 	if err := oci.LoadAppArmorDefault(&host); err != nil {
-		klog.FromContext(ctx).Error(err, "AppArmor's default profile can't be loaded; containers run without it")
+		klog.FromContext(ctx).Error(err, "Containers are refused unless they are privileged or ask for AppArmor profile Unconfined or Localhost")
 	}
 	n.host = host
 	sayLimits(ctx, host)

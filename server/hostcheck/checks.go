@@ -238,10 +238,17 @@ func checkSecurity(context.Context, config.Config) Finding {
 	switch {
 	case !host.Seccomp:
 		return limited(seen, "boot a kernel with seccomp: RuntimeDefault profiles can't be applied")
+	case host.AppArmor && !hasProgram("apparmor_parser"):
+		return limited(seen+"; no apparmor_parser", "install the package apparmor: containers with the profile RuntimeDefault are refused")
 	case !host.AppArmor && !host.SELinux:
 		return fine("%s (pods that ask for them are refused)", seen)
 	}
 	return fine("%s", seen)
+}
+
+func hasProgram(name string) bool {
+	_, err := exec.LookPath(name)
+	return err == nil
 }
 
 func checkUserNS(context.Context, config.Config) Finding {
