@@ -94,6 +94,9 @@ func (s *runtimeService) Attach(_ context.Context, req *runtimeapi.AttachRequest
 	if err != nil {
 		return nil, err
 	}
+	if req.GetTty() && !c.Config.GetTty() {
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s has no terminal; attach without tty, or create it with one", c.ID)
+	}
 	return s.streams.server.GetAttach(&runtimeapi.AttachRequest{
 		ContainerId: c.ID, Tty: req.GetTty(),
 		Stdin: req.GetStdin(), Stdout: req.GetStdout(), Stderr: req.GetStderr(),

@@ -101,8 +101,9 @@ func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.
 	return nil
 }
 
-// Attach follows the container where the request differs: whether it has a
-// terminal and an input was settled when it was created.
+// Attach follows the container where the request asks for less: whether it has a
+// terminal and an input was settled when it was created. A request for a terminal
+// that is not there was refused before.
 //
 //nolint:revive // argument-limit: the library's signature
 func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) (err error) {

@@ -275,6 +275,7 @@ func TestStreamsThatAreRefused(t *testing.T) {
 		"tty and stderr":    {exec(&runtimeapi.ExecRequest{ContainerId: "c1", Cmd: cmd, Tty: true, Stderr: true}), codes.InvalidArgument},
 		"exec in stopped":   {exec(&runtimeapi.ExecRequest{ContainerId: "stopped", Cmd: cmd, Stdout: true}), codes.FailedPrecondition},
 		"exec in unknown":   {exec(&runtimeapi.ExecRequest{ContainerId: "z", Cmd: cmd, Stdout: true}), codes.NotFound},
+		"attach for a tty":  {attach(&runtimeapi.AttachRequest{ContainerId: "c1", Tty: true, Stdout: true}), codes.FailedPrecondition},
 		"attach to stopped": {attach(&runtimeapi.AttachRequest{ContainerId: "stopped", Stdout: true}), codes.FailedPrecondition},
 	} {
 		if status.Code(c.err) != c.want {

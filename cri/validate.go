@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -99,6 +100,24 @@ func firstError(checks ...error) error {
 	return nil
 }
 
+// checkDNS: what would be lines of their own in resolv.conf, or be no server, is
+// refused rather than left out.
+func checkDNS(c *runtimeapi.DNSConfig) error {
+	for _, s := range c.GetServers() {
+		if strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+			return invalid("config.dns_config.servers has %q; give one address each, without white space", short(s))
+		}
+	}
+	for field, list := range map[string][]string{"searches": c.GetSearches(), "options": c.GetOptions()} {
+		for _, s := range list {
+			if strings.ContainsFunc(s, func(r rune) bool { return r != '\t' && unicode.IsControl(r) }) {
+				return invalid("config.dns_config.%s has %q; take the line breaks and control characters out", field, short(s))
+			}
+		}
+	}
+	return nil
+}
+
 func checkPodConfig(c *runtimeapi.PodSandboxConfig) error {
 	if c == nil {
 		return invalid("config is missing; give the pod sandbox's configuration")
@@ -115,6 +134,7 @@ func checkPodConfig(c *runtimeapi.PodSandboxConfig) error {
 		checkPath("config.log_directory", c.GetLogDirectory()),
 		checkPairs("config.labels", c.GetLabels()),
 		checkPairs("config.annotations", c.GetAnnotations()),
+		checkDNS(c.GetDnsConfig()),
 		checkCgroupParent(c.GetLinux().GetCgroupParent()),
 	)
 	if err != nil {

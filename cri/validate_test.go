@@ -18,14 +18,23 @@ func TestPodConfigsThatAreRefused(t *testing.T) {
 	huge := strings.Repeat("x", 1<<20)
 	group := &runtimeapi.Int64Value{Value: 1}
 	for name, change := range map[string]func(*runtimeapi.PodSandboxConfig){
-		"no metadata":      func(c *runtimeapi.PodSandboxConfig) { c.Metadata = nil },
-		"empty name":       func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "" },
-		"1 MiB name":       func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = huge },
-		"1 MiB namespace":  func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = huge },
-		"slash in uid":     func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "../x" },
-		"arguments in ns":  func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = "a;K8S_POD_UID=b" },
-		"equals sign":      func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "a=b" },
-		"long hostname":    func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("h", 65) },
+		"no metadata":     func(c *runtimeapi.PodSandboxConfig) { c.Metadata = nil },
+		"empty name":      func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "" },
+		"1 MiB name":      func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = huge },
+		"1 MiB namespace": func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = huge },
+		"slash in uid":    func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "../x" },
+		"arguments in ns": func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Namespace = "a;K8S_POD_UID=b" },
+		"equals sign":     func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "a=b" },
+		"long hostname":   func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("h", 65) },
+		"two servers in one": func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"1.1.1.1 2.2.2.2"}}
+		},
+		"line in a search": func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Searches: []string{"a\nnameserver 6.6.6.6"}}
+		},
+		"line in an option": func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Options: []string{"ndots:2\rx"}}
+		},
 		"relative log dir": func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "var/log" },
 		"huge annotation":  func(c *runtimeapi.PodSandboxConfig) { c.Annotations = map[string]string{"a": huge} },
 		"cgroup parent ..": func(c *runtimeapi.PodSandboxConfig) {

@@ -94,7 +94,10 @@ func TestResolvConf(t *testing.T) {
 		"empty": {&runtimeapi.DNSConfig{Servers: []string{""}}, string(host)},
 		"all": {&runtimeapi.DNSConfig{Servers: []string{"1.1.1.1", "::1"}, Searches: []string{"a.b", "c"}, Options: []string{"ndots:5", "edns0"}},
 			"search a.b c\nnameserver 1.1.1.1\nnameserver ::1\noptions ndots:5 edns0\n"},
-		"injection": {&runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\nnameserver 6.6.6.6", "2.2.2.2"}}, "nameserver 2.2.2.2\n"},
+		"several words": {&runtimeapi.DNSConfig{Searches: []string{"a.b  c"}, Options: []string{"ndots:2 timeout:1", " edns0\t"}},
+			"search a.b c\noptions ndots:2 timeout:1 edns0\n"},
+		"injection in words": {&runtimeapi.DNSConfig{Options: []string{"ndots:2 x\nnameserver 6.6.6.6", "a b"}, Searches: []string{"a\rb"}}, "options a b\n"},
+		"injection":          {&runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\nnameserver 6.6.6.6", "2.2.2.2"}}, "nameserver 2.2.2.2\n"},
 	} {
 		if got := string(ResolvConf(c.dns, host)); got != c.want {
 			t.Errorf("%s: got %q", name, got)

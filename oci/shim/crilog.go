@@ -81,7 +81,7 @@ func mendLog(path string) error {
 // other. On an error the old file stays.
 func (l *logFile) reopen() error {
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
-		return fmt.Errorf("log directory: %w", err)
+		return logPathFault(l.path, fmt.Errorf("log directory: %w", err))
 	}
 	f, err := openLogFile(l.path)
 	if err != nil {
@@ -97,6 +97,17 @@ func (l *logFile) reopen() error {
 	return nil
 }
 
+// logPathFault tells an error that comes from the path itself, which no retry mends,
+// from others.
+func logPathFault(path string, err error) error {
+	for _, of := range []error{unix.EISDIR, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP} {
+		if errors.Is(err, of) {
+			return fault(shimapi.KindInvalid, "log %s: %v: give log_path the name of a file in a directory", path, err)
+		}
+	}
+	return err
+}
+
 // openLogFile opens a regular file only. Pods may be able to write into the
 // directory of their logs: a link there would make the shim, as root, append to
 // a file elsewhere, and a fifo would hang it.
@@ -106,7 +117,7 @@ func openLogFile(path string) (*os.File, error) {
 		return nil, fault(shimapi.KindInvalid, "log %s is a link or a fifo: remove it or give another log_path", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
+		return nil, logPathFault(path, fmt.Errorf("open log: %w", err))
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {

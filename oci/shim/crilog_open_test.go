@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,8 @@ func TestLogIsARegularFile(t *testing.T) {
 	if err := errors.Join(os.Symlink(victim, link), unix.Mkfifo(fifo, 0o600), unix.Mknod(sub, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3)))); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{link, fifo, sub} {
+	below, long := filepath.Join(victim, "log"), filepath.Join(dir, strings.Repeat("l", 256))
+	for _, path := range []string{link, fifo, sub, dir, below, long} {
 		_, err := openLog(path)
 		var refused *shimapi.Error
 		if !errors.As(err, &refused) || refused.Kind != shimapi.KindInvalid {
