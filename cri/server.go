@@ -34,18 +34,13 @@ type Options struct {
 	Version      string // of berth
 	CgroupDriver runtimeapi.CgroupDriver
 	Handlers     []string // names of runtime handlers beside the default ""
-	Features     Features // of this host
+	// Features and HandlerFeatures are what Status promises the kubelet of this host.
+	Features        *runtimeapi.RuntimeFeatures
+	HandlerFeatures *runtimeapi.RuntimeHandlerFeatures
 
 	StreamAddress     string        // host:port of Exec, Attach and PortForward; "127.0.0.1:0" when empty
 	StreamIdleTimeout time.Duration // after which a silent stream is closed; 4 h when 0
 	ReadyWait         time.Duration // how long a call waits for SetReady before it gets Unavailable
-}
-
-// Features are what Status promises the kubelet.
-type Features struct {
-	RecursiveReadOnlyMounts   bool
-	UserNamespaces            bool
-	UserNamespacesHostNetwork bool
 }
 
 // Server answers the CRI. Make it with [NewServer], put it on a grpc.Server

@@ -208,7 +208,8 @@ func TestStatusTellsConditionsAndFeatures(t *testing.T) {
 	opt := options(f)
 	opt.NetworkReady = func() error { return errors.New("no configuration in /etc/cni/net.d") }
 	opt.Info = func() map[string]any { return map[string]any{"config": map[string]string{"stateDir": "/run/berth"}} }
-	opt.Features.UserNamespaces = true
+	opt.Features = &runtimeapi.RuntimeFeatures{MountOptions: true, UserNamespacesHostNetwork: true}
+	opt.HandlerFeatures = &runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}
 	_, conn := serve(t, opt)
 	resp, err := runtimeapi.NewRuntimeServiceClient(conn).Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {
@@ -224,10 +225,23 @@ func TestStatusTellsConditionsAndFeatures(t *testing.T) {
 	if h := resp.GetRuntimeHandlers(); len(h) != 2 || h[0].GetName() != "" || !h[0].GetFeatures().GetUserNamespaces() {
 		t.Errorf("handlers: %v", h)
 	}
-	if ft := resp.GetFeatures(); !ft.GetMountOptions() || !ft.GetSupplementalGroupsPolicy() || ft.GetUserNamespacesHostNetwork() {
+	if ft := resp.GetFeatures(); !proto.Equal(ft, opt.Features) {
 		t.Errorf("features: %v", ft)
 	}
 	if resp.GetInfo()["config"] != `{"stateDir":"/run/berth"}` {
 		t.Errorf("info: %v", resp.GetInfo())
+	}
+}
+
+// The kubelet shows the node's runtime version as Unknown unless it can parse it.
+func TestRuntimeVersionIsSemantic(t *testing.T) {
+	for version, want := range map[string]string{
+		"e6e2f7b": "0.0.0+e6e2f7b", "e6e2f7b-dirty": "0.0.0+e6e2f7b-dirty", "dev": "0.0.0+dev", "1.2": "0.0.0+1.2",
+		"v1.2.3": "1.2.3", "v1.2.3-5-gabcdef-dirty": "1.2.3-5-gabcdef-dirty", "1.2.3-rc.1+x.y": "1.2.3-rc.1+x.y",
+		"my build/é_1": "0.0.0+my.build.1", "": "0.0.0", "..": "0.0.0",
+	} {
+		if got := semanticVersion(version); got != want || !semantic.MatchString(got) {
+			t.Errorf("%q: got %q, want %q", version, got, want)
+		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"runtime"
+	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -13,11 +15,25 @@ import (
 // kubelet compares it with its own constant.
 const kubeAPIVersion = "0.1.0"
 
+// semantic has the form of https://semver.org, with any leading v.
+var semantic = regexp.MustCompile(`^v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+
+// semanticVersion is what the kubelet can parse: a node whose runtime tells something
+// else shows Unknown. What was built from no release, and is known by a commit or a
+// word, is 0.0.0 with that as build metadata.
+func semanticVersion(version string) string {
+	if semantic.MatchString(version) {
+		return strings.TrimPrefix(version, "v")
+	}
+	build := strings.Trim(regexp.MustCompile(`[^0-9A-Za-z-]+`).ReplaceAllString(version, "."), ".")
+	return strings.TrimSuffix("0.0.0+"+build, "+")
+}
+
 func (s *runtimeService) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
 	return &runtimeapi.VersionResponse{
 		Version:           kubeAPIVersion,
 		RuntimeName:       s.opt.RuntimeName,
-		RuntimeVersion:    s.opt.Version,
+		RuntimeVersion:    semanticVersion(s.opt.Version),
 		RuntimeApiVersion: "v1",
 	}, nil
 }
@@ -28,20 +44,10 @@ func (s *runtimeService) Status(_ context.Context, req *runtimeapi.StatusRequest
 			s.runtimeCondition(),
 			condition(runtimeapi.NetworkReady, "NetworkNotReady", s.opt.NetworkReady()),
 		}},
-		Features: &runtimeapi.RuntimeFeatures{
-			SupplementalGroupsPolicy:  true,
-			UserNamespacesHostNetwork: s.opt.Features.UserNamespacesHostNetwork,
-			MountOptions:              true,
-		},
+		Features: s.opt.Features,
 	}
 	for _, name := range append([]string{""}, s.opt.Handlers...) {
-		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{
-			Name: name,
-			Features: &runtimeapi.RuntimeHandlerFeatures{
-				RecursiveReadOnlyMounts: s.opt.Features.RecursiveReadOnlyMounts,
-				UserNamespaces:          s.opt.Features.UserNamespaces,
-			},
-		})
+		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{Name: name, Features: s.opt.HandlerFeatures})
 	}
 	if req.GetVerbose() {
 		info, err := s.statusInfo()

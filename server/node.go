@@ -224,16 +224,12 @@ func (n *node) openCRI(context.Context) error {
 	if n.host.SystemdCgroup {
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
-	features := n.host.HandlerFeatures()
 	server, err := cri.NewServer(cri.Options{
 		Pods: n.pods, Containers: n.pods, Running: n.pods, States: n.pods, Processes: n.pods, Stats: n.pods,
 		Images: n.images, Archive: n.images,
 		NetworkReady: n.network.Ready, Info: n.info,
 		Version: n.version, CgroupDriver: driver, Handlers: n.cfg.RuntimeHandlers,
-		Features: cri.Features{
-			RecursiveReadOnlyMounts: features.GetRecursiveReadOnlyMounts(),
-			UserNamespaces:          features.GetUserNamespaces(),
-		},
+		Features: n.host.Features(), HandlerFeatures: n.host.HandlerFeatures(),
 		StreamAddress: n.cfg.StreamAddress, ReadyWait: readyWait,
 	})
 	if err != nil {

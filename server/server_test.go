@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cri/operator"
+	"berth/oci"
 	"berth/server/config"
 )
 
@@ -67,6 +69,27 @@ func expect(t *testing.T, told <-chan string, want string) {
 	}
 }
 
+// checkFeatures wants Status to announce all that the host can do.
+func checkFeatures(t *testing.T, client runtimeapi.RuntimeServiceClient) {
+	t.Helper()
+	host, err := oci.DetectHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := client.Status(t.Context(), &runtimeapi.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := answer.GetFeatures(), host.Features(); !proto.Equal(got, want) {
+		t.Errorf("features %v, of the host %v", got, want)
+	}
+	for _, h := range answer.GetRuntimeHandlers() {
+		if got, want := h.GetFeatures(), host.HandlerFeatures(); !proto.Equal(got, want) {
+			t.Errorf("handler %q has features %v, the host %v", h.GetName(), got, want)
+		}
+	}
+}
+
 func TestLifeOfADaemon(t *testing.T) {
 	cfg := private(t)
 	told := systemd(t)
@@ -82,9 +105,10 @@ func TestLifeOfADaemon(t *testing.T) {
 	}
 	defer client.Close()
 	version, err := client.Runtime().Version(ctx, &runtimeapi.VersionRequest{})
-	if err != nil || version.GetRuntimeVersion() != "v-test" {
+	if err != nil || version.GetRuntimeVersion() != "0.0.0+v-test" {
 		t.Errorf("version %v, %v", version, err)
 	}
+	checkFeatures(t, client.Runtime())
 	// A stream that never ends by itself must not hold up the end for long.
 	events, err := client.Runtime().GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
 	if err != nil {
