@@ -1,9 +1,11 @@
 package cri
 
 import (
+	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/sandbox"
@@ -96,12 +98,30 @@ func (s *Server) encodeContainerStatus(c *sandbox.ContainerStatus) *runtimeapi.C
 		Message:     strings.ToValidUTF8(c.Message, "\uFFFD"), // may quote what a program printed
 		Labels:      c.Config.GetLabels(),
 		Annotations: c.Config.GetAnnotations(),
-		Mounts:      c.Mounts,
+		Mounts:      s.encodeMounts(c.Mounts),
 		LogPath:     c.LogPath,
 		Resources:   c.Resources,
 		User:        c.User,
 		StopSignal:  c.StopSignal,
 	}
+}
+
+// encodeMounts tells of an image volume the digest in its registry, which the kubelet
+// shows, where there is one; of a built or loaded image it stays the ID.
+func (s *Server) encodeMounts(mounts []*runtimeapi.Mount) []*runtimeapi.Mount {
+	out := slices.Clone(mounts)
+	for i, m := range out {
+		id := m.GetImage().GetImageRef()
+		if id == "" {
+			continue
+		}
+		if img, err := s.opt.Images.Get(id); err == nil && len(img.Digests) > 0 {
+			m = proto.Clone(m).(*runtimeapi.Mount)
+			m.Image.ImageRef = img.Digests[0]
+			out[i] = m
+		}
+	}
+	return out
 }
 
 // encodeImageSpec names the image as a person would: what the user wrote, else

@@ -2,8 +2,10 @@ package sandbox
 
 import (
 	"encoding/json"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
@@ -12,11 +14,32 @@ import (
 // describe fills in what a status echoes of the spec a container runs with.
 func (r *containerRecord) describe(st *ContainerStatus) {
 	st.StopSignal = oci.SignalOf(r.StopSignal)
-	st.Mounts = r.config.GetMounts()
+	st.Mounts = r.mounts()
 	if r.described == nil {
 		r.described = describeSpec(r.Spec)
 	}
 	st.Resources, st.User = r.described.resources, r.described.user
+}
+
+// mounts are those of the config. Of an image volume they say what was mounted: which
+// image, by its ID, and that it is read-only.
+func (r *containerRecord) mounts() []*runtimeapi.Mount {
+	all := r.config.GetMounts()
+	if len(r.Volumes) == 0 {
+		return all
+	}
+	all = slices.Clone(all)
+	next := 0
+	for i, mt := range all {
+		if mt.GetImage().GetImage() == "" || next == len(r.Volumes) {
+			continue
+		}
+		mt = proto.Clone(mt).(*runtimeapi.Mount)
+		mt.Readonly, mt.Image.ImageRef = true, r.Volumes[next].ImageID
+		all[i] = mt
+		next++
+	}
+	return all
 }
 
 // specFacts are read from a spec once, as it changes only with its record.

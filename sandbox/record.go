@@ -89,6 +89,8 @@ func (r *containerRecord) took(stage string, since time.Time) time.Time {
 type imageVolume struct {
 	Target string   `json:"target"` // on the host
 	Layers []string `json:"layers"`
+	// ImageID is "" in records of a daemon that did not write it.
+	ImageID string `json:"image_id,omitempty"`
 }
 
 // configJSON carries a CRI message as the JSON of its proto definition, so that

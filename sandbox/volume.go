@@ -37,7 +37,7 @@ func (m *Manager) mountImageVolumes(ctx context.Context, c *Container, rec *cont
 			return nil, err
 		}
 		bind := proto.Clone(mt).(*runtimeapi.Mount)
-		bind.Readonly = true
+		bind.Readonly = true // whether it was said or not: nobody writes to an image
 		// The layers are already shifted into the pod's user namespace.
 		bind.UidMappings, bind.GidMappings = nil, nil
 		out = append(out, oci.Mount{Mount: bind, Source: source})
@@ -52,9 +52,6 @@ func checkImageVolume(mt *runtimeapi.Mount) error {
 	if mt.GetHostPath() != "" {
 		return fmt.Errorf("mount at %s has both host_path and image; leave one out: %w", mt.GetContainerPath(), ErrInvalid)
 	}
-	if !mt.GetReadonly() {
-		return fmt.Errorf("image volume at %s: set readonly, image volumes can't be written: %w", mt.GetContainerPath(), ErrInvalid)
-	}
 	return nil
 }
 
@@ -65,7 +62,7 @@ func (m *Manager) mountImageVolume(ctx context.Context, c *Container, rec *conta
 		return "", err
 	}
 	dir := filepath.Join(m.imageVolumesDir(c.id), strconv.Itoa(i))
-	rec.Volumes = append(rec.Volumes, imageVolume{Target: dir, Layers: img.Layers})
+	rec.Volumes = append(rec.Volumes, imageVolume{Target: dir, Layers: img.Layers, ImageID: img.ID})
 	c.commit(*rec)
 	if err := m.opt.Images.Hold(c.id, rec.held()); err != nil {
 		return "", fmt.Errorf("hold image: %w", err)
