@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/image/layer"
+	"berth/oci/dirtree"
 )
 
 // Report is what [Store.Check] found.
@@ -135,7 +136,7 @@ func (s *Store) dropLayer(chain string, images []string) error {
 	tmp, err := s.setAside(chain)
 	s.commit.Unlock()
 	if err == nil && !inUse {
-		err = os.RemoveAll(tmp)
+		err = dirtree.Remove(s.ctx, tmp)
 	}
 	s.unref(freed)
 	return err

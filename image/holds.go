@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/image/layer"
+	"berth/oci/dirtree"
 )
 
 // ref adds a reference to complete layers.
@@ -69,7 +70,7 @@ func (s *Store) collect(chains []string) error {
 	}
 	s.commit.Unlock()
 	for _, d := range doomed {
-		errs = append(errs, os.RemoveAll(d))
+		errs = append(errs, dirtree.Remove(s.ctx, d))
 	}
 	return errors.Join(errs...)
 }
@@ -148,7 +149,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		errs = append(errs, os.RemoveAll(filepath.Join(s.layerDir, name)))
+		errs = append(errs, dirtree.Remove(ctx, filepath.Join(s.layerDir, name)))
 	}
 	errs = append(errs, s.collect(unused))
 	return errors.Join(errs...)

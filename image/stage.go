@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/image/layer"
+	"berth/oci/dirtree"
 )
 
 // stage is a layer in the making, for all pulls that want it.
@@ -92,7 +93,7 @@ func (s *Store) make(ctx context.Context, st *stage, do unpack) {
 	}
 	s.mu.Unlock()
 	if st.dir != "" {
-		st.err = errors.Join(st.err, os.RemoveAll(st.dir))
+		st.err = errors.Join(st.err, dirtree.Remove(s.ctx, st.dir))
 	}
 }
 
@@ -116,7 +117,7 @@ func (s *Store) leave(st *stage, cause error) {
 	st.cancel(cause)
 	<-st.done
 	if st.err == nil {
-		os.RemoveAll(st.dir) // Sweep of the next start takes what is left
+		_ = dirtree.Remove(s.ctx, st.dir) // Sweep of the next start takes what is left
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -199,35 +198,4 @@ func readNetwork(pid int, now time.Time) *runtimeapi.NetworkUsage {
 		}
 	}
 	return out
-}
-
-// layerAge is how old the measure of a writable layer may be: the kubelet asks
-// for all of them every ten seconds, and each measure walks a tree.
-const layerAge = 10 * time.Second
-
-// layerUsage is the last measure of a writable layer.
-type layerUsage struct {
-	mu            sync.Mutex // held while measuring: one walk serves all who ask meanwhile
-	at            time.Time
-	bytes, inodes uint64
-}
-
-func (u *layerUsage) measure(dir string) (at time.Time, bytes, inodes uint64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if time.Since(u.at) >= layerAge {
-		u.bytes, u.inodes = diskUsage(dir)
-		u.at = time.Now()
-	}
-	return u.at, u.bytes, u.inodes
-}
-
-// writableLayer tells what du would of a container's upper directory.
-func (m *Manager) writableLayer(c *Container) *runtimeapi.FilesystemUsage {
-	at, bytes, inodes := c.layer.measure(filepath.Join(m.containerDir(c.pod.id, c.id), "upper"))
-	return &runtimeapi.FilesystemUsage{
-		Timestamp: at.UnixNano(),
-		FsId:      &runtimeapi.FilesystemIdentifier{Mountpoint: m.opt.Root},
-		UsedBytes: u64(bytes), InodesUsed: u64(inodes),
-	}
 }

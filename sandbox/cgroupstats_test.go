@@ -1,14 +1,10 @@
 package sandbox
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 func cgroupFiles(t *testing.T, files map[string]string) string {
@@ -91,72 +87,5 @@ func TestGoneCgroupIsNoUsage(t *testing.T) {
 	g := cgroupReader{paths: map[string]string{"memory": "/nonexistent"}}
 	if g.memory(time.Now()) != nil || g.cpu(time.Now()) != nil || g.swap(time.Now()) != nil || g.processes() != 0 {
 		t.Error("usage of a cgroup that is not there")
-	}
-}
-
-func TestDiskUsageCountsHardLinksOnce(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	_, before := diskUsage(dir)
-	one, _ := diskUsage(dir)
-	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
-		t.Fatal(err)
-	}
-	two, inodes := diskUsage(dir)
-	if one != two || inodes != before {
-		t.Errorf("a hard link added %d bytes and %d inodes", two-one, inodes-before)
-	}
-	if one < 1<<20 {
-		t.Errorf("usage %d of a file of 1 MiB", one)
-	}
-}
-
-// Below PATH_MAX no path reaches; a container gets there step by step.
-func TestDiskUsageSeesBelowTheLongestPath(t *testing.T) {
-	const levels = 60
-	dir, name := t.TempDir(), strings.Repeat("d", 200)
-	fd, err := openDir(unix.AT_FDCWD, dir)
-	for range levels {
-		if err == nil {
-			err = unix.Mkdirat(fd, name, 0o755)
-		}
-		if err == nil {
-			up := fd
-			fd, err = openDir(up, name)
-			closeDir(up)
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeDir(fd)
-	for _, file := range []string{"one", "two"} {
-		if err := os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", fd, file), make([]byte, 1<<20), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Mkdir(filepath.Join(dir, "beside"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if bytes, inodes := diskUsage(dir); bytes < 2<<20 || inodes != levels+4 {
-		t.Errorf("%d bytes, %d inodes, want 2 MiB and %d", bytes, inodes, levels+4)
-	}
-}
-
-func TestLayerUsageIsMeasuredAnewWhenOld(t *testing.T) {
-	dir := t.TempDir()
-	var u layerUsage
-	_, before, _ := u.measure(dir)
-	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, soon, _ := u.measure(dir); soon != before {
-		t.Errorf("measured again at once: %d, then %d bytes", before, soon)
-	}
-	u.at = u.at.Add(-layerAge)
-	if _, later, _ := u.measure(dir); later < before+1<<20 {
-		t.Errorf("an old measure was kept: %d, then %d bytes", before, later)
 	}
 }

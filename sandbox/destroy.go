@@ -15,6 +15,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/atomicfile"
+	"berth/oci/dirtree"
 	"berth/oci/shimapi"
 )
 
@@ -117,7 +118,7 @@ func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
 	}
 	var errs []error
 	for _, c := range m.containersOf(s) {
-		errs = append(errs, m.eraseContainer(c))
+		errs = append(errs, m.eraseContainer(ctx, c))
 	}
 	if shim, err := m.shimOf(s); err == nil {
 		if err := shim.RemovePod(ctx, s.id); err != nil && !errors.Is(err, oci.ErrShimGone) {
@@ -127,7 +128,7 @@ func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := eraseDir(m.podDir(s.id), podRecordName); err != nil {
+	if err := eraseDir(ctx, m.podDir(s.id), podRecordName); err != nil {
 		return fmt.Errorf("remove pod directory: %w", err)
 	}
 	m.forgetPod(s.id)
@@ -166,7 +167,7 @@ func (m *Manager) destroyContainer(ctx context.Context, c *Container) error {
 			klog.FromContext(ctx).Error(err, "Removal of a container is not recorded", "container", c.id)
 		}
 	}
-	return m.eraseContainer(c)
+	return m.eraseContainer(ctx, c)
 }
 
 // releaseContainer: processes, shim state and cgroup → image volumes → rootfs.
@@ -247,10 +248,11 @@ func (m *Manager) lose(c *Container) {
 	}
 }
 
-// eraseContainer: hold on the layers → directory, record last.
-func (m *Manager) eraseContainer(c *Container) error {
+// eraseContainer: measuring → hold on the layers → directory, record last.
+func (m *Manager) eraseContainer(ctx context.Context, c *Container) error {
+	c.layer.stop()
 	m.opt.Images.Release(c.id)
-	if err := eraseDir(m.containerDir(c.pod.id, c.id), containerRecordName); err != nil {
+	if err := eraseDir(ctx, m.containerDir(c.pod.id, c.id), containerRecordName); err != nil {
 		return fmt.Errorf("remove directory of container %s: %w", c.id, err)
 	}
 	m.forgetContainer(c.id)
@@ -258,8 +260,9 @@ func (m *Manager) eraseContainer(c *Container) error {
 }
 
 // eraseDir removes a directory so that its record is the last file to go: what
-// an interrupted removal leaves can always be found and removed again.
-func eraseDir(dir, record string) error {
+// an interrupted removal leaves can always be found and removed again. It never
+// deletes through a mount: that is an error.
+func eraseDir(ctx context.Context, dir, record string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -271,11 +274,11 @@ func eraseDir(dir, record string) error {
 		if e.Name() == record {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if err := dirtree.Remove(ctx, filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
 	}
-	return os.RemoveAll(dir)
+	return dirtree.Remove(ctx, dir)
 }
 
 // removeShell removes a tree of mount points: directories and empty files. It

@@ -37,7 +37,7 @@ func TestEraseDirKeepsTheRecordToTheEnd(t *testing.T) {
 	if err := unix.Mount("none", mountpoint, "tmpfs", 0, "size=4k"); err != nil {
 		t.Skipf("mount: %v", err)
 	}
-	if err := eraseDir(dir, podRecordName); err == nil {
+	if err := eraseDir(t.Context(), dir, podRecordName); err == nil {
 		t.Error("a busy directory was erased")
 	}
 	if !exists(filepath.Join(dir, podRecordName)) {
@@ -47,7 +47,7 @@ func TestEraseDirKeepsTheRecordToTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // idempotent
-		if err := eraseDir(dir, podRecordName); err != nil {
+		if err := eraseDir(t.Context(), dir, podRecordName); err != nil {
 			t.Error(err)
 		}
 	}

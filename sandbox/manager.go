@@ -40,6 +40,8 @@ type Manager struct {
 	bootID string
 	events *broadcaster
 
+	layerWalks chan struct{} // holds one for each layer being measured
+
 	mu         sync.RWMutex
 	pods       map[string]*Sandbox
 	containers map[string]*Container
@@ -59,6 +61,7 @@ func New(opt Options) (*Manager, error) {
 		opt:        opt,
 		bootID:     strings.TrimSpace(string(boot)),
 		events:     newBroadcaster(),
+		layerWalks: make(chan struct{}, layerWalks),
 		pods:       make(map[string]*Sandbox),
 		containers: make(map[string]*Container),
 	}

@@ -45,7 +45,7 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	var rec podRecord
 	err := atomicfile.Read(m.podFile(id, podRecordName), &rec)
 	if errors.Is(err, fs.ErrNotExist) {
-		return eraseDir(m.podDir(id), podRecordName) // made no further than its directory
+		return eraseDir(ctx, m.podDir(id), podRecordName) // made no further than its directory
 	}
 	if err == nil {
 		err = rec.decode()

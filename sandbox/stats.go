@@ -39,49 +39,57 @@ func (u *usageSample) nanoCores(at time.Time, cpu uint64) (rate uint64, ok bool)
 }
 
 // ContainerStats reads the usage of one container from its cgroup.
-func (m *Manager) ContainerStats(_ context.Context, id string) (*runtimeapi.ContainerStats, error) {
+func (m *Manager) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
 	c, err := m.container(id)
 	if err != nil {
 		return nil, err
 	}
-	return m.containerStats(c), nil
+	ctx, cancel := context.WithTimeout(ctx, layerPatience)
+	defer cancel()
+	return m.containerStats(ctx, c), nil
 }
 
 // ListContainerStats reads the usage of the containers named; those that have
 // gone meanwhile are left out.
 func (m *Manager) ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats {
+	wait, cancel := context.WithTimeout(ctx, layerPatience)
+	defer cancel()
 	out := make([]*runtimeapi.ContainerStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
 		if c, err := m.container(ids[i]); err == nil {
-			out[i] = m.containerStats(c)
+			out[i] = m.containerStats(wait, c)
 		}
 	})
 	return compact(out)
 }
 
 // PodStats reads the usage of a pod sandbox and its containers.
-func (m *Manager) PodStats(_ context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
+func (m *Manager) PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
 	s, err := m.pod(id)
 	if err != nil {
 		return nil, err
 	}
-	return m.podStats(s), nil
+	ctx, cancel := context.WithTimeout(ctx, layerPatience)
+	defer cancel()
+	return m.podStats(ctx, s), nil
 }
 
 // ListPodStats reads the usage of the pod sandboxes named; those that have gone
 // meanwhile are left out.
 func (m *Manager) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {
+	wait, cancel := context.WithTimeout(ctx, layerPatience)
+	defer cancel()
 	out := make([]*runtimeapi.PodSandboxStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
 		if s, err := m.pod(ids[i]); err == nil {
-			out[i] = m.podStats(s)
+			out[i] = m.podStats(wait, s)
 		}
 	})
 	return compact(out)
 }
 
 // statsReaders is how many cgroups are read side by side; the reads are short
-// and never block, so a few hide the system call latency.
+// and hardly block (see layerPatience), so a few hide the system call latency.
 const statsReaders = 8
 
 func parallel(ctx context.Context, n int, do func(i int)) {
@@ -114,7 +122,8 @@ func compact[T any](in []*T) []*T {
 	return out
 }
 
-func (m *Manager) containerStats(c *Container) *runtimeapi.ContainerStats {
+// containerStats waits for the measure of the writable layer until ctx ends.
+func (m *Manager) containerStats(ctx context.Context, c *Container) *runtimeapi.ContainerStats {
 	st := c.status.Load()
 	if st == nil {
 		return nil
@@ -123,7 +132,7 @@ func (m *Manager) containerStats(c *Container) *runtimeapi.ContainerStats {
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.id, Metadata: st.Config.GetMetadata(), Labels: st.Config.GetLabels(), Annotations: st.Config.GetAnnotations(),
 		},
-		WritableLayer: m.writableLayer(c),
+		WritableLayer: m.writableLayer(ctx, c),
 	}
 	if st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return out
@@ -159,8 +168,8 @@ func setRate(u *usageSample, now time.Time, cpu *runtimeapi.CpuUsage) {
 }
 
 // podStats adds up the containers: a pod's own cgroup is the kubelet's, and its
-// pause process uses nothing.
-func (m *Manager) podStats(s *Sandbox) *runtimeapi.PodSandboxStats {
+// pause process uses nothing. It waits as containerStats does.
+func (m *Manager) podStats(ctx context.Context, s *Sandbox) *runtimeapi.PodSandboxStats {
 	st := s.status.Load()
 	if st == nil {
 		return nil
@@ -178,7 +187,7 @@ func (m *Manager) podStats(s *Sandbox) *runtimeapi.PodSandboxStats {
 		}
 	}
 	for _, c := range m.containersOf(s) {
-		if cs := m.containerStats(c); cs != nil {
+		if cs := m.containerStats(ctx, c); cs != nil {
 			linux.Containers = append(linux.Containers, cs)
 			addUsage(linux, cs)
 			g := cgroupReader{v2: m.opt.Host.CgroupV2, paths: c.status.Load().Cgroups}

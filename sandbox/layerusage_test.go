@@ -1,0 +1,144 @@
+package sandbox
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/dirtree"
+)
+
+func layerOf(t *testing.T, u *layerUsage, dir string) dirtree.Usage {
+	t.Helper()
+	at, usage := u.read(t.Context(), make(chan struct{}, 1), dir)
+	if at.IsZero() {
+		t.Fatal("not measured")
+	}
+	return usage
+}
+
+func TestLayerUsageIsMeasuredAnewWhenOld(t *testing.T) {
+	dir := t.TempDir()
+	var u layerUsage
+	before := layerOf(t, &u, dir)
+	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if soon := layerOf(t, &u, dir); soon != before {
+		t.Errorf("measured again at once: %+v, then %+v", before, soon)
+	}
+	u.at = u.at.Add(-layerAge)
+	u.took = layerAge
+	if soon := layerOf(t, &u, dir); soon != before {
+		t.Errorf("a measure that took long was repeated at once: %+v, then %+v", before, soon)
+	}
+	u.at = u.at.Add(-layerRest * layerAge)
+	if later := layerOf(t, &u, dir); later.Bytes < before.Bytes+1<<20 {
+		t.Errorf("an old measure was kept: %+v, then %+v", before, later)
+	}
+}
+
+func TestLayerThatIsRemovedIsNotMeasured(t *testing.T) {
+	dir := t.TempDir()
+	var u layerUsage
+	slots := make(chan struct{}, 1)
+	slots <- struct{}{} // a measure waits
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	u.read(ctx, slots, dir)
+	u.mu.Lock()
+	walking := u.walking
+	u.mu.Unlock()
+	u.stop()
+	<-walking
+	if at, _ := u.read(t.Context(), slots, dir); !at.IsZero() || u.walking != nil {
+		t.Error("measured after its end")
+	}
+}
+
+// A container makes a tree that takes long to measure, so that every call for stats
+// waits for it, and the stats of its neighbours with it.
+func TestAttackStatsWaitForAHugeLayer(t *testing.T) {
+	m := &Manager{layerWalks: make(chan struct{}, 1), opt: Options{Root: t.TempDir()}}
+	huge := &Container{id: "huge", pod: &Sandbox{id: "pod"}}
+	// A walk that does not end: all places for walks are taken.
+	m.layerWalks <- struct{}{}
+	ctx, cancel := context.WithTimeout(t.Context(), layerPatience)
+	defer cancel()
+	begin := time.Now()
+	for range 100 { // waits once for all
+		if got := m.writableLayer(ctx, huge); got != nil {
+			t.Fatalf("measured as %v", got)
+		}
+	}
+	if took := time.Since(begin); took > 20*layerPatience {
+		t.Errorf("the calls took %v", took)
+	}
+	<-m.layerWalks
+	upper := filepath.Join(m.containerDir("pod", "huge"), "upper")
+	if err := os.MkdirAll(upper, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	<-huge.layer.idle()
+	huge.layer.at = time.Time{}
+	if got := m.writableLayer(t.Context(), huge); got.GetInodesUsed().GetValue() != 1 {
+		t.Errorf("measured as %v when there was room, want one inode", got)
+	}
+}
+
+// idle is closed when no measure is in progress.
+func (u *layerUsage) idle() <-chan struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.walking != nil {
+		return u.walking
+	}
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+// A container's layer is nested deeper than the daemon may have files open, so that
+// the container can never be removed.
+func TestAttackLayerTooDeepToRemove(t *testing.T) {
+	const depth = 3000
+	dir := filepath.Join(t.TempDir(), "ctr")
+	mustWrite(t, filepath.Join(dir, containerRecordName))
+	at := filepath.Join(dir, "upper")
+	if err := os.Mkdir(at, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for range depth {
+		if err == nil {
+			err = unix.Mkdirat(fd, "d", 0o755)
+		}
+		if err == nil {
+			up := fd
+			fd, err = unix.Openat(up, "d", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			unix.Close(up)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }()
+	if err := eraseDir(t.Context(), dir, containerRecordName); err != nil {
+		t.Error(err)
+	}
+	if exists(dir) {
+		t.Error("directory is still there")
+	}
+}
