@@ -175,29 +175,19 @@ func readProfile(ref, root string) ([]byte, error) {
 	if ref == "" {
 		return nil, fmt.Errorf("must name a profile when the type is Localhost")
 	}
-	const flags = os.O_RDONLY | unix.O_NONBLOCK
-	var f *os.File
-	var err error
-	if filepath.IsAbs(ref) {
-		f, err = os.OpenFile(ref, flags, 0)
-	} else {
-		f, err = openBelow(root, ref, flags)
+	at, resolve := unix.AT_FDCWD, uint64(0)
+	if !filepath.IsAbs(ref) {
+		dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		at, resolve = int(dir.Fd()), unix.RESOLVE_BENEATH
 	}
+	f, err := openRegular(at, ref, resolve, most)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", clip(ref), err)
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > most {
-		return nil, fmt.Errorf("%s must be a file of at most %d bytes", clip(ref), most)
-	}
 	return io.ReadAll(io.LimitReader(f, most))
-}
-
-func openBelow(root, name string, flags int) (*os.File, error) {
-	r, err := os.OpenRoot(root)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return r.OpenFile(name, flags, 0)
 }

@@ -1,16 +1,13 @@
 package oci
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -30,24 +27,26 @@ func (u User) CRI() *runtimeapi.ContainerUser {
 }
 
 // ResolveUser finds a user and his groups in /etc/passwd and /etc/group below
-// rootfs, which no symbolic link in it can leave. The error wraps [ErrInvalid]
-// when the request contradicts itself or a name is not in the image.
+// rootfs, which no symbolic link in it can leave. The files may have 10 MiB each
+// and lines of 1 MiB; they are read line by line. A number is never looked up as a
+// name. The error wraps [ErrInvalid] when the request contradicts itself, a name is
+// not in the image, or its files are not regular or too large.
 func ResolveUser(rootfs string, req UserRequest) (User, error) {
 	wish, err := req.wish()
 	if err != nil {
 		return User{}, err
 	}
-	acc, err := readAccounts(rootfs)
+	acc, closeAll, err := openAccounts(rootfs)
 	if err != nil {
 		return User{}, err
 	}
+	defer closeAll()
 	return acc.resolve(wish)
 }
 
 // userWish is a request with its precedences settled.
 type userWish struct {
 	user, group  string // a name or a decimal number; "" is user 0, or the user's own group
-	nameOnly     bool   // user is a name even if it looks like a number
 	supplemental []uint32
 	strict       bool
 }
@@ -86,8 +85,10 @@ func (r UserRequest) identity() (userWish, error) {
 			return w, err
 		}
 		w.user = strconv.FormatUint(uint64(id), 10)
+	case isNumber(name):
+		return w, fmt.Errorf("%w: security_context.run_as_username: %s is a number; give it as run_as_user", ErrInvalid, clip(name))
 	case name != "":
-		w.user, w.nameOnly = name, true
+		w.user = name
 	case gid != nil:
 		return w, fmt.Errorf("%w: security_context.run_as_group needs run_as_user or run_as_username", ErrInvalid)
 	default:
@@ -111,172 +112,84 @@ func checkID(field string, n int64) (uint32, error) {
 	return uint32(n), nil
 }
 
-// accounts are the users and groups a root file system knows.
-type accounts struct {
-	users  []account
-	groups []group
-}
-
-type account struct {
-	name     string
-	uid, gid uint32
-	home     string
-}
-
-type group struct {
-	name    string
-	gid     uint32
-	members []string
-}
-
 func (a accounts) resolve(w userWish) (User, error) {
-	acc, err := a.user(w)
+	acc, err := a.account(w.user)
+	if err != nil {
+		return User{}, err
+	}
+	member := acc.name
+	if w.strict {
+		member = ""
+	}
+	gid, groups, err := a.groupsOf(w.group, member)
 	if err != nil {
 		return User{}, err
 	}
 	u := User{UID: acc.uid, GID: acc.gid, Home: acc.home}
 	if w.group != "" {
-		if u.GID, err = a.group(w.group); err != nil {
-			return User{}, err
-		}
+		u.GID = gid
 	}
 	// The primary group counts among the additional ones: without it a process
 	// could drop it and pass a file mode that denies the group (CVE-2022-2989).
-	all := []uint32{u.GID}
-	if !w.strict && acc.name != "" {
-		for _, g := range a.groups {
-			if slices.Contains(g.members, acc.name) {
-				all = append(all, g.gid)
-			}
-		}
-	}
-	for _, g := range append(all, w.supplemental...) {
-		if !slices.Contains(u.Additional, g) {
+	seen := make(map[uint32]bool)
+	for _, g := range slices.Concat([]uint32{u.GID}, groups, w.supplemental) {
+		if !seen[g] {
+			seen[g] = true
 			u.Additional = append(u.Additional, g)
 		}
+	}
+	if len(u.Additional) > mostGroups {
+		return User{}, fmt.Errorf("%w: user %s is in more than %d groups: set supplemental_groups_policy to Strict", ErrInvalid, clip(acc.name), mostGroups)
 	}
 	return u, nil
 }
 
-// user is the first entry that matches; a number without one stands for itself.
-func (a accounts) user(w userWish) (account, error) {
-	uid, err := parseID(w.user)
-	numeric := !w.nameOnly && (err == nil || w.user == "")
-	i := slices.IndexFunc(a.users, func(x account) bool {
-		if numeric {
-			return x.uid == uid
+// account is the first entry that matches; a number without one stands for itself.
+func (a accounts) account(user string) (account, error) {
+	if user != "" && !isNumber(user) {
+		found, ok, err := a.user(func(name []byte, _ uint32) bool { return string(name) == user })
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: user %s is not in the image's /etc/passwd: set run_as_user to its number", ErrInvalid, clip(user))
 		}
-		return x.name == w.user
+		return found, err
+	}
+	uid, err := parseID(cmp.Or(user, "0"))
+	if err != nil {
+		return account{}, notAnID("user", user)
+	}
+	found, ok, err := a.user(func(_ []byte, n uint32) bool { return n == uid })
+	if err == nil && !ok {
+		found = account{uid: uid, home: "/"}
+	}
+	return found, err
+}
+
+// groupsOf gives the ID of the group, which may be a number or "", and those that
+// member, who may be "", is in.
+func (a accounts) groupsOf(group, member string) (gid uint32, in []uint32, err error) {
+	found := group == ""
+	if isNumber(group) {
+		if gid, err = parseID(group); err != nil {
+			return 0, nil, notAnID("group", group)
+		}
+		found = true
+	}
+	seen := make(map[uint32]bool) // a file may name one group a million times
+	err = a.groups(func(name []byte, id uint32, members []byte) {
+		if !found && string(name) == group {
+			gid, found = id, true
+		}
+		if member != "" && len(in) <= mostGroups && !seen[id] && isMember(members, member) {
+			in, seen[id] = append(in, id), true
+		}
 	})
-	switch {
-	case i >= 0:
-		return a.users[i], nil
-	case numeric:
-		return account{uid: uid, home: "/"}, nil
+	if err == nil && !found {
+		err = fmt.Errorf("%w: group %s is not in the image's /etc/group: set run_as_user and run_as_group to numbers", ErrInvalid, clip(group))
 	}
-	return account{}, fmt.Errorf("%w: user %s is not in the image's /etc/passwd: set run_as_user to its number", ErrInvalid, clip(w.user))
+	return gid, in, err
 }
 
-func (a accounts) group(name string) (uint32, error) {
-	if gid, err := parseID(name); err == nil {
-		return gid, nil
-	}
-	for _, g := range a.groups {
-		if g.name == name {
-			return g.gid, nil
-		}
-	}
-	return 0, fmt.Errorf("%w: group %s is not in the image's /etc/group: set run_as_user and run_as_group to numbers", ErrInvalid, clip(name))
-}
-
-func parseID(s string) (uint32, error) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err == nil && n == math.MaxUint32 {
-		err = strconv.ErrRange
-	}
-	return uint32(n), err
-}
-
-func readAccounts(rootfs string) (accounts, error) {
-	root, err := os.Open(rootfs)
-	if err != nil {
-		return accounts{}, fmt.Errorf("opening the container's root: %w", err)
-	}
-	defer root.Close()
-	passwd, err := readInRoot(root, "etc/passwd")
-	if err != nil {
-		return accounts{}, err
-	}
-	groups, err := readInRoot(root, "etc/group")
-	return accounts{users: parsePasswd(passwd), groups: parseGroup(groups)}, err
-}
-
-// readInRoot reads a file as a process with that root would, absolute links
-// included, so os.Root, which refuses those, won't do. No file is an empty one.
-func readInRoot(root *os.File, name string) (string, error) {
-	const most = 16 << 20
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	fd, err := unix.Openat2(int(root.Fd()), name, &how)
-	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) { // a rename elsewhere raced with the walk
-		fd, err = unix.Openat2(int(root.Fd()), name, &how)
-	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("%w: /%s of the image: %w", ErrInvalid, name, err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > most {
-		return "", fmt.Errorf("%w: /%s of the image must be a file of at most %d bytes", ErrInvalid, name, most)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, most))
-	return string(data), err
-}
-
-// parsePasswd skips lines that aren't accounts, as the C library does: a number
-// that can't be read must not come out as root's.
-func parsePasswd(data string) []account {
-	var out []account
-	for line := range strings.Lines(data) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) < 4 || f[0] == "" || f[0][0] == '#' {
-			continue
-		}
-		uid, err := parseID(f[2])
-		gid, err2 := parseID(f[3])
-		if err != nil || err2 != nil {
-			continue
-		}
-		a := account{name: f[0], uid: uid, gid: gid, home: "/"}
-		if len(f) > 5 && f[5] != "" {
-			a.home = f[5]
-		}
-		out = append(out, a)
-	}
-	return out
-}
-
-func parseGroup(data string) []group {
-	var out []group
-	for line := range strings.Lines(data) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) < 3 || f[0] == "" || f[0][0] == '#' {
-			continue
-		}
-		gid, err := parseID(f[2])
-		if err != nil {
-			continue
-		}
-		g := group{name: f[0], gid: gid}
-		if len(f) > 3 && f[3] != "" {
-			g.members = strings.Split(f[3], ",")
-		}
-		out = append(out, g)
-	}
-	return out
+func notAnID(what, number string) error {
+	return fmt.Errorf("%w: %s %s is not an ID from 0 to %d, and a number is never looked up as a name: set run_as_user and run_as_group",
+		ErrInvalid, what, clip(number), int64(math.MaxUint32)-1)
 }

@@ -67,7 +67,6 @@ func TestResolveUser(t *testing.T) {
 		"user zero":       {"me", &sc{RunAsUser: id(0)}, User{0, 0, []uint32{0, 10}, "/root"}},
 		"user and group":  {"", &sc{RunAsUser: id(1000), RunAsGroup: id(3000)}, User{1000, 3000, []uint32{3000, 10, 50000}, "/home/me"}},
 		"name":            {"", &sc{RunAsUsername: "me"}, User{1000, 1000, []uint32{1000, 10, 50000}, "/home/me"}},
-		"name of digits":  {"", &sc{RunAsUsername: "42"}, User{7, 7, []uint32{7}, "/seven"}},
 		"merge":           {"me", &sc{SupplementalGroups: []int64{1234, 10}}, User{1000, 1000, []uint32{1000, 10, 50000, 1234}, "/home/me"}},
 		"strict": {"me", &sc{SupplementalGroups: []int64{1234}, SupplementalGroupsPolicy: runtimeapi.SupplementalGroupsPolicy_Strict},
 			User{1000, 1000, []uint32{1000, 1234}, "/home/me"}},
@@ -98,6 +97,7 @@ func TestResolveUserRefuses(t *testing.T) {
 		"entry of 2^32-1":    {"huge", nil},
 		"minus one":          {"-1", nil},
 		"too large":          {"4294967295", nil},
+		"name of digits":     {"", &sc{RunAsUsername: "42"}},
 		"group alone":        {"me", &sc{RunAsGroup: id(5)}},
 		"both":               {"", &sc{RunAsUser: id(5), RunAsUsername: "me"}},
 		"unknown username":   {"", &sc{RunAsUsername: "1000"}},
@@ -178,7 +178,7 @@ func FuzzAccounts(f *testing.F) {
 	f.Add("root:x:0x0:0", "g:x:-0:a,,b", "root:g")
 	f.Add(strings.Repeat("x", 1<<17)+":x:1:1", "", "x")
 	f.Fuzz(func(t *testing.T, passwd, groups, spec string) {
-		acc := accounts{users: parsePasswd(passwd), groups: parseGroup(groups)}
+		acc := accounts{passwd: strings.NewReader(passwd), group: strings.NewReader(groups)}
 		w, err := UserRequest{Image: spec}.wish()
 		if err != nil {
 			t.Skip()

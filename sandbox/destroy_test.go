@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -191,5 +192,38 @@ func TestVolumesAreFoundWithoutARecord(t *testing.T) {
 	mustWrite(t, filepath.Join(m.imageVolumesDir("ctr"), "3", "file"))
 	if err := m.unmountVolumes("ctr"); err != nil || !slices.Equal(images.seen, []string{"0", "3"}) {
 		t.Errorf("unmounted %v, %v", images.seen, err)
+	}
+}
+
+// An image volume's sub-path names a FIFO, so that CreateContainer waits for a
+// writer for ever, or a device, which would act when it is opened.
+func TestAttackSubPathOfAnotherKind(t *testing.T) {
+	dir := t.TempDir()
+	mustWrite(t, filepath.Join(dir, "file"))
+	for name, mode := range map[string]uint32{"fifo": unix.S_IFIFO, "socket": unix.S_IFSOCK, "device": unix.S_IFCHR} {
+		if err := unix.Mknod(filepath.Join(dir, name), mode|0o666, int(unix.Mkdev(1, 5))); err != nil {
+			t.Skip("needs privilege: ", err)
+		}
+		if err := os.Symlink(name, filepath.Join(dir, "to-"+name)); err != nil {
+			t.Fatal(err)
+		}
+		for _, sub := range []string{name, "to-" + name} {
+			done := make(chan error, 1)
+			go func() {
+				_, err := subPath(dir, sub)
+				done <- err
+			}()
+			select {
+			case err := <-done:
+				if !errors.Is(err, ErrInvalid) {
+					t.Errorf("%s: %v, want ErrInvalid", sub, err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: blocked", sub)
+			}
+		}
+	}
+	if got, err := subPath(dir, "file"); err != nil || got != filepath.Join(dir, "file") {
+		t.Errorf("a regular file: %q, %v", got, err)
 	}
 }

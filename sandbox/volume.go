@@ -86,7 +86,8 @@ func (r *containerRecord) held() []string {
 	return out
 }
 
-// subPath resolves a directory inside a mounted image without leaving it.
+// subPath resolves a directory or file inside a mounted image without leaving it.
+// Nothing is opened by it but as a handle: a FIFO would block, a device act.
 func subPath(dir, sub string) (string, error) {
 	if sub == "" {
 		return dir, nil
@@ -94,22 +95,29 @@ func subPath(dir, sub string) (string, error) {
 	if filepath.IsAbs(sub) || !filepath.IsLocal(sub) {
 		return "", fmt.Errorf("image_sub_path %q: use a relative path without ..: %w", sub, ErrInvalid)
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return "", fmt.Errorf("open image volume: %w", err)
 	}
-	defer func() { _ = root.Close() }()
-	// Opened through the root, so that a link in the image can't lead out of it;
-	// the name of what was opened is a path without links.
-	f, err := root.Open(sub)
+	defer root.Close()
+	// Found below the root, so that a link in the image can't lead out of it; the
+	// name of what was found is a path without links.
+	fd, err := openHandle(root, sub, unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("image_sub_path %q does not exist in the image: %w", sub, ErrInvalid)
 	}
 	if err != nil {
 		return "", fmt.Errorf("image_sub_path %q: %w: %w", sub, err, ErrInvalid)
 	}
-	defer func() { _ = f.Close() }()
-	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	defer unix.Close(fd) // only a handle
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", fmt.Errorf("image_sub_path %q: %w", sub, err)
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
+		return "", fmt.Errorf("image_sub_path %q is neither a directory nor a regular file: %w", sub, ErrInvalid)
+	}
+	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 	if err != nil {
 		return "", fmt.Errorf("image_sub_path %q: %w", sub, err)
 	}
@@ -172,10 +180,11 @@ func mkdirInRoot(root *os.File, path string, owner [2]uint32) error {
 }
 
 func openDirInRoot(root *os.File, path string) (fd int, err error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	}
+	return openHandle(root, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+}
+
+func openHandle(root *os.File, path string, flags, resolve uint64) (fd int, err error) {
+	how := unix.OpenHow{Flags: flags, Resolve: resolve}
 	for {
 		fd, err = unix.Openat2(int(root.Fd()), path, &how)
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) { // a rename elsewhere raced with the walk
