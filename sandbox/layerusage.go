@@ -26,9 +26,9 @@ const (
 	// layerTime bounds one measure: a container that keeps moving directories ahead
 	// of the walk would keep it going.
 	layerTime = 5 * time.Minute
-	// layerPatience is how long one call waits for measures in progress, all of its
-	// containers together. The tree of a usual container takes less.
-	layerPatience = 100 * time.Millisecond
+	// layerPatience is how long calls wait for a measure from its begin, and one call
+	// for those of all its containers. The tree of a usual container takes less.
+	layerPatience = 500 * time.Millisecond
 )
 
 // layerUsage is the last measure of a writable layer. Measures are made in the
@@ -39,25 +39,28 @@ type layerUsage struct {
 	at      time.Time // when the last measure ended; zero before the first
 	took    time.Duration
 	usage   dirtree.Usage
+	began   time.Time          // when the last measure was asked for
 	walking chan struct{}      // closed when the measure in progress ends; nil without one
 	cancel  context.CancelFunc // of the measure in progress
 	stopped bool               // the layer is being removed
 }
 
 // read gives the last measure of the layer dir, and has it made anew when it is old,
-// in a place of slots. It waits for a measure in progress until ctx ends. Without a
-// measure yet, the time is zero.
+// in a place of slots. It waits for a measure that began just now, until ctx ends.
+// Without a measure yet, the time is zero.
 func (u *layerUsage) read(ctx context.Context, slots chan struct{}, dir string) (time.Time, dirtree.Usage) {
 	u.mu.Lock()
 	if u.walking == nil && !u.stopped && time.Since(u.at) >= max(layerAge, layerRest*u.took) {
 		var walk context.Context
 		walk, u.cancel = context.WithCancel(context.Background())
-		u.dir, u.walking = dir, make(chan struct{})
+		u.dir, u.began, u.walking = dir, time.Now(), make(chan struct{})
 		go u.measure(walk, slots, u.walking)
 	}
-	walking := u.walking
+	walking, patience := u.walking, layerPatience-time.Since(u.began)
 	u.mu.Unlock()
-	if walking != nil {
+	if walking != nil && patience > 0 {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
 		select {
 		case <-walking:
 		case <-ctx.Done():

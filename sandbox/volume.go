@@ -110,14 +110,7 @@ func subPath(dir, sub string) (string, error) {
 		return "", fmt.Errorf("image_sub_path %q: %w: %w", sub, err, ErrInvalid)
 	}
 	defer unix.Close(fd) // only a handle
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return "", fmt.Errorf("image_sub_path %q: %w", sub, err)
-	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
-		return "", fmt.Errorf("image_sub_path %q is neither a directory nor a regular file: %w", sub, ErrInvalid)
-	}
-	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	real, err := pathOfHandle(fd)
 	if err != nil {
 		return "", fmt.Errorf("image_sub_path %q: %w", sub, err)
 	}
@@ -125,6 +118,19 @@ func subPath(dir, sub string) (string, error) {
 		return "", fmt.Errorf("image_sub_path %q leaves the image: %w", sub, ErrInvalid)
 	}
 	return real, nil
+}
+
+// pathOfHandle gives the path of a directory or regular file; of another kind the
+// error wraps ErrInvalid.
+func pathOfHandle(fd int) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
+		return "", fmt.Errorf("it is neither a directory nor a regular file: %w", ErrInvalid)
+	}
+	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 }
 
 // makeVolumeDirs makes the directories an image declares as volumes, so that

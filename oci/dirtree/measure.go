@@ -80,6 +80,7 @@ func (c *counter) entry(d *dir, e entry) (enter bool, err error) {
 // link counts a name of a file that has more than one.
 func (c *counter) link(st *unix.Stat_t) {
 	id := fileID{st.Dev, st.Ino}
+	names := uint64(st.Nlink) //nolint:unconvert // it is narrower on arm64
 	left, known := c.links[id]
 	switch {
 	case known && left > 1:
@@ -87,11 +88,11 @@ func (c *counter) link(st *unix.Stat_t) {
 	case known:
 		delete(c.links, id) // all its names were seen
 	case !c.full && len(c.links) < c.manyLinks:
-		c.links[id] = uint64(st.Nlink) - 1
+		c.links[id] = names - 1
 		c.add(st)
 	default: // from now on for all new ones: of this one the first names count as parts
 		c.full = true
-		c.Bytes += uint64(st.Blocks) * 512 / uint64(st.Nlink)
-		c.parts += 1 << 32 / uint64(st.Nlink)
+		c.Bytes += uint64(st.Blocks) * 512 / names
+		c.parts += 1 << 32 / names
 	}
 }

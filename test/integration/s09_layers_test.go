@@ -23,11 +23,17 @@ import (
 // removes it with the test.
 func withShell(t *testing.T, ref string, files ...registry.File) func(*runtimeapi.ContainerConfig) {
 	t.Helper()
+	return extended(t, ref, func(*v1.Config) {}, files...)
+}
+
+// extended is withShell with another configuration of the image.
+func extended(t *testing.T, ref string, change func(*v1.Config), files ...registry.File) func(*runtimeapi.ContainerConfig) {
+	t.Helper()
 	base, err := registry.Busybox()
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := registry.Extend(base, func(*v1.Config) {}, files...)
+	img, err := registry.Extend(base, change, files...)
 	if err != nil {
 		t.Fatal(err)
 	}

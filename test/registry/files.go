@@ -24,7 +24,7 @@ var made = time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC)
 // File is one entry of a layer. Parent directories need no entry of their own.
 type File struct {
 	Path string      // absolute
-	Mode os.FileMode // permission bits, setuid, setgid, sticky; ModeDir for a directory
+	Mode os.FileMode // permission bits, setuid, setgid, sticky; ModeDir for a directory, ModeNamedPipe for a FIFO
 	Data []byte
 	From string // instead of Data: a file of this machine
 	Link string // instead of Data: a symbolic link's target
@@ -94,6 +94,8 @@ func (f File) write(t *tar.Writer) error {
 	switch {
 	case f.Mode.IsDir():
 		h.Typeflag, h.Name = tar.TypeDir, h.Name+"/"
+	case f.Mode&os.ModeNamedPipe != 0:
+		h.Typeflag = tar.TypeFifo
 	case f.Link != "":
 		h.Typeflag, h.Linkname = tar.TypeSymlink, f.Link
 	case f.Hard != "":
