@@ -24,6 +24,9 @@
 //   - What is said to be in a shim is held by it: what the shim does not list at
 //     the start, or after another took over, is ended (lost.go).
 //   - Exit is a broadcast: done of a sandbox or container is a closed channel.
+//   - What a container made of its writable layer costs no call its time: it is
+//     measured in the background, four layers at a time (layerusage.go), removed
+//     only until the call's context ends, and by a start for seconds at most.
 //
 // # Locks
 //
@@ -34,7 +37,9 @@
 //  3. mu of a Sandbox or Container guards intent and fact in memory; it is held
 //     for assignments only, and innermost.
 //
-// Readers take none of them: a status is an immutable value behind an atomic
+//  4. layerUsage.mu guards the last measure of a layer; for assignments only.
+//
+// Readers take none of the first three: a status is an immutable value behind an atomic
 // pointer, so List, Status and Stats never wait for a verb.
 //
 // # Files

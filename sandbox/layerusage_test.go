@@ -149,3 +149,29 @@ func TestAttackLayerTooDeepToRemove(t *testing.T) {
 		t.Error("directory is still there")
 	}
 }
+
+// A container's tree takes so long to remove that a daemon which is started anew in
+// the middle of it is not ready for minutes.
+func TestAttackStartWaitsForARemoval(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ctr")
+	for _, name := range []string{"a", "b", "c"} {
+		mustWrite(t, filepath.Join(dir, "upper", name, "file"))
+	}
+	m := &Manager{finishBy: time.Now()} // there is no time left
+	own := newSlot()
+	err := m.finish(t.Context(), own, func(ctx context.Context) error {
+		if _, limited := ctx.Deadline(); !limited && len(own) == 0 {
+			t.Error("removed in the background while a call may do so")
+		}
+		return eraseDir(ctx, dir, containerRecordName)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if err := own.take(t.Context()); err != nil { // when the background is done
+		t.Fatal(err)
+	}
+	if exists(dir) {
+		t.Error("directory is still there")
+	}
+}

@@ -41,6 +41,7 @@ type Manager struct {
 	events *broadcaster
 
 	layerWalks chan struct{} // holds one for each layer being measured
+	finishBy   time.Time     // see finish; set once, by Recover
 
 	mu         sync.RWMutex
 	pods       map[string]*Sandbox

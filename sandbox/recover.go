@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
@@ -26,6 +27,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
 	}
+	m.finishBy = time.Now().Add(finishTime)
 	for _, e := range entries {
 		if err := m.recoverPod(ctx, e.Name()); err != nil {
 			klog.FromContext(ctx).Error(err, "A pod sandbox could not be recovered", "pod", e.Name())
@@ -63,13 +65,39 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	err = m.recoverContainers(ctx, s)
 	switch {
 	case rec.Intent.doomed():
-		return errors.Join(err, m.destroyPod(ctx, s))
+		return errors.Join(err, m.finish(ctx, s.slot, func(ctx context.Context) error { return m.destroyPod(ctx, s) }))
 	case rec.Intent == intentStopped:
 		s.end()
 	case rec.Intent == intentStopping || rec.BootID != m.bootID || !m.pauseLives(&rec):
 		return errors.Join(err, m.retire(ctx, s))
 	}
 	return err
+}
+
+// finishTime is how long a start may take, in all, to remove what the daemon before
+// began to remove.
+const finishTime = 5 * time.Second
+
+// finish ends a removal that the daemon before began. What is not done in time, such
+// as a tree of millions of files, goes on in the background: until it ends the pod or
+// container is listed as any whose removal failed, and a call to remove it waits.
+func (m *Manager) finish(ctx context.Context, own slot, destroy func(context.Context) error) error {
+	soon, cancel := context.WithDeadline(ctx, m.finishBy)
+	defer cancel()
+	err := destroy(soon)
+	if err == nil || soon.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	if err := own.take(ctx); err != nil {
+		return err
+	}
+	go func() {
+		defer own.free()
+		if err := destroy(ctx); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "A removal that an earlier daemon began has failed")
+		}
+	}()
+	return nil
 }
 
 // retire releases a pod that was being stopped or whose pause process is gone; it
@@ -141,7 +169,7 @@ func (m *Manager) recoverContainer(ctx context.Context, s *Sandbox, id string) e
 	c.commit(rec)
 	c.tellFromNow(m.events.publish)
 	if rec.Intent.doomed() {
-		return m.destroyContainer(ctx, c)
+		return m.finish(ctx, c.slot, func(ctx context.Context) error { return m.destroyContainer(ctx, c) })
 	}
 	if !rec.LostAt.IsZero() {
 		c.lose(rec.LostAt)
