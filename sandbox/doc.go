@@ -36,7 +36,6 @@
 //     for done, kills.
 //  3. mu of a Sandbox or Container guards intent and fact in memory; it is held
 //     for assignments only, and innermost.
-//
 //  4. layerUsage.mu guards the last measure of a layer; for assignments only.
 //
 // Readers take none of the first three: a status is an immutable value behind an atomic
