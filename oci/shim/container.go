@@ -326,10 +326,24 @@ func (s *Server) start(r shimapi.IDRequest) (any, error) {
 		s.releaseFifo(ctr.id)
 		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
 	}
+	ctr.awaitCommand()
 	s.change(ctr, "started", func(rec *shimapi.Record) {
 		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})
 	return nil, nil
+}
+
+// commandPatience is how long a start waits for the command to be executed.
+const commandPatience = 500 * time.Millisecond
+
+// awaitCommand returns when the first process has executed its command, or ended.
+// libcontainer's part ends before that, and until then the process is not dumpable:
+// a postStart hook that opens /proc/1/fd/1 would be refused. The kernel changes the
+// name last, after the access (begin_new_exec in fs/exec.c), and tells nobody.
+func (ctr *container) awaitCommand() {
+	for deadline := time.Now().Add(commandPatience); time.Now().Before(deadline) && ctr.lives() && comm(ctr.pid) == initComm; {
+		time.Sleep(50 * time.Microsecond)
+	}
 }
 
 // releaseFifo wakes the reader that libcontainer leaves blocked in open(2) when

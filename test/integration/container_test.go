@@ -393,3 +393,17 @@ func TestCgroupParent(t *testing.T) {
 		}
 	}
 }
+
+// TestStartedIsExecuted wants that the command is there when StartContainer returns:
+// the process of the runtime before it lets nobody open its files in /proc, as
+// postStart hooks do.
+func TestStartedIsExecuted(t *testing.T) {
+	p := shared.pod(t, namespaces(pidMode(runtimeapi.NamespaceMode_CONTAINER)))
+	for i := range 40 {
+		c := p.start(fmt.Sprint("c", i), "sleep 1000", sameNamespaces(pidMode(runtimeapi.NamespaceMode_CONTAINER)))
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.hostPID()))
+		if err != nil || strings.HasPrefix(string(comm), "runc:") {
+			t.Fatalf("container %d is %q, %v, when StartContainer has returned", i, comm, err)
+		}
+	}
+}
