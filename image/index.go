@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -167,17 +166,10 @@ func isPinned(r *record, patterns []string) bool {
 				p = ref.String()
 			}
 		}
-		for _, name := range slices.Concat(r.Tags, r.Digests) {
-			if ok, err := matchName(p, name); err == nil && ok {
-				return true
-			}
+		pat, err := registry.ParsePattern(p)
+		if err == nil && slices.ContainsFunc(slices.Concat(r.Tags, r.Digests), pat.Matches) {
+			return true
 		}
 	}
 	return false
-}
-
-// matchName is path.Match with * matching slashes too.
-func matchName(pattern, name string) (bool, error) {
-	flat := strings.NewReplacer("/", "\x01")
-	return path.Match(flat.Replace(pattern), flat.Replace(name))
 }

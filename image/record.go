@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth/image/registry"
 	"berth/oci/atomicfile"
 )
 
@@ -136,12 +137,26 @@ func (s *Store) readRecord(path string) (*record, error) {
 	if _, err := newImage(&r, nil); err != nil {
 		return nil, err
 	}
+	r.Tags, r.Digests = canonical(r.Tags), canonical(r.Digests)
 	for _, l := range r.Layers {
 		if _, ok := s.layers[l.ChainID]; !ok {
 			return nil, fmt.Errorf("its layer %s is missing", l.ChainID)
 		}
 	}
 	return &r, nil
+}
+
+// canonical gives names as [registry.Parse] writes them now: one that is written
+// otherwise, by an earlier version, nobody could ask for any more.
+func canonical(names []string) []string {
+	var out []string
+	for _, n := range names {
+		if ref, err := registry.Parse(n); err == nil {
+			n = ref.String()
+		}
+		out = added(out, n)
+	}
+	return out
 }
 
 func (s *Store) adopt(r *record) {

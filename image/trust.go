@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/BurntSushi/toml"
@@ -30,7 +31,9 @@ type TrustPolicy struct {
 
 // TrustRule is one rule.
 type TrustRule struct {
-	// Match is a pattern for HOST/REPOSITORY, with * for any characters.
+	// Match is a [registry.Pattern] for HOST/REPOSITORY, which has neither tag nor
+	// digest. The host may be spelled in any way that means the same registry; other
+	// names the resolver has for it are other registries.
 	Match string
 	// Reject refuses the images.
 	Reject bool
@@ -58,7 +61,7 @@ type trustFile struct {
 // All keys but match may be left out; an unknown key is an error.
 //
 //	[[rule]]
-//	match = "docker.io/mine/*"     # HOST/REPOSITORY; * is any characters
+//	match = "docker.io/mine/*"     # HOST/REPOSITORY; * is any characters, / too
 //	keys = ["cosign.pub"]          # PEM, relative to this file; one must have signed
 //
 //	[[rule]]
@@ -81,8 +84,8 @@ func LoadTrustPolicy(path string) (*TrustPolicy, error) {
 	var p TrustPolicy
 	for i, r := range f.Rule {
 		rule := TrustRule{Match: r.Match, Reject: r.Reject, RequireDigest: r.RequireDigest}
-		if r.Match == "" {
-			return nil, fmt.Errorf("trust policy %s: rule %d has no match; \"*\" matches all", path, i+1)
+		if err := checkMatch(r.Match); err != nil {
+			return nil, fmt.Errorf("trust policy %s: rule %d: %w", path, i+1, err)
 		}
 		for _, s := range r.Digests {
 			d, err := digest.Parse(s)
@@ -101,6 +104,35 @@ func LoadTrustPolicy(path string) (*TrustPolicy, error) {
 		p.Rules = append(p.Rules, rule)
 	}
 	return &p, nil
+}
+
+// checkMatch refuses what no image's name can match: the rule would look as if it
+// guarded something.
+func checkMatch(match string) error {
+	if match == "" {
+		return errors.New(`it has no match; "*" matches all`)
+	}
+	if _, err := registry.ParsePattern(match); err != nil {
+		return err
+	}
+	host, repo, slash := strings.Cut(match, "/")
+	if strings.ContainsAny(match, `*?[\`) && !strings.HasPrefix(match, "[") {
+		if slash && strings.ToLower(repo) != repo {
+			return fmt.Errorf("match %q: repositories have no capital letters", match)
+		}
+		return nil
+	}
+	if !slash {
+		return fmt.Errorf("match %q is no HOST/REPOSITORY; %q matches all of a registry", match, host+"/*")
+	}
+	if strings.ContainsAny(repo, ":@") {
+		return fmt.Errorf("match %q: a rule holds for a repository; leave out tag and digest, and list digests under digests", match)
+	}
+	if strings.ContainsAny(repo, `*?[\`) {
+		return nil
+	}
+	_, err := registry.Parse(match)
+	return err
 }
 
 func readKey(dir, name string) (crypto.PublicKey, error) {
@@ -128,7 +160,8 @@ func (p *TrustPolicy) rule(ref registry.Reference) (*TrustRule, int) {
 		return nil, 0
 	}
 	for i := range p.Rules {
-		if ok, err := matchName(p.Rules[i].Match, ref.Name()); ok && err == nil {
+		pat, err := registry.ParsePattern(p.Rules[i].Match)
+		if err != nil || pat.Matches(ref.Name()) { // what can't be read guards everything
 			return &p.Rules[i], i
 		}
 	}

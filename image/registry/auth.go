@@ -96,10 +96,9 @@ func belongs(c Credentials, h *host, registry string) bool {
 		addr = addr[i+3:]
 	}
 	addr, _, _ = strings.Cut(addr, "/")
-	if addr == "index.docker.io" || addr == "registry-1.docker.io" {
-		addr = defaultHost
-	}
-	return addr == h.base.Host || (h.upstream && addr == registry)
+	addr, err := canonicalHost(addr)
+	own, ownErr := canonicalHost(h.base.Host)
+	return err == nil && (addr == own && ownErr == nil || h.upstream && addr == registry)
 }
 
 // askHelper has docker-credential-NAME give what it keeps for the host; a helper that

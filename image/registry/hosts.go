@@ -9,9 +9,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const defaultDialTimeout = 30 * time.Second
@@ -73,28 +77,46 @@ func loadHosts(dirs []string, registry string) ([]*host, error) {
 }
 
 // hostDir finds the directory of a registry: HOST_PORT_ (where a colon can't be in
-// a file name), HOST:PORT, then _default.
+// a file name), HOST:PORT, one that spells it otherwise, then _default.
 func hostDir(dirs []string, registry string) (string, error) {
 	for _, root := range dirs {
-		if st, err := os.Stat(root); err != nil || !st.IsDir() {
+		entries, err := os.ReadDir(root)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 			continue
 		}
-		names := []string{registry, "_default"}
-		if i := strings.LastIndexByte(registry, ':'); i > 0 {
-			names = append([]string{registry[:i] + "_" + registry[i+1:] + "_"}, names...)
-		}
-		for _, name := range names {
+		for _, name := range dirNames(entries, registry) {
 			dir := filepath.Join(root, name)
-			if st, err := os.Stat(dir); err == nil && st.IsDir() {
+			if st, serr := os.Stat(dir); serr == nil && st.IsDir() {
 				return dir, nil
-			} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-				return "", fmt.Errorf("read the configuration of registry %s: %w", registry, err)
+			} else if serr != nil && !errors.Is(serr, os.ErrNotExist) {
+				err = errors.Join(err, serr)
 			}
+		}
+		if err != nil {
+			return "", fmt.Errorf("read the configuration of registry %s: %w", registry, err)
 		}
 		return "", nil
 	}
 	return "", nil
 }
+
+// dirNames are the entries that may be the registry's directory, the first one first.
+func dirNames(entries []os.DirEntry, registry string) []string {
+	names := []string{registry, "_default"}
+	if i := strings.LastIndexByte(registry, ':'); i > 0 && !strings.HasSuffix(registry, "]") {
+		names = append([]string{registry[:i] + "_" + registry[i+1:] + "_"}, names...)
+	}
+	for _, e := range entries {
+		spelled := portInName.ReplaceAllString(e.Name(), ":$1")
+		if host, err := canonicalHost(spelled); err == nil && host == registry && !slices.Contains(names, e.Name()) {
+			names = slices.Insert(names, len(names)-1, e.Name())
+		}
+	}
+	return names
+}
+
+// portInName is a port in the name of a directory that can't have a colon.
+var portInName = regexp.MustCompile(`_([0-9]+)_$`)
 
 // upstreamOf is the registry itself.
 func upstreamOf(registry string) *host {
@@ -119,6 +141,7 @@ func isLoopback(hostport string) bool {
 }
 
 func hostname(hostport string) string {
+	hostport = strings.ToLower(hostport)
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		return h
 	}

@@ -124,17 +124,17 @@ func (h *host) setURL(name string, override bool, registry string) error {
 	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 		return fmt.Errorf("it must be a URL like https://mirror.example")
 	}
-	h.base = &url.URL{Scheme: u.Scheme, Host: u.Host}
+	h.base = &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}
 	h.api = strings.TrimRight(u.Path, "/")
 	if !override && !strings.HasSuffix(h.api, "/v2") {
 		h.api = path.Join("/", h.api, "v2")
 	}
-	own := upstreamOf(registry).base.Host
-	h.upstream = u.Host == registry || u.Host == own
-	if !h.upstream {
+	own, err := canonicalHost(u.Host)
+	switch h.upstream = err == nil && own == registry; {
+	case !h.upstream:
 		h.ns = registry
-	} else {
-		h.base.Host = own // "https://docker.io" is a web site
+	case registry == defaultHost:
+		h.base.Host = upstreamOf(registry).base.Host // "https://docker.io" is a web site
 	}
 	return nil
 }

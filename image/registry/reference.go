@@ -26,16 +26,17 @@ const (
 var (
 	pathElem  = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
 	repoRegex = regexp.MustCompile(`^` + pathElem + `(?:/` + pathElem + `)*$`)
-	hostElem  = `(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])`
-	hostRegex = regexp.MustCompile(`^(?:` + hostElem + `(?:\.` + hostElem + `)*|\[[a-fA-F0-9:]+\])(?::[0-9]{1,5})?$`)
+	hostElem  = `(?:[a-z0-9]|[a-z0-9][a-z0-9-]*[a-z0-9])`
+	hostRegex = regexp.MustCompile(`^(?:` + hostElem + `(?:\.` + hostElem + `)*|\[[a-f0-9:]+\])(?::[0-9]{1,5})?$`)
 	tagRegex  = regexp.MustCompile(`^(?:[A-Za-z0-9_].*)?$`)
 	hexRegex  = regexp.MustCompile(`^[a-f0-9]{64}$`)
 )
 
 // Reference is a complete image name: host and repository always, and a tag, a
-// digest, or both.
+// digest, or both. [Parse] gives it in the one form everything goes by that compares
+// names; names that mean the same are equal.
 type Reference struct {
-	Host   string // "docker.io", with port where one was given
+	Host   string // "docker.io", with port where that is not 443
 	Repo   string // "library/busybox"
 	Tag    string
 	Digest digest.Digest
@@ -61,7 +62,11 @@ func Parse(s string) (Reference, error) {
 		return bad("%s", mistake(rest))
 	}
 	r := Reference{Tag: tag.TagStr(), Digest: digest.Digest(d)}
-	r.Host, r.Repo = hubName(tag.RegistryStr(), tag.RepositoryStr())
+	host, err := canonicalHost(tag.RegistryStr())
+	if err != nil {
+		return bad("%s", err)
+	}
+	r.Host, r.Repo = host, hubRepo(host, tag.RepositoryStr())
 	switch {
 	case !tagRegex.MatchString(r.Tag):
 		return bad(badTag)
@@ -78,16 +83,13 @@ func Parse(s string) (Reference, error) {
 	return r, nil
 }
 
-// hubName gives docker's registry the one name everybody writes, and its images
-// their library/, whichever of its hosts was named.
-func hubName(host, repo string) (h, r string) {
-	if host != name.DefaultRegistry && host != "registry-1.docker.io" {
-		return host, repo
+// hubRepo gives docker's own images their library/, whichever way docker's registry
+// was named.
+func hubRepo(host, repo string) string {
+	if host == defaultHost && !strings.Contains(repo, "/") {
+		return "library/" + repo
 	}
-	if !strings.Contains(repo, "/") {
-		repo = "library/" + repo
-	}
-	return defaultHost, repo
+	return repo
 }
 
 // mistake says which part of a name, without digest, package name refuses.

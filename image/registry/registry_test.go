@@ -546,7 +546,7 @@ func TestParse(t *testing.T) {
 		"registry.k8s.io/pause" + d:     "registry.k8s.io/pause" + d,
 		"registry.k8s.io/pause:3.9" + d: "registry.k8s.io/pause:3.9" + d,
 		"[::1]:5000/a":                  "[::1]:5000/a:latest",
-		"EXAMPLE.com/a__b/c-d.e":        "EXAMPLE.com/a__b/c-d.e:latest",
+		"EXAMPLE.com/a__b/c-d.e":        "example.com/a__b/c-d.e:latest",
 	} {
 		if r, err := Parse(in); err != nil || r.String() != want {
 			t.Errorf("%q: %q %v", in, r, err)
