@@ -32,7 +32,7 @@ func (s *runtimeService) CreateContainer(ctx context.Context, req *runtimeapi.Cr
 	}
 	m := req.GetConfig().GetMetadata()
 	key := fmt.Sprintf("CreateContainer of %s attempt %d in %s", m.GetName(), m.GetAttempt(), pod.ID)
-	id, err := s.flights.do(ctx, key, digest(req), func(ctx context.Context) (string, error) {
+	id, err := s.flights.do(ctx, key, digest(req), 0, func(ctx context.Context) (string, error) {
 		if id, err := s.existingContainer(ctx, pod.ID, req.GetConfig()); id != "" || err != nil {
 			return id, err
 		}

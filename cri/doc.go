@@ -12,7 +12,8 @@
 //
 //   - A handler is decode and validate → one domain call → encode.
 //   - Every mutating call runs detached from its client's context ([flights]).
-//     A client that gave up and retries joins the call that is running.
+//     A client that gave up and retries joins the call that is running. A pull
+//     that no client has waited for during 30 s is cancelled.
 //   - RunPodSandbox and CreateContainer are idempotent: see "Retries".
 //   - Lists are served from the domain's snapshots and never wait for a verb.
 //   - No request is logged as a whole: it may hold a registry's password.

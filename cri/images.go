@@ -27,7 +27,7 @@ func (s *imageService) PullImage(ctx context.Context, req *runtimeapi.PullImageR
 	}
 	// Only what decides what is fetched: pods of different configuration share a pull.
 	what := digest(&runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}, Auth: req.GetAuth()})
-	ref, err := s.flights.do(ctx, fmt.Sprintf("PullImage of %s as %.12s", name, what), what, func(ctx context.Context) (string, error) {
+	ref, err := s.flights.do(ctx, fmt.Sprintf("PullImage of %s as %.12s", name, what), what, pullGrace, func(ctx context.Context) (string, error) {
 		clock := startPullClock()
 		img, err := s.opt.Images.Pull(ctx, image.PullRequest{Reference: name, Auth: decodeAuth(req.GetAuth()), Progress: clock.note})
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,6 +175,47 @@ func TestPullsOfOneImageAreOne(t *testing.T) {
 	}
 }
 
+// TestAttackAbandonedPull: a client asks for an image that never comes and goes away.
+// Within the grace a retry joins the one pull; without a client it is cancelled.
+func TestAttackAbandonedPull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlights()
+		var began atomic.Int32
+		cancelled := make(chan time.Time, 1)
+		hang := func(ctx context.Context) (string, error) {
+			began.Add(1)
+			<-ctx.Done()
+			cancelled <- time.Now()
+			time.Sleep(time.Second) // to undo what it had begun
+			return "", context.Cause(ctx)
+		}
+		giveUp := func(after time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			if _, err := f.do(ctx, "pull", "", pullGrace, hang); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the client that gave up hears %v", err)
+			}
+		}
+		giveUp(time.Second)
+		time.Sleep(pullGrace - time.Second)
+		giveUp(5 * time.Minute) // the retry; it has as long as it likes
+		left := time.Now()
+		if n := began.Load(); n != 1 {
+			t.Errorf("the retry began pull %d", n)
+		}
+		if at := <-cancelled; at.Sub(left) != pullGrace {
+			t.Errorf("cancelled %v after the last client left", at.Sub(left))
+		}
+		again := func(context.Context) (string, error) { return "image", nil }
+		if id, err := f.do(t.Context(), "pull", "", pullGrace, again); id != "image" || err != nil {
+			t.Errorf("a client that came while it was cancelled got %q, %v", id, err)
+		}
+		if err := f.drain(t.Context()); err != nil || len(f.keys()) != 0 {
+			t.Errorf("left in flight: %v, %v", f.keys(), err)
+		}
+	})
+}
+
 func TestStopsWithDifferentGraceOverlap(t *testing.T) {
 	f, g := newFake(), newGate()
 	f.hook = g.hook
@@ -229,7 +271,7 @@ func TestDrainWaitsForWhatItCutShort(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFlights()
 				go func() {
-					_, _ = f.do(t.Context(), "run", "", func(ctx context.Context) (string, error) {
+					_, _ = f.do(t.Context(), "run", "", 0, func(ctx context.Context) (string, error) {
 						<-ctx.Done()
 						time.Sleep(undone)
 						return "", context.Cause(ctx)

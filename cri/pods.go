@@ -23,7 +23,7 @@ func (s *runtimeService) RunPodSandbox(ctx context.Context, req *runtimeapi.RunP
 	if err := checkPodConfig(req.GetConfig()); err != nil {
 		return nil, err
 	}
-	id, err := s.flights.do(ctx, podKey(req.GetConfig().GetMetadata()), digest(req), func(ctx context.Context) (string, error) {
+	id, err := s.flights.do(ctx, podKey(req.GetConfig().GetMetadata()), digest(req), 0, func(ctx context.Context) (string, error) {
 		if id, err := s.existingPod(ctx, req); id != "" || err != nil {
 			return id, err
 		}
