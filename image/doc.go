@@ -27,8 +27,12 @@
 //     a daemon that was restarted may not all be known.
 //   - Every byte from a registry passes a digest before it counts: blobs their
 //     descriptor's, uncompressed layers the configuration's diffID.
-//   - One download of a layer, and one pull of a name with the same credentials,
-//     serve all who want it; it is cancelled when the last of them gave up.
+//   - One download of a layer from a registry, and one pull of a name with the same
+//     credentials, serve all who want it; it is cancelled when the last of them gave
+//     up. Pulls that would have a layer from different registries don't wait for each
+//     other: the first that has it ends the other's download.
+//   - No registry and no pull holds up another's: see [Options].MaxParallel and, for
+//     registries that send too slowly, package image/registry.
 //   - Readers (Get, List) take no lock: they see an immutable index.
 //
 // # Locks

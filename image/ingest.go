@@ -26,10 +26,11 @@ type ingest struct {
 	digestName string
 	tell       func(Progress)
 
-	mu     sync.Mutex // guards what follows while layers are waited for
-	stages []*stage   // by layer; nil where the layer is complete
-	pinned []string   // ChainIDs of complete layers that were acquired
-	dirty  bool       // some stage is not on disk for sure
+	mu       sync.Mutex // guards what follows while layers are waited for
+	stages   []*stage   // by layer; nil where the layer is complete
+	attempts []*attempt // by layer: the one at the stage this pull waits for
+	pinned   []string   // ChainIDs of complete layers that were acquired
+	dirty    bool       // some stage is not on disk for sure
 }
 
 // run acquires all layers, side by side, and commits the image.
@@ -62,7 +63,7 @@ func (g *ingest) isPinned(chain string) bool { return contains(g.pinned, chain) 
 
 // layers starts all layers, then waits for all.
 func (g *ingest) layers(ctx context.Context) error {
-	g.stages = make([]*stage, len(g.found.layers))
+	g.stages, g.attempts = make([]*stage, len(g.found.layers)), make([]*attempt, len(g.found.layers))
 	joined := make([]bool, len(g.stages))
 	for i := range g.found.layers {
 		joined[i] = g.start(i)
@@ -83,9 +84,9 @@ func (g *ingest) start(i int) (joined bool) {
 		p.Reference, p.Index, p.Layers = g.name, i, len(g.found.layers)
 		g.tell(p)
 	}
-	st, joined := g.store.acquire(rec, tell, g.unpacker(i))
+	st, a, joined := g.store.acquire(rec, g.origin(i), tell, g.unpacker(i))
 	g.mu.Lock()
-	g.stages[i] = st
+	g.stages[i], g.attempts[i] = st, a
 	if st == nil {
 		g.pinned = append(g.pinned, rec.ChainID)
 	}
@@ -100,15 +101,14 @@ func (g *ingest) start(i int) (joined bool) {
 // of its own perhaps (its host, its credentials), this pull makes it itself.
 func (g *ingest) wait(ctx context.Context, i int, st *stage, joined bool) error {
 	for st != nil {
-		select {
-		case <-st.done:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		g.mu.Lock()
+		a := g.attempts[i]
+		g.mu.Unlock()
+		err := st.await(ctx, a)
+		if err == nil || !joined || ctx.Err() != nil {
+			return err
 		}
-		if st.err == nil || !joined || ctx.Err() != nil {
-			return st.err
-		}
-		g.store.leave(st, st.err)
+		g.store.leave(st, err)
 		joined = g.start(i)
 		g.mu.Lock()
 		st = g.stages[i]

@@ -17,14 +17,23 @@ import (
 	"berth/oci/dirtree"
 )
 
-// stage is a layer in the making, for all pulls that want it.
+// stage is a layer in the making, for all pulls that want it. Pulls that would have it
+// from the same source share one attempt. A pull that would have it from elsewhere
+// makes an attempt of its own beside the others, and the first that succeeds counts:
+// another registry must not be able to hold up a layer by never finishing it.
 type stage struct {
 	rec    layerRecord
 	refs   int  // pulls; guarded by Store.mu
 	public bool // it has become a layer, which has the references; guarded by Store.mu
+	ctx    context.Context
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when it is unpacked or failed
 	listeners
+
+	// Guarded by Store.mu.
+	attempts map[string]*attempt // by origin.source; those that failed are not in it
+	running  int                 // attempts
+	settled  bool                // one succeeded, or all failed
 
 	// Set before done is closed.
 	dir    string // R/layers/.tmp-*
@@ -36,64 +45,149 @@ type stage struct {
 	renamed   bool
 }
 
+// attempt is one source's part in a stage.
+type attempt struct {
+	turn
+	failed chan struct{} // closed when it failed
+	err    error         // valid once failed is closed
+}
+
 // unpack fills dir with the layer and completes rec.
 type unpack func(ctx context.Context, dir string, st *stage) error
 
+var errOvertaken = errors.New("the layer was there from elsewhere before")
+
+// origin tells where layer i would come from.
+func (g *ingest) origin(i int) origin {
+	l := g.found.layers[i]
+	src, ok := g.src.(registrySource)
+	if !ok {
+		return origin{pull: g, source: fmt.Sprintf("archive %p", g)}
+	}
+	o := origin{pull: g, registry: src.repo.Registry(), source: src.repo.Registry() + " " + l.Digest}
+	switch {
+	case g.found.artifact: // its blobs may have URLs, which the manifest pins
+		o.source += " " + g.found.manifest.Digest.String()
+	case isForeign(l.MediaType):
+		o.source += fmt.Sprintf(" %q", g.found.urls[l.Digest])
+	}
+	return o
+}
+
 // acquire makes sure the layer is there or being made, and keeps it from being
-// deleted until [Store.release]. The stage is nil when the layer is complete.
-func (s *Store) acquire(rec layerRecord, tell func(Progress), do unpack) (st *stage, joined bool) {
+// deleted until [Store.release]. The stage is nil when the layer is complete. joined
+// tells that the attempt is one another pull has begun.
+func (s *Store) acquire(rec layerRecord, o origin, tell func(Progress), do unpack) (st *stage, a *attempt, joined bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if info := s.layers[rec.ChainID]; info != nil {
 		info.refs++
-		return nil, false
+		return nil, nil, false
 	}
-	if st := s.stages[rec.ChainID]; st != nil {
-		st.refs++
-		st.add(tell)
-		return st, true
+	st = s.stages[rec.ChainID]
+	if st == nil {
+		st = &stage{rec: rec, done: make(chan struct{}), attempts: map[string]*attempt{}}
+		st.ctx, st.cancel = context.WithCancelCause(s.ctx)
+		s.stages[rec.ChainID] = st
 	}
-	ctx, cancel := context.WithCancelCause(s.ctx)
-	st = &stage{rec: rec, refs: 1, cancel: cancel, done: make(chan struct{})}
+	st.refs++
 	st.add(tell)
-	s.stages[rec.ChainID] = st
+	if a = st.attempts[o.source]; a != nil {
+		s.slots.join(&a.turn, o)
+		return st, a, true
+	}
+	if st.settled {
+		return st, nil, true
+	}
+	a = &attempt{turn: newTurn(o), failed: make(chan struct{})}
+	st.attempts[o.source] = a
+	st.running++
+	made := &stage{rec: rec}
+	made.add(st.tell)
 	s.flights.Add(1)
 	go func() {
 		defer s.flights.Done()
-		s.make(ctx, st, do)
+		err := s.make(st.ctx, made, &a.turn, do)
+		s.settle(st, made, a, o.source, err)
 	}()
-	return st, false
+	return st, a, false
 }
 
-// make runs one layer's pipeline in the bounded pool.
-func (s *Store) make(ctx context.Context, st *stage, do unpack) {
-	defer st.cancel(nil)
-	defer close(st.done)
+// await waits for the stage, or for the attempt at it to fail.
+func (st *stage) await(ctx context.Context, a *attempt) error {
+	var failed chan struct{}
+	if a != nil {
+		failed = a.failed
+	}
 	select {
-	case s.pool <- struct{}{}:
-		defer func() { <-s.pool }()
+	case <-st.done:
+	case <-failed:
 	case <-ctx.Done():
-		st.err = context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	if st.err == nil {
-		st.dir, st.err = os.MkdirTemp(s.layerDir, tmpPrefix)
+	select {
+	case <-st.done:
+		if st.err == nil || a == nil {
+			return st.err
+		}
+	default:
 	}
-	if st.err == nil {
-		st.err = do(ctx, st.dir, st)
+	return a.err
+}
+
+// make runs one layer's pipeline when it is its turn.
+func (s *Store) make(ctx context.Context, made *stage, t *turn, do unpack) error {
+	if err := s.slots.take(ctx, t); err != nil {
+		return err
 	}
-	if st.err == nil {
-		st.rec.Bytes, st.rec.Inodes, st.err = layer.Usage(st.dir)
+	defer s.slots.give(t)
+	var err error
+	if made.dir, err = os.MkdirTemp(s.layerDir, tmpPrefix); err != nil {
+		return err
 	}
-	if st.err == nil {
-		return
+	if err = do(ctx, made.dir, made); err == nil {
+		made.rec.Bytes, made.rec.Inodes, err = layer.Usage(made.dir)
 	}
-	s.mu.Lock() // nobody may join a failed stage
-	if s.stages[st.rec.ChainID] == st {
-		delete(s.stages, st.rec.ChainID)
+	if err != nil {
+		err = errors.Join(err, dirtree.Remove(s.ctx, made.dir))
+	}
+	return err
+}
+
+// settle takes what an attempt made for the stage, if it is the first to succeed. The
+// stage has failed when all attempts have.
+func (s *Store) settle(st, made *stage, a *attempt, source string, err error) {
+	s.mu.Lock()
+	st.running--
+	won := err == nil && !st.settled
+	over := won || st.running == 0 && !st.settled
+	st.settled = st.settled || over
+	switch {
+	case won:
+		st.rec, st.result, st.dir = made.rec, made.result, made.dir
+	case err != nil:
+		delete(st.attempts, source)
+		a.err = err
+		close(a.failed)
+		if over {
+			st.err = err
+			s.forget(st)
+		}
 	}
 	s.mu.Unlock()
-	if st.dir != "" {
-		st.err = errors.Join(st.err, dirtree.Remove(s.ctx, st.dir))
+	if err == nil && !won {
+		_ = dirtree.Remove(s.ctx, made.dir) // Sweep of the next start takes what is left
+	}
+	if over {
+		close(st.done)
+		st.cancel(errOvertaken)
+	}
+}
+
+// forget lets nobody join the stage any more. The caller holds mu.
+func (s *Store) forget(st *stage) {
+	if s.stages[st.rec.ChainID] == st {
+		delete(s.stages, st.rec.ChainID)
 	}
 }
 
@@ -107,8 +201,8 @@ func (s *Store) leave(st *stage, cause error) {
 	}
 	st.refs--
 	last := st.refs == 0
-	if last && s.stages[st.rec.ChainID] == st {
-		delete(s.stages, st.rec.ChainID)
+	if last {
+		s.forget(st)
 	}
 	s.mu.Unlock()
 	if !last {

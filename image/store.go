@@ -31,8 +31,9 @@ type Options struct {
 	// CertsDirs are candidates for the registries' configuration (certs.d layout);
 	// the first that exists is read, on every pull.
 	CertsDirs []string
-	// MaxParallel bounds the layers fetched and unpacked at once, over all pulls.
-	// Default: twice the processors, at least 4 and at most 12.
+	// MaxParallel bounds the layers fetched and unpacked at once, over all pulls; a
+	// pull that waited in vain for 3 s gets one more, up to 16 in all and 8 of one
+	// registry. Default: twice the processors, at least 4 and at most 12.
 	MaxParallel int
 	// PinnedImages are names, with * as wildcard, of images the kubelet is asked not
 	// to collect; a pattern without wildcard is completed as image names are.
@@ -73,7 +74,7 @@ type Store struct {
 	layerDir string
 	lock     *os.File
 	client   *registry.Client
-	pool     chan struct{} // one element per layer being worked on
+	slots    *slots // one for each layer being worked on
 	ctx      context.Context
 	cancel   context.CancelFunc
 	flights  sync.WaitGroup
@@ -111,7 +112,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, platform: p,
 		images: filepath.Join(opts.Root, "images"), layerDir: filepath.Join(opts.Root, "layers"),
-		pool:    make(chan struct{}, opts.MaxParallel),
+		slots:   newSlots(opts.MaxParallel),
 		records: map[string]*record{}, layers: map[string]*layerInfo{}, holds: map[string][]string{},
 		stages: map[string]*stage{}, pulls: map[string]*pull{},
 		client: registry.New(registry.Options{

@@ -34,35 +34,40 @@ func canonicalHost(s string) (string, error) {
 	if port == "" && strings.HasSuffix(s, ":") {
 		return "", fmt.Errorf("%.100q lacks the port after the colon", s)
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if addr, err := netip.ParseAddr(host); err == nil {
-		addr = addr.Unmap()
-		if addr.IsUnspecified() || addr.Zone() != "" {
-			return "", fmt.Errorf("%.100q is not the address of one host", host)
-		}
-		if host = addr.String(); addr.Is6() {
-			host = "[" + host + "]"
-		}
-	} else if numeric.MatchString(host[strings.LastIndexByte(host, '.')+1:]) {
-		return "", fmt.Errorf("%.100q is not a host name; an address is written with four decimal numbers", host)
+	if host, err = canonicalName(strings.ToLower(strings.TrimSuffix(host, "."))); err != nil {
+		return "", err
 	}
-	if port != "" {
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
-			return "", fmt.Errorf("%.100q is not a port; use 1 to 65535", port)
-		}
-		port = strconv.FormatUint(n, 10)
+	if port == "" {
+		port = httpsPort
 	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", fmt.Errorf("%.100q is not a port; use 1 to 65535", port)
+	}
+	port = strconv.FormatUint(n, 10)
 	switch {
-	case port != "" && port != httpsPort:
+	case port != httpsPort, !strings.ContainsAny(host, ".:") && host != "localhost":
 		return host + ":" + port, nil
-	case !strings.ContainsAny(host, ".:") && host != "localhost":
-		return host + ":" + httpsPort, nil // without it, it would be part of a repository
-	}
-	if host == name.DefaultRegistry || host == "registry-1.docker.io" {
+	case host == name.DefaultRegistry, host == "registry-1.docker.io":
 		return defaultHost, nil
 	}
 	return host, nil
+}
+
+// canonicalName is the host without its port.
+func canonicalName(host string) (string, error) {
+	addr, err := netip.ParseAddr(host)
+	switch addr = addr.Unmap(); {
+	case err != nil && numeric.MatchString(host[strings.LastIndexByte(host, '.')+1:]):
+		return "", fmt.Errorf("%.100q is not a host name; an address is written with four decimal numbers", host)
+	case err != nil:
+		return host, nil
+	case addr.IsUnspecified(), addr.Zone() != "":
+		return "", fmt.Errorf("%.100q is not the address of one host", host)
+	case addr.Is6():
+		return "[" + addr.String() + "]", nil
+	}
+	return addr.String(), nil
 }
 
 // splitHost takes HOST, HOST:PORT, [IPV6] or [IPV6]:PORT apart; the port may be

@@ -57,6 +57,9 @@ func (c *Client) Repository(ref Reference, given *Credentials) (*Repository, err
 	return &Repository{client: c, ref: ref, given: given, hosts: hosts, endpoints: map[*host]*endpoint{}}, nil
 }
 
+// Registry is the host of the repository's name, whichever hosts serve it.
+func (r *Repository) Registry() string { return r.ref.Host }
+
 // Resolve asks what the repository's reference is now, without fetching it. A
 // registry that can't tell gives an empty digest.
 func (r *Repository) Resolve(ctx context.Context) (m Manifest, err error) {

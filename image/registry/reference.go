@@ -47,10 +47,10 @@ func Parse(s string) (Reference, error) {
 	bad := func(format string, args ...any) (Reference, error) {
 		return Reference{}, fmt.Errorf("%w %.300q: %s", ErrInvalidReference, s, fmt.Sprintf(format, args...))
 	}
-	if s == "" {
+	switch {
+	case s == "":
 		return bad("it is empty")
-	}
-	if hexRegex.MatchString(s) {
+	case hexRegex.MatchString(s):
 		return bad("64 hex digits are an image ID, not a name")
 	}
 	rest, d, pinned := strings.Cut(s, "@")
@@ -62,25 +62,32 @@ func Parse(s string) (Reference, error) {
 		return bad("%s", mistake(rest))
 	}
 	r := Reference{Tag: tag.TagStr(), Digest: digest.Digest(d)}
-	host, err := canonicalHost(tag.RegistryStr())
-	if err != nil {
+	if r.Host, err = canonicalHost(tag.RegistryStr()); err != nil {
 		return bad("%s", err)
 	}
-	r.Host, r.Repo = host, hubRepo(host, tag.RepositoryStr())
-	switch {
-	case !tagRegex.MatchString(r.Tag):
-		return bad(badTag)
-	case !hostRegex.MatchString(r.Host):
-		return bad("%.100q is not a host name", r.Host)
-	case !repoRegex.MatchString(r.Repo):
-		return bad(badRepo)
-	case len(r.Name()) > maxName:
-		return bad("the name is longer than %d characters", maxName)
+	r.Repo = hubRepo(r.Host, tag.RepositoryStr())
+	if flaw := r.flaw(); flaw != "" {
+		return bad("%s", flaw)
 	}
 	if r.Tag == "" && r.Digest == "" {
 		r.Tag = name.DefaultTag
 	}
 	return r, nil
+}
+
+// flaw says what of docker's grammar is not kept, "" when all is.
+func (r Reference) flaw() string {
+	switch {
+	case !tagRegex.MatchString(r.Tag):
+		return badTag
+	case !hostRegex.MatchString(r.Host):
+		return fmt.Sprintf("%.100q is not a host name", r.Host)
+	case !repoRegex.MatchString(r.Repo):
+		return badRepo
+	case len(r.Name()) > maxName:
+		return fmt.Sprintf("the name is longer than %d characters", maxName)
+	}
+	return ""
 }
 
 // hubRepo gives docker's own images their library/, whichever way docker's registry
