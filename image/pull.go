@@ -196,14 +196,16 @@ func pullTag(ref registry.Reference) string {
 }
 
 // resolve asks what the name stands for. When an image of that name is here, asking
-// for the digest may do; it also proves that the credentials give access.
+// for the digest may do; it also proves that the credentials give access. Only an image
+// that this repository gave once is taken on its word: with the digest alone a registry
+// could have another's image answer to its name.
 func (s *Store) resolve(ctx context.Context, repo *registry.Repository, ref registry.Reference) (registry.Manifest, *Image, error) {
 	if s.index.Load().find(ref) != nil {
 		m, err := repo.Resolve(ctx)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return m, nil, err
 		}
-		if err == nil && m.Digest != "" {
+		if err == nil && s.gave(ref, m.Digest) {
 			img, err := s.known(ctx, repo, ref, m.Digest)
 			if img != nil || err != nil {
 				return m, img, err
@@ -212,6 +214,11 @@ func (s *Store) resolve(ctx context.Context, repo *registry.Repository, ref regi
 	}
 	m, err := repo.Root(ctx)
 	return m, nil, err
+}
+
+// gave tells whether the repository has given the image with the digest before.
+func (s *Store) gave(ref registry.Reference, d digest.Digest) bool {
+	return d != "" && s.index.Load().byName[ref.DigestName(d)] != nil
 }
 
 // known gives the image whose manifest or index has the digest, if it is here,

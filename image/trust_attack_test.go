@@ -3,9 +3,11 @@ package image
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"berth/image/registry"
@@ -116,5 +118,32 @@ func TestNamesOfEarlierRecords(t *testing.T) {
 		if got, err := s.Get(name); err != nil || got.ID != img.ID {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestAttackDigestLie: a registry answers that its tag has the digest of an image that
+// another registry gave with credentials; its own name would come to mean that image.
+func TestAttackDigestLie(t *testing.T) {
+	good := newRegistry(t, nil)
+	var lie atomic.Value
+	evil := newRegistry(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if d, ok := lie.Load().(string); ok && r.Method == http.MethodHead {
+				w.Header().Set("Docker-Content-Digest", d)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	secret, own := imageOf(t, layersOf(t, "secret", 1)...), imageOf(t, layersOf(t, "own", 1)...)
+	s := openStore(t, Options{})
+	hidden, mine := pullOK(t, s, good.push(t, "secret", secret)), evil.push(t, "x", own)
+	had := pullOK(t, s, mine)
+	lie.Store(digestOf(t, secret).String())
+	if img, err := s.Pull(t.Context(), PullRequest{Reference: mine}); err == nil && img.ID == hidden.ID || err == nil && img.ID != had.ID {
+		t.Errorf("it pulled %v", img.Tags)
+	}
+	if got, err := s.Get(mine); err != nil || got.ID != had.ID {
+		t.Errorf("its name means %v, %v", got, err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os/exec"
@@ -135,7 +134,7 @@ type token struct {
 
 // authorize answers a 401: it gives the Authorization header to come back with.
 func (e *endpoint) authorize(ctx context.Context, resp *http.Response, refused string) (string, error) {
-	detail := newStatusError(resp, e.client.opts.Timeout).Error()
+	detail := e.client.newStatusError(resp, true).Error()
 	switch c := challenge(ctx, resp); {
 	case c.Scheme == "bearer" && e.creds.RegistryToken == "":
 		tok, err := e.bearer(ctx, c, refused)
@@ -232,7 +231,8 @@ func (e *endpoint) requestToken(ctx context.Context, c *transport.Challenge, sco
 	if err != nil || realm.Host == "" {
 		return token{}, fmt.Errorf("%w: the registry names %.200q as its token server; an https URL is needed", ErrUnauthorized, c.Parameters["realm"])
 	}
-	trusted, err := name.NewRegistry(e.tokenHost(realm))
+	// The library judges addresses in the realm; here the dialer does, and names too.
+	trusted, err := name.NewRegistry(realm.Host)
 	if err != nil {
 		return token{}, fmt.Errorf("%w: token server: %w", ErrUnauthorized, err)
 	}
@@ -244,25 +244,16 @@ func (e *endpoint) requestToken(ctx context.Context, c *transport.Challenge, sco
 		return token{}, fmt.Errorf("token server %s: %w", realm.Host, se)
 	case se != nil:
 		return token{}, fmt.Errorf("%w: token server %s: %w", ErrUnauthorized, realm.Host, se)
+	case errors.Is(err, errFenced):
+		return token{}, fmt.Errorf("%w: token server %w", ErrUnauthorized, shorten(err))
 	case errors.As(err, &sent):
 		return token{}, fmt.Errorf("token server: %w", shorten(err))
 	case err != nil: // further lines would be what the server sent, a secret maybe
 		text, _, _ := strings.Cut(err.Error(), "\n")
-		return token{}, fmt.Errorf("%w: token server %s: %.300s", ErrUnauthorized, realm.Host, text)
+		return token{}, fmt.Errorf("%w: token server %s: %s", ErrUnauthorized, realm.Host, printable(text, 300))
 	}
 	life := max(time.Duration(min(got.ExpiresIn, 86400))*time.Second, tokenFloor)
 	return token{cmp.Or(got.Token, got.AccessToken), time.Now().Add(life * 8 / 10)}, nil
-}
-
-// tokenHost is the registry in whose name the library judges the realm: it refuses
-// token servers on private addresses but the registry's own. Registries inside a
-// company have them elsewhere, so they pass as their own; the link-local addresses of
-// a cloud's metadata don't.
-func (e *endpoint) tokenHost(realm *url.URL) string {
-	if ip := net.ParseIP(realm.Hostname()); ip != nil && ip.IsLinkLocalUnicast() {
-		return e.host.base.Host
-	}
-	return realm.Host
 }
 
 // tokenTransport takes the library's requests to the token server, and nowhere else.
@@ -279,18 +270,25 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("%w: the token server redirects to %s://%s, which must not see the credentials", errFinal, req.URL.Scheme, req.URL.Host)
 	}
 	req.Header.Set("User-Agent", t.client.opts.UserAgent)
-	resp, err := t.base.RoundTrip(req)
+	resp, err := t.send(req)
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = watch(resp.Body, t.client.opts.Timeout)
 	noOAuth := req.Method == http.MethodPost && (resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed)
 	switch {
 	case noOAuth:
 		resp.StatusCode = http.StatusNotFound // the one of the two the library knows
 	case resp.StatusCode >= http.StatusBadRequest:
 		defer resp.Body.Close() // not wanted
-		return nil, newStatusError(resp, t.client.opts.Timeout)
+		return nil, t.client.newStatusError(resp, strings.EqualFold(t.realm.Hostname(), t.host.base.Hostname()))
 	}
+	resp.Body = t.client.watch(resp)
 	return resp, nil
+}
+
+func (t *tokenTransport) send(req *http.Request) (*http.Response, error) {
+	if t.own(req.URL) {
+		return t.base.RoundTrip(req)
+	}
+	return t.client.away(req, t.host, arrivalOf(req.Context()).reach())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -23,43 +24,52 @@ func (r *Repository) Blob(ctx context.Context, d digest.Digest, size int64) (io.
 	return b, nil
 }
 
+// maxURLs is how many places of a foreign layer are tried.
+const maxURLs = 8
+
 // External opens a blob that lies outside the registry (a foreign layer), at the
-// first of urls that works. No credentials go there.
+// first of urls that works, of which up to eight are tried. No credentials go there,
+// and they may lie where a redirect of the registry might lead.
 func (r *Repository) External(ctx context.Context, urls []string) (io.ReadCloser, error) {
+	last := r.hosts[len(r.hosts)-1]
+	h := &host{base: &url.URL{Scheme: "https"}, dial: defaultDialTimeout, redirects: last.redirects}
+	own := public
+	r.mu.Lock()
+	// A mirror's place says nothing: what the manifest names is the registry's doing.
+	if e := r.endpoints[last]; e != nil && last.upstream {
+		own = e.last.reach()
+	}
+	r.mu.Unlock()
 	var tried []string
-	for _, u := range urls {
-		body, err := r.client.external(ctx, u)
+	for _, u := range urls[:min(len(urls), maxURLs)] {
+		body, err := r.client.external(ctx, h, own, u)
 		if err == nil {
 			return body, nil
 		}
-		tried = append(tried, fmt.Sprintf("%.200s: %v", u, err))
+		tried = append(tried, printable(fmt.Sprintf("%.200s: %v", u, err), maxErrorText))
 	}
 	return nil, fmt.Errorf("%w: fetch a foreign layer: tried %s", ErrUnavailable, strings.Join(tried, "; "))
 }
 
-func (c *Client) external(ctx context.Context, u string) (io.ReadCloser, error) {
+func (c *Client) external(ctx context.Context, h *host, own reach, u string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
-		return nil, err
+		return nil, shorten(err)
 	}
 	if req.URL.Scheme != "https" && !isLoopback(req.URL.Host) {
 		return nil, fmt.Errorf("a foreign layer must be at an https URL")
 	}
-	h := upstreamOf(req.URL.Host)
-	h.base.Scheme = req.URL.Scheme
-	rt, err := c.transport(h)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := (&http.Client{Transport: rt}).Do(req)
+	req.Header.Set("User-Agent", c.opts.UserAgent)
+	rt := roundTripper(func(req *http.Request) (*http.Response, error) { return c.away(req, h, own) })
+	resp, err := (&http.Client{Transport: rt, CheckRedirect: checkRedirect}).Do(req)
 	if err != nil {
 		return nil, shorten(err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close() // not wanted
-		return nil, newStatusError(resp, c.opts.Timeout)
+		return nil, c.newStatusError(resp, false)
 	}
-	return watch(resp.Body, c.opts.Timeout), nil
+	return c.watch(resp), nil
 }
 
 // blob reads a blob over as many connections as it takes.
@@ -70,7 +80,11 @@ type blob struct {
 	size   int64
 	off    int64
 	body   io.ReadCloser
-	fails  int // since the last byte
+
+	fails   int           // since it last came well
+	mark    int64         // where it last broke off
+	entered time.Time     // the present Read
+	spent   time.Duration // in the Reads since mark, reconnecting and pauses too
 
 	canRange bool          // the host offers ranges
 	started  int64         // where the present connection began
@@ -91,7 +105,7 @@ func (b *blob) open() error {
 		if err != nil {
 			return err
 		}
-		body := watch(resp.Body, b.repo.client.opts.Timeout)
+		body := b.repo.client.watch(resp)
 		if err := skipTo(b.off, resp, body); err != nil {
 			return errors.Join(err, body.Close())
 		}
@@ -120,6 +134,8 @@ func skipTo(off int64, resp *http.Response, body io.Reader) error {
 
 // Read gives the next bytes, reconnecting as needed.
 func (b *blob) Read(p []byte) (int, error) {
+	b.entered = time.Now()
+	defer func() { b.spent += time.Since(b.entered) }()
 	for {
 		if err := b.ready(); err != nil {
 			return 0, err
@@ -128,9 +144,6 @@ func (b *blob) Read(p []byte) (int, error) {
 		n, err := b.body.Read(p)
 		b.waited += time.Since(before)
 		b.off += int64(n)
-		if n > 0 {
-			b.fails = 0
-		}
 		if err == nil || errors.Is(err, io.EOF) && b.off >= b.size {
 			return n, err
 		}
@@ -170,6 +183,9 @@ func (b *blob) failed(err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	b.fails++
+	if b.cameWell() {
+		b.fails = 1
+	}
 	if b.fails >= b.repo.client.opts.Attempts {
 		return fmt.Errorf("%w: fetch %s: broke off at byte %d of %d, %d times in a row: %w",
 			ErrUnavailable, b.repo.ref.DigestName(b.digest), b.off, b.size, b.fails, err)
@@ -177,42 +193,18 @@ func (b *blob) failed(err error) error {
 	return b.repo.client.pause(b.ctx, b.fails, err)
 }
 
+// cameWell tells whether more than a trickle came since the last failure: a host that
+// sends a little and breaks off, again and again, is not one to go on with.
+func (b *blob) cameWell() bool {
+	opts, now := &b.repo.client.opts, time.Now()
+	got, spent := float64(b.off-b.mark), b.spent+now.Sub(b.entered)
+	b.mark, b.entered, b.spent = b.off, now, 0
+	return got >= float64(opts.minRate)*max(spent, opts.rateWindow).Seconds()
+}
+
 func (b *blob) Close() error {
 	if b.body == nil {
 		return nil
 	}
 	return b.body.Close()
-}
-
-// errStalled says that a host sent nothing for too long.
-var errStalled = errors.New("no data")
-
-// watched fails a read of a body that does not come back in time.
-type watched struct {
-	body    io.ReadCloser
-	timeout time.Duration
-	timer   *time.Timer
-}
-
-// watch closes the body when one read takes longer than the timeout. The time
-// between reads does not count: it is the reader's own.
-func watch(body io.ReadCloser, timeout time.Duration) *watched {
-	w := &watched{body: body, timeout: timeout}
-	w.timer = time.AfterFunc(timeout, func() { body.Close() }) // its effect is the point
-	w.timer.Stop()
-	return w
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	w.timer.Reset(w.timeout)
-	n, err := w.body.Read(p)
-	if !w.timer.Stop() && err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w for %v", errStalled, w.timeout)
-	}
-	return n, err
-}
-
-func (w *watched) Close() error {
-	w.timer.Stop()
-	return w.body.Close()
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +23,8 @@ type Options struct {
 	// UserAgent is sent to every host. Default "berth".
 	UserAgent string
 	// Timeout is how long a host may be silent: before an answer begins, and
-	// between two reads of a body. Default 60 s.
+	// between two reads of a body. Default 60 s. A body must also bring 1 KiB a second
+	// on average over each minute it is waited for.
 	Timeout time.Duration
 	// Attempts is how often the last host is asked before giving up; a mirror is
 	// asked at most twice. Default 5.
@@ -35,7 +38,9 @@ type Options struct {
 	// together, where a registry is slow on one connection. Default 8, negative none.
 	Ranges int
 
-	slowRate int64 // bytes per second; for tests
+	// For tests.
+	slowRate, minRate int64 // bytes per second
+	rateWindow        time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -57,11 +62,12 @@ func (o Options) withDefaults() Options {
 	if o.Ranges == 0 {
 		o.Ranges = 8
 	}
-	if o.slowRate == 0 {
-		o.slowRate = slowRate
-	}
+	o.slowRate, o.minRate, o.rateWindow = slowRate, minRate, rateWindow
 	return o
 }
+
+// maxHeader bounds the headers of an answer, in bytes.
+const maxHeader = 256 << 10
 
 // cacheLimit bounds each cache; it is dropped as a whole when full.
 const cacheLimit = 128
@@ -70,6 +76,7 @@ const cacheLimit = 128
 type Client struct {
 	opts  Options
 	parts chan struct{} // one element per range part in flight
+	proxy func(*http.Request) (*url.URL, error)
 
 	mu         sync.Mutex
 	transports map[string]http.RoundTripper
@@ -80,7 +87,7 @@ type Client struct {
 func New(opts Options) *Client {
 	opts = opts.withDefaults()
 	return &Client{
-		opts: opts, parts: make(chan struct{}, max(opts.Ranges, 0)),
+		opts: opts, parts: make(chan struct{}, max(opts.Ranges, 0)), proxy: http.ProxyFromEnvironment,
 		transports: map[string]http.RoundTripper{}, tokens: map[string]token{},
 	}
 }
@@ -117,15 +124,20 @@ func (c *Client) keepToken(key string, t token) {
 	c.tokens[key] = t
 }
 
-// transport gives connections for h, shared by all pulls that configure it alike.
-func (c *Client) transport(h *host) (http.RoundTripper, error) {
+// transport gives connections as h has them configured, shared by all pulls that
+// configure it alike. Those for other hosts have a fence, and are not shared with
+// those that have another or none.
+func (c *Client) transport(h *host, f *fence) (http.RoundTripper, error) {
 	key := h.fingerprint()
+	if f != nil {
+		key += f.String()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t, ok := c.transports[key]; ok {
 		return t, nil
 	}
-	t, err := c.newTransport(h)
+	t, err := c.newTransport(h, f)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +148,38 @@ func (c *Client) transport(h *host) (http.RoundTripper, error) {
 	return t, nil
 }
 
-func (c *Client) newTransport(h *host) (http.RoundTripper, error) {
+func (c *Client) newTransport(h *host, f *fence) (http.RoundTripper, error) {
+	cfg, err := h.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	dialer := &net.Dialer{Timeout: h.dial, KeepAlive: 30 * time.Second}
+	t := &http.Transport{
+		Proxy:                  c.proxy,
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        cfg,
+		TLSHandshakeTimeout:    min(c.opts.Timeout, 30*time.Second),
+		ResponseHeaderTimeout:  c.opts.Timeout,
+		MaxResponseHeaderBytes: maxHeader,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           64,
+		MaxIdleConnsPerHost:    16,
+		IdleConnTimeout:        30 * time.Second,
+		DisableCompression:     true, // a compressed layer must arrive as it is
+		ReadBufferSize:         32 << 10,
+	}
+	if f != nil {
+		t.Proxy, dialer.Control = nil, f.control
+		return t, nil
+	}
+	if h.mayHTTP && h.base.Scheme == "https" {
+		return &plainFallback{Transport: t}, nil
+	}
+	return t, nil
+}
+
+// tlsConfig has the certificates hosts.toml names.
+func (h *host) tlsConfig() (*tls.Config, error) {
 	cfg := &tls.Config{InsecureSkipVerify: h.insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // skip_verify is the operator's word
 	if len(h.ca) > 0 {
 		pool, err := x509.SystemCertPool()
@@ -157,23 +200,7 @@ func (c *Client) newTransport(h *host) (http.RoundTripper, error) {
 		}
 		cfg.Certificates = append(cfg.Certificates, cert)
 	}
-	dialer := &net.Dialer{Timeout: h.dial, KeepAlive: 30 * time.Second}
-	t := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
-		TLSClientConfig:       cfg,
-		TLSHandshakeTimeout:   min(c.opts.Timeout, 30*time.Second),
-		ResponseHeaderTimeout: c.opts.Timeout,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   16,
-		IdleConnTimeout:       30 * time.Second,
-		DisableCompression:    true, // a compressed layer must arrive as it is
-		ReadBufferSize:        32 << 10,
-	}
-	if h.mayHTTP && h.base.Scheme == "https" {
-		return &plainFallback{Transport: t}, nil
-	}
-	return t, nil
+	return cfg, nil
 }
 
 // plainFallback turns to http when the host answers TLS in plain HTTP.
@@ -213,6 +240,9 @@ func (p *plainFallback) isPlain(host string) bool {
 func asPlain(req *http.Request) *http.Request {
 	r := req.Clone(req.Context())
 	r.URL.Scheme = "http"
+	if r.URL.Port() == "" { // the port that answered, not that of http
+		r.URL.Host += ":" + httpsPort
+	}
 	return r
 }
 
@@ -224,6 +254,7 @@ type endpoint struct {
 	creds  Credentials
 	base   http.RoundTripper
 	http   *http.Client
+	last   arrival // of its last answer
 
 	mu    sync.Mutex
 	authz string // Authorization header that worked last
@@ -231,7 +262,7 @@ type endpoint struct {
 
 // newEndpoint prepares a host for a repository.
 func (c *Client) newEndpoint(ctx context.Context, h *host, ref Reference, given *Credentials) (*endpoint, error) {
-	rt, err := c.transport(h)
+	rt, err := c.transport(h, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errFinal, err)
 	}
@@ -240,7 +271,7 @@ func (c *Client) newEndpoint(ctx context.Context, h *host, ref Reference, given 
 		return nil, err
 	}
 	e := &endpoint{client: c, host: h, repo: ref.Repo, creds: creds, base: rt}
-	e.http = &http.Client{Transport: e, CheckRedirect: e.redirect}
+	e.http = &http.Client{Transport: e, CheckRedirect: checkRedirect}
 	switch tok, ok := c.cachedToken(e.tokenKey()); {
 	case creds.RegistryToken != "":
 		e.authz = "Bearer " + creds.RegistryToken
@@ -254,24 +285,34 @@ func (e *endpoint) tokenKey() string {
 	return e.host.base.String() + " " + e.repo + " " + e.creds.hash()
 }
 
-// redirect follows up to ten times, and never from TLS to plain text.
-func (e *endpoint) redirect(next *http.Request, via []*http.Request) error {
+// checkRedirect follows up to ten times, and never from TLS to plain text.
+func checkRedirect(next *http.Request, via []*http.Request) error {
 	if len(via) > 10 {
 		return fmt.Errorf("%w: more than ten redirects", errFinal)
 	}
-	if via[len(via)-1].URL.Scheme == "https" && next.URL.Scheme != "https" && !e.host.mayHTTP {
+	if next.Response.TLS != nil && next.URL.Scheme != "https" {
 		return fmt.Errorf("%w: redirect from https to %s://%s", errFinal, next.URL.Scheme, next.URL.Host)
 	}
 	return nil
 }
 
-// RoundTrip adds the headers that are for this host, to requests for this host.
+// RoundTrip adds the headers that are for this host, to requests for this host, and
+// has others go where this host may send them.
 func (e *endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
-	r := req.Clone(req.Context())
+	from := arrivalOf(req.Context())
+	ctx := req.Context()
+	own := e.own(req.URL)
+	if own && !e.client.proxied(req) {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+			from.note(got.Conn.RemoteAddr())
+			e.last.note(got.Conn.RemoteAddr())
+		}})
+	}
+	r := req.Clone(ctx)
 	r.Header.Set("User-Agent", e.client.opts.UserAgent)
-	if r.URL.Host != e.host.base.Host {
+	if !own {
 		r.Header.Del("Authorization")
-		return e.base.RoundTrip(r)
+		return e.client.away(r, e.host, from.reach())
 	}
 	for k, vs := range e.host.header {
 		r.Header[http.CanonicalHeaderKey(k)] = vs
@@ -280,6 +321,26 @@ func (e *endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 		r.Header.Set("Authorization", a)
 	}
 	return e.base.RoundTrip(r)
+}
+
+// own tells whether a URL is of this host: the same name and port, or its TLS where
+// it was configured without.
+func (e *endpoint) own(u *url.URL) bool {
+	base := e.host.base
+	if !strings.EqualFold(u.Hostname(), base.Hostname()) {
+		return false
+	}
+	return port(u) == port(base) || base.Scheme == "http" && u.Scheme == "https" && u.Port() == "" && base.Port() == ""
+}
+
+func port(u *url.URL) string {
+	switch {
+	case u.Port() != "":
+		return u.Port()
+	case u.Scheme == "http":
+		return "80"
+	}
+	return httpsPort
 }
 
 func (e *endpoint) authorization() string {

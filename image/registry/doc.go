@@ -9,16 +9,30 @@
 //
 // # Invariants
 //
+//   - A registry has one name, however it is written: a [Reference] is in the form that
+//     trust policies, hosts.toml directories, credentials and records compare, and
+//     [Pattern]s are read into it. Names that only the resolver knows to mean one
+//     machine are different registries.
 //   - A credential is sent to one host only, and to the token server that host
 //     names: what a client gives goes to the image's own registry, or to the host
 //     its server_address names; what hosts.toml gives goes to the host of its table.
 //     Headers and credentials are put on a request below the redirects, for exactly
-//     that host, so a redirect takes none along.
+//     that host and port, so a redirect takes none along.
 //   - A connection is never downgraded from https to http, except for a registry on
 //     the loopback that doesn't speak TLS.
-//   - A failed request names every host that was tried and why each failed.
-//   - Nothing waits for ever: dialing, response headers and every read of a body are
-//     bounded.
+//   - Hosts that a registry names (redirects, token servers, the URLs of foreign layers)
+//     are connected to only at addresses that are public, or of the kind the registry's
+//     own answer came from (loopback, link-local, private), or listed under
+//     private_redirects in its hosts.toml. The address is judged when it is dialled, and
+//     connections to such hosts are not shared with others. Behind a proxy, which
+//     resolves names itself, only addresses written out are judged.
+//   - A failed request names every host that was tried and why each failed, in up to 600
+//     printable characters each. Of hosts that a registry names, and of a token server
+//     with another host name, what they answered is not told.
+//   - Nothing waits for ever: dialing, response headers (256 KiB) and every read of a
+//     body are bounded. A body must bring 1 KiB/s on average over each minute that is
+//     spent waiting for it, or the connection counts as broken; so does a blob's that
+//     breaks off with less than that since the last time.
 //
 // # Locks
 //
@@ -31,7 +45,7 @@
 // credential-helpers package runs the helpers. Where they are laxer or stricter than
 // wanted, this package says so beside the call: name lets pass hosts and
 // repositories that are neither directory names nor paths of URLs, transport refuses
-// token servers on private addresses, which registries inside a company have.
+// token servers by what is written in their URLs, where names are let pass.
 //
 // Its package remote, which would fetch, is not used. It knows one host per registry
 // where hosts.toml names several, each with its own certificates, headers,

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
@@ -41,7 +42,7 @@ func (e *statusError) Error() string {
 		parts = append(parts, strings.Trim(fmt.Sprintf("%s: %s", d.Code, d.Message), ": "))
 	}
 	if len(parts) > 0 {
-		s += fmt.Sprintf(" (%.500s)", strings.Join(parts, "; "))
+		s += fmt.Sprintf(" (%s)", printable(strings.Join(parts, "; "), 500))
 	}
 	return s
 }
@@ -55,18 +56,42 @@ func (e *statusError) temporary() bool {
 	return (&transport.Error{StatusCode: e.answer.StatusCode}).Temporary()
 }
 
-// newStatusError reads the distribution API's error body, for as long as the host
-// may be silent.
-func newStatusError(resp *http.Response, timeout time.Duration) *statusError {
-	resp.Body = watch(resp.Body, timeout)
+// newStatusError reads the distribution API's error body, when it is from the
+// registry: another host's may be anything, and its text goes where people look.
+func (c *Client) newStatusError(resp *http.Response, own bool) *statusError {
 	e := &statusError{answer: &transport.Error{StatusCode: resp.StatusCode}}
-	errors.As(transport.CheckError(resp), &e.answer) // the status alone will do
+	if own {
+		resp.Body = c.watch(resp)
+		errors.As(transport.CheckError(resp), &e.answer) // the status alone will do
+	}
 	e.retryAfter, e.hasRetry = parseRetryAfter(resp.Header.Get("Retry-After"))
 	return e
 }
 
+// maxErrorText is the most that is told of what one host said, in bytes.
+const maxErrorText = 600
+
+// printable makes a text that a host had a part in safe to show: up to limit bytes,
+// with what is not printable escaped.
+func printable(s string, limit int) string {
+	var b strings.Builder
+	for _, r := range s {
+		if b.Len() >= limit {
+			b.WriteString("…")
+			break
+		}
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return b.String()
+}
+
 func parseRetryAfter(v string) (time.Duration, bool) {
 	if n, err := strconv.Atoi(v); err == nil && n >= 0 {
+		n = min(n, 1<<31) // what is more is too long anyway, and a Duration ends somewhere
 		return time.Duration(n) * time.Second, true
 	}
 	if t, err := http.ParseTime(v); err == nil {
@@ -90,7 +115,7 @@ func failure(what string, tried []attempt) error {
 	parts := make([]string, len(tried))
 	errs := make([]error, len(tried))
 	for i, a := range tried {
-		parts[i] = fmt.Sprintf("%s: %v", a.host, a.err)
+		parts[i] = printable(fmt.Sprintf("%s: %v", a.host, a.err), maxErrorText)
 		errs[i] = a.err
 	}
 	kind := kindOf(tried[len(tried)-1].err)
@@ -128,7 +153,7 @@ func worthRetry(err error) bool {
 	var cert *tls.CertificateVerificationError
 	var dns *net.DNSError
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrUnauthorized), errors.Is(err, errFinal):
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrUnauthorized), errors.Is(err, errFinal), errors.Is(err, errFenced):
 		return false
 	case errors.As(err, &se):
 		return se.temporary()

@@ -107,7 +107,7 @@ func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.
 		if err != nil {
 			return err
 		}
-		raw, err = readDocument(r.client.opts.Timeout, resp)
+		raw, err = r.client.readDocument(resp)
 		return err
 	})
 	var idx ocispec.Index
@@ -138,7 +138,7 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 		if err != nil {
 			return err
 		}
-		raw, err := readDocument(r.client.opts.Timeout, resp)
+		raw, err := r.client.readDocument(resp)
 		if err != nil {
 			return err
 		}
@@ -160,7 +160,7 @@ func (r *Repository) Document(ctx context.Context, d digest.Digest) (raw []byte,
 		if err != nil {
 			return err
 		}
-		if raw, err = readDocument(r.client.opts.Timeout, resp); err != nil {
+		if raw, err = r.client.readDocument(resp); err != nil {
 			return err
 		}
 		if got := d.Algorithm().FromBytes(raw); got != d {
@@ -178,8 +178,8 @@ func mediaType(resp *http.Response) string {
 	return strings.TrimSpace(t)
 }
 
-func readDocument(timeout time.Duration, resp *http.Response) ([]byte, error) {
-	body := watch(resp.Body, timeout)
+func (c *Client) readDocument(resp *http.Response) ([]byte, error) {
+	body := c.watch(resp)
 	defer body.Close() //nolint:errcheck // only read
 	raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
 	if err == nil && len(raw) > maxManifest {
@@ -279,6 +279,7 @@ func (e *endpoint) url(resource string) *url.URL {
 
 // do sends one request, authorizing it when asked to. The response is a success.
 func (e *endpoint) do(ctx context.Context, method, resource string, header http.Header) (*http.Response, error) {
+	ctx = withArrival(ctx)
 	for n := 0; ; n++ {
 		req, err := http.NewRequestWithContext(ctx, method, e.url(resource).String(), nil)
 		if err != nil {
@@ -305,9 +306,9 @@ func (e *endpoint) do(ctx context.Context, method, resource string, header http.
 
 // refusal gives nil when the request may be sent again, authorized.
 func (e *endpoint) refusal(ctx context.Context, resp *http.Response, used string, n int) error {
-	ours := resp.Request.URL.Host == e.host.base.Host
+	ours := e.own(resp.Request.URL)
 	if resp.StatusCode != http.StatusUnauthorized || !ours || n >= 2 {
-		return newStatusError(resp, e.client.opts.Timeout)
+		return e.client.newStatusError(resp, ours)
 	}
 	value, err := e.authorize(ctx, resp, used)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -36,6 +37,8 @@ type host struct {
 	dial     time.Duration
 	creds    *Credentials
 	helper   string // docker-credential-HELPER gives the credentials
+
+	redirects []netip.Prefix // addresses that are not public it may send a pull to
 }
 
 func (h *host) String() string { return h.base.String() }

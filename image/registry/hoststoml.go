@@ -3,6 +3,7 @@ package registry
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path"
@@ -25,6 +26,11 @@ type hostTable struct {
 	OverridePath bool           `toml:"override_path"`
 	DialTimeout  string         `toml:"dial_timeout"`
 	Credentials  *credTable     `toml:"credentials"`
+
+	// PrivateRedirects is another addition: addresses, ADDRESS or PREFIX/BITS, that are
+	// not public and that the host may nevertheless send a pull to, by a redirect, as
+	// its token server or as the place of a foreign layer.
+	PrivateRedirects []string `toml:"private_redirects"`
 }
 
 // credTable is an addition of berth: credentials for just this host.
@@ -105,6 +111,9 @@ func newHost(name string, t hostTable, dir, registry string) (*host, error) {
 	if err := h.setCerts(t, dir); err != nil {
 		return nil, err
 	}
+	if err := h.setRedirects(t.PrivateRedirects); err != nil {
+		return nil, err
+	}
 	if c := t.Credentials; c != nil {
 		h.helper = c.Helper
 		h.creds = &Credentials{Username: c.Username, Password: c.Password, Auth: c.Auth, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}
@@ -151,6 +160,20 @@ func (h *host) setCapabilities(caps []string) error {
 		default:
 			return fmt.Errorf("unknown capability %q; use pull, resolve or push", c)
 		}
+	}
+	return nil
+}
+
+func (h *host) setRedirects(list []string) error {
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if a, aerr := netip.ParseAddr(s); aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return fmt.Errorf("private_redirects: want addresses like \"10.1.2.3\" or \"10.1.0.0/16\", not %q", s)
+		}
+		h.redirects = append(h.redirects, p.Masked())
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func (r *Repository) fetchPart(ctx context.Context, d digest.Digest, p *part) er
 		if err != nil {
 			return err
 		}
-		body := watch(resp.Body, r.client.opts.Timeout)
+		body := r.client.watch(resp)
 		defer body.Close() //nolint:errcheck // only read
 		if resp.StatusCode != http.StatusPartialContent {
 			return fmt.Errorf("%w: the host offers ranges and does not give them", errFinal)
