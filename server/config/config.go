@@ -26,7 +26,7 @@ type Config struct {
 	PinnedImages         []string      `toml:"pinned_images" help:"images the kubelet is asked not to collect; * matches anything"`
 	TrustPolicy          string        `toml:"trust_policy" help:"file of [[rule]] tables that say which images may be pulled: match, reject, require_digest, digests, keys; empty: all may"`
 	SeedDir              string        `toml:"seed_dir" help:"image archives (docker or OCI, tar or directory) that are loaded at start; empty: none"`
-	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; 0: twice the processors, 4 to 12"`
+	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; a pull that waits in vain for 3s gets one more; 0: twice the processors, 4 to 12"`
 	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
 	DrainTimeout         time.Duration `toml:"drain_timeout" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
 }
