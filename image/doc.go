@@ -39,7 +39,7 @@
 //
 // Store.commit serializes what changes records and layer names; it is held across
 // small writes, never across a download or a syncfs. Store.mu guards the maps and is
-// never held across I/O. Order: commit, then mu.
+// never held across I/O. Order: commit, then mu, then the slots' own.
 //
 // # Why not ...
 //
