@@ -93,7 +93,11 @@ func TestAttackDripTakesAllSlots(t *testing.T) {
 		defer begin(t, s, ref)()
 	}
 	for range drips { // both slots are taken, and each pull has at least one
-		<-d.dripped
+		select {
+		case <-d.dripped:
+		case <-time.After(20 * time.Second):
+			t.Fatal("a pull never got a slot")
+		}
 	}
 	for _, ref := range []string{elsewhere, beside} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
