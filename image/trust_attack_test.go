@@ -144,6 +144,6 @@ func TestAttackDigestLie(t *testing.T) {
 		t.Errorf("it pulled %v", img.Tags)
 	}
 	if got, err := s.Get(mine); err != nil || got.ID != had.ID {
-		t.Errorf("its name means %v, %v", got, err)
+		t.Errorf("its name means another image: %v", err)
 	}
 }
