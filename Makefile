@@ -1,7 +1,7 @@
 # Every target works from a clean clone and may be repeated.
 #   make run    a pod on this machine, until Ctrl-C     make test    all tests
 #   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
-#   make critest | bench | churn | fmt | clean | install
+#   make attack | critest | bench | churn | fmt | clean | install
 SHELL   := /bin/bash
 GO      ?= go
 export PATH := $(PATH):/usr/local/go/bin
@@ -12,7 +12,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps run test critest bench bench-pull churn crash lint fmt clean install go-is-here tools
+.PHONY: all build static cni deps run test attack critest bench bench-pull churn crash lint fmt clean install go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -52,6 +52,11 @@ test: deps build cni
 # The crash tests of `make test` and those that take long or kill at random.
 crash: deps build cni
 	BERTH_SOAK=1 $(TEST) -count=1 -timeout 40m ./test/crash
+
+# What a hostile tenant tries, as a table of what held; test/attack/doc.go tells how
+# to run it on a machine without Go.
+attack: deps build cni
+	@$(GO) run -buildvcs=false ./test/attack
 
 critest: deps build cni
 	test/critest/run.sh

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +22,7 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/test/program"
 )
 
 var builtShim struct {
@@ -49,11 +49,7 @@ func shimBinary(t testing.TB) string {
 			return
 		}
 		builtShim.path = filepath.Join(dir, "berth-shim")
-		cmd := exec.Command("go", "build", "-buildvcs=false", "-tags", "seccomp runc_nocriu", "-ldflags", "-s -w", "-o", builtShim.path, "berth/cmd/berth-shim")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			builtShim.err = fmt.Errorf("build shim: %w: %s", err, out)
-		}
+		builtShim.err = program.Build("cmd/berth-shim", builtShim.path)
 	})
 	if builtShim.err != nil {
 		t.Fatal(builtShim.err)

@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +10,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/program"
 )
 
 // What the scenarios (sNN_…_test.go) have in common: facts of the kernel, and
@@ -23,12 +23,7 @@ const probePath = "/probe"
 // probe is that program on the host, for the shared node.
 var probe = sync.OnceValues(func() (string, error) {
 	file := filepath.Join(shared.Dir, "probe")
-	c := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", file, "./probe")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the probe: %w: %s", err, out)
-	}
-	return file, nil
+	return file, program.Build("test/integration/probe", file)
 })
 
 func probeFile(t *testing.T) string {

@@ -14,6 +14,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"berth/test/program"
 )
 
 const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -191,16 +193,9 @@ var probe = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	repo, err := repository()
-	if err != nil {
-		return nil, err
-	}
 	out := filepath.Join(cache, "probe")
-	c := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out, "./test/registry/probe")
-	c.Dir = repo
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if msg, err := c.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the probe: %w: %s", err, bytes.TrimSpace(msg))
+	if err := program.Build("test/registry/probe", out); err != nil {
+		return nil, err
 	}
 	return os.ReadFile(out)
 })

@@ -1,0 +1,43 @@
+package program
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// BuiltEnv names the directory that has the programs already.
+const BuiltEnv = "BERTH_TEST_PROGRAMS"
+
+// All are the packages whose programs tests ask for, as [Build] takes them.
+func All() []string {
+	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe"}
+}
+
+// linksC are the programs that can't be built without a C compiler.
+var linksC = map[string]bool{"cmd/berth-shim": true}
+
+// Build makes file the program of a package of this repository, such as
+// "cmd/berth-shim", for a caller whose working directory is inside it. The error
+// is that of the Go command with what it said.
+func Build(pkg, file string) error {
+	if dir := os.Getenv(BuiltEnv); dir != "" {
+		data, err := os.ReadFile(filepath.Join(dir, pkg))
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(file, data, 0o755)
+	}
+	c := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags", "seccomp,runc_nocriu", "-ldflags", "-s -w", "-o", file, "berth/"+pkg)
+	cgo := "CGO_ENABLED=0"
+	if linksC[pkg] {
+		cgo = "CGO_ENABLED=1"
+	}
+	c.Env = append(os.Environ(), cgo)
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w: %s", pkg, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
