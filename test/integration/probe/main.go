@@ -16,6 +16,7 @@ import (
 var tasks = map[string]func(args []string) (int, error){
 	"shm-put": putShared, "shm-get": getShared, "signal": awaitSignal, "lines": printLines, "call": call, "user": printUser,
 	"search": search, "facts": facts,
+	"try": try, "hunt": hunt, "connect": connect, "trace": attachTo, "type": pushBack, "firewall": firewall,
 }
 
 func main() {
