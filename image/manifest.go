@@ -41,7 +41,19 @@ type either struct {
 	MediaType     string               `json:"mediaType"`
 	Manifests     []ocispec.Descriptor `json:"manifests"`
 	Config        *ocispec.Descriptor  `json:"config"`
+	Layers        json.RawMessage      `json:"layers"`
 	FSLayers      json.RawMessage      `json:"fsLayers"`
+}
+
+// ambiguous tells whether the document can be read as a manifest and as an index:
+// what was checked or signed as the one must not run as the other
+// (CVE-2021-41190). Null counts as left out. mediaType is what the document or
+// the registry calls it, which may be nothing or too general to tell.
+func (e either) ambiguous(mediaType string) bool {
+	index := e.Manifests != nil
+	manifest := e.Config != nil || len(e.Layers) > 0 && string(e.Layers) != "null"
+	kind := types.MediaType(mediaType)
+	return index && (manifest || kind.IsImage()) || manifest && kind.IsIndex()
 }
 
 // descend goes from the root to the manifest for this platform.
@@ -51,6 +63,9 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 		var e either
 		if err := json.Unmarshal(m.Raw, &e); err != nil {
 			return m, ocispec.Manifest{}, corrupt("%s is no manifest: %v", m.Digest, err)
+		}
+		if e.ambiguous(m.MediaType) || e.ambiguous(e.MediaType) {
+			return m, ocispec.Manifest{}, corrupt("%s (%s) is a manifest and an index at once; push the image again with another tool", m.Digest, m.MediaType)
 		}
 		if e.MediaType != "" {
 			m.MediaType = e.MediaType

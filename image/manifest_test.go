@@ -62,6 +62,40 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
+// CVE-2021-41190: a document that is a manifest and an index, by its fields or by
+// what it is called, is one thing to the signer and another to the runtime.
+func TestAttackAmbiguousManifest(t *testing.T) {
+	d := digest.FromString("x")
+	config := fmt.Appendf(nil, `{"rootfs":{"type":"layers","diff_ids":[%q]}}`, d)
+	image := fmt.Sprintf(`"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[{"digest":%q,"size":1}]`, ocispec.MediaTypeImageConfig, digest.FromBytes(config), len(config), d)
+	manifest := "{" + image + "}"
+	index := fmt.Sprintf(`"manifests":[{"digest":%q,"platform":{"os":"linux","architecture":"amd64"}}]`, digest.FromString(manifest))
+	named := func(mediaType, fields string) string { return fmt.Sprintf(`{"mediaType":%q,%s}`, mediaType, fields) }
+	s := &Store{opts: Options{}.withDefaults(), platform: platform{os: "linux", arch: "amd64", variants: []string{""}}}
+	for name, c := range map[string]struct {
+		raw, header string
+		fine        bool
+	}{
+		"manifest":                         {manifest, ocispec.MediaTypeImageManifest, true},
+		"manifest of no type":              {manifest, "", true},
+		"manifest with a null":             {"{" + image + `,"manifests":null}`, "", true},
+		"index":                            {"{" + index + `,"layers":null}`, ocispec.MediaTypeImageIndex, true},
+		"both":                             {"{" + image + "," + index + "}", ocispec.MediaTypeImageManifest, false},
+		"both in other letters":            {"{" + image + "," + strings.ToUpper(index[:11]) + index[11:] + "}", "", false},
+		"index with layers":                {"{" + index + `,"layers":[]}`, "", false},
+		"manifest called an index":         {named(ocispec.MediaTypeImageIndex, image), "", false},
+		"index called a manifest":          {named(ocispec.MediaTypeImageManifest, index), "", false},
+		"manifest under an index's header": {named(ocispec.MediaTypeImageManifest, image), ocispec.MediaTypeImageIndex, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := s.examine(t.Context(), canned{[]byte(manifest), config}, registry.Manifest{Digest: digest.FromString(c.raw), Raw: []byte(c.raw), MediaType: c.header})
+			if c.fine != (err == nil) || err != nil && !strings.Contains(err.Error(), "at once") {
+				t.Errorf("%s: %v", c.raw, err)
+			}
+		})
+	}
+}
+
 // FuzzIndex: what is chosen of an index is in it, and for this platform where the
 // index says what its manifests are for.
 func FuzzIndex(f *testing.F) {
