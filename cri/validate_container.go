@@ -2,6 +2,7 @@ package cri
 
 import (
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -57,8 +58,8 @@ func checkLogPath(p string) error {
 	if p == "" {
 		return nil
 	}
-	if len(p) > maxPath || strings.ContainsAny(p, "\x00\n") || !filepath.IsLocal(p) {
-		return invalid("config.log_path is %q; give a path relative to the pod's log_directory and inside it", short(p))
+	if len(p) > maxPath || strings.ContainsAny(p, "\x00\n") || !filepath.IsLocal(p) || filepath.Clean(p) == "." {
+		return invalid("config.log_path is %q; give a file's path relative to the pod's log_directory and inside it", short(p))
 	}
 	return nil
 }
@@ -107,8 +108,17 @@ func checkResources(r *runtimeapi.LinuxContainerResources) error {
 	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
 		return invalid("oom_score_adj is %d; the kernel takes -1000 to 1000", r.GetOomScoreAdj())
 	}
+	for _, l := range r.GetHugepageLimits() {
+		// It becomes a part of a file's name.
+		if !pageSize.MatchString(l.GetPageSize()) {
+			return invalid("hugepage_limits: %q is not a page size; give one such as 2MB", short(l.GetPageSize()))
+		}
+	}
 	return nil
 }
+
+// pageSize is how the kernel writes one in the names of cgroup files.
+var pageSize = regexp.MustCompile(`^[1-9][0-9]{0,9}[KMG]B$`)
 
 func checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error {
 	ns := sc.GetNamespaceOptions()

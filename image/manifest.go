@@ -56,6 +56,10 @@ func (e either) ambiguous(mediaType string) bool {
 	return index && (manifest || kind.IsImage()) || manifest && kind.IsIndex()
 }
 
+func (e either) schema1(mediaType string) bool {
+	return e.SchemaVersion == 1 || types.MediaType(mediaType).IsSchema1() || e.FSLayers != nil
+}
+
 // descend goes from the root to the manifest for this platform.
 func (s *Store) descend(ctx context.Context, src source, root registry.Manifest) (registry.Manifest, ocispec.Manifest, error) {
 	m := root
@@ -71,7 +75,7 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 			m.MediaType = e.MediaType
 		}
 		switch {
-		case e.SchemaVersion == 1 || types.MediaType(m.MediaType).IsSchema1() || e.FSLayers != nil:
+		case e.schema1(m.MediaType):
 			return m, ocispec.Manifest{}, fmt.Errorf("%w: it is in docker's schema 1 form, which was given up in 2017; push it again with a current tool", ErrCorrupt)
 		case e.Config != nil:
 			parsed, err := parseManifest(&m)

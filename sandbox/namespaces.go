@@ -83,8 +83,8 @@ func checkSysctls(cfg *runtimeapi.PodSandboxConfig) error {
 		if len(name) > maxSysctl || strings.ContainsAny(name, "\x00\n") || strings.Contains(name, "..") {
 			return fmt.Errorf("sysctl %.*q is not a name: %w", maxSysctl, name, ErrInvalid)
 		}
-		if len(value) > maxSysctl || strings.ContainsRune(value, 0) {
-			return fmt.Errorf("sysctl %s: a value has at most %d bytes and no zero byte: %w", name, maxSysctl, ErrInvalid)
+		if len(value) > maxSysctl || strings.ContainsAny(value, "\x00\n") {
+			return fmt.Errorf("sysctl %s: a value has at most %d bytes, no line break and no zero byte: %w", name, maxSysctl, ErrInvalid)
 		}
 		dotted := strings.ReplaceAll(name, "/", ".")
 		switch {
