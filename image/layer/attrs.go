@@ -11,9 +11,8 @@ import (
 )
 
 const (
-	opaqueXattr   = "trusted.overlay.opaque"
-	overlayXattrs = "trusted.overlay."
-	capXattr      = "security.capability"
+	opaqueXattr = "trusted.overlay.opaque"
+	capXattr    = "security.capability"
 )
 
 // setFileAttrs sets owner, mode and xattrs of an open regular file, in the order
@@ -62,14 +61,27 @@ func setXattrAt(dirfd int, base, key string, value []byte) error {
 	return unix.Setxattr("/proc/self/fd/"+strconv.Itoa(fd), key, value, 0)
 }
 
-// eachXattr calls set for the attributes an image may bring. Those of overlayfs
-// are dropped: they would steer how layers are merged. What the file system or a
-// security module refuses is left out, except capabilities: without them a program
-// of the image would fail later and far from the cause.
+// mayBring tells whether an image may set an attribute. Those of overlayfs would
+// steer how layers are merged, and the labels of security modules (SELinux, Smack,
+// AppArmor) are the node's to give: under one of its choice an image's file could
+// be what the policy lets others execute or read. A signature of IMA only proves.
+func mayBring(key string) bool {
+	switch {
+	case key == capXattr || key == "security.ima":
+		return true
+	case strings.HasPrefix(key, "security."), strings.HasPrefix(key, "trusted."), strings.HasPrefix(key, "user.overlay."):
+		return false
+	}
+	return key != ""
+}
+
+// eachXattr calls set for the attributes an image may bring. What the file system
+// or a security module refuses is left out, except capabilities: without them a
+// program of the image would fail later and far from the cause.
 func eachXattr(hdr *tar.Header, set func(key string, value []byte) error) error {
 	for k, v := range hdr.PAXRecords {
 		key, ok := strings.CutPrefix(k, xattrPrefix)
-		if !ok || key == "" || strings.HasPrefix(key, overlayXattrs) || strings.HasPrefix(key, "user.overlay.") {
+		if !ok || !mayBring(key) {
 			continue
 		}
 		err := set(key, []byte(v))

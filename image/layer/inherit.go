@@ -175,7 +175,7 @@ func copyXattrs(from, to int) error {
 	}
 	value := make([]byte, 64<<10)
 	for _, key := range strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
-		if strings.HasPrefix(key, overlayXattrs) {
+		if !mayBring(key) {
 			continue
 		}
 		m, err := unix.Fgetxattr(from, key, value)
