@@ -125,7 +125,7 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 	res, err := shim.Create(ctx, &shimapi.CreateRequest{
 		Pod: c.pod.id, ID: c.id, Dir: m.containerDir(c.pod.id, c.id), Spec: rec.Spec,
 		Systemd: m.opt.Host.SystemdCgroup, Stdin: rec.config.GetStdin(), StdinOnce: rec.config.GetStdinOnce(),
-		LogPath: rec.LogPath,
+		LogRoot: c.pod.record().config.GetLogDirectory(), LogPath: rec.LogPath,
 	})
 	if err != nil {
 		return fmt.Errorf("create container: %w", asDomain(err))

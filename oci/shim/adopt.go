@@ -45,7 +45,7 @@ func (ctr *container) lend() (custody shimapi.Custody, files []*os.File) {
 		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce,
 	}
 	if ctr.io.log != nil {
-		custody.LogPath = ctr.io.log.path
+		custody.LogRoot, custody.LogPath = ctr.io.log.root, ctr.io.log.path
 	}
 	add := func(name string, f *os.File) {
 		if f = duplicate(f); f != nil {
@@ -179,7 +179,7 @@ func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[stri
 	if r.Exit != nil {
 		ctr.orphan.tell(*r.Exit)
 	}
-	if ctr.io, err = inheritStdio(r.LogPath, r.Terminal, files); err != nil {
+	if ctr.io, err = inheritStdio(r.LogRoot, r.LogPath, r.Terminal, files); err != nil {
 		ctr.orphan.close()
 		return err
 	}

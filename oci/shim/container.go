@@ -125,7 +125,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	if err != nil {
 		return err
 	}
-	ctr.io, err = newStdio(r.LogPath, spec.Process.Terminal, r.Stdin, owner)
+	ctr.io, err = newStdio(r.LogRoot, r.LogPath, spec.Process.Terminal, r.Stdin, owner)
 	if err != nil {
 		return err
 	}

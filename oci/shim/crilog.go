@@ -31,6 +31,7 @@ const (
 // stream wait for a disk that is full: what can't be written is dropped, counted
 // and reported to the shim's own log.
 type logFile struct {
+	root string // see [shimapi.CreateRequest]; "" for the directory of path
 	path string
 
 	mu      sync.Mutex
@@ -38,22 +39,22 @@ type logFile struct {
 	dropped uint64 // bytes of records, since the file last took any
 }
 
-func openLog(path string) (*logFile, error) {
-	l := &logFile{path: path}
+func openLog(root, path string) (*logFile, error) {
+	l := &logFile{root: root, path: path}
 	return l, l.reopen()
 }
 
 // resumeLog opens the log of a shim that may have died in the middle of a write.
-func resumeLog(path string) (*logFile, error) {
-	if err := mendLog(path); err != nil {
+func resumeLog(root, path string) (*logFile, error) {
+	if err := mendLog(root, path); err != nil {
 		slog.Error("torn line stays in the log", "path", path, "error", err)
 	}
-	return openLog(path)
+	return openLog(root, path)
 }
 
 // mendLog cuts a torn record off the end of a log.
-func mendLog(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+func mendLog(root, path string) error {
+	f, err := openBelow(root, path, unix.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -80,10 +81,7 @@ func mendLog(path string) error {
 // removed, the one that is written from now on. Every byte is in the one or the
 // other. On an error the old file stays.
 func (l *logFile) reopen() error {
-	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
-		return logPathFault(l.path, fmt.Errorf("log directory: %w", err))
-	}
-	f, err := openLogFile(l.path)
+	f, err := openLogFile(l.root, l.path)
 	if err != nil {
 		return err
 	}
@@ -111,8 +109,8 @@ func logPathFault(path string, err error) error {
 // openLogFile opens a regular file only. Pods may be able to write into the
 // directory of their logs: a link there would make the shim, as root, append to
 // a file elsewhere, and a fifo would hang it.
-func openLogFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
+func openLogFile(root, path string) (*os.File, error) {
+	f, err := openBelow(root, path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
 		return nil, fault(shimapi.KindInvalid, "log %s is a link or a fifo: remove it or give another log_path", path)
 	}
@@ -127,6 +125,43 @@ func openLogFile(path string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// openBelow opens a file whose directories below root are made where they are
+// missing, if the file may be, and can't lead out of root by a link.
+func openBelow(root, path string, flags int) (*os.File, error) {
+	if root == "" {
+		root = filepath.Dir(path)
+	}
+	dir, err := filepath.Rel(root, filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	if flags&unix.O_CREAT != 0 {
+		if err := os.MkdirAll(root, 0o755); err != nil {
+			return nil, fmt.Errorf("log directory: %w", err)
+		}
+	}
+	top, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer top.Close()
+	if flags&unix.O_CREAT != 0 && dir != "." {
+		if err := top.MkdirAll(dir, 0o755); err != nil {
+			return nil, fault(shimapi.KindInvalid, "directory of log %s: %w: make it one inside %s or give another log_path", path, err, root)
+		}
+	}
+	below, err := top.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer below.Close()
+	fd, err := unix.Openat(int(below.Fd()), filepath.Base(path), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o640)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 func (l *logFile) close() error {

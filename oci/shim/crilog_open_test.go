@@ -24,7 +24,7 @@ func TestLogIsARegularFile(t *testing.T) {
 	}
 	below, long := filepath.Join(victim, "log"), filepath.Join(dir, strings.Repeat("l", 256))
 	for _, path := range []string{link, fifo, sub, dir, below, long} {
-		_, err := openLog(path)
+		_, err := openLog("", path)
 		var refused *shimapi.Error
 		if !errors.As(err, &refused) || refused.Kind != shimapi.KindInvalid {
 			t.Errorf("%s: %v, want it refused as invalid", filepath.Base(path), err)
@@ -32,5 +32,31 @@ func TestLogIsARegularFile(t *testing.T) {
 	}
 	if data, err := os.ReadFile(victim); err != nil || string(data) != "precious" {
 		t.Errorf("the link's target holds %q, %v", data, err)
+	}
+}
+
+// A pod that can write into the directory of its logs puts a link there in place
+// of the directory of a container's log, so that root writes elsewhere.
+func TestAttackLogDirectory(t *testing.T) {
+	out, root := t.TempDir(), filepath.Join(t.TempDir(), "logs")
+	if err := errors.Join(os.Mkdir(root, 0o755), os.Symlink(out, filepath.Join(root, "link")), os.Symlink("..", filepath.Join(root, "up"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"link/0.log", "link/made/0.log", "up/0.log", "../0.log"} {
+		if _, err := openLog(root, root+"/"+path); err == nil {
+			t.Errorf("%s is opened", path)
+		}
+	}
+	for dir, want := range map[string]int{out: 0, filepath.Dir(root): 1} {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != want {
+			t.Errorf("in %s are %v, %v", dir, entries, err)
+		}
+	}
+	log, err := openLog(root, filepath.Join(root, "deep", "er", "0.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.close(); err != nil {
+		t.Error(err)
 	}
 }

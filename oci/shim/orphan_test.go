@@ -102,14 +102,14 @@ func TestMendLog(t *testing.T) {
 		if err := os.WriteFile(path, []byte(c.has), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := mendLog(path); err != nil {
+		if err := mendLog("", path); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != c.want {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
-	if err := mendLog(filepath.Join(t.TempDir(), "none")); err != nil {
+	if err := mendLog("", filepath.Join(t.TempDir(), "none")); err != nil {
 		t.Error(err)
 	}
 }

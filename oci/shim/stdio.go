@@ -58,10 +58,10 @@ type sink struct{ file *os.File }
 
 // newStdio opens the log and, without a terminal, the pipes. given are the ends
 // that the container's process gets: stdin (or nil), stdout, stderr.
-func newStdio(logPath string, terminal, stdin bool, owner [2]int) (io *stdio, err error) {
+func newStdio(logRoot, logPath string, terminal, stdin bool, owner [2]int) (io *stdio, err error) {
 	io = &stdio{terminal: terminal}
 	if logPath != "" {
-		if io.log, err = openLog(logPath); err != nil {
+		if io.log, err = openLog(logRoot, logPath); err != nil {
 			return nil, err
 		}
 	}
@@ -90,10 +90,10 @@ func newStdio(logPath string, terminal, stdin bool, owner [2]int) (io *stdio, er
 
 // inheritStdio goes on with the streams of a container that another shim began;
 // it removes from files what it keeps.
-func inheritStdio(logPath string, terminal bool, files map[string]*os.File) (*stdio, error) {
+func inheritStdio(logRoot, logPath string, terminal bool, files map[string]*os.File) (*stdio, error) {
 	s := &stdio{terminal: terminal}
 	if logPath != "" {
-		log, err := resumeLog(logPath)
+		log, err := resumeLog(logRoot, logPath)
 		if err != nil {
 			return nil, err
 		}

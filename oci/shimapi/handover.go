@@ -28,6 +28,7 @@ type Custody struct {
 	NetNSPath string `json:"netns_path,omitempty"` // pods; "": none was pinned
 
 	Command   string   `json:"command,omitempty"`
+	LogRoot   string   `json:"log_root,omitempty"` // as in [CreateRequest]
 	LogPath   string   `json:"log_path,omitempty"`
 	Terminal  bool     `json:"terminal,omitempty"`
 	Stdin     bool     `json:"stdin,omitempty"`

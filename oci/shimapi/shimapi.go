@@ -151,6 +151,7 @@ type CreateRequest struct {
 	Systemd   bool            `json:"systemd"` // cgroupsPath is slice:prefix:name for the systemd driver
 	Stdin     bool            `json:"stdin"`
 	StdinOnce bool            `json:"stdin_once"`
+	LogRoot   string          `json:"log_root,omitempty"` // directory above LogPath that no link in it may lead out of; "": LogPath's own
 	LogPath   string          `json:"log_path,omitempty"` // CRI log file; "": output is read and dropped (attach still sees it)
 }
 

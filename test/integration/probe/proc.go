@@ -28,7 +28,7 @@ func search(args []string) (int, error) {
 	for {
 		select {
 		case <-ended:
-			fmt.Printf("saw: %s.\n", strings.Join(keys(s.saw), ", "))
+			fmt.Printf("saw: %s.\n", strings.Join(sortedKeys(s.saw), ", "))
 			return 0, nil
 		default:
 			s.round()
@@ -36,7 +36,7 @@ func search(args []string) (int, error) {
 	}
 }
 
-func keys(set map[string]bool) []string {
+func sortedKeys(set map[string]bool) []string {
 	var all []string
 	for k := range set {
 		all = append(all, k)
