@@ -79,8 +79,8 @@ func TestAttackPodFields(t *testing.T) {
 func TestAttackPodFiles(t *testing.T) {
 	p := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) {
 		c.DnsConfig = &runtimeapi.DNSConfig{
-			Servers: []string{"192.0.2.1\nsearch evil.example"}, Searches: []string{"a.example\nnameserver 192.0.2.66"},
-			Options: []string{"ndots:5\nnameserver 192.0.2.67", "x\r\nsearch other.example"},
+			Servers: []string{"192.0.2.1", "192.0.2.2\nsearch evil.example"}, Searches: []string{"a.example", "b.example\nnameserver 192.0.2.66"},
+			Options: []string{"ndots:5", "ndots:6\nnameserver 192.0.2.67", "x\r\nsearch other.example"},
 		}
 	})
 	lines := strings.Split(p.idle("c").exec("cat /etc/resolv.conf"), "\n")
