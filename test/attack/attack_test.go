@@ -96,12 +96,12 @@ func TestTable(t *testing.T) {
 	}
 	for _, want := range []string{
 		"1 CVE-2000-1 CVE-2000-1 tries the door. p held",
-		"2 CVE-2000-2 break the glass p held",
-		"3 saw the bars The windows are tried. p skipped: no saw here",
-		"4 lift The windows are tried. p BROKEN",
-		"5 Roof The roof is tried. p BROKEN",
-		"6 tiles The roof is tried. p held",
-		"7 Last The house falls. p BROKEN",
+		"5 CVE-2000-2 break the glass p held",
+		"7 saw the bars The windows are tried. p skipped: no saw here",
+		"6 lift The windows are tried. p BROKEN",
+		"3 Roof The roof is tried. p BROKEN",
+		"4 tiles The roof is tried. p held",
+		"2 Last The house falls. p BROKEN",
 		"8 Never After that nothing is tried. p BROKEN",
 		"it opens",
 		"there is a hole",

@@ -22,7 +22,7 @@ type result struct {
 // function without subtests, and for what failed by itself above its subtests.
 func (s *suite) results(r *reader, exit int) (rows []result) {
 	parent, failed := r.parents()
-	for _, name := range r.order {
+	for _, name := range slices.Sorted(slices.Values(r.order)) { // the same from run to run
 		o := r.tests[name]
 		if !parent[name] || o.status == "FAIL" && !failed[name] {
 			rows = append(rows, s.row(o))
@@ -94,6 +94,15 @@ func (o *outcome) reason() string {
 	return "no reason was printed"
 }
 
+// cut makes text fit into a column.
+func cut(text string) string {
+	const most = 64 // characters
+	if r := []rune(text); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return text
+}
+
 // report writes the table, and an error when an attack succeeded or none ran.
 func report(w io.Writer, all []result) error {
 	held, broken, skipped := 0, 0, 0
@@ -109,7 +118,7 @@ func report(w io.Writer, all []result) error {
 		default:
 			held++
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\n", i+1, r.attack, r.tries, r.where, verdict)
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\n", i+1, r.attack, cut(r.tries), r.where, verdict)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -144,7 +144,7 @@ func TestAttackProcAndSys(t *testing.T) {
 	var scripts []script
 	for _, file := range []string{"sys/kernel/core_pattern", "sys/kernel/modprobe", "sys/vm/panic_on_oom", "sys/fs/binfmt_misc/register"} {
 		file = "/proc/" + file
-		s := script{"write_" + file, fmt.Sprintf(rewrite, file), readOnly, same}
+		s := script{"write_" + file, fmt.Sprintf(rewrite, file), readOnly + "|" + denied, same}
 		if _, err := os.Stat(file); err != nil {
 			s.says, s.control = noFile, "" // this kernel has none
 		}
@@ -164,10 +164,10 @@ func TestAttackProcAndSys(t *testing.T) {
 		scripts = append(scripts, s)
 	}
 	scripts = append(scripts,
-		script{"write_/proc/sysrq-trigger", "echo h > /proc/sysrq-trigger", readOnly + "|" + noFile + "|nonexistent", ""},
-		script{"write_/proc/irq", "for f in /proc/irq/default_smp_affinity; do cp $f /tmp/value && cat /tmp/value > $f; done", readOnly + "|" + noFile, ""},
+		script{"write_/proc/sysrq-trigger", "echo h > /proc/sysrq-trigger", readOnly + "|" + noFile + "|nonexistent|" + denied, ""},
+		script{"write_/proc/irq", "for f in /proc/irq/default_smp_affinity; do cp $f /tmp/value && cat /tmp/value > $f; done", readOnly + "|" + noFile + "|" + denied, ""},
 		script{"write_/proc/bus_and_/proc/fs", "touch /proc/bus/x 2>/dev/null || mkdir /proc/fs/x", readOnly + "|" + noFile + "|" + denied, ""},
-		script{"write_/sys", "f=/sys/kernel/profiling; [ -e $f ] || f=/sys/kernel/mm/transparent_hugepage/enabled; echo x > $f", readOnly + "|" + noFile + "|nonexistent", ""},
+		script{"write_/sys", "f=/sys/kernel/profiling; [ -e $f ] || f=/sys/kernel/mm/transparent_hugepage/enabled; echo x > $f", readOnly + "|" + noFile + "|nonexistent|" + denied, ""},
 		script{"write_/sys/kernel/uevent_helper", "echo /tmp/helper > /sys/kernel/uevent_helper", readOnly + "|" + noFile + "|nonexistent|" + denied, ""},
 		script{"read_/sys/firmware", "[ -n \"$(ls /sys/firmware)\" ] || { echo it is empty; exit 1; }", "it is empty|" + noFile, ""},
 		script{"read_the_power_meters_of_/sys/devices/virtual/powercap", "[ -n \"$(ls /sys/devices/virtual/powercap)\" ] || { echo it is empty; exit 1; }", "it is empty|" + noFile, ""},
@@ -178,10 +178,10 @@ func TestAttackProcAndSys(t *testing.T) {
 		script{"take_a_mask_away", "umount /proc/keys /proc/kcore /proc/timer_list", denied + "|must be superuser", ""},
 		script{"move_a_mask_away", "mkdir -p /tmp/m && mount --move /sys/firmware /tmp/m", denied, ""},
 		script{"reach_masked_files_through_a_task's_/proc", "head -c 1 /proc/self/root/proc/keys | grep . || { echo it is empty; exit 1; }", "it is empty", ""},
-		script{"raise_a_limit_of_its_cgroup", "for f in $(find /sys/fs/cgroup -name pids.max -o -name memory.max -o -name memory.limit_in_bytes); do echo 1000000000 > $f || exit 1; done; " +
+		script{"raise_a_limit_of_its_cgroup", "for f in $(find /sys/fs/cgroup -name pids.max -o -name memory.max -o -name memory.limit_in_bytes); do v=$(cat $f); echo $v > $f || exit 1; done; " +
 			"[ -n \"$f\" ] || { echo no such file or directory; exit 1; }", readOnly + "|" + denied + "|" + noFile, ""},
 		script{"CVE-2022-0492_release_agent_of_cgroup_v1", "mkdir -p /tmp/cg && mount -t cgroup -o memory cgroup /tmp/cg && echo /tmp/x > /tmp/cg/release_agent", denied, ""},
-		script{"write_a_release_agent_that_is_there", "for f in $(find /sys/fs/cgroup -name release_agent); do echo /tmp/x > $f && exit 0; done; echo no such file or directory; exit 1", readOnly + "|" + noFile, ""},
+		script{"write_a_release_agent_that_is_there", "for f in $(find /sys/fs/cgroup -name release_agent); do echo /tmp/x > $f && exit 0; done; echo no such file or directory; exit 1", readOnly + "|" + noFile + "|" + denied, ""},
 	)
 	try(t, tenant, mighty, scripts)
 }

@@ -14,6 +14,10 @@
 // They are here, not in a package of their own, because they share the node and
 // what drives it; S19 is test/crash.
 //
+// Files named attack_ try what a hostile tenant would; test/attack lists them. Each
+// asserts that the guard was the reason of the failure, and where it does no harm
+// that the attack works in a container without guards.
+//
 // # Invariants
 //
 //   - A test removes what it makes; after the last one node.Close looks at the
