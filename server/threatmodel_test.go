@@ -9,14 +9,14 @@ import (
 )
 
 // TestThreatModelNamesTests wants every test that the threat model names to exist, and
-// every attack to be named there or to be one of the group of known ones.
+// every attack to be named there. The sources in test/attack are made up.
 func TestThreatModelNamesTests(t *testing.T) {
 	text, err := os.ReadFile("THREATMODEL.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	named := regexp.MustCompile(`TestAttack\w+`).FindAllString(string(text), -1)
-	grep := exec.Command("grep", "-rhoP", "--include=*_test.go", `^func \KTestAttack\w+`, ".")
+	grep := exec.Command("grep", "-rhoP", "--include=*_test.go", "--exclude-dir=attack", `^func \KTestAttack\w+`, ".")
 	grep.Dir = moduleRoot(t)
 	out, err := grep.Output()
 	if err != nil {

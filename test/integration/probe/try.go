@@ -145,7 +145,7 @@ func hunt(args []string) (int, error) {
 			overwrite(d+"/exe", exe)
 		}
 	}
-	fmt.Println("seen", len(seen), strings.Join(keys(seen), " "))
+	fmt.Println("seen", len(seen), strings.Join(sortedKeys(seen), " "))
 	return 0, nil
 }
 
@@ -175,13 +175,6 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
-}
-
-func keys(m map[string]bool) (out []string) {
-	for k := range m {
-		out = append(out, k)
-	}
-	return out
 }
 
 // connect tries the abstract socket NAME.
