@@ -56,7 +56,7 @@ func (s *Store) Check(ctx context.Context, repair bool) (Report, error) {
 			return rep, context.Cause(ctx)
 		}
 		rep.Layers++
-		faults, err := s.checkLayer(l)
+		faults, err := s.checkLayer(ctx, l)
 		if err != nil {
 			return rep, err
 		}
@@ -68,7 +68,7 @@ func (s *Store) Check(ctx context.Context, repair bool) (Report, error) {
 }
 
 // checkLayer verifies one layer, unless it is deleted meanwhile.
-func (s *Store) checkLayer(l layerRecord) ([]string, error) {
+func (s *Store) checkLayer(ctx context.Context, l layerRecord) ([]string, error) {
 	release, err := s.holdBriefly([]string{l.ChainID})
 	if err != nil {
 		return nil, nil
@@ -76,16 +76,19 @@ func (s *Store) checkLayer(l layerRecord) ([]string, error) {
 	defer release()
 	dir := s.layerPath(l.ChainID)
 	if l.DiffID == "" { // no image names it: it must at least be readable
-		if err := layer.Assemble(dir, new(counter)); err != nil {
+		if err := layer.Assemble(dir, &contextWriter{ctx, new(counter)}); err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
 			return []string{err.Error()}, nil
 		}
 		return nil, nil
 	}
-	faults, err := layer.Verify(dir, digest.Digest(l.DiffID))
+	faults, err := layer.Verify(ctx, dir, digest.Digest(l.DiffID))
 	if err != nil {
 		return nil, fmt.Errorf("check layer %s: %w", l.ChainID, err)
 	}
-	if _, inodes, err := layer.Usage(dir); err == nil && l.Inodes > 0 && inodes != l.Inodes {
+	if _, inodes, err := layer.Usage(ctx, dir); err == nil && l.Inodes > 0 && inodes != l.Inodes {
 		faults = append(faults, fmt.Sprintf("%d files and directories, %d were unpacked", inodes, l.Inodes))
 	}
 	return faults, nil

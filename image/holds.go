@@ -31,7 +31,7 @@ func (s *Store) unref(chains []string) {
 		return
 	}
 	s.deref(chains)
-	s.collect(chains) //nolint:errcheck // what can't be deleted now is by the next Sweep
+	s.collect(s.ctx, chains) //nolint:errcheck // what can't be deleted now is by the next Sweep
 }
 
 func (s *Store) deref(chains []string) {
@@ -45,8 +45,8 @@ func (s *Store) deref(chains []string) {
 }
 
 // collect deletes those of the layers that nobody refers to. Each is first renamed,
-// so that a crash in the middle leaves nothing that looks complete.
-func (s *Store) collect(chains []string) error {
+// so that a crash in the middle, or the end of ctx, leaves nothing that looks complete.
+func (s *Store) collect(ctx context.Context, chains []string) error {
 	var errs []error
 	s.commit.Lock()
 	var doomed []string
@@ -70,7 +70,7 @@ func (s *Store) collect(chains []string) error {
 	}
 	s.commit.Unlock()
 	for _, d := range doomed {
-		errs = append(errs, dirtree.Remove(s.ctx, d))
+		errs = append(errs, dirtree.Remove(ctx, d))
 	}
 	return errors.Join(errs...)
 }
@@ -131,7 +131,9 @@ func (s *Store) Release(key string) {
 
 // Sweep is to be called once all holds are known again after a restart. It deletes
 // what an earlier process left half done and every layer nobody refers to; from
-// then on layers are deleted as soon as the last reference goes.
+// then on layers are deleted as soon as the last reference goes. What there is to
+// delete is settled at once, deleting it may take minutes: the store can be used
+// meanwhile. Ended by ctx, the next start's Sweep deletes the rest.
 func (s *Store) Sweep(ctx context.Context) error {
 	s.mu.Lock()
 	s.swept = true
@@ -151,7 +153,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 		}
 		errs = append(errs, dirtree.Remove(ctx, filepath.Join(s.layerDir, name)))
 	}
-	errs = append(errs, s.collect(unused))
+	errs = append(errs, s.collect(ctx, unused))
 	return errors.Join(errs...)
 }
 
@@ -188,7 +190,7 @@ func (s *Store) Remove(_ context.Context, ref string) error {
 }
 
 // fill completes a record with what is known of a layer that was there already.
-func (s *Store) fill(l *layerRecord) error {
+func (s *Store) fill(ctx context.Context, l *layerRecord) error {
 	s.mu.Lock()
 	info := *s.layers[l.ChainID]
 	for _, r := range s.records {
@@ -201,7 +203,7 @@ func (s *Store) fill(l *layerRecord) error {
 	s.mu.Unlock()
 	var err error
 	if !info.known {
-		if info.bytes, info.inodes, err = s.measure(l.ChainID); err != nil {
+		if info.bytes, info.inodes, err = s.measure(ctx, l.ChainID); err != nil {
 			return err
 		}
 	}
@@ -212,7 +214,7 @@ func (s *Store) fill(l *layerRecord) error {
 	// A layer whose only record was lost in a crash: its archive tells.
 	sum := digest.SHA256.Digester()
 	n := counter(0)
-	err = layer.Assemble(s.layerPath(l.ChainID), io.MultiWriter(sum.Hash(), &n))
+	err = layer.Assemble(s.layerPath(l.ChainID), &contextWriter{ctx, io.MultiWriter(sum.Hash(), &n)})
 	l.TarSize, l.DiffID = int64(n), sum.Digest().String()
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -30,7 +31,6 @@ type ingest struct {
 	stages   []*stage   // by layer; nil where the layer is complete
 	attempts []*attempt // by layer: the one at the stage this pull waits for
 	pinned   []string   // ChainIDs of complete layers that were acquired
-	dirty    bool       // some stage is not on disk for sure
 }
 
 // run acquires all layers, side by side, and commits the image.
@@ -40,7 +40,7 @@ func (g *ingest) run(ctx context.Context) (*Image, error) {
 	if err == nil {
 		g.tell(Progress{Reference: g.name, Stage: StageCommit, Layers: len(g.found.layers)})
 		var img *Image
-		if img, err = g.commit(); err == nil {
+		if img, err = g.commit(ctx); err == nil {
 			g.tell(Progress{Reference: g.name, Stage: StageDone, Layers: len(g.found.layers)})
 			return img, nil
 		}
@@ -134,23 +134,31 @@ func (g *ingest) artifactUnpacker() unpack {
 		archive := artifactTar(ctx, g.src, g.found.parsed.Layers, check)
 		defer archive.Close() // only read
 		sum := digest.SHA256.Digester()
-		res, err := layer.Apply(dir, io.TeeReader(archive, sum.Hash()), g.store.opts.Limits)
+		res, err := layer.Apply(ctx, dir, io.TeeReader(archive, sum.Hash()), g.store.opts.Limits)
 		st.result, st.rec.TarSize, st.rec.DiffID = res, res.Size, sum.Digest().String()
 		return err
 	}
 }
 
-// commit makes the staged layers and the image durable and visible.
-func (g *ingest) commit() (*Image, error) {
-	if err := g.inherit(); err != nil {
+// commit makes the staged layers and the image durable and visible. All that takes
+// time, and can be made to take more by an image, is done before the lock is taken.
+func (g *ingest) commit(ctx context.Context) (*Image, error) {
+	if err := g.inherit(ctx); err != nil {
 		return nil, classify(err)
 	}
-	if g.dirty {
-		if err := g.store.flush(); err != nil {
+	s := g.store
+	if g.dirty() {
+		if err := s.flush(); err != nil {
 			return nil, classify(err)
 		}
 	}
-	s := g.store
+	r, err := g.record(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	if err := g.rename(); err != nil {
@@ -162,10 +170,6 @@ func (g *ingest) commit() (*Image, error) {
 	if old != nil { // another manifest of the same image, or a pull that was faster
 		return s.putRecord(old.with(g.tag, g.digestName), g.tag)
 	}
-	r, err := g.record()
-	if err != nil {
-		return nil, classify(err)
-	}
 	s.ref(r.chains())
 	img, err := s.putRecord(r, g.tag)
 	if img == nil {
@@ -174,28 +178,42 @@ func (g *ingest) commit() (*Image, error) {
 	return img, err
 }
 
-// inherit completes directories that a layer only implies, from the lowest layer
-// up. It is done once per stage, whichever pull comes first.
-func (g *ingest) inherit() error {
-	s := g.store
-	s.commit.Lock()
-	defer s.commit.Unlock()
-	var below []string // topmost first
+// inherit completes directories that a layer only implies, from the lowest layer up.
+// It is done once per stage, whichever pull comes first; others wait for it, each as
+// long as its own client does.
+func (g *ingest) inherit(ctx context.Context) error {
+	var below layer.Below
+	defer below.Close()
 	for i, st := range g.stages {
-		path := s.layerPath(g.found.layers[i].ChainID)
-		if st != nil {
-			path = s.stagePath(st)
-			g.dirty = g.dirty || !st.renamed // one that has its name was flushed before
-			if !st.inherited {
-				if err := layer.Inherit(path, st.result.Implied, below); err != nil {
-					return fmt.Errorf("layer %s: %w", st.rec.Digest, err)
-				}
-				st.inherited = true
-			}
+		var err error
+		if st == nil {
+			err = below.Push(g.store.layerPath(g.found.layers[i].ChainID))
+		} else if err = st.inherit(ctx, &below); err == nil {
+			err = g.pushStage(&below, st)
 		}
-		below = append([]string{path}, below...)
+		if err != nil {
+			return fmt.Errorf("layer %s: %w", g.found.layers[i].Digest, err)
+		}
 	}
 	return nil
+}
+
+// pushStage puts a complete stage on top of the others. Another pull may be giving it
+// its name right now, so it is under one of the two.
+func (g *ingest) pushStage(below *layer.Below, st *stage) error {
+	err := below.Push(st.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		err = below.Push(g.store.layerPath(st.rec.ChainID))
+	}
+	return err
+}
+
+// dirty tells whether some layer is not on disk for sure: one that has its name was
+// flushed before.
+func (g *ingest) dirty() bool {
+	g.store.commit.Lock()
+	defer g.store.commit.Unlock()
+	return slices.ContainsFunc(g.stages, func(st *stage) bool { return st != nil && !st.renamed })
 }
 
 // flush writes all that was unpacked to disk: one call orders it before the record.
@@ -248,7 +266,7 @@ func (s *Store) rename(dir, chain string) error {
 	return err
 }
 
-func (g *ingest) record() (*record, error) {
+func (g *ingest) record(ctx context.Context) (*record, error) {
 	f := g.found
 	r := &record{
 		Version: recordVersion, ID: f.id(), Artifact: f.artifact,
@@ -260,7 +278,7 @@ func (g *ingest) record() (*record, error) {
 		if st != nil {
 			r.Layers[i] = st.rec
 			r.Layers[i].Digest, r.Layers[i].MediaType, r.Layers[i].BlobSize = f.layers[i].Digest, f.layers[i].MediaType, f.layers[i].BlobSize
-		} else if err := g.store.fill(&r.Layers[i]); err != nil {
+		} else if err := g.store.fill(ctx, &r.Layers[i]); err != nil {
 			return nil, err
 		}
 	}

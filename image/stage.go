@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -40,9 +39,10 @@ type stage struct {
 	result layer.Result
 	err    error
 
-	// Guarded by Store.commit.
-	inherited bool
-	renamed   bool
+	inheriting chan struct{} // holds an element while a pull completes the layer
+	inherited  bool          // guarded by inheriting
+
+	renamed bool // guarded by Store.commit
 }
 
 // attempt is one source's part in a stage.
@@ -86,7 +86,7 @@ func (s *Store) acquire(rec layerRecord, o origin, tell func(Progress), do unpac
 	}
 	st = s.stages[rec.ChainID]
 	if st == nil {
-		st = &stage{rec: rec, done: make(chan struct{}), attempts: map[string]*attempt{}}
+		st = &stage{rec: rec, done: make(chan struct{}), attempts: map[string]*attempt{}, inheriting: make(chan struct{}, 1)}
 		st.ctx, st.cancel = context.WithCancelCause(s.ctx)
 		s.stages[rec.ChainID] = st
 	}
@@ -135,20 +135,10 @@ func (st *stage) await(ctx context.Context, a *attempt) error {
 	return a.err
 }
 
-// make runs one layer's pipeline when it is its turn.
+// make makes one layer, or cleans up after it.
 func (s *Store) make(ctx context.Context, made *stage, t *turn, do unpack) error {
-	if err := s.slots.take(ctx, t); err != nil {
-		return err
-	}
-	defer s.slots.give(t)
-	var err error
-	if made.dir, err = os.MkdirTemp(s.layerDir, tmpPrefix); err != nil {
-		return err
-	}
-	if err = do(ctx, made.dir, made); err == nil {
-		made.rec.Bytes, made.rec.Inodes, err = layer.Usage(made.dir)
-	}
-	if err != nil {
+	err := s.unpack(ctx, made, t, do)
+	if err != nil && made.dir != "" {
 		err = errors.Join(err, dirtree.Remove(s.ctx, made.dir))
 	}
 	return err
@@ -189,6 +179,41 @@ func (s *Store) forget(st *stage) {
 	if s.stages[st.rec.ChainID] == st {
 		delete(s.stages, st.rec.ChainID)
 	}
+}
+
+// unpack runs one layer's pipeline when it is its turn. Its slot is free again before
+// what failed is removed, which may take longer than it took to unpack.
+func (s *Store) unpack(ctx context.Context, made *stage, t *turn, do unpack) (err error) {
+	if err := s.slots.take(ctx, t); err != nil {
+		return err
+	}
+	defer s.slots.give(t)
+	if made.dir, err = os.MkdirTemp(s.layerDir, tmpPrefix); err != nil {
+		return err
+	}
+	if err := do(ctx, made.dir, made); err != nil {
+		return err
+	}
+	bytes, inodes, err := layer.Usage(ctx, made.dir)
+	passing, files := layer.ListUsage(made.dir)
+	made.rec.Bytes, made.rec.Inodes = bytes-passing, inodes-files
+	return err
+}
+
+// inherit completes the unpacked layer, unless that was done, for one pull at a time.
+func (st *stage) inherit(ctx context.Context, below *layer.Below) error {
+	select {
+	case st.inheriting <- struct{}{}:
+		defer func() { <-st.inheriting }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if st.inherited {
+		return nil
+	}
+	err := layer.Inherit(ctx, st.dir, st.result, below)
+	st.inherited = err == nil
+	return err
 }
 
 // leave gives up one pull's part of a stage.
@@ -250,7 +275,7 @@ func applyVerified(ctx context.Context, dir string, st *stage, plain io.Reader, 
 	if err != nil {
 		return err
 	}
-	if st.result, err = layer.Apply(dir, diff, limits); err != nil {
+	if st.result, err = layer.Apply(ctx, dir, diff, limits); err != nil {
 		return fmt.Errorf("layer %s: %w", st.rec.Digest, err)
 	}
 	st.rec.TarSize = st.result.Size
@@ -281,13 +306,4 @@ func (m *meter) Read(p []byte) (int, error) {
 		m.st.tell(Progress{Stage: StageLayer, Layer: m.st.rec.Digest, Done: done, Total: m.total})
 	}
 	return n, err
-}
-
-// stagePath is where a layer that is complete or staged lies. The caller holds
-// commit, or a reference to the stage before it is renamed.
-func (s *Store) stagePath(st *stage) string {
-	if st.renamed {
-		return s.layerPath(st.rec.ChainID)
-	}
-	return filepath.Clean(st.dir)
 }

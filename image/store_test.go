@@ -25,6 +25,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
+
+	"berth/image/layer"
 )
 
 // entry is one file of a layer; a name that ends in / is a directory.
@@ -227,8 +229,8 @@ func sameAsDu(t testing.TB, s *Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b1, n1, err1 := DirUsage(s.images)
-	b2, n2, err2 := DirUsage(s.layerDir)
+	b1, n1, err1 := layer.Usage(t.Context(), s.images)
+	b2, n2, err2 := layer.Usage(t.Context(), s.layerDir)
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}

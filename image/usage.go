@@ -36,13 +36,13 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 		if ctx.Err() != nil {
 			return u, context.Cause(ctx)
 		}
-		bytes, inodes, err := s.measure(c)
+		bytes, inodes, err := s.measure(ctx, c)
 		if err != nil {
 			return u, err
 		}
 		u.Bytes, u.Inodes = u.Bytes+bytes, u.Inodes+inodes
 	}
-	bytes, inodes, err := layer.Usage(s.images)
+	bytes, inodes, err := layer.Usage(ctx, s.images)
 	if err != nil {
 		return u, fmt.Errorf("usage of the image store: %w", err)
 	}
@@ -52,14 +52,14 @@ func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	}
 	u.Bytes += bytes + uint64(st.Blocks)*512
 	u.Inodes += inodes + 1
-	empty, n, err := layer.Usage(filepath.Join(s.layerDir, emptyDir))
+	empty, n, err := layer.Usage(ctx, filepath.Join(s.layerDir, emptyDir))
 	u.Bytes, u.Inodes = u.Bytes+empty, u.Inodes+n
 	return u, err
 }
 
 // measure counts a layer of which no record says how large it is.
-func (s *Store) measure(chain string) (bytes, inodes uint64, err error) {
-	bytes, inodes, err = layer.Usage(s.layerPath(chain))
+func (s *Store) measure(ctx context.Context, chain string) (bytes, inodes uint64, err error) {
+	bytes, inodes, err = layer.Usage(ctx, s.layerPath(chain))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, 0, nil // deleted meanwhile
 	}
@@ -73,7 +73,3 @@ func (s *Store) measure(chain string) (bytes, inodes uint64, err error) {
 	}
 	return bytes, inodes, nil
 }
-
-// DirUsage gives what a directory, such as a container's writable layer, takes of
-// the disk: allocated bytes and inodes, a file with several names once.
-func DirUsage(dir string) (bytes, inodes uint64, err error) { return layer.Usage(dir) }

@@ -268,11 +268,30 @@ func (n *node) recover(ctx context.Context) error {
 	if err := n.network.GC(ctx, attached); err != nil {
 		log.Error(err, "Not all of the network of earlier pods could be released")
 	}
-	if err := n.images.Sweep(ctx); err != nil {
-		log.Error(err, "Not all unused layers could be removed")
-	}
+	// A layer that an image made huge takes minutes to be removed; all else goes on.
+	n.aside(ctx, "sweep", func(ctx context.Context) {
+		if err := n.images.Sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Error(err, "Not all unused layers could be removed")
+		}
+	})
 	n.seed(ctx)
 	return nil
+}
+
+// aside runs do for as long as it takes, at most until the node is closed, which waits
+// for it.
+func (n *node) aside(ctx context.Context, what string, do func(context.Context)) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	n.opened(what, func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+	go func() {
+		defer close(done)
+		do(ctx)
+	}()
 }
 
 // seed begins to load what seed_dir holds. It may be gigabytes, so nothing waits for
@@ -281,20 +300,12 @@ func (n *node) seed(ctx context.Context) {
 	if n.cfg.SeedDir == "" {
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	n.opened("seeds", func(context.Context) error {
-		cancel()
-		<-done
-		return nil
-	})
 	log := klog.FromContext(ctx)
-	go func() {
-		defer close(done)
+	n.aside(ctx, "seeds", func(ctx context.Context) {
 		images, err := n.images.Seed(ctx, n.cfg.SeedDir)
 		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Not all images could be loaded", "seedDir", n.cfg.SeedDir)
 		}
 		log.Info("Images are seeded", "seedDir", n.cfg.SeedDir, "images", len(images))
-	}()
+	})
 }

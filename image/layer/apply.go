@@ -2,6 +2,7 @@ package layer
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,19 +18,26 @@ const (
 	FSDir      = "fs"
 	journal    = "journal"
 	shadowsDir = "shadow"
+	// impliedName is the list of directories the archive only implied, from [Apply] to
+	// [Inherit]: there may be millions, too many to be kept in memory.
+	impliedName = "implied"
 )
 
 // Result tells what [Apply] made.
 type Result struct {
-	Size     int64    // of the uncompressed archive, in bytes
-	Entries  int      // in the archive
-	Replaced int      // files the archive wrote more than once
-	Implied  []string // directories the archive uses but does not describe; see [Inherit]
+	Size     int64 // of the uncompressed archive, in bytes
+	Entries  int   // in the archive
+	Replaced int   // files the archive wrote more than once
+	// Implied is how many directories, apart from the root, the archive uses but does
+	// not describe. They are listed on disk, for [Inherit].
+	Implied     int
+	RootImplied bool // the archive does not describe the root directory
 }
 
 // Apply unpacks the tar stream r into the new directory dirPath and reads r to its
-// end. On an error the directory is left for the caller to remove.
-func Apply(dirPath string, r io.Reader, limits Limits) (Result, error) {
+// end, unless ctx ends before. On an error the directory is left for the caller to
+// remove.
+func Apply(ctx context.Context, dirPath string, r io.Reader, limits Limits) (Result, error) {
 	limits = limits.withDefaults()
 	fs := filepath.Join(dirPath, FSDir)
 	if err := makeDirs(dirPath, fs); err != nil {
@@ -39,9 +47,13 @@ func Apply(dirPath string, r io.Reader, limits Limits) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	a := &applier{rec: newRecorder(r, j, limits.Bytes), j: j, limits: limits, shadows: filepath.Join(dirPath, shadowsDir), shadowFd: -1}
+	a := &applier{
+		ctx: ctx, rec: newRecorder(r, j, limits.Bytes), j: j, limits: limits,
+		implied: impliedList{name: filepath.Join(dirPath, impliedName)}, shadows: filepath.Join(dirPath, shadowsDir), shadowFd: -1,
+	}
 	a.tree, err = openTree(fs, a.imply)
 	if err == nil {
+		a.limited, a.steps = true, firstSteps
 		err = errors.Join(a.run(), a.close())
 	}
 	err = errors.Join(err, j.close(err == nil))
@@ -59,6 +71,7 @@ func makeDirs(paths ...string) error {
 
 type applier struct {
 	*tree
+	ctx      context.Context
 	rec      *recorder
 	j        *journalWriter
 	tr       *tar.Reader
@@ -66,16 +79,11 @@ type applier struct {
 	result   Result
 	shadows  string
 	shadowFd int
-	dirs     []dirTime
-	dirBytes int
+	moved    int // bytes of the names of what is in shadows
+	implied  impliedList
+	dirs     dirTimes
 	logical  int64 // bytes of file content, holes included
 	hasRoot  bool  // the archive describes the root directory
-}
-
-// dirTime is set when nothing is created in the directory any more.
-type dirTime struct {
-	name  string
-	times [2]unix.Timespec
 }
 
 func (a *applier) run() error {
@@ -90,8 +98,9 @@ func (a *applier) run() error {
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
 			return a.explain("read the archive", err)
 		}
-		if a.result.Entries++; a.result.Entries > a.limits.Entries {
-			return tooMany("entries in one layer", int64(a.limits.Entries))
+		a.result.Entries++
+		if err := a.count(); err != nil {
+			return err
 		}
 		if err := a.entry(hdr, *buf); err != nil {
 			return a.explain(fmt.Sprintf("unpack %.200q", hdr.Name), err)
@@ -100,11 +109,18 @@ func (a *applier) run() error {
 	if err := a.rec.drain(); err != nil {
 		return a.explain("read the archive", err)
 	}
-	a.result.Size = a.rec.total
-	if !a.hasRoot {
-		a.imply("")
-	}
+	a.result.Size, a.result.RootImplied = a.rec.total, !a.hasRoot
 	return a.setDirTimes()
+}
+
+// count bounds what the archive makes of the disk: a directory that is only implied
+// takes an inode as an entry does.
+func (a *applier) count() error {
+	if a.result.Entries+a.result.Implied > a.limits.Entries {
+		return tooMany("entries in one layer, counting the directories that paths imply", int64(a.limits.Entries))
+	}
+	a.steps += stepsPerEntry
+	return a.ctx.Err()
 }
 
 // explain marks what only the archive can be the cause of.
@@ -119,17 +135,24 @@ func (a *applier) close() error {
 	if a.shadowFd >= 0 {
 		unix.Close(a.shadowFd) // O_PATH: nothing can be lost by closing
 	}
-	return a.tree.close()
+	return errors.Join(a.implied.close(), a.tree.close())
 }
 
-// imply remembers a directory that is only named as part of a longer path.
-func (a *applier) imply(real string) {
-	a.result.Implied = append(a.result.Implied, real)
+// imply notes a directory that is only named as part of a longer path.
+func (a *applier) imply(real string) error {
+	a.result.Implied++
+	if err := a.count(); err != nil {
+		return err
+	}
+	return a.implied.add(real)
 }
 
 func (a *applier) entry(hdr *tar.Header, buf []byte) error {
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
 		return nil
+	}
+	if len(hdr.Name) > unix.PathMax || len(hdr.Linkname) > unix.PathMax {
+		return fmt.Errorf("%w: name of more than %d bytes", ErrArchive, unix.PathMax)
 	}
 	name := clean(hdr.Name)
 	if name == "" {
@@ -146,7 +169,7 @@ func (a *applier) entry(hdr *tar.Header, buf []byte) error {
 	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
 		return a.file(p, base, hdr, buf)
 	case tar.TypeDir:
-		return a.directory(p, base, name, hdr)
+		return a.directory(p, base, hdr)
 	case tar.TypeSymlink:
 		return a.symlink(p, base, hdr)
 	case tar.TypeLink:
@@ -173,30 +196,29 @@ func (a *applier) rootEntry(hdr *tar.Header) error {
 }
 
 // laterTimes keeps the times of a directory until its content is complete.
-func (a *applier) laterTimes(name string, hdr *tar.Header) error {
-	a.dirs = append(a.dirs, dirTime{name, timesOf(hdr)})
-	if a.dirBytes += len(name) + 56; a.dirBytes < dirMemory {
+func (a *applier) laterTimes(real string, hdr *tar.Header) error {
+	a.dirs.add(real, timesOf(hdr))
+	if len(a.dirs.list) < dirMemory {
 		return nil
 	}
 	return a.setDirTimes()
 }
 
 func (a *applier) setDirTimes() error {
-	for i := len(a.dirs) - 1; i >= 0; i-- {
-		d := &a.dirs[i]
-		h, err := a.resolve(d.name, false)
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			continue // replaced by something else since
+	return a.dirs.each(func(real string, times [2]unix.Timespec) error {
+		fd, err := exact(a.root, real, unix.O_PATH)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+			return a.ctx.Err() // replaced by something else since
 		}
 		if err != nil {
 			return err
 		}
-		if err := unix.UtimesNanoAt(h.fd, ".", d.times[:], 0); err != nil {
-			return &os.PathError{Op: "utimensat", Path: d.name, Err: err}
+		defer unix.Close(fd) // O_PATH: nothing can be lost by closing
+		if err := unix.UtimesNanoAt(fd, ".", times[:], 0); err != nil {
+			return &os.PathError{Op: "utimensat", Path: shortened(real), Err: err}
 		}
-	}
-	a.dirs, a.dirBytes = a.dirs[:0], 0
-	return nil
+		return a.ctx.Err()
+	})
 }
 
 func timesOf(hdr *tar.Header) [2]unix.Timespec {

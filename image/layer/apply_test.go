@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -63,7 +64,7 @@ func archive(t testing.TB, ents ...ent) []byte {
 func apply(t testing.TB, data []byte) (string, Result) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "layer")
-	res, err := Apply(dir, bytes.NewReader(data), Limits{})
+	res, err := Apply(t.Context(), dir, bytes.NewReader(data), Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,8 +170,8 @@ func TestApplyKinds(t *testing.T) {
 	if _, err := unix.Getxattr(filepath.Join(fs, "cap"), "trusted.overlay.redirect", buf); err == nil {
 		t.Error("an overlay attribute of the archive was set")
 	}
-	if want := []string{strings.Repeat("d", 120), "usr", "usr/lib"}; fmt.Sprint(res.Implied) != fmt.Sprint(want) {
-		t.Errorf("implied %q", res.Implied)
+	if want := []string{strings.Repeat("d", 120), "usr", "usr/lib"}; fmt.Sprint(impliedBy(t, dir)) != fmt.Sprint(want) || res.Implied != len(want) {
+		t.Errorf("implied %d: %q", res.Implied, impliedBy(t, dir))
 	}
 }
 
@@ -195,7 +196,7 @@ func TestWhiteouts(t *testing.T) {
 		t.Error("an entry beside its whiteout was lost")
 	}
 	for _, name := range []string{".wh.", ".wh..", ".wh..."} {
-		if _, err := Apply(filepath.Join(t.TempDir(), "l"), bytes.NewReader(archive(t, file(name, ""))), Limits{}); err == nil {
+		if _, err := Apply(t.Context(), filepath.Join(t.TempDir(), "l"), bytes.NewReader(archive(t, file(name, ""))), Limits{}); err == nil {
 			t.Errorf("%q was accepted", name)
 		}
 	}
@@ -259,14 +260,38 @@ func TestSparse(t *testing.T) {
 	}
 }
 
+func impliedBy(t testing.TB, dir string) (list []string) {
+	t.Helper()
+	if err := eachImplied(filepath.Join(dir, impliedName), func(p string) error { list = append(list, p); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// inherit puts the layer on others, lowest first.
+func inherit(t testing.TB, dir string, res Result, below ...string) {
+	t.Helper()
+	var b Below
+	defer b.Close()
+	for _, d := range below {
+		if err := b.Push(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Inherit(t.Context(), dir, res, &b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, impliedName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the list of implied directories is still there: %v", err)
+	}
+}
+
 func TestInherit(t *testing.T) {
 	low, _ := apply(t, archive(t, folder("./", 0o711), folder("home", 0o755), ent{tar.Header{Name: "home/u", Typeflag: tar.TypeDir, Mode: 0o700, Uid: 1000, Gid: 1000}, ""},
 		folder("w", 0o700), folder("o", 0o700), folder("o/p", 0o711)))
 	mid, _ := apply(t, archive(t, folder("./", 0o711), file(".wh.w", ""), file("o/.wh..wh..opq", "")))
 	top, res := apply(t, archive(t, file("home/u/.profile", "x"), file("w/new", "x"), file("o/p/q", "")))
-	if err := Inherit(top, res.Implied, []string{mid, low}); err != nil {
-		t.Fatal(err)
-	}
+	inherit(t, top, res, low, mid)
 	if st := stat(t, top, FSDir, "home/u"); st.Mode&0o7777 != 0o700 || st.Uid != 1000 || st.Mtim.Nano() != when.UnixNano() {
 		t.Errorf("home/u: mode %o uid %d", st.Mode, st.Uid)
 	}
@@ -280,7 +305,7 @@ func TestInherit(t *testing.T) {
 func TestLimits(t *testing.T) {
 	data := archive(t, file("a", strings.Repeat("x", 4000)), file("b", "y"), file("b", "z"))
 	for _, l := range []Limits{{Bytes: 3000}, {Entries: 2}} {
-		if _, err := Apply(filepath.Join(t.TempDir(), "l"), bytes.NewReader(data), l); err == nil || !strings.Contains(err.Error(), "bomb") {
+		if _, err := Apply(t.Context(), filepath.Join(t.TempDir(), "l"), bytes.NewReader(data), l); err == nil || !strings.Contains(err.Error(), "bomb") {
 			t.Errorf("%+v: %v", l, err)
 		}
 	}

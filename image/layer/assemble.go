@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -43,15 +44,15 @@ func notThere(err error) error {
 	return err
 }
 
-// move tells that what path (and all under it) meant before record seq is in
+// move tells that what its path (and all under it) meant before record seq is in
 // shadow/number.
 type move struct {
 	seq    int
-	path   string
 	number int64
 }
 
-func readMoved(dirPath string) ([]move, error) {
+// readMoved gives the moves of each path, in order.
+func readMoved(dirPath string) (map[string][]move, error) {
 	if _, err := os.Stat(filepath.Join(dirPath, shadowsDir)); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -59,7 +60,7 @@ func readMoved(dirPath string) ([]move, error) {
 	if err != nil {
 		return nil, notThere(err)
 	}
-	var moved []move
+	moved := map[string][]move{}
 	for seq := 0; ; seq++ {
 		r, err := j.next()
 		if errors.Is(err, io.EOF) {
@@ -69,7 +70,7 @@ func readMoved(dirPath string) ([]move, error) {
 			return nil, errors.Join(err, j.close())
 		}
 		if r.kind == recMoved {
-			moved = append(moved, move{seq, r.path, r.n})
+			moved[r.path] = append(moved[r.path], move{seq, r.n})
 		}
 	}
 }
@@ -77,7 +78,7 @@ func readMoved(dirPath string) ([]move, error) {
 type assembler struct {
 	*tree
 	w     io.Writer
-	moved []move
+	moved map[string][]move
 	fd    int
 	open  string
 }
@@ -105,18 +106,38 @@ func (s *assembler) run(j *journalReader) error {
 	}
 }
 
-// locate gives the path, from the layer directory, of what a record called path.
+// locate gives the path, from the layer directory, of what a record called path: the
+// first move that comes after the record, of it or of a directory it is in, took it
+// away.
 func (s *assembler) locate(seq int, path string) string {
-	for i := range s.moved {
-		m := &s.moved[i]
-		if m.seq < seq {
-			continue
-		}
-		if rest, ok := strings.CutPrefix(path, m.path); ok && (rest == "" || rest[0] == '/') {
-			return shadowsDir + "/" + strconv.FormatInt(m.number, 10) + rest
+	if len(s.moved) == 0 {
+		return FSDir + "/" + path
+	}
+	first, at := move{seq: math.MaxInt}, FSDir+"/"+path
+	for end := len(path); end > 0; end = strings.LastIndexByte(path[:end], '/') {
+		if m, ok := s.nextMove(seq, path[:end]); ok && m.seq < first.seq {
+			first, at = m, shadowsDir+"/"+strconv.FormatInt(m.number, 10)+path[end:]
 		}
 	}
-	return FSDir + "/" + path
+	return at
+}
+
+// nextMove is the first move of exactly this path after record seq. Those before it
+// are forgotten: records come in order.
+func (s *assembler) nextMove(seq int, path string) (move, bool) {
+	list, ok := s.moved[path]
+	if !ok {
+		return move{}, false
+	}
+	for len(list) > 0 && list[0].seq < seq {
+		list = list[1:]
+	}
+	if len(list) == 0 {
+		delete(s.moved, path)
+		return move{}, false
+	}
+	s.moved[path] = list
+	return list[0], true
 }
 
 func (s *assembler) data(seq int, r rec, buf []byte) error {

@@ -87,10 +87,18 @@ func eachXattr(hdr *tar.Header, set func(key string, value []byte) error) error 
 		err := set(key, []byte(v))
 		refused := errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES)
 		if err != nil && (key == capXattr || !refused) {
-			return fmt.Errorf("set xattr %.100q: %w", key, err)
+			return fmt.Errorf("set xattr %.100q: %w", key, tooLarge(err))
 		}
 	}
 	return nil
+}
+
+// tooLarge says that an attribute the kernel never takes is the archive's fault.
+func tooLarge(err error) error {
+	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ERANGE) {
+		return fmt.Errorf("%w: %w", ErrArchive, err)
+	}
+	return err
 }
 
 func setOpaque(dirfd int, base string) error {

@@ -89,7 +89,7 @@ func writeAt(fd int, p []byte, off int64) error {
 	return nil
 }
 
-func (a *applier) directory(p *dir, base, name string, hdr *tar.Header) error {
+func (a *applier) directory(p *dir, base string, hdr *tar.Header) error {
 	err := unix.Mkdirat(p.fd, base, 0o755)
 	if errors.Is(err, unix.EEXIST) {
 		err = a.reuseDir(p, base)
@@ -100,7 +100,7 @@ func (a *applier) directory(p *dir, base, name string, hdr *tar.Header) error {
 	if err := setAttrs(p.fd, base, hdr); err != nil {
 		return err
 	}
-	return a.laterTimes(name, hdr)
+	return a.laterTimes(join(p.real, base), hdr)
 }
 
 // reuseDir keeps a directory that is there; anything else makes way for one that
@@ -260,6 +260,9 @@ func (a *applier) shadow(p *dir, base string, isDir bool) error {
 	}
 	if a.result.Replaced++; a.result.Replaced > a.limits.Replaced {
 		return tooMany("files written twice in one layer", int64(a.limits.Replaced))
+	}
+	if a.moved += len(p.real) + len(base); a.moved > movedMemory {
+		return tooMany("bytes in the names of files written twice in one layer", movedMemory)
 	}
 	n := a.result.Replaced
 	if err := unix.Renameat(p.fd, base, a.shadowFd, strconv.Itoa(n)); err != nil {

@@ -60,7 +60,7 @@ func harmless(t *testing.T, data []byte) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(base, "layer")
-	_, err := Apply(dir, bytes.NewReader(data), Limits{Bytes: 16 << 20, Entries: 1000, Replaced: 100})
+	_, err := Apply(t.Context(), dir, bytes.NewReader(data), Limits{Bytes: 16 << 20, Entries: 1000, Replaced: 100})
 	if err == nil {
 		var back bytes.Buffer
 		if err := Assemble(dir, &back); err != nil || !bytes.Equal(back.Bytes(), data) {
@@ -76,7 +76,7 @@ func harmless(t *testing.T, data []byte) {
 	if all, _ := os.ReadDir(base); len(all) > 2 {
 		t.Fatalf("the world outside has changed: %v", all)
 	}
-	if _, _, err := Usage(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := Usage(t.Context(), dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("usage: %v", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -123,7 +123,7 @@ func TestBomb(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	_, err = Apply(filepath.Join(t.TempDir(), "l"), r, Limits{Bytes: 10 << 20})
+	_, err = Apply(t.Context(), filepath.Join(t.TempDir(), "l"), r, Limits{Bytes: 10 << 20})
 	if !errors.Is(err, ErrArchive) {
 		t.Errorf("got %v", err)
 	}
@@ -154,7 +154,7 @@ func FuzzDecompress(f *testing.F) {
 
 func FuzzJournal(f *testing.F) {
 	dir := filepath.Join(f.TempDir(), "l")
-	if _, err := Apply(dir, bytes.NewReader(archive(f, file("a", "b"), file("a", "c"))), Limits{}); err != nil {
+	if _, err := Apply(f.Context(), dir, bytes.NewReader(archive(f, file("a", "b"), file("a", "c"))), Limits{}); err != nil {
 		f.Fatal(err)
 	}
 	j, err := os.ReadFile(filepath.Join(dir, journal))

@@ -1,8 +1,10 @@
 package layer
 
 import (
+	"context"
 	"errors"
-	"path"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -10,146 +12,205 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Inherit gives directories that the layer at dirPath only implied the owner, mode,
-// times and xattrs they have in the layers below (their directories, topmost
-// first): overlayfs shows the attributes of the topmost directory of a name. One
-// that no layer below has stays as it is.
-func Inherit(dirPath string, implied, below []string) error {
-	if len(implied) == 0 || len(below) == 0 {
-		return nil
-	}
-	own, err := openTree(filepath.Join(dirPath, FSDir), nil)
+// maxLookups bounds how often [Inherit] looks into the layers below on behalf of one
+// layer; a look-up 16 directories deep counts as two. It is some minutes of work.
+const maxLookups = 50_000_000
+
+// Below are the layers that a layer is put on. It holds one open directory of each, so
+// that a layer may be renamed meanwhile. The zero value is none.
+type Below struct {
+	roots []int // lowest first; O_PATH
+}
+
+// Push puts the layer at dirPath on top.
+func (b *Below) Push(dirPath string) error {
+	fd, err := openRoot(filepath.Join(dirPath, FSDir))
 	if err != nil {
 		return err
 	}
-	in := inheritor{own: own}
-	defer in.close()
-	for _, b := range below {
-		t, err := openTree(filepath.Join(b, FSDir), nil)
-		if err != nil {
-			return err
-		}
-		in.below = append(in.below, t)
+	b.roots = append(b.roots, fd)
+	return nil
+}
+
+// Close closes the directories.
+func (b *Below) Close() {
+	for _, fd := range b.roots {
+		unix.Close(fd) // O_PATH: nothing can be lost by closing
 	}
-	// From the bottom up: setting a child's times must not disturb its parent's.
-	for i := len(implied) - 1; i >= 0; i-- {
-		if err := in.inherit(implied[i]); err != nil {
+	b.roots = nil
+}
+
+// Inherit gives directories that the layer at dirPath only implied the owner, mode,
+// times and xattrs they have in the layers below: overlayfs shows the attributes of
+// the topmost directory of a name. One that no layer below has stays as it is. res is
+// what [Apply] gave; its list of directories is used up. Ended by ctx, it can be
+// called again.
+func Inherit(ctx context.Context, dirPath string, res Result, below *Below) (err error) {
+	list := filepath.Join(dirPath, impliedName)
+	if len(below.roots) > 0 && (res.Implied > 0 || res.RootImplied) {
+		if err := inheritAll(ctx, dirPath, res, below); err != nil {
 			return err
 		}
+	}
+	if res.Implied > 0 {
+		return os.Remove(list)
 	}
 	return nil
 }
 
-type inheritor struct {
-	own   *tree
-	below []*tree
+func inheritAll(ctx context.Context, dirPath string, res Result, below *Below) error {
+	own, err := openRoot(filepath.Join(dirPath, FSDir))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(own) // O_PATH: nothing can be lost by closing
+	in := inheritor{ctx: ctx, own: own, below: below.roots, left: maxLookups}
+	if err := in.begin(); err != nil {
+		return err
+	}
+	if res.RootImplied {
+		if err := in.inherit(""); err != nil {
+			return err
+		}
+	}
+	if res.Implied == 0 {
+		return nil
+	}
+	return eachImplied(filepath.Join(dirPath, impliedName), in.inherit)
 }
 
-func (in *inheritor) close() {
-	for _, t := range append(in.below, in.own) {
-		t.close() //nolint:errcheck // O_PATH: nothing can be lost by closing
+// inheritor goes through the implied directories in the order of the archive. It keeps
+// what it found out about the directories that lead to the present one, so that the
+// work for each is the look-ups of one name.
+type inheritor struct {
+	ctx   context.Context
+	own   int   // the layer's root
+	below []int // roots, lowest first
+	at    []level
+	left  int // look-ups
+	value []byte
+}
+
+// level is a directory on the way to the present one.
+type level struct {
+	name string
+	// from are the layers below whose directory of this name shows through, as indexes
+	// into below, topmost first.
+	from []int
+	gone bool // the layer itself has no such directory: the archive replaced it
+}
+
+// begin makes the level of the root.
+func (in *inheritor) begin() error {
+	all := make([]int, 0, len(in.below))
+	for i := len(in.below) - 1; i >= 0; i-- {
+		all = append(all, i)
 	}
+	root, err := in.enter(level{from: all}, "")
+	in.at = []level{root}
+	return err
 }
 
 func (in *inheritor) inherit(name string) error {
-	fd, err := in.own.exact(name)
-	if err != nil || fd < 0 {
-		return err // replaced by the archive since
+	if err := in.goTo(name); err != nil {
+		return err
 	}
-	defer unix.Close(fd) // nothing is written
-	if in.own.hides(name) {
+	top := in.at[len(in.at)-1]
+	if top.gone || len(top.from) == 0 {
 		return nil
 	}
-	for _, t := range in.below {
-		src, err := t.exact(name)
+	to, err := exact(in.own, name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(to) // nothing is written
+	from, err := exact(in.below[top.from[0]], name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	return errors.Join(in.copyAttrs(from, to), unix.Close(from))
+}
+
+// goTo makes the levels be those that lead to name.
+func (in *inheritor) goTo(name string) error {
+	if name == "" {
+		in.at = in.at[:1]
+		return nil
+	}
+	elems := strings.Split(name, "/")
+	same, end := 0, 0 // elements, and bytes of name, that the present levels have too
+	for same < min(len(elems), len(in.at)-1) && in.at[same+1].name == elems[same] {
+		end += len(elems[same]) + 1
+		same++
+	}
+	in.at = in.at[:same+1]
+	for _, e := range elems[same:] {
+		end += len(e) + 1
+		l, err := in.enter(in.at[len(in.at)-1], name[:end-1])
 		if err != nil {
 			return err
 		}
-		if src >= 0 {
-			err := copyAttrs(src, fd)
-			return errors.Join(err, unix.Close(src))
-		}
-		if t.hides(name) || t.blocks(name) {
-			return nil
-		}
+		l.name = e
+		in.at = append(in.at, l)
 	}
 	return nil
 }
 
-// exact opens the directory name without following any link; -1 when there is none.
-func (t *tree) exact(name string) (int, error) {
-	if name == "" {
-		name = "."
+// enter finds out about the directory name, which lies in the directory of level up.
+func (in *inheritor) enter(up level, name string) (level, error) {
+	if up.gone {
+		return level{gone: true}, nil
 	}
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	is, opaque, err := in.look(in.own, name)
+	if err != nil || is != unix.S_IFDIR {
+		return level{gone: true}, err
 	}
-	fd, err := unix.Openat2(t.root, name, &how)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		fd, err = t.exactWalk(name)
+	if opaque { // nothing below shows through
+		return level{}, nil
 	}
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return -1, nil
-	}
-	return fd, err
-}
-
-func (t *tree) exactWalk(name string) (int, error) {
-	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(t.root, ".", flags, 0)
-	for _, elem := range strings.Split(name, "/") {
+	var l level
+	for _, i := range up.from {
+		is, opaque, err := in.look(in.below[i], name)
 		if err != nil {
-			return -1, err
+			return l, err
 		}
-		next, nerr := unix.Openat(fd, elem, flags, 0)
-		unix.Close(fd) // nothing is written
-		fd, err = next, nerr
-	}
-	return fd, err
-}
-
-// hides tells whether name or a directory above it is opaque in this tree, so that
-// layers below do not show through.
-func (t *tree) hides(name string) bool {
-	for ; ; name = up(name) {
-		if fd, err := t.exact(name); err == nil && fd >= 0 {
-			n, err := unix.Fgetxattr(fd, opaqueXattr, make([]byte, 1))
-			unix.Close(fd) // nothing is written
-			if err == nil && n == 1 {
-				return true
-			}
-		}
-		if name == "" {
-			return false
-		}
-	}
-}
-
-// blocks tells whether something that is no directory (a whiteout, a file) stands
-// at name or above it.
-func (t *tree) blocks(name string) bool {
-	for ; name != ""; name = up(name) {
-		fd, err := t.exact(up(name))
-		if err != nil || fd < 0 {
+		if is == 0 {
 			continue
 		}
-		var st unix.Stat_t
-		err = unix.Fstatat(fd, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
-		unix.Close(fd) // nothing is written
-		return err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR
+		if is != unix.S_IFDIR { // a whiteout or a file hides what is below
+			break
+		}
+		if l.from = append(l.from, i); opaque {
+			break
+		}
 	}
-	return false
+	return l, nil
 }
 
-func up(name string) string {
-	if d := path.Dir(name); d != "." {
-		return d
+// look tells what is at name: S_IFDIR for a directory, 0 for nothing, anything else
+// for what is no directory.
+func (in *inheritor) look(root int, name string) (is int, opaque bool, err error) {
+	if in.left -= 1 + strings.Count(name, "/")/16; in.left < 0 {
+		return 0, false, fmt.Errorf("%w: the directories it does not describe need more than %d look-ups in the layers below; describe directories in the layer, or squash the image", ErrArchive, maxLookups)
 	}
-	return ""
+	if err := in.ctx.Err(); err != nil {
+		return 0, false, err
+	}
+	fd, err := exact(root, name, unix.O_RDONLY)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return 0, false, nil
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return unix.S_IFREG, false, nil
+	case err != nil:
+		return 0, false, err
+	}
+	n, err := unix.Fgetxattr(fd, opaqueXattr, make([]byte, 1))
+	unix.Close(fd) // nothing is written
+	return unix.S_IFDIR, err == nil && n == 1, nil
 }
 
-func copyAttrs(from, to int) error {
+func (in *inheritor) copyAttrs(from, to int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(from, &st); err != nil {
 		return err
@@ -160,29 +221,31 @@ func copyAttrs(from, to int) error {
 	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
 		return err
 	}
-	if err := copyXattrs(from, to); err != nil {
+	if err := in.copyXattrs(from, to); err != nil {
 		return err
 	}
 	times := []unix.Timespec{st.Atim, st.Mtim}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(to), times, 0)
 }
 
-func copyXattrs(from, to int) error {
+func (in *inheritor) copyXattrs(from, to int) error {
 	list := make([]byte, 4096)
 	n, err := unix.Flistxattr(from, list)
 	if err != nil || n == 0 {
 		return nil // none, more than a directory has, or not supported here
 	}
-	value := make([]byte, 64<<10)
+	if in.value == nil {
+		in.value = make([]byte, 64<<10)
+	}
 	for _, key := range strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
 		if !mayBring(key) {
 			continue
 		}
-		m, err := unix.Fgetxattr(from, key, value)
+		m, err := unix.Fgetxattr(from, key, in.value)
 		if err != nil {
 			continue
 		}
-		if err := unix.Fsetxattr(to, key, value[:m], 0); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOTSUP) {
+		if err := unix.Fsetxattr(to, key, in.value[:m], 0); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOTSUP) {
 			return err
 		}
 	}

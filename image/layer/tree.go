@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
-	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +18,13 @@ const cachedDirs = 32
 // maxPath keeps every path of a tree below PATH_MAX, so that other tools (and
 // the removal of the tree) can reach everything in it.
 const maxPath = 3500
+
+// maxDepth is how many elements a path of a tree may have, however an archive
+// describes it. A path of PATH_MAX bytes could have 2000, and every program that
+// goes through the tree recursively would need as many levels.
+const maxDepth = 255
+
+var errDepth = fmt.Errorf("%w: path of more than %d elements", ErrArchive, maxDepth)
 
 // maxLinks is how many symbolic links one path may lead through, as in the kernel.
 const maxLinks = 40
@@ -32,26 +38,32 @@ type dir struct {
 
 // tree confines all access to one directory.
 type tree struct {
-	root     int
-	rootPath string
-	cache    map[string]*dir
-	clock    uint64
-	noIn     bool // openat2 is not available
-	made     func(real string)
+	root  int
+	cache map[string]*dir
+	clock uint64
+	made  func(real string) error
+	// steps is how many more elements of paths may be walked one by one, where the
+	// kernel can't resolve the path in one call; bounded only where limited is set.
+	steps   int
+	limited bool
 }
 
 // openTree opens the directory at path as the root. made is told of every
 // directory that had to be created because a path needed it; it may be nil.
-func openTree(dirPath string, made func(string)) (*tree, error) {
+func openTree(dirPath string, made func(string) error) (*tree, error) {
+	fd, err := openRoot(dirPath)
+	if err != nil {
+		return nil, err
+	}
+	return &tree{root: fd, cache: map[string]*dir{}, made: made}, nil
+}
+
+func openRoot(dirPath string) (int, error) {
 	fd, err := unix.Open(dirPath, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: dirPath, Err: err}
+		return -1, &os.PathError{Op: "open", Path: dirPath, Err: err}
 	}
-	real, err := fdPath(fd)
-	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
-	}
-	return &tree{root: fd, rootPath: real, cache: map[string]*dir{}, made: made}, nil
+	return fd, nil
 }
 
 func (t *tree) close() error {
@@ -79,6 +91,9 @@ func (t *tree) parent(name string, create bool) (*dir, string, error) {
 	if len(h.real)+1+len(base) > maxPath {
 		return nil, "", fmt.Errorf("%w: path of more than %d bytes", ErrArchive, maxPath)
 	}
+	if create && h.real != "" && strings.Count(h.real, "/")+2 > maxDepth {
+		return nil, "", errDepth
+	}
 	return h, base, nil
 }
 
@@ -89,21 +104,36 @@ func (t *tree) resolve(p string, create bool) (*dir, error) {
 		d.used = t.clock
 		return d, nil
 	}
-	fd, err := t.lookup(p)
-	if create && errors.Is(err, unix.ENOENT) {
-		fd, err = t.walk(p, true)
-	}
+	fd, real, err := t.find(p, create)
 	if err != nil {
-		return nil, &os.PathError{Op: "resolve", Path: p, Err: err}
-	}
-	real, err := t.realPath(fd)
-	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return nil, &os.PathError{Op: "resolve", Path: shortened(p), Err: err}
 	}
 	d := &dir{fd: fd, real: real, used: t.clock}
 	t.evict()
 	t.cache[p] = d
 	return d, nil
+}
+
+// shortened is a path as it is told in an error.
+func shortened(p string) string {
+	if len(p) > 200 {
+		return p[:200] + "..."
+	}
+	return p
+}
+
+// find leaves to the kernel what it can do in one call. It does not let it follow
+// links: an archive can make each link cost thousands of steps, which are only
+// counted where they are walked here.
+func (t *tree) find(p string, create bool) (fd int, real string, err error) {
+	fd, err = exact(t.root, p, unix.O_PATH)
+	switch {
+	case err == nil:
+		return fd, p, nil
+	case errors.Is(err, unix.ELOOP), create && errors.Is(err, unix.ENOENT):
+		return t.walk(p, create)
+	}
+	return -1, "", err
 }
 
 func (t *tree) evict() {
@@ -121,78 +151,78 @@ func (t *tree) evict() {
 	delete(t.cache, oldest)
 }
 
-// lookup opens an existing directory, by one system call where the kernel can.
-func (t *tree) lookup(p string) (int, error) {
-	if p == "" {
-		p = "."
-	}
-	if t.noIn {
-		return t.walk(p, false)
-	}
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(t.root, p, &how)
-		switch {
-		case err == unix.EAGAIN || err == unix.EINTR: // a rename or mount anywhere raced with it
-			continue
-		case err == unix.ENOSYS || err == unix.EPERM:
-			t.noIn = true
-			return t.walk(p, false)
-		}
-		return fd, err
-	}
-}
-
 // walk opens the directory p one element at a time without letting the kernel
 // follow links, so it can make what is missing, also behind a dangling link.
-func (t *tree) walk(p string, create bool) (int, error) {
-	w := walker{t: t, create: create, todo: strings.Split(p, "/")}
-	defer w.closeAll()
+func (t *tree) walk(p string, create bool) (fd int, real string, err error) {
+	w := walker{t: t, create: create, fd: -1}
+	if err := w.start(p); err != nil {
+		return -1, "", err
+	}
 	for len(w.todo) > 0 {
 		elem := w.todo[0]
 		w.todo = w.todo[1:]
 		if err := w.step(elem); err != nil {
-			return -1, err
+			return -1, "", errors.Join(err, unix.Close(w.fd))
 		}
 	}
-	return unix.Openat(w.top(), ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return w.fd, strings.Join(w.names, "/"), nil
 }
 
+// walker is on its way through a tree. It holds only the directory it has reached.
 type walker struct {
 	t      *tree
 	create bool
-	todo   []string
-	fds    []int
-	names  []string
+	todo   []string // what of the path is still ahead
+	fd     int      // O_PATH
+	names  []string // how the root leads to fd, without links
 	links  int
 }
 
-func (w *walker) top() int {
-	if len(w.fds) == 0 {
-		return w.t.root
+// start begins at the cached directory that is nearest to p: archives are in depth-first
+// order, so that most of a path was walked before.
+func (w *walker) start(p string) error {
+	at, real, rest := w.t.root, "", p
+	for end := len(p); end > 0; end = strings.LastIndexByte(p[:end], '/') {
+		if d, ok := w.t.cache[p[:end]]; ok {
+			at, real, rest = d.fd, d.real, p[end:]
+			break
+		}
 	}
-	return w.fds[len(w.fds)-1]
+	if real != "" {
+		w.names = strings.Split(real, "/")
+	}
+	w.todo = strings.Split(rest, "/")
+	return w.move(at, ".")
 }
 
-func (w *walker) closeAll() {
-	for _, fd := range w.fds {
-		unix.Close(fd) // O_PATH: nothing can be lost by closing
+// move goes on to the directory at name, which must not be a link.
+func (w *walker) move(at int, name string) error {
+	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
-	w.fds, w.names = nil, nil
+	w.reach(fd)
+	return nil
+}
+
+func (w *walker) reach(fd int) {
+	if w.fd >= 0 {
+		unix.Close(w.fd) // O_PATH: nothing can be lost by closing
+	}
+	w.fd = fd
 }
 
 func (w *walker) step(elem string) error {
+	if w.t.steps--; w.t.limited && w.t.steps < 0 {
+		return fmt.Errorf("%w: its paths lead through too many links and directories; describe directories before what is in them, and name files without going through links", ErrArchive)
+	}
 	switch elem {
 	case "", ".":
 		return nil
 	case "..":
-		w.pop()
-		return nil
+		return w.up()
 	}
-	fd, err := unix.Openat(w.top(), elem, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(w.fd, elem, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) && w.create {
 		fd, err = w.mkdir(elem)
 	}
@@ -202,24 +232,36 @@ func (w *walker) step(elem string) error {
 	return w.enter(fd, elem)
 }
 
-func (w *walker) pop() {
-	if n := len(w.fds); n > 0 {
-		unix.Close(w.fds[n-1]) // O_PATH: nothing can be lost by closing
-		w.fds, w.names = w.fds[:n-1], w.names[:n-1]
+// up goes to the parent directory; that of the root is the root. Nobody else
+// changes the tree, so that ".." of a directory below the root is inside.
+func (w *walker) up() error {
+	if len(w.names) == 0 {
+		return nil
 	}
+	w.names = w.names[:len(w.names)-1]
+	return w.move(w.fd, "..")
 }
 
 func (w *walker) mkdir(elem string) (int, error) {
-	if err := unix.Mkdirat(w.top(), elem, 0o755); err != nil {
-		return -1, err
+	if len(w.names) >= maxDepth-1 { // something is to be in it
+		return -1, errDepth
 	}
-	if err := unix.Fchmodat(w.top(), elem, 0o755, 0); err != nil { // whatever the umask
-		return -1, err
+	real := strings.Join(append(w.names[:len(w.names):len(w.names)], elem), "/")
+	if len(real) > maxPath {
+		return -1, fmt.Errorf("%w: path of more than %d bytes", ErrArchive, maxPath)
 	}
 	if w.t.made != nil {
-		w.t.made(strings.Join(append(append([]string{}, w.names...), elem), "/"))
+		if err := w.t.made(real); err != nil {
+			return -1, err
+		}
 	}
-	return unix.Openat(w.top(), elem, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err := unix.Mkdirat(w.fd, elem, 0o755); err != nil {
+		return -1, err
+	}
+	if err := unix.Fchmodat(w.fd, elem, 0o755, 0); err != nil { // whatever the umask
+		return -1, err
+	}
+	return unix.Openat(w.fd, elem, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
 // enter descends into what fd is: a directory, or a link whose target is walked next.
@@ -230,7 +272,8 @@ func (w *walker) enter(fd int, elem string) error {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		w.fds, w.names = append(w.fds, fd), append(w.names, elem)
+		w.names = append(w.names, elem)
+		w.reach(fd)
 		return nil
 	case unix.S_IFLNK:
 		target, err := readlinkFd(fd)
@@ -238,17 +281,22 @@ func (w *walker) enter(fd int, elem string) error {
 		if err != nil {
 			return err
 		}
-		if w.links++; w.links > maxLinks {
-			return unix.ELOOP
-		}
-		if strings.HasPrefix(target, "/") {
-			w.closeAll()
-		}
-		w.todo = append(strings.Split(target, "/"), w.todo...)
-		return nil
+		return w.follow(target)
 	}
 	unix.Close(fd) // O_PATH: nothing can be lost by closing
 	return unix.ENOTDIR
+}
+
+func (w *walker) follow(target string) error {
+	if w.links++; w.links > maxLinks {
+		return unix.ELOOP
+	}
+	w.todo = append(strings.Split(target, "/"), w.todo...)
+	if !strings.HasPrefix(target, "/") {
+		return nil
+	}
+	w.names = nil
+	return w.move(w.t.root, ".")
 }
 
 func readlinkFd(fd int) (string, error) {
@@ -260,28 +308,54 @@ func readlinkFd(fd int) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// realPath tells where in the tree the open directory is.
-func (t *tree) realPath(fd int) (string, error) {
-	p, err := fdPath(fd)
-	if err != nil {
-		return "", err
+// noOpenat2 is set once the kernel (before 5.6) or a seccomp profile refused openat2.
+var noOpenat2 atomic.Bool
+
+// exact opens the directory at the clean, relative path name below root without
+// following any link: where one is in the way, the error is ELOOP. "" is the root.
+func exact(root int, name string, flags int) (int, error) {
+	if name == "" {
+		name = "."
 	}
-	if p == t.rootPath {
-		return "", nil
+	flags |= unix.O_DIRECTORY | unix.O_CLOEXEC
+	how := unix.OpenHow{
+		Flags:   uint64(flags),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	}
-	rel, ok := strings.CutPrefix(p, t.rootPath+"/")
-	if !ok {
-		return "", fmt.Errorf("%w: %q leads out of the layer", ErrArchive, p)
+	for !noOpenat2.Load() {
+		fd, err := unix.Openat2(root, name, &how)
+		switch {
+		case err == unix.EAGAIN || err == unix.EINTR: // a rename or mount anywhere raced with it
+			continue
+		case err == unix.ENOSYS || err == unix.EPERM:
+			noOpenat2.Store(true)
+			continue
+		}
+		return fd, err
 	}
-	return rel, nil
+	return exactWalk(root, name, flags|unix.O_NOFOLLOW)
 }
 
-func fdPath(fd int) (string, error) {
-	p, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	if err != nil {
-		return "", fmt.Errorf("path of an open directory: %w", err)
+func exactWalk(root int, name string, flags int) (int, error) {
+	fd, err := unix.Openat(root, ".", flags, 0)
+	for _, elem := range strings.Split(name, "/") {
+		if err != nil {
+			return -1, err
+		}
+		next, nerr := unix.Openat(fd, elem, flags, 0)
+		if errors.Is(nerr, unix.ENOTDIR) && isLink(fd, elem) {
+			nerr = unix.ELOOP
+		}
+		unix.Close(fd) // nothing is written
+		fd, err = next, nerr
 	}
-	return filepath.Clean(p), nil
+	return fd, err
+}
+
+func isLink(dirfd int, name string) bool {
+	var st unix.Stat_t
+	err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
 // clean maps a name of an archive to a relative path inside the tree: it is taken

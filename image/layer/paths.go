@@ -1,0 +1,151 @@
+package layer
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// appendPath adds a path to a list in which each leaves out what it has in common
+// with the one before (last): the lists are in the order of an archive, where that
+// is most of it.
+func appendPath(list []byte, last, path string) []byte {
+	same := 0
+	for same < min(len(last), len(path)) && last[same] == path[same] {
+		same++
+	}
+	list = binary.AppendUvarint(list, uint64(same))
+	list = binary.AppendUvarint(list, uint64(len(path)-same))
+	return append(list, path[same:]...)
+}
+
+type byteReader interface {
+	io.Reader
+	io.ByteReader
+}
+
+// readPath reads the path that follows last; io.EOF after the last of the list.
+func readPath(r byteReader, last []byte) ([]byte, error) {
+	same, err := binary.ReadUvarint(r)
+	if err != nil {
+		return nil, err
+	}
+	more, err := binary.ReadUvarint(r)
+	if err != nil {
+		return nil, io.ErrUnexpectedEOF
+	}
+	if same > uint64(len(last)) || more > 2*maxPath {
+		return nil, errors.New("list of paths is damaged")
+	}
+	path := append(last[:same], make([]byte, more)...)
+	_, err = io.ReadFull(r, path[same:])
+	return path, err
+}
+
+// dirTimes are the times of directories, to be set when nothing is created in them
+// any more.
+type dirTimes struct {
+	list []byte
+	last string
+}
+
+func (d *dirTimes) add(real string, times [2]unix.Timespec) {
+	d.list, d.last = appendPath(d.list, d.last, real), real
+	for _, t := range times {
+		d.list = binary.AppendUvarint(d.list, uint64(t.Sec))
+		d.list = binary.AppendUvarint(d.list, uint64(t.Nsec))
+	}
+}
+
+// each calls f for each directory in the order of the archive, so that the last of
+// several times of one directory stays, and forgets them.
+func (d *dirTimes) each(f func(real string, times [2]unix.Timespec) error) error {
+	r := bytes.NewReader(d.list)
+	var path []byte
+	for r.Len() > 0 {
+		var err error
+		if path, err = readPath(r, path); err != nil {
+			return err
+		}
+		var n [4]uint64
+		for i := range n {
+			if n[i], err = binary.ReadUvarint(r); err != nil {
+				return err
+			}
+		}
+		times := [2]unix.Timespec{{Sec: int64(n[0]), Nsec: int64(n[1])}, {Sec: int64(n[2]), Nsec: int64(n[3])}}
+		if err := f(string(path), times); err != nil {
+			return err
+		}
+	}
+	d.list, d.last = d.list[:0], ""
+	return nil
+}
+
+// ListUsage gives what of the disk usage of a layer directory ends with [Inherit]: that
+// of the list of implied directories.
+func ListUsage(dirPath string) (bytes, inodes uint64) {
+	var st unix.Stat_t
+	if unix.Lstat(filepath.Join(dirPath, impliedName), &st) != nil {
+		return 0, 0
+	}
+	return uint64(st.Blocks) * 512, 1
+}
+
+// impliedList writes that file, from the first path on.
+type impliedList struct {
+	name string
+	f    *os.File
+	w    *bufio.Writer
+	buf  []byte
+	last string
+}
+
+func (l *impliedList) add(real string) (err error) {
+	if l.f == nil {
+		if l.f, err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+			return err
+		}
+		l.w = bufio.NewWriter(l.f)
+	}
+	l.buf, l.last = appendPath(l.buf[:0], l.last, real), real
+	_, err = l.w.Write(l.buf)
+	return err
+}
+
+func (l *impliedList) close() error {
+	if l.f == nil {
+		return nil
+	}
+	return errors.Join(l.w.Flush(), l.f.Close())
+}
+
+// eachImplied calls f for each path of the list, parents before what is in them.
+func eachImplied(name string, f func(string) error) error {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close() // only read
+	r := bufio.NewReader(file)
+	var path []byte
+	for {
+		path, err = readPath(r, path)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := f(string(path)); err != nil {
+			return err
+		}
+	}
+}
