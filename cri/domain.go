@@ -67,6 +67,7 @@ type Images interface {
 	Pull(ctx context.Context, r image.PullRequest) (*image.Image, error)
 	Get(ref string) (*image.Image, error)
 	List() []*image.Image
+	RawConfig(id string) ([]byte, error)
 	Remove(ctx context.Context, ref string) error
 	Usage(ctx context.Context) (image.Usage, error)
 }

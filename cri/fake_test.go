@@ -26,6 +26,7 @@ type fake struct {
 	pods       []*sandbox.PodStatus
 	containers []*sandbox.ContainerStatus
 	images     []*image.Image
+	rawConfig  []byte // of every image
 	calls      map[string]int
 
 	hook   func(ctx context.Context, verb string) error
@@ -275,6 +276,8 @@ func (f fakeImages) List() []*image.Image {
 	defer f.mu.Unlock()
 	return append([]*image.Image{}, f.images...)
 }
+
+func (f fakeImages) RawConfig(string) ([]byte, error) { return f.rawConfig, nil }
 
 func (f fakeImages) Remove(ctx context.Context, _ string) error { return f.call(ctx, "Remove") }
 

@@ -91,7 +91,7 @@ func (s *imageService) ImageStatus(_ context.Context, req *runtimeapi.ImageStatu
 	}
 	resp := &runtimeapi.ImageStatusResponse{Image: encodeImage(img)}
 	if req.GetVerbose() {
-		if resp.Info, err = imageInfo(img); err != nil {
+		if resp.Info, err = imageInfo(img, s.opt.Images.RawConfig); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +139,7 @@ func (s *Server) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, err
 
 // encodeImage never says size 0: the kubelet takes that for a broken answer.
 func encodeImage(img *image.Image) *runtimeapi.Image {
-	uid, name := imageUser(img.Config.Config.User)
+	uid, name := imageUser(img.Config.User)
 	return &runtimeapi.Image{
 		Id: img.ID, RepoTags: img.Tags, RepoDigests: img.Digests, Size: max(img.Size, 1),
 		Uid: uid, Username: name, Pinned: img.Pinned,
@@ -166,10 +166,10 @@ type imageDetails struct {
 	Pinned    bool     `json:"pinned"`
 }
 
-func imageInfo(img *image.Image) (map[string]string, error) {
-	d := imageDetails{ImageSpec: img.Config, Layers: img.Layers, Pinned: img.Pinned}
-	if json.Valid(img.RawConfig) {
-		d.ImageSpec = json.RawMessage(img.RawConfig)
+func imageInfo(img *image.Image, rawConfig func(id string) ([]byte, error)) (map[string]string, error) {
+	d := imageDetails{ImageSpec: map[string]any{"config": img.Config}, Layers: img.Layers, Pinned: img.Pinned}
+	if raw, err := rawConfig(img.ID); err == nil && json.Valid(raw) { // it may be removed just now
+		d.ImageSpec = json.RawMessage(raw)
 	}
 	return infoJSON(d)
 }

@@ -295,8 +295,8 @@ func TestImages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.images[0].Config.Config.User = "1002:5"
-	f.images[0].RawConfig = []byte(`{"os":"linux"}`)
+	f.images[0].Config.User = "1002:5"
+	f.rawConfig = []byte(`{"os":"linux"}`)
 	got, err := client.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: spec, Verbose: true})
 	if err != nil || got.GetImage().GetId() != pulled.GetImageRef() || got.GetImage().GetUid().GetValue() != 1002 {
 		t.Errorf("status: %v, %v", got, err)

@@ -3,7 +3,6 @@ package image
 import (
 	"archive/tar"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,13 +13,11 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"berth/image/layer"
 	"berth/image/registry"
 )
-
-// maxDocument bounds what is read into memory of an archive's JSON.
-const maxDocument = 8 << 20
 
 // archive is an image archive whose files can be read in any order.
 type archive struct {
@@ -28,8 +25,15 @@ type archive struct {
 	close func() error
 	// alias names files for the digests a docker archive has no names for.
 	alias map[digest.Digest]string
-	// made are manifests berth wrote for a docker archive, which has none.
-	made map[digest.Digest][]byte
+	// known are files whose digest was computed; images of one archive share them.
+	known map[string]ocispec.Descriptor
+	// made is the manifest berth wrote for the image being loaded, of a docker archive
+	// that has none.
+	made registry.Manifest
+}
+
+func newArchive(open func(string) (io.ReadCloser, int64, error), done func() error) *archive {
+	return &archive{open: open, close: done, alias: map[digest.Digest]string{}, known: map[string]ocispec.Descriptor{}}
 }
 
 // openDirArchive reads an unpacked archive; links do not lead out of it.
@@ -39,7 +43,7 @@ func openDirArchive(dir string) (*archive, error) {
 		return nil, err
 	}
 	open := func(name string) (io.ReadCloser, int64, error) {
-		f, err := root.Open(name)
+		f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not block
 		if err != nil {
 			return nil, 0, err
 		}
@@ -52,12 +56,14 @@ func openDirArchive(dir string) (*archive, error) {
 		}
 		return f, st.Size(), nil
 	}
-	return &archive{open: open, close: root.Close, alias: map[digest.Digest]string{}, made: map[digest.Digest][]byte{}}, nil
+	return newArchive(open, root.Close), nil
 }
 
 // openTarArchive reads a tar file, compressed or not. What can't be read at will
-// (a pipe, a compressed file) is first copied to a nameless file under spool.
-func openTarArchive(ctx context.Context, r io.Reader, spool string) (*archive, error) {
+// (a pipe, a compressed file) is copied to a nameless file under spool while its index
+// is made, to the end of the tar archive, whatever follows it; of all there is, at
+// most limit bytes are read.
+func openTarArchive(ctx context.Context, r io.Reader, spool string, limit int64) (*archive, error) {
 	file, ok := r.(*os.File)
 	if ok {
 		if st, err := file.Stat(); err != nil || !st.Mode().IsRegular() || isCompressed(file) {
@@ -65,25 +71,25 @@ func openTarArchive(ctx context.Context, r io.Reader, spool string) (*archive, e
 		}
 	}
 	done := func() error { return nil }
-	if !ok {
-		var err error
-		if file, err = spoolFile(ctx, r, spool); err != nil {
-			return nil, err
-		}
+	var files map[string]section
+	var err error
+	if ok {
+		pos := &position{f: file}
+		files, err = indexTar(ctx, pos, pos.at)
+	} else if file, files, err = spoolTar(ctx, r, spool, limit); err == nil {
 		done = file.Close
 	}
-	files, err := indexTar(file)
 	if err != nil {
-		return nil, errors.Join(err, done())
+		return nil, err
 	}
 	open := func(name string) (io.ReadCloser, int64, error) {
 		sec, ok := files[path.Clean(name)]
 		if !ok {
-			return nil, 0, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+			return nil, 0, fmt.Errorf("%.200s: %w", name, fs.ErrNotExist)
 		}
 		return io.NopCloser(io.NewSectionReader(file, sec.off, sec.size)), sec.size, nil
 	}
-	return &archive{open: open, close: done, alias: map[digest.Digest]string{}, made: map[digest.Digest][]byte{}}, nil
+	return newArchive(open, done), nil
 }
 
 func isCompressed(f *os.File) bool {
@@ -92,25 +98,52 @@ func isCompressed(f *os.File) bool {
 	return err == nil && (head[0] == 0x1f && head[1] == 0x8b || head == [4]byte{0x28, 0xb5, 0x2f, 0xfd})
 }
 
-func spoolFile(ctx context.Context, r io.Reader, dir string) (*os.File, error) {
+func spoolTar(ctx context.Context, r io.Reader, dir string, limit int64) (*os.File, map[string]section, error) {
 	f, err := os.CreateTemp(dir, tmpPrefix+"load-")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
 	plain, err := layer.Decompress(ctx, r)
-	if err == nil {
-		_, err = io.Copy(f, &contextReader{ctx, plain})
-		err = errors.Join(err, plain.Close())
-	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
-	return f, nil
+	s := &spool{r: plain, w: f, limit: limit}
+	files, err := indexTar(ctx, s, s.at)
+	if err == nil { // for the check sums of the compression, and so that the sender is done
+		s.w = io.Discard
+		_, err = io.Copy(io.Discard, &contextReader{ctx, s})
+	}
+	if err = errors.Join(err, plain.Close()); err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, files, nil
 }
 
+// spool passes on what it reads, and keeps it.
+type spool struct {
+	r     io.Reader
+	w     io.Writer
+	n     int64
+	limit int64
+}
+
+func (s *spool) at() int64 { return s.n }
+
+func (s *spool) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if s.n += int64(n); s.n > s.limit {
+		return 0, corrupt("the archive has more than %d bytes uncompressed; split it", s.limit)
+	}
+	if _, werr := s.w.Write(p[:n]); werr != nil {
+		return 0, werr
+	}
+	return n, err
+}
+
+// contextReader ends with its context.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -125,46 +158,75 @@ func (c *contextReader) Read(p []byte) (int, error) {
 
 type section struct{ off, size int64 }
 
-// maxArchiveFiles bounds the index of a tar archive in memory.
-const maxArchiveFiles = 100_000
+// Bounds of the index of a tar archive in memory. docker save writes four entries per
+// layer; the longest name a tool gives one is that of a blob, some 80 bytes.
+const (
+	maxArchiveEntries = 100_000
+	maxArchiveName    = 1024    // bytes
+	maxArchiveNames   = 8 << 20 // bytes, of all together
+)
 
-// indexTar notes where each file of the archive lies. Links inside it, which old
-// docker archives use for layers that occur twice, are followed.
-func indexTar(f *os.File) (map[string]section, error) {
-	files, links := map[string]section{}, map[string]string{}
-	pos := &position{f: f}
-	tr := tar.NewReader(pos)
+// indexer notes where each file of a tar archive lies.
+type indexer struct {
+	files   map[string]section
+	links   map[string]string
+	entries int
+	bytes   int // of names
+}
+
+// indexTar notes where each file of the archive lies; at tells how much of it was read.
+// Links inside it, which old docker archives use for layers that occur twice, are
+// followed.
+func indexTar(ctx context.Context, r io.Reader, at func() int64) (map[string]section, error) {
+	ix := indexer{files: map[string]section{}, links: map[string]string{}}
+	tr := tar.NewReader(&contextReader{ctx, r})
 	for {
 		hdr, err := tr.Next()
 		if err == io.EOF {
 			break
 		}
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+		if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, corrupt("the archive is no tar file: %v", err)
 		}
-		if len(files)+len(links) > maxArchiveFiles {
-			return nil, corrupt("the archive has more than %d files", maxArchiveFiles)
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+			return nil, fmt.Errorf("read the archive: %w", err)
 		}
-		name := path.Clean(hdr.Name)
-		switch hdr.Typeflag {
-		case tar.TypeReg:
-			files[name] = section{pos.off, hdr.Size}
-		case tar.TypeSymlink:
-			links[name] = path.Join(path.Dir(name), hdr.Linkname)
-		case tar.TypeLink:
-			links[name] = path.Clean(hdr.Linkname)
+		if err := ix.add(hdr, at()); err != nil {
+			return nil, err
 		}
 	}
-	for name, to := range links {
+	for name, to := range ix.links {
 		for range 8 {
-			if sec, ok := files[to]; ok {
-				files[name] = sec
+			if sec, ok := ix.files[to]; ok {
+				ix.files[name] = sec
 				break
 			}
-			to = links[to]
+			to = ix.links[to]
 		}
 	}
-	return files, nil
+	return ix.files, nil
+}
+
+func (ix *indexer) add(hdr *tar.Header, off int64) error {
+	if ix.entries++; ix.entries > maxArchiveEntries {
+		return corrupt("the archive has more than %d entries; split it", maxArchiveEntries)
+	}
+	if len(hdr.Name) > maxArchiveName || len(hdr.Linkname) > maxArchiveName {
+		return corrupt("the archive has a name of more than %d bytes", maxArchiveName)
+	}
+	if ix.bytes += len(hdr.Name) + len(hdr.Linkname); ix.bytes > maxArchiveNames {
+		return corrupt("the names in the archive have more than %d bytes; split it", maxArchiveNames)
+	}
+	name := path.Clean(hdr.Name)
+	switch hdr.Typeflag {
+	case tar.TypeReg:
+		ix.files[name] = section{off, hdr.Size}
+	case tar.TypeSymlink:
+		ix.links[name] = path.Join(path.Dir(name), hdr.Linkname)
+	case tar.TypeLink:
+		ix.links[name] = path.Clean(hdr.Linkname)
+	}
+	return nil
 }
 
 // position reads a file and can skip, which the tar reader uses.
@@ -172,6 +234,8 @@ type position struct {
 	f   *os.File
 	off int64
 }
+
+func (p *position) at() int64 { return p.off }
 
 func (p *position) Read(b []byte) (int, error) {
 	n, err := p.f.ReadAt(b, p.off)
@@ -207,10 +271,12 @@ func (a *archive) readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close() // only read
-	if size > maxDocument {
-		return nil, corrupt("%s has %d bytes", name, size)
+	if size > registry.MaxDocument {
+		return nil, corrupt("%.200s has %d bytes; at most %d are read", name, size, registry.MaxDocument)
 	}
-	return io.ReadAll(r)
+	raw := make([]byte, size)
+	_, err = io.ReadFull(r, raw)
+	return raw, err
 }
 
 func (a *archive) readJSON(name string, v any) error {
@@ -218,7 +284,7 @@ func (a *archive) readJSON(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(raw, v); err != nil {
+	if err := registry.Decode(raw, v); err != nil {
 		return corrupt("%s: %v", name, err)
 	}
 	return nil
@@ -232,8 +298,8 @@ func (a *archive) path(d digest.Digest) string {
 }
 
 func (a *archive) manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error) {
-	if raw, ok := a.made[d]; ok {
-		return registry.Manifest{Digest: d, Raw: raw}, nil
+	if d == a.made.Digest {
+		return a.made, nil
 	}
 	raw, err := a.document(ctx, ocispec.Descriptor{Digest: d})
 	return registry.Manifest{Digest: d, Raw: raw}, err
@@ -241,7 +307,7 @@ func (a *archive) manifest(ctx context.Context, d digest.Digest) (registry.Manif
 
 func (a *archive) document(_ context.Context, d ocispec.Descriptor) ([]byte, error) {
 	if err := d.Digest.Validate(); err != nil {
-		return nil, corrupt("digest %q", d.Digest)
+		return nil, corrupt("digest %.100q", d.Digest)
 	}
 	raw, err := a.readFile(a.path(d.Digest))
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,7 +56,7 @@ func verifyTagged(ctx context.Context, repo *registry.Repository, d digest.Diges
 		return 0, fmt.Errorf("look for a signature: %w", err)
 	}
 	var parsed ocispec.Manifest
-	if err := json.Unmarshal(m.Raw, &parsed); err != nil {
+	if err := registry.Decode(m.Raw, &parsed); err != nil {
 		return 0, errUnsigned
 	}
 	for _, l := range parsed.Layers[:min(len(parsed.Layers), maxSignatures)] {
@@ -87,7 +86,7 @@ func namesDigest(payload []byte, d digest.Digest) bool {
 			} `json:"image"`
 		} `json:"critical"`
 	}
-	return json.Unmarshal(payload, &p) == nil && p.Critical.Image.Digest == d.String() &&
+	return registry.Decode(payload, &p) == nil && p.Critical.Image.Digest == d.String() &&
 		p.Critical.Type == "cosign container image signature"
 }
 
@@ -105,7 +104,7 @@ func verifyReferrers(ctx context.Context, repo *registry.Repository, d digest.Di
 			return seen, fmt.Errorf("fetch a signature: %w", err)
 		}
 		var parsed ocispec.Manifest
-		if json.Unmarshal(m.Raw, &parsed) != nil || len(parsed.Layers) != 1 {
+		if registry.Decode(m.Raw, &parsed) != nil || len(parsed.Layers) != 1 {
 			continue
 		}
 		bundle, err := repo.Document(ctx, parsed.Layers[0].Digest)
@@ -132,7 +131,7 @@ func verifyBundle(raw []byte, d digest.Digest, keys []crypto.PublicKey) bool {
 			} `json:"signatures"`
 		} `json:"dsseEnvelope"`
 	}
-	if json.Unmarshal(raw, &b) != nil {
+	if registry.Decode(raw, &b) != nil {
 		return false
 	}
 	var statement struct {
@@ -141,7 +140,7 @@ func verifyBundle(raw []byte, d digest.Digest, keys []crypto.PublicKey) bool {
 			Digest map[string]string `json:"digest"`
 		} `json:"subject"`
 	}
-	if json.Unmarshal(b.Envelope.Payload, &statement) != nil || statement.PredicateType != "https://sigstore.dev/cosign/sign/v1" {
+	if registry.Decode(b.Envelope.Payload, &statement) != nil || statement.PredicateType != "https://sigstore.dev/cosign/sign/v1" {
 		return false // an attestation says something about an image, it does not vouch for it
 	}
 	about := false

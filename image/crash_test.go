@@ -29,6 +29,10 @@ func TestMain(m *testing.M) {
 		churn(args)
 		return
 	}
+	if args := os.Getenv(attackEnv); args != "" {
+		attacked(args)
+		return
+	}
 	if args := os.Getenv(memoryEnv); args != "" {
 		pullEight(args)
 		return

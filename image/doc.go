@@ -4,7 +4,8 @@
 // # Owns
 //
 //	ROOT/images/HEX.json   one record per image, named by its ID: manifest,
-//	                       configuration, tags, digests, layers; written durably
+//	                       configuration, tags, digests, layers; written durably.
+//	                       Manifest and configuration are only here, not in memory
 //	ROOT/images/.lock      held while the store is open
 //	ROOT/layers/CHAINID/   one unpacked layer (see package image/layer)
 //	ROOT/layers/.tmp-*     layers being unpacked or deleted; dropped by Sweep
@@ -34,12 +35,34 @@
 //   - No registry and no pull holds up another's: see [Options].MaxParallel and, for
 //     registries that send too slowly, package image/registry.
 //   - Readers (Get, List) take no lock: they see an immutable index.
+//   - What an image can make slow (unpacking, completing, measuring, removing a layer)
+//     is done outside of every lock and of the bounded pool of downloads where it is no
+//     download, and ends with its client or the store. Sweep can run aside.
+//
+// # Limits
+//
+// Whatever an image or an archive holds, taking it in or refusing it costs less than
+// 100 MiB of memory, and some KiB while it is in the store:
+//
+//	document (index, manifest, configuration)  4 MiB, 50,000 JSON values
+//	command, environment, volumes of an image  256 KiB together
+//	name of the image's user                   256 bytes
+//	annotations of a manifest                  16 KiB together
+//	layers of an image                         500 ([Options.MaxLayers])
+//	one layer                                  see [layer.Limits] and package layer
+//	archive to be loaded                       64 GiB uncompressed ([Options.MaxArchive]),
+//	                                           100,000 entries, names of 1 KiB and 8 MiB
+//	                                           together, 1000 images, 100 names of each
+//
+// What is beyond one is refused with an error that names it, and leaves nothing.
 //
 // # Locks
 //
 // Store.commit serializes what changes records and layer names; it is held across
-// small writes, never across a download or a syncfs. Store.mu guards the maps and is
-// never held across I/O. Order: commit, then mu, then the slots' own.
+// small writes, never across a download, a syncfs or a walk through a layer. A stage's
+// inheriting channel lets one pull at a time complete a layer; it is waited for with a
+// context, holding nothing. Store.mu guards the maps and is never held across I/O.
+// Order: commit, then mu, then the slots' own.
 //
 // # Why not ...
 //

@@ -63,6 +63,9 @@ func (e *exporter) image(ref string) error {
 	if r == nil {
 		return ErrNotFound
 	}
+	if r, err = e.store.withDocuments(r); err != nil {
+		return err
+	}
 	names := img.Tags
 	if i := slices.IndexFunc(img.Tags, func(t string) bool {
 		return t == ref || strings.HasSuffix(t, "/"+ref) || strings.HasSuffix(t, "/"+ref+":latest")

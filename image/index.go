@@ -2,7 +2,6 @@ package image
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,15 +14,14 @@ import (
 
 // Image is one image of the store as it was at one moment. It is immutable.
 type Image struct {
-	ID          string   // sha256:HEX, of the configuration (of the manifest, for an artifact)
-	Tags        []string // full names: docker.io/library/busybox:latest
-	Digests     []string // full names: docker.io/library/busybox@sha256:HEX
-	Size        uint64   // bytes on disk; see the package documentation
-	Pinned      bool     // the kubelet should not collect it
-	Artifact    bool     // an OCI artifact: files to mount, nothing to run
-	Config      ocispec.Image
-	RawConfig   []byte
-	Layers      []string // ChainIDs, lowest first; what Mount and Hold take
+	ID          string              // sha256:HEX, of the configuration (of the manifest, for an artifact)
+	Tags        []string            // full names: docker.io/library/busybox:latest
+	Digests     []string            // full names: docker.io/library/busybox@sha256:HEX
+	Size        uint64              // bytes on disk; see the package documentation
+	Pinned      bool                // the kubelet should not collect it
+	Artifact    bool                // an OCI artifact: files to mount, nothing to run
+	Config      ocispec.ImageConfig // without labels and exposed ports; see [Store.RawConfig]
+	Layers      []string            // ChainIDs, lowest first; what Mount and Hold take
 	Annotations map[string]string
 	CreatedAt   time.Time // as the image says, zero when it doesn't
 	PulledAt    time.Time
@@ -37,28 +35,32 @@ type index struct {
 	sorted   []*Image          // newest pull first
 }
 
-func newImage(r *record, pinned []string) (*Image, error) {
-	cfg, err := r.config()
-	if err != nil {
-		return nil, err
+// RawConfig reads the configuration of the image with this ID as it was published. It
+// is not kept in memory.
+func (s *Store) RawConfig(id string) ([]byte, error) {
+	s.mu.Lock()
+	r := s.records[id]
+	s.mu.Unlock()
+	if r == nil {
+		return nil, fmt.Errorf("%w: no image has the ID %s", ErrNotFound, id)
 	}
+	r, err := s.withDocuments(r)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of image %s: %w", id, err)
+	}
+	return r.Config, nil
+}
+
+func newImage(r *record, pinned []string) *Image {
 	img := &Image{
-		ID: r.ID, Tags: r.Tags, Digests: r.Digests, Artifact: r.Artifact, Config: cfg, RawConfig: r.Config,
-		Layers: r.chains(), PulledAt: r.PulledAt, Size: uint64(len(r.Manifest) + len(r.Config)),
+		ID: r.ID, Tags: r.Tags, Digests: r.Digests, Artifact: r.Artifact, Pinned: isPinned(r, pinned),
+		Config: r.served.config, CreatedAt: r.served.created, Annotations: r.served.annotations,
+		Layers: r.chains(), PulledAt: r.PulledAt, Size: uint64(r.documents),
 	}
 	for _, l := range r.Layers {
 		img.Size += l.Bytes
 	}
-	var m ocispec.Manifest
-	if err := json.Unmarshal(r.Manifest, &m); err != nil {
-		return nil, corrupt("the manifest: %v", err)
-	}
-	img.Annotations = m.Annotations
-	if cfg.Created != nil {
-		img.CreatedAt = *cfg.Created
-	}
-	img.Pinned = isPinned(r, pinned)
-	return img, nil
+	return img
 }
 
 // publish makes the present records what readers see. The caller holds mu, or is
@@ -69,10 +71,7 @@ func (s *Store) publish() {
 	for id, r := range s.records {
 		img := old.reuse(id, r)
 		if img == nil {
-			var err error
-			if img, err = newImage(r, s.opts.PinnedImages); err != nil {
-				continue // was checked when it came in
-			}
+			img = newImage(r, s.opts.PinnedImages)
 		}
 		ix.byID[id] = img
 		ix.byDigest[r.ManifestDigest] = img

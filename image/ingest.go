@@ -272,6 +272,7 @@ func (g *ingest) record(ctx context.Context) (*record, error) {
 		Version: recordVersion, ID: f.id(), Artifact: f.artifact,
 		MediaType: f.manifest.MediaType, ManifestDigest: f.manifest.Digest.String(),
 		Manifest: f.manifest.Raw, Config: f.config, PulledAt: now(), Layers: append([]layerRecord(nil), f.layers...),
+		served: f.served, documents: len(f.manifest.Raw) + len(f.config),
 	}
 	r.Tags, r.Digests = added(nil, g.tag), added(nil, g.digestName)
 	for i, st := range g.stages {

@@ -40,12 +40,7 @@ func pullEight(args string) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	status, _ := os.ReadFile("/proc/self/status")
-	for _, line := range strings.Split(string(status), "\n") {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmHWM:" {
-			fmt.Print(f[1])
-		}
-	}
+	fmt.Print(peak())
 }
 
 // TestMemory: eight images of three layers each, gzip and zstd, pulled at once, take
@@ -117,7 +112,7 @@ func TestDiskFull(t *testing.T) {
 		if left := layerDirs(t, s); len(left) != 0 {
 			t.Fatalf("left: %v", left)
 		}
-		if _, err := s.Load(t.Context(), bytes.NewReader(append(noise, noise...)), LoadOptions{}); !errors.Is(err, ErrNoSpace) {
+		if _, err := s.Load(t.Context(), bytes.NewReader(layerTar(t, entry{"a", string(noise)}, entry{"b", string(noise)})), LoadOptions{}); !errors.Is(err, ErrNoSpace) {
 			t.Fatal(err)
 		}
 		pullOK(t, s, small)

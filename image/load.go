@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -29,7 +30,7 @@ type LoadOptions struct {
 // Load brings in the images of an archive: what docker save writes, or an OCI image
 // layout as tar; either may be compressed. It gives the images in archive order.
 func (s *Store) Load(ctx context.Context, r io.Reader, opts LoadOptions) ([]*Image, error) {
-	a, err := openTarArchive(ctx, r, s.images)
+	a, err := openTarArchive(ctx, r, s.images, s.opts.MaxArchive)
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", classify(err))
 	}
@@ -46,10 +47,18 @@ func (s *Store) LoadDir(ctx context.Context, dir string, opts LoadOptions) ([]*I
 	return s.load(ctx, a, opts)
 }
 
-// candidate is one image of an archive.
+// Bounds of what one archive may hold, beside those of its index and its documents.
+const (
+	maxImages = 1000
+	maxNames  = 100 // of one image
+)
+
+// candidate is one image of an archive. Its manifest is read when its turn comes: of
+// all images they could be gigabytes.
 type candidate struct {
-	root  registry.Manifest
-	names []string // full references
+	root   ocispec.Descriptor // of an OCI archive
+	docker *dockerImage       // of a docker archive, which has no manifests
+	names  []string           // full references
 }
 
 func (s *Store) load(ctx context.Context, a *archive, opts LoadOptions) (imgs []*Image, err error) {
@@ -59,6 +68,11 @@ func (s *Store) load(ctx context.Context, a *archive, opts LoadOptions) (imgs []
 	found, err := a.candidates(ctx, s.platform)
 	if err == nil {
 		err = nameAll(found, opts.Name)
+	}
+	for _, c := range found {
+		if err == nil && len(c.names) > maxNames {
+			err = corrupt("the archive has %d names for one image; at most %d are accepted", len(c.names), maxNames)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", classify(err))
@@ -91,7 +105,11 @@ func nameAll(found []candidate, name string) error {
 
 // loadOne brings in one image, or finds that it is here, and gives it its names.
 func (s *Store) loadOne(ctx context.Context, a *archive, c candidate, progress func(Progress)) (*Image, error) {
-	f, err := s.examine(ctx, a, c.root)
+	root, err := a.root(ctx, c, s.opts.MaxLayers)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.examine(ctx, a, root)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +148,7 @@ type namePair struct{ tag, digest string }
 // that berth made up is known to no registry, so it makes no digest name.
 func (a *archive) namePairs(names []string, root digest.Digest) ([]namePair, error) {
 	var out []namePair
-	_, made := a.made[root]
+	made := a.made.Digest == root
 	for _, n := range names {
 		ref, err := registry.Parse(n)
 		if err != nil {
@@ -155,28 +173,31 @@ func (a *archive) candidates(ctx context.Context, p platform) ([]candidate, erro
 	if err != nil {
 		return nil, err
 	}
+	names := dockerNames(docker)
 	var idx ocispec.Index
 	err = a.readJSON("index.json", &idx)
 	if errors.Is(err, fs.ErrNotExist) {
 		if len(docker) == 0 {
 			return nil, corrupt("it holds neither index.json (OCI) nor manifest.json (docker)")
 		}
-		return a.dockerCandidates(ctx, docker)
+		return dockerCandidates(docker), nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	var out []candidate
+	if len(idx.Manifests) > maxImages {
+		return nil, corrupt("the archive has %d images; at most %d are accepted; split it", len(idx.Manifests), maxImages)
+	}
 	for _, d := range idx.Manifests {
 		if d.Annotations["vnd.docker.reference.type"] != "" || !p.accepts(d.Platform) {
 			continue
 		}
-		m, err := a.manifest(ctx, d.Digest)
+		found, err := a.names(ctx, d, names)
 		if err != nil {
 			return nil, err
 		}
-		m.MediaType = d.MediaType
-		out = append(out, candidate{m, a.names(d, m, docker)})
+		out = append(out, candidate{root: d, names: found})
 	}
 	return out, nil
 }
@@ -185,16 +206,45 @@ func (p platform) accepts(q *ocispec.Platform) bool {
 	return q == nil || q.OS == "" || q.OS == p.os && q.Architecture == p.arch
 }
 
+// root gives the manifest or index a candidate stands for.
+func (a *archive) root(ctx context.Context, c candidate, maxLayers int) (registry.Manifest, error) {
+	if c.docker == nil {
+		m, err := a.manifest(ctx, c.root.Digest)
+		m.MediaType = c.root.MediaType
+		return m, err
+	}
+	if len(c.docker.Layers) > maxLayers {
+		return registry.Manifest{}, corrupt("%d layers; overlayfs can stack %d", len(c.docker.Layers), maxLayers)
+	}
+	raw, err := a.dockerManifest(ctx, *c.docker)
+	if err != nil {
+		return registry.Manifest{}, err
+	}
+	a.made = registry.Manifest{Digest: digest.FromBytes(raw), MediaType: ocispec.MediaTypeImageManifest, Raw: raw}
+	return a.made, nil
+}
+
+// dockerNames maps the base names of configuration files, less .json, to the images'
+// names.
+func dockerNames(docker []dockerImage) map[string][]string {
+	names := map[string][]string{}
+	for _, i := range docker {
+		config := strings.TrimSuffix(path.Base(i.Config), ".json")
+		names[config] = append(names[config], i.RepoTags...)
+	}
+	return names
+}
+
 // names finds what an image of the index is called.
-func (a *archive) names(d ocispec.Descriptor, m registry.Manifest, docker []dockerImage) []string {
+func (a *archive) names(ctx context.Context, d ocispec.Descriptor, docker map[string][]string) ([]string, error) {
+	m, err := a.manifest(ctx, d.Digest)
+	if err != nil {
+		return nil, err
+	}
 	var e either
 	var names []string
-	if json.Unmarshal(m.Raw, &e) == nil && e.Config != nil {
-		for _, i := range docker {
-			if strings.HasSuffix(i.Config, e.Config.Digest.Encoded()) || strings.HasSuffix(i.Config, e.Config.Digest.Encoded()+".json") {
-				names = withNames(names, i.RepoTags)
-			}
-		}
+	if registry.Decode(m.Raw, &e) == nil && e.Config != nil && e.Config.Digest.Validate() == nil {
+		names = withNames(names, docker[e.Config.Digest.Encoded()])
 	}
 	for _, key := range []string{"io.containerd.image.name", ocispec.AnnotationRefName} {
 		n := d.Annotations[key]
@@ -202,13 +252,14 @@ func (a *archive) names(d ocispec.Descriptor, m registry.Manifest, docker []dock
 			names = withNames(names, []string{n})
 		}
 	}
-	return names
+	return names, nil
 }
 
-// withNames adds the full form of those that are image names.
+// withNames adds the full form of those that are image names, up to one more than an
+// image may have.
 func withNames(list, more []string) []string {
 	for _, m := range more {
-		if ref, err := registry.Parse(m); err == nil {
+		if ref, err := registry.Parse(m); err == nil && len(list) <= maxNames {
 			list = added(list, ref.String())
 		}
 	}
@@ -228,28 +279,25 @@ func (a *archive) dockerImages() ([]dockerImage, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if len(list) > maxImages {
+		return nil, corrupt("the archive has %d images; at most %d are accepted; split it", len(list), maxImages)
+	}
 	return list, err
 }
 
-func (a *archive) dockerCandidates(ctx context.Context, list []dockerImage) ([]candidate, error) {
+func dockerCandidates(list []dockerImage) []candidate {
 	var out []candidate
-	for _, i := range list {
-		raw, err := a.dockerManifest(ctx, i)
-		if err != nil {
-			return nil, err
-		}
-		d := digest.FromBytes(raw)
-		a.made[d] = raw
-		out = append(out, candidate{registry.Manifest{Digest: d, MediaType: ocispec.MediaTypeImageManifest, Raw: raw}, withNames(nil, i.RepoTags)})
+	for i := range list {
+		out = append(out, candidate{docker: &list[i], names: withNames(nil, list[i].RepoTags)})
 	}
-	return out, nil
+	return out
 }
 
 // dockerManifest makes the manifest a docker archive lacks.
 func (a *archive) dockerManifest(ctx context.Context, i dockerImage) ([]byte, error) {
 	config, err := a.readFile(i.Config)
 	if err != nil {
-		return nil, corrupt("configuration %s: %v", i.Config, err)
+		return nil, corrupt("configuration %.200s: %v", i.Config, err)
 	}
 	cd := digest.FromBytes(config)
 	a.alias[cd] = i.Config
@@ -261,15 +309,18 @@ func (a *archive) dockerManifest(ctx context.Context, i dockerImage) ([]byte, er
 	for _, name := range i.Layers {
 		d, err := a.describe(ctx, name)
 		if err != nil {
-			return nil, corrupt("layer %s: %v", name, err)
+			return nil, corrupt("layer %.200s: %v", name, err)
 		}
 		m.Layers = append(m.Layers, d)
 	}
 	return json.Marshal(m)
 }
 
-// describe computes the digest of a layer file.
+// describe computes the digest of a layer file, once however many images name it.
 func (a *archive) describe(ctx context.Context, name string) (ocispec.Descriptor, error) {
+	if d, ok := a.known[name]; ok {
+		return d, nil
+	}
 	r, size, err := a.open(name)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -285,6 +336,8 @@ func (a *archive) describe(ctx context.Context, name string) (ocispec.Descriptor
 		ahead.Close() //nolint:errcheck // always nil
 		d.Digest = sum.Digest()
 	}
-	a.alias[d.Digest] = name
+	if err == nil {
+		a.alias[d.Digest], a.known[name] = name, d
+	}
 	return d, err
 }

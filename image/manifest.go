@@ -2,7 +2,7 @@ package image
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -31,6 +31,7 @@ type found struct {
 	parsed   ocispec.Manifest
 	config   []byte
 	artifact bool
+	served   served
 	layers   []layerRecord // ChainID, DiffID, Digest, MediaType, BlobSize
 	urls     map[string][]string
 }
@@ -42,7 +43,7 @@ type either struct {
 	Manifests     []ocispec.Descriptor `json:"manifests"`
 	Config        *ocispec.Descriptor  `json:"config"`
 	Layers        json.RawMessage      `json:"layers"`
-	FSLayers      json.RawMessage      `json:"fsLayers"`
+	FSLayers      []struct{}           `json:"fsLayers"`
 }
 
 // ambiguous tells whether the document can be read as a manifest and as an index:
@@ -65,7 +66,7 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 	m := root
 	for range maxIndexDepth {
 		var e either
-		if err := json.Unmarshal(m.Raw, &e); err != nil {
+		if err := registry.Decode(m.Raw, &e); err != nil {
 			return m, ocispec.Manifest{}, corrupt("%s is no manifest: %v", m.Digest, err)
 		}
 		if e.ambiguous(m.MediaType) || e.ambiguous(e.MediaType) {
@@ -81,7 +82,7 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 			parsed, err := parseManifest(&m)
 			return m, parsed, err
 		case e.Manifests == nil:
-			return m, ocispec.Manifest{}, corrupt("%s (%s) is neither a manifest nor an index", m.Digest, m.MediaType)
+			return m, ocispec.Manifest{}, corrupt("%s (%.100q) is neither a manifest nor an index", m.Digest, m.MediaType)
 		}
 		d, err := s.platform.choose(e.Manifests)
 		if err != nil {
@@ -96,7 +97,7 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 
 func parseManifest(m *registry.Manifest) (ocispec.Manifest, error) {
 	var parsed ocispec.Manifest
-	if err := json.Unmarshal(m.Raw, &parsed); err != nil {
+	if err := registry.Decode(m.Raw, &parsed); err != nil {
 		return parsed, corrupt("manifest %s: %v", m.Digest, err)
 	}
 	if parsed.MediaType == "" {
@@ -107,7 +108,7 @@ func parseManifest(m *registry.Manifest) (ocispec.Manifest, error) {
 	}
 	for _, d := range append(parsed.Layers, parsed.Config) {
 		if err := d.Digest.Validate(); err != nil || d.Size < 0 {
-			return parsed, corrupt("manifest %s: descriptor %q of %d bytes", m.Digest, d.Digest, d.Size)
+			return parsed, corrupt("manifest %s: descriptor %.100q of %d bytes", m.Digest, d.Digest, d.Size)
 		}
 	}
 	return parsed, nil
@@ -126,7 +127,8 @@ func (s *Store) examine(ctx context.Context, src source, root registry.Manifest)
 	}
 	if f.artifact {
 		f.config = []byte("{}")
-		return f, f.artifactLayers()
+		f.served, err = serve(imageConfig{}, parsed)
+		return f, errors.Join(err, f.artifactLayers())
 	}
 	if f.config, err = src.document(ctx, parsed.Config); err != nil {
 		return nil, err
@@ -148,9 +150,12 @@ func (f *found) id() string {
 
 // imageLayers pairs the manifest's layers with the configuration's diffIDs.
 func (f *found) imageLayers() error {
-	var cfg ocispec.Image
-	if err := json.Unmarshal(f.config, &cfg); err != nil {
-		return corrupt("the configuration is not JSON of the expected form: %v", err)
+	cfg, err := parseConfig(f.config)
+	if err != nil {
+		return err
+	}
+	if f.served, err = serve(cfg, f.parsed); err != nil {
+		return err
 	}
 	diffs := cfg.RootFS.DiffIDs
 	if len(diffs) != len(f.parsed.Layers) {
@@ -159,7 +164,7 @@ func (f *found) imageLayers() error {
 	chain := make([]digest.Digest, len(diffs))
 	for i, d := range diffs {
 		if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
-			return corrupt("diffID %q", d)
+			return corrupt("diffID %.100q", d)
 		}
 		chain[i] = d
 	}

@@ -48,7 +48,7 @@ func FuzzManifest(f *testing.F) {
 			return
 		}
 		r := &record{ID: got.id(), Artifact: got.artifact, Config: got.config, Manifest: got.manifest.Raw, Layers: got.layers}
-		if _, err := newImage(r, nil); err != nil {
+		if err := r.parse(); err != nil {
 			t.Fatalf("an image that was accepted can't be listed: %v", err)
 		}
 		for _, l := range got.layers {
@@ -140,8 +140,9 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		img, err := newImage(&record{ID: got.id(), Config: got.config, Manifest: got.manifest.Raw, Layers: got.layers}, nil)
-		if err != nil || len(img.Layers) != int(layers) || img.ID != digest.FromBytes(config).String() {
+		r := &record{ID: got.id(), Config: got.config, Manifest: got.manifest.Raw, Layers: got.layers}
+		err = r.parse()
+		if img := newImage(r, nil); err != nil || len(img.Layers) != int(layers) || img.ID != digest.FromBytes(config).String() {
 			t.Fatalf("%d layers: %+v, %v", layers, img, err)
 		}
 	})

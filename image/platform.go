@@ -98,7 +98,7 @@ func (p platform) choose(list []ocispec.Descriptor) (ocispec.Descriptor, error) 
 			}
 			continue
 		}
-		if d.Platform.OS != "unknown" {
+		if d.Platform.OS != "unknown" && len(offered) < maxOffered {
 			offered = append(offered, platformString(d.Platform))
 		}
 		if d.Platform.OS != p.os || d.Platform.Architecture != p.arch {
@@ -115,10 +115,13 @@ func (p platform) choose(list []ocispec.Descriptor) (ocispec.Descriptor, error) 
 	return list[best], nil
 }
 
+// maxOffered is how many platforms an error lists.
+const maxOffered = 20
+
 func platformString(p *ocispec.Platform) string {
 	s := p.OS + "/" + p.Architecture
 	if p.Variant != "" {
 		s += "/" + p.Variant
 	}
-	return s
+	return fmt.Sprintf("%.50s", s)
 }

@@ -291,7 +291,7 @@ func (s *Store) putRecord(r *record, tag string) (*Image, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.records[r.ID] = r
+	s.records[r.ID] = r.slim()
 	if loser != nil {
 		s.records[loser.ID] = loser
 	}

@@ -2,7 +2,6 @@ package image
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -32,13 +31,16 @@ type record struct {
 	Artifact       bool          `json:"artifact,omitempty"`
 	MediaType      string        `json:"media_type"`
 	ManifestDigest string        `json:"manifest_digest"`
-	Manifest       []byte        `json:"manifest"`
+	Manifest       []byte        `json:"manifest"` // nil in memory, like Config; see slim
 	Config         []byte        `json:"config"`
 	Tags           []string      `json:"tags"`    // full names
 	Digests        []string      `json:"digests"` // full names
 	Layers         []layerRecord `json:"layers"`  // lowest first
 	PulledAt       time.Time     `json:"pulled_at"`
 	Seq            uint64        `json:"seq"` // of two records with one tag, the higher has it
+
+	served    served
+	documents int // bytes of Manifest and Config
 }
 
 type layerRecord struct {
@@ -85,8 +87,34 @@ func (s *Store) recordPath(id string) string {
 	return filepath.Join(s.images, strings.TrimPrefix(id, "sha256:")+".json")
 }
 
+// slim gives the record as it is kept in memory: without the documents, which may have
+// megabytes.
+func (r *record) slim() *record {
+	c := *r
+	c.Manifest, c.Config = nil, nil
+	return &c
+}
+
+// withDocuments gives a record of the store with its documents, from its file.
+func (s *Store) withDocuments(r *record) (*record, error) {
+	if r.Manifest != nil {
+		return r, nil
+	}
+	var stored record
+	if err := atomicfile.Read(s.recordPath(r.ID), &stored); err != nil {
+		return nil, err
+	}
+	c := *r
+	c.Manifest, c.Config = stored.Manifest, stored.Config
+	return &c, nil
+}
+
 func (s *Store) writeRecord(r *record) error {
-	return classify(atomicfile.Write(s.recordPath(r.ID), r))
+	full, err := s.withDocuments(r)
+	if err != nil {
+		return classify(err)
+	}
+	return classify(atomicfile.Write(s.recordPath(r.ID), full))
 }
 
 // eraseRecord makes the image vanish for good.
@@ -134,7 +162,7 @@ func (s *Store) readRecord(path string) (*record, error) {
 	if s.recordPath(r.ID) != path {
 		return nil, fmt.Errorf("it is of the image %q", r.ID)
 	}
-	if _, err := newImage(&r, nil); err != nil {
+	if err := r.parse(); err != nil {
 		return nil, err
 	}
 	r.Tags, r.Digests = canonical(r.Tags), canonical(r.Digests)
@@ -143,7 +171,7 @@ func (s *Store) readRecord(path string) (*record, error) {
 			return nil, fmt.Errorf("its layer %s is missing", l.ChainID)
 		}
 	}
-	return &r, nil
+	return r.slim(), nil
 }
 
 // canonical gives names as [registry.Parse] writes them now: one that is written
@@ -191,19 +219,26 @@ func (s *Store) settleTags() {
 	}
 }
 
-// config parses the record's configuration; an artifact has none to speak of.
-func (r *record) config() (ocispec.Image, error) {
-	var img ocispec.Image
-	if r.Artifact {
-		return img, nil
+// parse takes out of the record's documents what is kept of them; an artifact has no
+// configuration to speak of.
+func (r *record) parse() error {
+	var cfg imageConfig
+	var err error
+	if !r.Artifact {
+		if got := digest.FromBytes(r.Config); got.String() != r.ID {
+			return corrupt("the configuration has the digest %s, not %s", got, r.ID)
+		}
+		if cfg, err = parseConfig(r.Config); err != nil {
+			return err
+		}
 	}
-	if got := digest.FromBytes(r.Config); got.String() != r.ID {
-		return img, corrupt("the configuration has the digest %s, not %s", got, r.ID)
+	var m ocispec.Manifest
+	if err := registry.Decode(r.Manifest, &m); err != nil {
+		return corrupt("the manifest: %v", err)
 	}
-	if err := json.Unmarshal(r.Config, &img); err != nil {
-		return img, corrupt("the configuration: %v", err)
-	}
-	return img, nil
+	r.documents = len(r.Manifest) + len(r.Config)
+	r.served, err = serve(cfg, m)
+	return err
 }
 
 func syncPath(path string) error {

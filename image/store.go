@@ -44,6 +44,9 @@ type Options struct {
 	Limits layer.Limits
 	// MaxLayers bounds the layers of one image. Default 500, what overlayfs can stack.
 	MaxLayers int
+	// MaxArchive is how many bytes an archive given to [Store.Load] may have
+	// uncompressed. Default 64 GiB.
+	MaxArchive int64
 	// ProgressTimeout is how long a registry may be silent. Default 60 s.
 	ProgressTimeout time.Duration
 	// RetryAttempts and RetryBackoff govern repeated requests; see
@@ -62,6 +65,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxLayers <= 0 {
 		o.MaxLayers = 500
+	}
+	if o.MaxArchive <= 0 {
+		o.MaxArchive = 64 << 30
 	}
 	return o
 }

@@ -182,7 +182,7 @@ func TestPullMountRemove(t *testing.T) {
 	ref := reg.push(t, "app:v1", imageOf(t, base, top))
 	s := openStore(t, Options{})
 	img := pullOK(t, s, ref)
-	if len(img.Layers) != 2 || len(img.Tags) != 1 || img.Tags[0] != ref || img.Config.Config.Entrypoint[0] != "/bin/true" {
+	if len(img.Layers) != 2 || len(img.Tags) != 1 || img.Tags[0] != ref || img.Config.Entrypoint[0] != "/bin/true" {
 		t.Fatalf("%+v", img)
 	}
 	dir := view(t, s, img, MountRequest{})

@@ -28,7 +28,7 @@ func (i images) Resolve(ref string) (sandbox.Image, error) {
 	case err != nil:
 		return sandbox.Image{}, err
 	}
-	return sandbox.Image{ID: img.ID, Config: img.Config.Config, Layers: img.Layers}, nil
+	return sandbox.Image{ID: img.ID, Config: img.Config, Layers: img.Layers}, nil
 }
 
 // Hold implements [sandbox.Images].

@@ -14,7 +14,8 @@
 //	images, network, host, shims   shims: those that live are reconnected
 //	listen                         calls wait from here on, none is refused
 //	sandbox.Recover                records read, facts compared, layers held
-//	network GC, image sweep        only now is it known what nobody needs
+//	network GC                     only now is it known what nobody needs
+//	image sweep, seeds             begun; nothing waits for either
 //	ready                          calls proceed, systemd is told READY
 //
 // # End

@@ -11,6 +11,8 @@
 //	DIR/journal  everything of the tar stream that is no file content (headers,
 //	             padding, the tail), zstd-compressed, with pointers into fs/
 //	DIR/shadow/  content the archive itself wrote and later replaced; mostly absent
+//	DIR/implied  directories the archive does not describe, until [Inherit] gave them
+//	             the attributes they have below
 //
 // # Invariants
 //
@@ -21,8 +23,16 @@
 //   - Journal and tree give back the archive byte for byte ([Assemble]), so that a
 //     layer can be verified against its diffID and exported with it, although its
 //     blob was not kept.
-//   - Memory does not grow with the archive, except for a record of each directory
-//     (bounded, see [Limits]).
+//   - Memory does not grow with the archive, except for the times of its directories
+//     and the names of files it replaced (4 MiB each).
+//   - The work on a layer is linear in its entries, among which the directories count
+//     that its paths only imply: an element of a path that the kernel can't resolve in
+//     one call, because of links or of what is missing, counts as a step, of which an
+//     archive has 64 per entry. What [Inherit] looks up below is bounded for a layer.
+//     All of it ends with its context.
+//   - No path has more than 255 elements, nor more than 3500 bytes (PATH_MAX is 4096,
+//     with the path of the store before it), nor any name or link target more than
+//     PATH_MAX: every tool can reach, walk and remove what is unpacked.
 //   - Nothing is flushed to disk here: the image store commits all layers of an
 //     image at once.
 //

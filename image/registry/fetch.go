@@ -1,8 +1,8 @@
 package registry
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +17,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// maxManifest bounds manifests, indexes and other documents read into memory; the
-// specification asks registries for 4 MiB.
-const maxManifest = 8 << 20
 
 // acceptManifests are the kinds of manifest that are understood.
 var acceptManifests = strings.Join([]string{
@@ -111,7 +107,7 @@ func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.
 		return err
 	})
 	var idx ocispec.Index
-	if errors.Is(err, ErrNotFound) || err == nil && json.Unmarshal(raw, &idx) != nil {
+	if errors.Is(err, ErrNotFound) || err == nil && Decode(raw, &idx) != nil {
 		var m Manifest
 		m, err = r.Tag(ctx, strings.Replace(d.String(), ":", "-", 1))
 		raw = m.Raw
@@ -122,7 +118,7 @@ func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.
 	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(raw, &idx); err != nil {
+	if err := Decode(raw, &idx); err != nil {
 		return nil, fmt.Errorf("list referrers of %s: %w", r.ref.DigestName(d), err)
 	}
 	return idx.Manifests, nil
@@ -181,11 +177,15 @@ func mediaType(resp *http.Response) string {
 func (c *Client) readDocument(resp *http.Response) ([]byte, error) {
 	body := c.watch(resp)
 	defer body.Close() //nolint:errcheck // only read
-	raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
-	if err == nil && len(raw) > maxManifest {
-		err = fmt.Errorf("%w: the document is larger than %d bytes", errFinal, maxManifest)
+	var raw bytes.Buffer
+	if n := resp.ContentLength; n > 0 && n <= MaxDocument {
+		raw.Grow(int(n) + bytes.MinRead)
 	}
-	return raw, err
+	_, err := raw.ReadFrom(io.LimitReader(body, MaxDocument+1))
+	if err == nil && raw.Len() > MaxDocument {
+		err = fmt.Errorf("%w: the document is larger than %d bytes", errFinal, MaxDocument)
+	}
+	return raw.Bytes(), err
 }
 
 // each tries the hosts in order until f succeeds with one.
