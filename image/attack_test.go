@@ -352,7 +352,7 @@ func tags(n int) (list []string) {
 func TestAttackArchiveFillsDisk(t *testing.T) {
 	s := openStore(t, Options{MaxArchive: 8 << 20})
 	zeros := bomb(t, func(w *tar.Writer) error { return addFile(w, "f", strings.Repeat("\x00", 64<<20)) })
-	tail := bomb(t, func(w *tar.Writer) error { return nil })
+	tail := bomb(t, func(*tar.Writer) error { return nil })
 	for name, archive := range map[string][]byte{
 		"file": fileBytes(t, zeros),
 		"tail": append(fileBytes(t, tail), fileBytes(t, zeros)...), // gzip members are one stream

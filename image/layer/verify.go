@@ -87,12 +87,16 @@ func compareEntries(dirPath string, r io.Reader) ([]string, error) {
 			open[name] = fault
 		}
 	}
-	var faults []string
+	return told(open), nil
+}
+
+// told puts the faults into words.
+func told(open map[string]string) (faults []string) {
 	for name, f := range open {
 		faults = append(faults, name+": "+f)
 	}
 	slices.Sort(faults)
-	return faults[:min(len(faults), maxFaults)], nil
+	return faults[:min(len(faults), maxFaults)]
 }
 
 var typeBits = map[byte]uint32{
