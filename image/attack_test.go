@@ -64,15 +64,23 @@ func peak() int {
 // maxGrowth is how many MiB one hostile image may cost while it is taken in or refused.
 const maxGrowth = 96
 
+// attackTime bounds what is done in seconds.
+const attackTime = time.Minute
+
 // costs runs the operation in a process of its own and gives its error's text.
 func costs(t *testing.T, root, op, arg string) string {
 	t.Helper()
 	if raceDetector {
 		t.Skip("the race detector takes memory of its own")
 	}
-	cmd := exec.Command(os.Args[0])
+	ctx, cancel := context.WithTimeout(t.Context(), attackTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), attackEnv+"="+root+" "+op+" "+arg)
 	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Fatalf("it was not done after %v", attackTime)
+	}
 	if err != nil {
 		t.Fatal(err, string(out))
 	}
