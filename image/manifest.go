@@ -42,7 +42,7 @@ type either struct {
 	MediaType     string               `json:"mediaType"`
 	Manifests     []ocispec.Descriptor `json:"manifests"`
 	Config        *ocispec.Descriptor  `json:"config"`
-	Layers        json.RawMessage      `json:"layers"`
+	Layers        []struct{}           `json:"layers"`
 	FSLayers      []struct{}           `json:"fsLayers"`
 }
 
@@ -52,7 +52,7 @@ type either struct {
 // the registry calls it, which may be nothing or too general to tell.
 func (e either) ambiguous(mediaType string) bool {
 	index := e.Manifests != nil
-	manifest := e.Config != nil || len(e.Layers) > 0 && string(e.Layers) != "null"
+	manifest := e.Config != nil || e.Layers != nil
 	kind := types.MediaType(mediaType)
 	return index && (manifest || kind.IsImage()) || manifest && kind.IsIndex()
 }

@@ -101,7 +101,7 @@ func TestAttackLayer(t *testing.T) {
 			if err := os.Mkdir(filepath.Dir(dir), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			_, err := Apply(dir, bytes.NewReader(archive(t, c.ents(out)...)), Limits{})
+			_, err := Apply(t.Context(), dir, bytes.NewReader(archive(t, c.ents(out)...)), Limits{})
 			if (c.must != "") != (err != nil) || err != nil && !strings.Contains(err.Error(), c.must) {
 				t.Errorf("the error is %v, want %q", err, c.must)
 			}
