@@ -111,7 +111,7 @@ func pauseAppArmor(sc *runtimeapi.LinuxSandboxSecurityContext, h Host) (string, 
 func profilesOf(sc *runtimeapi.LinuxSandboxSecurityContext) *runtimeapi.LinuxContainerSecurityContext {
 	return &runtimeapi.LinuxContainerSecurityContext{
 		Seccomp: sc.GetSeccomp(), Apparmor: sc.GetApparmor(),
-		SeccompProfilePath: sc.GetSeccompProfilePath(), //nolint:staticcheck // clients older than the field
+		SeccompProfilePath: sc.GetSeccompProfilePath(),
 	}
 }
 
