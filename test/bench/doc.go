@@ -3,6 +3,7 @@
 //
 //	go run ./test/bench              pod up, exec, pods/s, memory, idle CPU, a pull, floors
 //	go run ./test/bench pull         pulls alone, of several shapes of image (make bench-pull)
+//	go run ./test/bench -before F    beside another build of berthd (F), not containerd
 //	go run ./test/bench -h           flags: how often, what only, which binaries
 //
 // # Owns

@@ -41,7 +41,9 @@ func prepare(name string, opts options, p place, c *children) (*runtimeUnderTest
 	}
 	switch name {
 	case nameBerth:
-		r.argv = berthArgv(opts.berthd, p)
+		r.argv = berthArgv(opts.berthd, r.socket, p)
+	case nameBefore:
+		r.argv = berthArgv(opts.before, r.socket, p)
 	case nameContainerd:
 		files["config.toml"] = containerdConfig(p)
 		r.argv = []string{opts.containerd, "--config", filepath.Join(p.dir, "config.toml"), "--log-level", "warn"}
@@ -65,12 +67,12 @@ func missing(name string, err error) error {
 	return fmt.Errorf("%w; run `apt-get install containerd runc`, or pass -berth-only", err)
 }
 
-func berthArgv(binary string, p place) []string {
+func berthArgv(binary, socket string, p place) []string {
 	return []string{
 		binary,
 		"--root", p.root,
 		"--state", filepath.Join(p.dir, "state"),
-		"--listen", "unix://" + filepath.Join(p.dir, nameBerth+".sock"),
+		"--listen", "unix://" + socket,
 		"--cni-conf-dir", filepath.Join(p.dir, "net.d"),
 		"--cni-bin-dir", p.cniBin,
 		"--certs-dir", filepath.Join(p.dir, "certs.d"),

@@ -54,7 +54,7 @@ func (r *runtimeUnderTest) printLeftovers(ctx context.Context) {
 func (r *runtimeUnderTest) leftProcesses() []string {
 	var left []string
 	for _, p := range r.processes() {
-		shared := p.kind == kindShim && r.name == nameBerth
+		shared := p.kind == kindShim && r.name != nameContainerd
 		if p.kind != kindDaemon && !shared {
 			left = append(left, fmt.Sprintf("process %d (%s)", p.pid, p.comm))
 		}

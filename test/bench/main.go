@@ -28,6 +28,7 @@ type options struct {
 	runtimes      []string
 	json          string
 	berthd        string
+	before        string // berthd of another build, to compare with in containerd's place
 	containerd    string
 	cniBin        string
 	logs          string
@@ -74,6 +75,7 @@ func parseOptions(args []string) (options, error) {
 	fs.BoolVar(&opts.masq, "masq", false, "ipMasq in the bridge's configuration (adds several iptables runs a pod)")
 	fs.StringVar(&opts.json, "json", "", "also write JSON lines to this file")
 	fs.StringVar(&opts.berthd, "berthd", "bin/berthd", "berthd; berth-shim is expected beside it")
+	fs.StringVar(&opts.before, "before", "", "compare with this berthd, of another build, and not with containerd")
 	fs.StringVar(&opts.containerd, "containerd", "containerd", "containerd, 1.6 or newer")
 	fs.StringVar(&opts.cniBin, "cni-bin", "", "CNI plugins (default: bin/cni, /opt/cni/bin or /usr/lib/cni)")
 	fs.StringVar(&opts.logs, "logs", "", "keep the daemons' logs in this directory")
@@ -104,7 +106,10 @@ func (o options) resolve(only string, berthOnly, containerdOnly bool) (options, 
 	if min(o.n, o.rounds, o.batch, o.parallel, o.pods, o.pulls) < 1 {
 		return o, errors.New("-n, -rounds, -batch, -parallel, -pods and -pulls must be at least 1")
 	}
-	for _, p := range []*string{&o.berthd, &o.json, &o.logs, &o.cniBin} {
+	if o.before != "" {
+		o.runtimes = []string{nameBerth, nameBefore}
+	}
+	for _, p := range []*string{&o.berthd, &o.before, &o.json, &o.logs, &o.cniBin} {
 		if *p == "" {
 			continue
 		}

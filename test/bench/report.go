@@ -108,7 +108,7 @@ func (r *report) records() []record {
 	defer r.mu.Unlock()
 	var all []record
 	for _, name := range r.names {
-		for _, runtime := range []string{nameBerth, nameContainerd, nameFloor} {
+		for _, runtime := range []string{nameBerth, nameBefore, nameContainerd, nameFloor} {
 			if samples := r.samples[seriesKey{name, runtime}]; len(samples) > 0 {
 				all = append(all, summarize(name, runtime, r.units[name], samples))
 			}
@@ -147,6 +147,9 @@ func compare(all []record) {
 		rec.Against = nameContainerd
 		if wanted && g.against != "" {
 			rec.Against = g.against
+		}
+		if medians[seriesKey{rec.Name, nameBefore}] > 0 {
+			rec.Against, wanted = nameBefore, false // the goals are for other runtimes
 		}
 		if other := medians[seriesKey{rec.Name, rec.Against}]; other > 0 {
 			rec.Ratio = rec.median / other
@@ -214,7 +217,7 @@ func saveJSON(path string, head map[string]any, all []record) error {
 // table prints medians side by side: one row per measure.
 func table(w io.Writer, all []record) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "measure\tunit\tn\tberth\tp99\tcontainerd\tp99\tfloor\tratio\tgoal\t\t")
+	fmt.Fprintln(tw, "measure\tunit\tn\tberth\tp99\t"+otherOf(all)+"\tp99\tfloor\tratio\tgoal\t\t")
 	for i := 0; i < len(all); {
 		next := i
 		cells := map[string]record{}
@@ -228,8 +231,21 @@ func table(w io.Writer, all []record) error {
 	return tw.Flush()
 }
 
+// otherOf is the runtime that berth is measured beside.
+func otherOf(all []record) string {
+	for _, rec := range all {
+		if rec.Runtime == nameBefore {
+			return nameBefore
+		}
+	}
+	return nameContainerd
+}
+
 func row(first record, cells map[string]record) []string {
 	b, c, f := cells[nameBerth], cells[nameContainerd], cells[nameFloor]
+	if before := cells[nameBefore]; before.N > 0 {
+		c = before
+	}
 	verdict := ""
 	if b.Met != nil {
 		verdict = map[bool]string{true: "met", false: "MISSED"}[*b.Met]

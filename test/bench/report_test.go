@@ -67,6 +67,21 @@ func TestGoals(t *testing.T) {
 	}
 }
 
+// TestBefore compares with another build, which no goal is about.
+func TestBefore(t *testing.T) {
+	r := newReport()
+	r.time("pod.up", nameBerth, 50*time.Millisecond)
+	r.time("pod.up", nameBefore, 40*time.Millisecond)
+	all := r.records()
+	if rec := all[0]; rec.Against != nameBefore || rec.Ratio != 1.25 || rec.Met != nil {
+		t.Errorf("%+v", rec)
+	}
+	var text bytes.Buffer
+	if err := table(&text, all); err != nil || !strings.Contains(text.String(), " before ") || !strings.Contains(text.String(), "1.25×") {
+		t.Errorf("%s, %v", text.String(), err)
+	}
+}
+
 func TestOutput(t *testing.T) {
 	all := sampleReport().records()
 	var lines, text bytes.Buffer

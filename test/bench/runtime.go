@@ -17,6 +17,7 @@ import (
 
 const (
 	nameBerth      = "berth"
+	nameBefore     = "before"
 	nameContainerd = "containerd"
 )
 
