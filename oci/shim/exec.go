@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -114,6 +115,9 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 			return nil, err
 		}
 	}
+	if err := ctr.ownPipes(files); err != nil {
+		return nil, err
+	}
 	sub, err := ctr.groups.newSubgroup(sessionPrefix + r.ExecID)
 	if err != nil {
 		return nil, err
@@ -133,6 +137,30 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 	x.pid = pid
 	ctr.mu.Unlock()
 	return console, nil
+}
+
+// ownPipes gives the pipes of a session to the container's root, as those of its
+// first process are: in a user namespace nobody could open them again as
+// /dev/stdout or /dev/stderr while they belong to the node's root.
+func (ctr *container) ownPipes(files []*os.File) error {
+	config := ctr.lc.Config()
+	owner, err := rootOwner(&config)
+	if err != nil || owner == [2]int{} {
+		return err
+	}
+	for _, f := range files {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return fmt.Errorf("look at a stream of the session: %w", err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			continue // the node's /dev/null stays the node's
+		}
+		if err := unix.Fchown(int(f.Fd()), owner[0], owner[1]); err != nil {
+			return fmt.Errorf("give a pipe of the session to the container's root: %w", err)
+		}
+	}
+	return nil
 }
 
 // endGrace is how long a container whose first process was killed may take to end.

@@ -31,3 +31,25 @@ func TestRootOfAUserNamespace(t *testing.T) {
 		t.Errorf("the devices: %s", got)
 	}
 }
+
+// An exec in a user namespace may open its own output again, as probes and hooks do
+// that write to /dev/stderr.
+func TestExecOpensItsOutputInAUserNamespace(t *testing.T) {
+	maps := []*runtimeapi.IDMapping{{HostId: 1 << 21, Length: 1 << 16}}
+	options := &runtimeapi.NamespaceOption{
+		UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: maps, Gids: maps},
+	}
+	p := shared.pod(t, namespaces(options))
+	const script = "echo one; echo two >/dev/stdout; echo three >/dev/stderr"
+	for name, user := range map[string]int64{"root": 0, "user": 1000} {
+		c := p.start(name, "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{
+				NamespaceOptions: options, RunAsUser: &runtimeapi.Int64Value{Value: user},
+			}
+		})
+		r, err := c.execSync(10, "sh", "-c", script)
+		if err != nil || string(r.GetStdout()) != "one\ntwo\n" || string(r.GetStderr()) != "three\n" {
+			t.Errorf("%s: ExecSync gives %q, %q, %v", name, r.GetStdout(), r.GetStderr(), err)
+		}
+	}
+}
