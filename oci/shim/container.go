@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -54,6 +53,7 @@ type container struct {
 	ooms     *oomCounter
 	oomsSeen uint64 // kills told so far
 	oomsBase uint64 // kills before the shim itself sent SIGKILL
+	killed   bool   // the shim itself sent SIGKILL
 	sessions map[string]*session
 }
 
@@ -355,12 +355,6 @@ func (s *Server) releaseFifo(id string) {
 	}
 }
 
-// wasKilled tells whether the command ended by SIGKILL, directly or, as a code,
-// through the init above it.
-func (ctr *container) wasKilled(rec *shimapi.Record) bool {
-	return rec.Signal == int(unix.SIGKILL) || path.Base(ctr.command) == shimapi.InitName && rec.ExitCode == 128+int(unix.SIGKILL)
-}
-
 // supervise records the end of a container. It ends with the container.
 func (s *Server) supervise(ctr *container, stopOOM func()) {
 	exit, neverRan := ctr.await()
@@ -378,7 +372,7 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 			rec.Reason, rec.Message = unknownReason, unknownMessage
 		}
 		rec.OOMKills = kills
-		rec.OOMKilled = ctr.wasKilled(rec) && kills > ctr.oomsBase
+		rec.OOMKilled = ctr.outOfMemory(rec, kills)
 		if neverRan && started && rec.ExitCode == 255 {
 			rec.ExitCode, rec.Reason = startErrorCode, startErrorReason
 			rec.Message = ctr.execFailure()
@@ -461,7 +455,7 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 		// What the OOM killer did before is not the reason of this death.
 		kills := ctr.ooms.kills()
 		ctr.mu.Lock()
-		ctr.oomsBase = kills
+		ctr.oomsBase, ctr.killed = kills, true
 		ctr.mu.Unlock()
 	}
 	if all && sig != unix.SIGKILL {

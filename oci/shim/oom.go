@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 // oomCounter counts what the OOM killer killed in a container's cgroup. On v2
@@ -70,6 +72,17 @@ func readOOMKills(path string) (n uint64, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// outOfMemory tells whether a container ended because the kernel killed in its
+// cgroup for want of memory. Code 137 without a signal is a shell's or an init's
+// word for the death of the command below it, which could as well be that of a
+// SIGKILL which a stop sent meanwhile.
+func (ctr *container) outOfMemory(rec *shimapi.Record, kills uint64) bool {
+	if kills <= ctr.oomsBase || rec.ExitCode != 128+int(unix.SIGKILL) {
+		return false
+	}
+	return rec.Signal == int(unix.SIGKILL) || !ctr.killed
 }
 
 // oomWatcher tells containers that the OOM killer was in their cgroup: on v2 by

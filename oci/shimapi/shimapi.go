@@ -253,7 +253,7 @@ type Record struct {
 	FinishedAt  time.Time         `json:"finished_at,omitzero"`
 	ExitCode    int               `json:"exit_code"`
 	Signal      int               `json:"signal,omitempty"`
-	OOMKilled   bool              `json:"oom_killed,omitempty"` // the first process was killed by the OOM killer
+	OOMKilled   bool              `json:"oom_killed,omitempty"` // the OOM killer ended the first process, or a child whose death is its code
 	OOMKills    uint64            `json:"oom_kills,omitempty"`  // kills in the cgroup, children included
 	Reason      string            `json:"reason,omitempty"`     // "StartError" when it never ran
 	Message     string            `json:"message,omitempty"`

@@ -31,6 +31,7 @@ func TestS05OutOfMemory(t *testing.T) {
 			t.Errorf("a killed child counted as the container's end: %d %s", st.GetExitCode(), st.GetReason())
 		}
 	})
+	t.Run("child is the end", func(t *testing.T) { killedBelowShell(t, p.in(t), limit) })
 	t.Run("group", func(t *testing.T) {
 		onlyV2(t, p.in(t), "memory.oom.group", "1")
 		killedGroup(t, p.in(t))
@@ -87,6 +88,25 @@ func killedChild(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) 
 		t.Errorf("explain counts %s, metrics %d", got, n)
 	}
 	c.likely("cgroup", "killed processes of it for memory (1)", "not the first")
+}
+
+// killedBelowShell: a shell that ends with its command's code, as entrypoints do,
+// died of memory when the command did, and not when a stop killed it after that.
+func killedBelowShell(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) {
+	t.Helper()
+	st := p.start("shell", allocate128+"; exit $?", limit).ended()
+	if st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
+		t.Errorf("with its command's code: %d %s", st.GetExitCode(), st.GetReason())
+	}
+	if st := p.start("code", "exit 137", limit).ended(); st.GetReason() != "Error" {
+		t.Errorf("with a code of its own: %d %s", st.GetExitCode(), st.GetReason())
+	}
+	c := p.start("stopped", allocate128+"; echo child=$?; exec sleep 1000", limit)
+	c.says("child=137")
+	c.stop(0)
+	if st := c.ended(); st.GetExitCode() != 137 || st.GetReason() != "Error" {
+		t.Errorf("killed by a stop: %d %s", st.GetExitCode(), st.GetReason())
+	}
 }
 
 // killedGroup wants the first process and all others to die of one's greed.
