@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,6 +129,27 @@ func TestCheckIDMap(t *testing.T) {
 	}
 	if err := CheckIDMap([]Mount{{Mount: &runtimeapi.Mount{}, Source: "/proc"}}, 0); err != nil {
 		t.Errorf("without mappings: %v", err)
+	}
+}
+
+// Of mounts at one path, however it is written, the last one counts.
+func TestLaterMountCovers(t *testing.T) {
+	in := baseInput()
+	for i, path := range []string{"/d", "/e", "/d/", "/x/../d/."} {
+		in.bind(&runtimeapi.Mount{ContainerPath: path, HostPath: "/src" + strconv.Itoa(i)})
+	}
+	spec, err := Spec(in.pod, in.ctr, in.img, in.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range spec.Mounts {
+		if strings.HasPrefix(m.Source, "/src") {
+			got = append(got, m.Source+" "+m.Destination)
+		}
+	}
+	if want := []string{"/src1 /e", "/src3 /d"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

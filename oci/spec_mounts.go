@@ -148,22 +148,26 @@ func (b *builder) podFiles() []specs.Mount {
 	return list
 }
 
+// configMounts leaves out a mount that a later one covers: pods say /d and /d/, or
+// have a volume where the kubelet puts the file of the termination message. Both
+// can't be made in turn, as a file does not go over a directory.
 func (b *builder) configMounts() ([]specs.Mount, error) {
 	list := make([]specs.Mount, 0, len(b.ctr.Mounts))
-	seen := map[string]bool{}
-	for _, m := range b.ctr.Mounts {
+	last := map[string]int{}
+	for i, m := range b.ctr.Mounts {
+		last[destination(m.Mount)] = i
+	}
+	for i, m := range b.ctr.Mounts {
 		dest := destination(m.Mount)
-		if seen[dest] {
-			return nil, fmt.Errorf("%w: mounts: container_path %s is given twice", ErrInvalid, clip(dest))
-		}
-		seen[dest] = true
 		if err := CheckMount(m.Mount, b.host); err != nil && m.Fs == "" {
 			return nil, err
 		}
 		if m.Source == "" {
 			return nil, fmt.Errorf("%w: mount of %s has no source", ErrInvalid, clip(dest))
 		}
-		list = append(list, b.mount(m))
+		if last[dest] == i {
+			list = append(list, b.mount(m))
+		}
 	}
 	return list, nil
 }

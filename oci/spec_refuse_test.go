@@ -46,10 +46,10 @@ var refusals = map[string]refusal{
 	"mount at root":       {withMount(&runtimeapi.Mount{ContainerPath: "/..", HostPath: "/v"}), ErrInvalid, "container_path"},
 	"mount path too long": {withMount(&runtimeapi.Mount{ContainerPath: strings.Repeat("/x", 1<<19), HostPath: "/v"}), ErrInvalid, "longer"},
 	"mount without path":  {withMount(&runtimeapi.Mount{HostPath: "/v"}), ErrInvalid, "container_path"},
-	"mount twice": {func(in *specInput) {
-		mountsCase(in)
-		in.bind(&runtimeapi.Mount{ContainerPath: "/data/", HostPath: "/v"})
-	}, ErrInvalid, "twice"},
+	"bad mount that is covered": {func(in *specInput) {
+		in.bind(&runtimeapi.Mount{ContainerPath: "/v/", HostPath: "/v", Propagation: 9})
+		in.bind(&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/v"})
+	}, ErrInvalid, "propagation"},
 	"mount no source":     {withMount(&runtimeapi.Mount{ContainerPath: "/v"}), ErrInvalid, "no source"},
 	"rro without ro":      {withMount(&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/v", RecursiveReadOnly: true}), ErrInvalid, "readonly"},
 	"rro shared":          {withMount(&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/v", Readonly: true, RecursiveReadOnly: true, Propagation: 2}), ErrInvalid, "PRIVATE"},

@@ -227,7 +227,7 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 	if err != nil {
 		return nil, err
 	}
-	ctr.Mounts = append(ctr.Mounts, volumes...)
+	ctr.Mounts = inOrder(rec.config, ctr.Mounts, volumes)
 	if err := oci.CheckIDMap(ctr.Mounts, pod.PID); err != nil {
 		return nil, asDomain(err)
 	}
@@ -279,6 +279,23 @@ func hostMounts(cfg *runtimeapi.ContainerConfig) []*runtimeapi.Mount {
 		if mt.GetImage().GetImage() == "" {
 			out = append(out, mt)
 		}
+	}
+	return out
+}
+
+// inOrder joins the mounts from the host with those of images again in the order of
+// the config, since of two at one path the later one counts.
+func inOrder(cfg *runtimeapi.ContainerConfig, fromHost, fromImages []oci.Mount) []oci.Mount {
+	if len(fromImages) == 0 {
+		return fromHost
+	}
+	out := make([]oci.Mount, 0, len(cfg.GetMounts()))
+	for _, mt := range cfg.GetMounts() {
+		from := &fromHost
+		if mt.GetImage().GetImage() != "" {
+			from = &fromImages
+		}
+		out, *from = append(out, (*from)[0]), (*from)[1:]
 	}
 	return out
 }

@@ -18,6 +18,7 @@ func TestS16Mounts(t *testing.T) {
 	t.Run("read-only", s16ReadOnly)
 	t.Run("options", s16Options)
 	t.Run("conflicts", s16Conflicts)
+	t.Run("two at one path", s16Twice)
 }
 
 // tmpfs mounts one of the test's own; it goes with the test.
@@ -224,7 +225,44 @@ func s16Conflicts(t *testing.T) {
 			t.Errorf("%s: %v does not say %q", name, err, c.says)
 		}
 	}
-	twice := atVolume(&runtimeapi.Mount{HostPath: private})
-	_, err := p.create(p.config("c", "true", twice, atVolume(&runtimeapi.Mount{HostPath: volume(t)})))
-	refused(t, "two at one path", err)
+}
+
+// s16Twice: of two mounts at one path the later one is seen, a file over a directory
+// too, which is how a volume meets the kubelet's file of the termination message.
+func s16Twice(t *testing.T) {
+	dir, other := volume(t), volume(t)
+	for d, text := range map[string]string{dir: "first", other: "second"} {
+		if err := os.WriteFile(filepath.Join(d, "file"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts := func(list ...*runtimeapi.Mount) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) { c.Mounts = list }
+	}
+	image := &runtimeapi.ImageSpec{Image: busybox}
+	p := shared.pod(t)
+	for name, c := range map[string]struct {
+		mounts       func(*runtimeapi.ContainerConfig)
+		script, says string
+	}{
+		"directories": {mounts(&runtimeapi.Mount{ContainerPath: "/d", HostPath: dir}, &runtimeapi.Mount{ContainerPath: "/d/", HostPath: other}), "cat /d/file", "second"},
+		"file": {mounts(&runtimeapi.Mount{ContainerPath: "/dev/termination-log", HostPath: dir},
+			&runtimeapi.Mount{ContainerPath: "/dev/termination-log", HostPath: filepath.Join(other, "file")}), "cat /dev/termination-log", "second"},
+		"image, then host": {mounts(&runtimeapi.Mount{ContainerPath: "/d", Image: image}, &runtimeapi.Mount{ContainerPath: "/d", HostPath: dir}), "cat /d/file", "first"},
+		"host, then image": {mounts(&runtimeapi.Mount{ContainerPath: "/d", HostPath: dir}, &runtimeapi.Mount{ContainerPath: "/d", Image: image}), "ls /d/bin/sh", "/d/bin/sh\n"},
+	} {
+		id, err := p.create(p.config(strings.ReplaceAll(name, " ", "-"), sleeper, c.mounts))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		made := &ctr{p: p, ID: id}
+		if err := made.startErr(); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := made.exec(c.script); got != c.says {
+			t.Errorf("%s: %q, want %q", name, got, c.says)
+		}
+	}
 }
