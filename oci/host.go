@@ -18,8 +18,8 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 // DetectHost looks at the machine and at this process's own privileges. Fields
-// that are settings (CDIDirs, SeccompRoot, CreateSources) get their defaults;
-// AppArmorDefault is left to [LoadAppArmorDefault]. What can't be found out
+// that are settings (CDIDirs, SeccompRoot) get their defaults, CreateSources is left
+// false; AppArmorDefault is left to [LoadAppArmorDefault]. What can't be found out
 // counts as missing; an error means that no container could run.
 func DetectHost() (Host, error) {
 	h := Host{

@@ -16,11 +16,12 @@ import (
 // ResolveMounts finds the real path of each host_path and checks that propagation
 // can work from there. Image mounts keep an empty Source for the caller to fill.
 //
-// A missing host_path is an error, as the CRI says: the kubelet makes what a
-// volume's type lets it make, and a directory in place of a mistyped file or a
-// disk not yet mounted hides the mistake. containerd and CRI-O make one, and
-// manifests of hostPath volumes without a type have come to rely on it; for those
-// there is [Host.CreateSources]. Errors wrap [ErrInvalid] or [ErrUnsupported].
+// With [Host.CreateSources] a host_path that is missing becomes a directory of root,
+// mode 0755, that stays: the kubelet checks the volumes that have a type, and
+// workloads rely on those that have none to be made, as containerd and CRI-O do.
+// Without it that is an error, since a directory in place of a mistyped file or of a
+// disk not yet mounted hides the mistake. Errors wrap [ErrInvalid] or
+// [ErrUnsupported].
 func ResolveMounts(mounts []*runtimeapi.Mount, h Host) ([]Mount, error) {
 	out := make([]Mount, 0, len(mounts))
 	for _, m := range mounts {
@@ -51,7 +52,7 @@ func resolveSource(m *runtimeapi.Mount, create bool) (string, error) {
 	source, err := filepath.EvalSymlinks(host)
 	if errors.Is(err, fs.ErrNotExist) && create {
 		if err := os.MkdirAll(host, 0o755); err != nil {
-			return "", fmt.Errorf("%w: mount of %s: making host_path: %w", ErrInvalid, clip(m.GetContainerPath()), err)
+			return "", fmt.Errorf("%w: mount of %s: host_path %s is missing and can't be made a directory: %s: make what the pod needs there", ErrInvalid, clip(m.GetContainerPath()), clip(host), reason(err))
 		}
 		source, err = filepath.EvalSymlinks(host)
 	}

@@ -64,6 +64,14 @@ func TestResolveMountsMissingSource(t *testing.T) {
 	if got, err := ResolveMounts(mounts, host); err != nil || got[0].Source != missing {
 		t.Errorf("got %v, %v", got, err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("nowhere", link); err != nil {
+		t.Fatal(err)
+	}
+	_, err = ResolveMounts([]*runtimeapi.Mount{{ContainerPath: "/v", HostPath: link}}, host)
+	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), link) {
+		t.Errorf("a link to nothing: %v", err)
+	}
 }
 
 func TestResolveMountsRefuses(t *testing.T) {

@@ -93,7 +93,7 @@ type Host struct {
 	CDIDirs         []string
 	SeccompRoot     string // where a Localhost profile's relative path starts
 	// CreateSources makes [ResolveMounts] create a directory for a host_path that
-	// is missing, as containerd and CRI-O do; the CRI asks for an error.
+	// is missing; without it that is an error.
 	CreateSources bool
 }
 

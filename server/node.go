@@ -144,7 +144,7 @@ func (n *node) lookAtHost(ctx context.Context) error {
 	case "cgroupfs":
 		host.SystemdCgroup = false
 	}
-	host.SeccompRoot = n.cfg.SeccompRoot
+	host.SeccompRoot, host.CreateSources = n.cfg.SeccompRoot, n.cfg.CreateHostPaths
 	if err := oci.LoadAppArmorDefault(&host); err != nil {
 		klog.FromContext(ctx).Error(err, "Containers are refused unless they are privileged or ask for AppArmor profile Unconfined or Localhost")
 	}

@@ -28,6 +28,7 @@ type Config struct {
 	SeedDir              string        `toml:"seed_dir" help:"image archives (docker or OCI, tar or directory) that are loaded at start; empty: none"`
 	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; a pull that waits in vain for 3s gets one more; 0: twice the processors, 4 to 12"`
 	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
+	CreateHostPaths      bool          `toml:"create_host_paths" help:"a hostPath volume without a type whose path is missing gets a directory there (root, 0755), which stays; false refuses its container"`
 	DrainTimeout         time.Duration `toml:"drain_timeout" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
 }
 
@@ -45,6 +46,7 @@ func Default() Config {
 		RuntimeHandlers: []string{},
 		PinnedImages:    []string{},
 		SeccompRoot:     "/var/lib/kubelet/seccomp",
+		CreateHostPaths: true,
 		DrainTimeout:    10 * time.Second,
 	}
 }

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/node"
 )
 
 // S16: propagation and options of mounts, by the containers' mount tables. That
@@ -19,6 +23,7 @@ func TestS16Mounts(t *testing.T) {
 	t.Run("options", s16Options)
 	t.Run("conflicts", s16Conflicts)
 	t.Run("two at one path", s16Twice)
+	t.Run("missing", s16Missing)
 }
 
 // tmpfs mounts one of the test's own; it goes with the test.
@@ -223,6 +228,31 @@ func s16Conflicts(t *testing.T) {
 		refused(t, name, err)
 		if err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v does not say %q", name, err, c.says)
+		}
+	}
+}
+
+// s16Missing: a host path that is missing becomes a directory, which stays, unless
+// the configuration says no. A node of its own is one that says so.
+func s16Missing(t *testing.T) {
+	missing := filepath.Join(volume(t), "a", "b")
+	at := func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/volume", HostPath: missing}}
+	}
+	strict := own(t, node.Options{NoNetwork: true, Args: []string{"--create-host-paths=false"}})
+	p := strict.pod(t, namespaces(&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}))
+	_, err := p.create(p.config("c", "true", at, sameNamespaces(&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE})))
+	refused(t, "a missing host path", err)
+	if _, err := os.Stat(filepath.Dir(missing)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the refused one left %s: %v", filepath.Dir(missing), err)
+	}
+	t.Run("made", func(t *testing.T) {
+		c := shared.pod(t).start("c", "echo x >/volume/x; exec sleep 1000", at)
+		c.exec("cat /volume/x")
+	})
+	for dir := missing; dir != filepath.Dir(filepath.Dir(missing)); dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode() != fs.ModeDir|0o755 {
+			t.Errorf("%s is %v, %v", dir, info, err)
 		}
 	}
 }
