@@ -108,14 +108,19 @@ func (r *MountRequest) makeDirs(like string) error {
 	return unix.Chmod(r.Upper, st.Mode&0o7777)
 }
 
-// toHost maps an ID of the image; without a mapping, IDs are the host's.
+// toHost maps an ID of the image; without a mapping, IDs are the host's. What the
+// namespace lacks belongs to its root: as a number of the host it would be a stranger.
 func toHost(maps []IDMap, id uint32) int {
+	root := id
 	for _, m := range maps {
 		if id >= m.Container && id-m.Container < m.Size {
 			return int(m.Host + id - m.Container)
 		}
+		if m.Container == 0 {
+			root = m.Host
+		}
 	}
-	return int(id)
+	return int(root)
 }
 
 // Unmount takes the view away; nothing mounted there is no error.

@@ -154,25 +154,14 @@ func (m *Manager) writeContainerRecord(c *Container, rec *containerRecord) error
 
 func (m *Manager) makeContainerDirs(c *Container, rec *containerRecord) error {
 	dir := m.containerDir(c.pod.id, c.id)
-	uids, gids := userMaps(c.pod.record().config)
+	_, gids := userMaps(c.pod.record().config)
 	if err := m.makeStateDir(c.id, rootOf(gids)); err != nil {
 		return err
 	}
-	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work"), m.rootfsPath(c.id)} {
+	// The writable layer is made by the mount, with owner and mode of the image's root.
+	for _, d := range []string{dir, m.rootfsPath(c.id)} {
 		if err := os.Mkdir(d, 0o711); err != nil {
 			return fmt.Errorf("make container directory: %w", err)
-		}
-	}
-	// The merged root takes mode and owner from the upper directory.
-	upper := filepath.Join(dir, "upper")
-	if err := os.Chmod(upper, 0o755); err != nil {
-		return fmt.Errorf("make container directory: %w", err)
-	}
-	if len(uids) > 0 {
-		for _, d := range []string{upper, filepath.Join(dir, "work")} {
-			if err := os.Chown(d, int(rootOf(uids)), int(rootOf(gids))); err != nil {
-				return fmt.Errorf("give the writable layer to the pod's root: %w", err)
-			}
 		}
 	}
 	return m.writeContainerRecord(c, rec)

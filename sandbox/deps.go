@@ -35,7 +35,7 @@ type Image struct {
 type RootfsRequest struct {
 	Layers      []string
 	Target      string // an existing directory
-	Upper, Work string // both empty: a read-only view
+	Upper, Work string // are made, with owner and mode of the image's root; both empty: a read-only view
 	UIDMap      []shimapi.IDMap
 	GIDMap      []shimapi.IDMap
 }
