@@ -221,9 +221,12 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 		return nil, asDomain(err)
 	}
 	uids, gids := userMaps(c.pod.record().config)
-	if err := makeVolumeDirs(rootfs, img.Config.Volumes, [2]uint32{rootOf(uids), rootOf(gids)}); err != nil {
+	d := declared{rootfs: rootfs, owner: [2]uint32{rootOf(uids), rootOf(gids)}, mounts: ctr.Mounts}
+	own, err := declareVolumes(ctx, d, img.Config.Volumes, rec.config.GetLinux().GetSecurityContext().GetReadonlyRootfs())
+	if err != nil {
 		return nil, err
 	}
+	ctr.Mounts = append(ctr.Mounts, own...)
 	host := m.opt.Host
 	if rec.config.GetLinux().GetSecurityContext().GetPrivileged() {
 		// Anew each time: devices come and go while the daemon runs.

@@ -136,40 +136,6 @@ func TestSubPathStaysInside(t *testing.T) {
 	}
 }
 
-func TestMakeVolumeDirsStaysInside(t *testing.T) {
-	base := t.TempDir()
-	rootfs, outside := filepath.Join(base, "rootfs"), filepath.Join(base, "outside")
-	for _, d := range []string{filepath.Join(rootfs, "run"), filepath.Join(rootfs, "etc"), outside} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, to := range map[string]string{"link": outside, "up": "../../outside", "varrun": "/run", "file": "etc"} {
-		if err := os.Symlink(to, filepath.Join(rootfs, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	mustWrite(t, filepath.Join(rootfs, "etc", "passwd"))
-	for volume, made := range map[string]string{
-		"/data/x": "data/x", "/": "", "../../data/y": "data/y", "/varrun/app": "run/app", "/file": "etc",
-		"/link/x": "-", "/up/x": "-", "/etc/passwd/x": "-", "/etc/passwd": "-",
-	} {
-		err := makeVolumeDirs(rootfs, map[string]struct{}{volume: {}}, [2]uint32{1234, 1235})
-		if (err == nil) != (made != "-") || err == nil && !exists(filepath.Join(rootfs, made)) {
-			t.Errorf("volume %s: %v", volume, err)
-		}
-	}
-	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
-		t.Errorf("made outside: %v, %v", entries, err)
-	}
-	for dir, uid := range map[string]uint32{"data": 1234, "data/x": 1234, "run/app": 1234, "run": 0, "etc": 0} {
-		var st unix.Stat_t
-		if err := unix.Stat(filepath.Join(rootfs, dir), &st); err != nil || st.Uid != uid {
-			t.Errorf("%s belongs to %d, %v; want %d", dir, st.Uid, err, uid)
-		}
-	}
-}
-
 // unmounts only notes what is unmounted.
 type unmounts struct {
 	Images

@@ -2,12 +2,16 @@ package integration
 
 import (
 	"os"
+	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/registry"
 )
+
+// What an image says of directories: its root, and those it declares as volumes.
 
 // The root directory has the owner and mode of the topmost layer that tells of it,
 // also where a user namespace maps them.
@@ -41,5 +45,62 @@ func TestRootDirectoryOfTheImage(t *testing.T) {
 		if got := c.exec("stat -c %u:%g:%a /; touch /made && echo writable"); got != "1000:1001:1775\nwritable\n" {
 			t.Errorf("%s: the root is %q", name, got)
 		}
+	}
+}
+
+// withVolumes is an image that declares volumes on, below and beside links.
+func withVolumes(t *testing.T) func(*runtimeapi.ContainerConfig) {
+	return extended(t, "docker.io/test/declared-volumes:v1", func(c *v1.Config) {
+		c.Volumes = map[string]struct{}{"/dangling": {}, "/below/it": {}, "/data": {}, "/data/sub": {}, "/new": {}, "/dev/shm": {}}
+	},
+		registry.File{Path: "/dangling", Link: "/run/nothing"},
+		registry.File{Path: "/below", Link: "../../var/none"},
+		registry.File{Path: "/data", Mode: os.ModeDir | 0o770, UID: 1000, GID: 1000},
+		registry.File{Path: "/data/file", Mode: 0o640, UID: 1000, GID: 1000, Data: []byte("content\n")},
+		registry.File{Path: "/data/fifo", Mode: os.ModeNamedPipe | 0o644},
+	)
+}
+
+// Volumes that an image declares are there as the image has them and can be written,
+// under a read-only root too, and what is written counts as the container's.
+func TestDeclaredVolumes(t *testing.T) {
+	image := withVolumes(t)
+	p := shared.pod(t)
+	for name, readonly := range map[string]bool{"writable": false, "read-only": true} {
+		c := p.start(name, "sleep 1000", image, func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{ReadonlyRootfs: readonly, RunAsUser: &runtimeapi.Int64Value{Value: 1000}}
+		})
+		if got := c.exec("stat -c %u:%g:%a /data; cat /data/file; echo more >/data/file; echo made >/data/made; cat /data/file"); got != "1000:1000:770\ncontent\nmore\n" {
+			t.Errorf("%s: the volume with content: %q", name, got)
+		}
+		if got := c.exec("stat -c %F:%a /run/nothing /var/none/it /new | sort -u; readlink /dangling"); got != "directory:755\n/run/nothing\n" {
+			t.Errorf("%s: the volumes at links: %q", name, got)
+		}
+		if got := c.exec("touch /other 2>/dev/null || echo refused"); readonly && got != "refused\n" {
+			t.Errorf("%s: the root takes a file", name)
+		}
+		root := p.start(name+"-root", "sleep 1000", image, func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{ReadonlyRootfs: readonly}
+		})
+		root.exec("touch /dangling/a /below/it/b /new/c; dd if=/dev/zero of=/data/large bs=1M count=2 2>/dev/null; sync")
+		if bytes, _ := layerUsage(t, root); bytes < 2<<20 {
+			t.Errorf("%s: %d bytes are counted", name, bytes)
+		}
+	}
+}
+
+// A declared volume that a mount covers is left to the mount.
+func TestCoveredDeclaredVolumes(t *testing.T) {
+	image := withVolumes(t)
+	dir := volume(t)
+	c := shared.pod(t).start("c", "sleep 1000", image, func(c *runtimeapi.ContainerConfig) {
+		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{ReadonlyRootfs: true}
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: dir}, {ContainerPath: "/dangling", HostPath: dir}}
+	})
+	if got := c.exec("echo x >/data/x; ls /data /run/nothing"); strings.Join(strings.Fields(got), " ") != "/data: x /run/nothing: x" {
+		t.Errorf("the mounts show %q", got)
+	}
+	if _, err := os.Stat(dir + "/sub"); err == nil {
+		t.Error("the volume was made in the directory that covers it")
 	}
 }
