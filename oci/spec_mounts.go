@@ -36,6 +36,10 @@ func (b *builder) paths() error {
 	default:
 		l.MaskedPaths, l.ReadonlyPaths = b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
 	}
+	if !b.privileged() && !b.host.CgroupV2 && !b.hides(cgroupRoot) {
+		// The hierarchies of v1 are mounted read-only on a tmpfs that is not.
+		l.ReadonlyPaths = append(slices.Clone(l.ReadonlyPaths), cgroupRoot)
+	}
 	return nil
 }
 
@@ -116,7 +120,7 @@ func (b *builder) cgroupMount() specs.Mount {
 	if b.host.CgroupV2 {
 		options = append(options, b.host.CgroupFlags...)
 	}
-	return specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: options}
+	return specs.Mount{Destination: cgroupRoot, Type: "cgroup", Source: "cgroup", Options: options}
 }
 
 func (b *builder) roUnlessPrivileged() string {

@@ -217,7 +217,7 @@ func (ctr *container) endLostSessions() {
 		if ctr.hasSession(strings.TrimPrefix(filepath.Base(dir), sessionPrefix)) {
 			continue
 		}
-		if err := emptyDir(dir, func() {}); err != nil {
+		if err := emptyDir(dir, stopGrace, func() {}); err != nil {
 			slog.Error("exec of a dead shim left processes", "container", ctr.id, "error", err)
 		}
 		(&subgroup{parent: parent, dir: dir}).remove()

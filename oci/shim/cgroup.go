@@ -142,17 +142,17 @@ func closePids(targets []target) {
 }
 
 // empty kills every process of the container, frozen ones too, see [emptyDir].
-func (g group) empty() error { return emptyDir(g.dir(), g.thaw) }
+func (g group) empty() error { return emptyDir(g.dir(), stopGrace, g.thaw) }
 
 // emptyDir kills every process of the cgroup at dir until there is none, for at
-// most stopGrace. It freezes nothing: what forks is met again in the next round,
+// most the time given. It freezes nothing: what forks is met again in the next round,
 // and cgroup.kill, where there is one, leaves no rounds to fork in. killed is called
 // after each round.
-func emptyDir(dir string, killed func()) error {
+func emptyDir(dir string, within time.Duration, killed func()) error {
 	if dir == "" {
 		return nil
 	}
-	deadline := time.Now().Add(stopGrace)
+	deadline := time.Now().Add(within)
 	for {
 		if len(pids(dir)) == 0 {
 			return nil
@@ -210,7 +210,7 @@ func (g group) newSubgroup(name string) (*subgroup, error) {
 
 // empty kills all that the session started. What somebody froze ends when it is
 // thawed: the end of a command is no reason to let the container run on.
-func (s *subgroup) empty() error { return emptyDir(s.dir, func() {}) }
+func (s *subgroup) empty() error { return emptyDir(s.dir, stopGrace, func() {}) }
 
 // remove gives what still runs (a command may leave a daemon behind) to the
 // container and removes the cgroup. One that can't be emptied so, since the

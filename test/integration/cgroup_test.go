@@ -124,3 +124,28 @@ func number(t *testing.T, text string) uint64 {
 	}
 	return n
 }
+
+// A container writes nothing where its cgroups are, neither into them nor beside
+// them, with its own users or the host's; a privileged one may.
+func TestCgroupsAreReadOnly(t *testing.T) {
+	maps := []*runtimeapi.IDMapping{{HostId: 1 << 23, Length: 1 << 16}}
+	own := &runtimeapi.NamespaceOption{
+		UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: maps, Gids: maps},
+	}
+	const write = "for d in /sys/fs/cgroup /sys/fs/cgroup/*/; do mkdir $d/x 2>/dev/null && echo $d && rmdir $d/x; done; ls /sys/fs/cgroup | wc -l"
+	for name, o := range map[string]*runtimeapi.NamespaceOption{"host-users": {}, "own-users": own} {
+		c := shared.pod(t, named(name), namespaces(o)).idle("c", sameNamespaces(o))
+		if got := c.exec(write); strings.Contains(got, "/") || strings.TrimSpace(got) == "0" {
+			t.Errorf("%s: written to are %q", name, got)
+		}
+	}
+	p := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.SecurityContext = &runtimeapi.LinuxSandboxSecurityContext{Privileged: true}
+	})
+	c := p.idle("privileged", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{Privileged: true}
+	})
+	if got := c.exec(write); !strings.Contains(got, "/sys/fs/cgroup") {
+		t.Errorf("privileged: written to are %q", got)
+	}
+}

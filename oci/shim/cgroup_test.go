@@ -1,0 +1,33 @@
+package shim
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+)
+
+// A cgroup whose last process goes just as the time is over is empty, and no error
+// that names nobody.
+func TestEmptiedAtTheLastMoment(t *testing.T) {
+	dir := t.TempDir() // stands for a cgroup, which lists its processes in a file
+	child := exec.Command("sleep", "infinity")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = child.Process.Kill(); _ = child.Wait() }()
+	list := filepath.Join(dir, "cgroup.procs")
+	tell := func(text string) {
+		if err := os.WriteFile(list, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell(strconv.Itoa(child.Process.Pid) + "\n")
+	if err := emptyDir(dir, 0, func() {}); err == nil {
+		t.Error("a process that is still listed is no error")
+	}
+	if err := emptyDir(dir, 0, func() { tell("") }); err != nil {
+		t.Error(err)
+	}
+}
