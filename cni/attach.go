@@ -32,6 +32,10 @@ type intent struct {
 
 const intentVersion = 1
 
+// errNoAddress is of a result that gives eth0 no address. The kubelet can't use
+// such a pod, and would find out only long after somebody could have tried again.
+var errNoAddress = errors.New("the plugins succeeded but gave the pod's " + ifName + " no IP address: is the \"ipam\" of the first plugin set, and does it have addresses left?")
+
 // Add attaches a pod. When it fails, nothing stays attached, and the error
 // wraps ErrNotReady if no pod could be attached at this time.
 func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
@@ -51,7 +55,10 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 	raw, err := n.cni.AddNetworkList(actx, list, rt)
 	if err == nil {
 		var res Result
-		if res, err = newResult(list.Name, raw); err == nil {
+		if res, err = newResult(list.Name, raw); err == nil && len(res.IPs) == 0 {
+			err = errNoAddress
+		}
+		if err == nil {
 			return res, nil
 		}
 	}

@@ -250,7 +250,8 @@ func TestDelUsesWhatAddUsed(t *testing.T) {
 		RuntimeConfig: map[string]any{"portMappings": []any{
 			map[string]any{"containerPort": 80.0, "hostPort": 8080.0, "protocol": "tcp"}}}}
 	del := want
-	del.Command, del.PrevResult = "DEL", map[string]any{"cniVersion": "1.0.0"}
+	del.Command, del.PrevResult = "DEL", map[string]any{
+		"cniVersion": "1.0.0", "ips": []any{map[string]any{"address": "10.231.1.2/24"}}}
 	if diff := cmp.Diff([]faultCall{want, del}, f.calls()); diff != "" {
 		t.Error(diff)
 	}
@@ -431,5 +432,26 @@ func TestDelLeavesOutRememberedArgs(t *testing.T) {
 	calls := f.calls()
 	if len(calls) != 1 || calls[0].Args != "IgnoreUnknown=1" {
 		t.Errorf("called with %+v", calls)
+	}
+}
+
+// A plugin that succeeds without an address would make a pod that is ready and can't
+// be reached. The caller must hear of it and nothing may stay attached.
+func TestAddWithoutAnAddressFails(t *testing.T) {
+	for name, result := range map[string]string{
+		"nothing":       `{"cniVersion":"1.0.0"}`,
+		"the node's end": `{"cniVersion":"1.0.0","interfaces":[{"name":"veth1"}],"ips":[{"address":"10.231.1.2/24","interface":0}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFault(t)
+			n := open(t, Options{BinDirs: []string{f.bin},
+				Default: conflist(t, "1.0.0", "net", f.conf("m", map[string]any{"Result": json.RawMessage(result)}))})
+			_, err := n.Add(t.Context(), request("/x"))
+			if !errors.Is(err, errNoAddress) {
+				t.Errorf("Add: %v", err)
+			}
+			marks(t, f, "ADD m", "DEL m")
+			nothingRemembered(t, n)
+		})
 	}
 }

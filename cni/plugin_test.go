@@ -123,11 +123,12 @@ func newFault(t *testing.T) fault {
 	return f
 }
 
-const noResult = `{"cniVersion":"1.0.0"}`
+// plainResult gives the pod an address and tells no more.
+const plainResult = `{"cniVersion":"1.0.0","ips":[{"address":"10.231.1.2/24"}]}`
 
 // conf is the plugin's object in a conflist; faults are pairs as in faultConf.Fault.
 func (f fault) conf(mark string, faults map[string]any) map[string]any {
-	all := map[string]any{"log": f.log, "Result": json.RawMessage(noResult)}
+	all := map[string]any{"log": f.log, "Result": json.RawMessage(plainResult)}
 	for k, v := range faults {
 		all[k] = v
 	}

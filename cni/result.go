@@ -13,7 +13,7 @@ import (
 // Result is what the network gave a pod.
 type Result struct {
 	// IPs are the addresses of the pod's eth0, IPv4 first; the first one is
-	// the pod's primary. Empty for a network without addresses.
+	// the pod's primary. There is always one.
 	IPs        []string
 	Interfaces []Interface
 	Network    string          // name of the network
