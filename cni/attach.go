@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
@@ -47,6 +46,8 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 		return Result{}, err
 	}
 	rt := r.runtimeConf()
+	n.turns.beginAdd()
+	defer n.turns.endAdd()
 	if err := n.writeIntent(list, rt); err != nil {
 		return Result{}, err
 	}
@@ -59,6 +60,7 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 			err = errNoAddress
 		}
 		if err == nil {
+			_ = os.Remove(n.attemptPath(r.PodID)) // should it stay, DEL looks for processes and finds none
 			return res, nil
 		}
 	}
@@ -76,6 +78,9 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 func (n *Network) Del(ctx context.Context, r Request) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), delTimeout)
 	defer cancel()
+	if err := n.endAttempt(r.PodID); err != nil {
+		return fmt.Errorf("detach the pod: %w", err)
+	}
 	list, rt, err := n.remembered(r.PodID)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "What a pod was attached with can't be read; detaching it from the present network", "podID", r.PodID)
@@ -83,7 +88,10 @@ func (n *Network) Del(ctx context.Context, r Request) error {
 	if list == nil {
 		return n.delUnknown(ctx, r)
 	}
-	rt.NetNS, rt.Args = pinned(rt.NetNS), sayable(rt.Args) // as an earlier daemon remembered them
+	if err := n.missing(list); err != nil {
+		return fmt.Errorf("detach the pod from network %q: %w", list.Name, err)
+	}
+	rt.NetNS, rt.Args = n.namespaceFor(r.PodID, rt.NetNS), sayable(rt.Args) // as an earlier daemon remembered them
 	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
 		return fmt.Errorf("detach the pod from network %q: %w", list.Name, err)
 	}
@@ -111,37 +119,6 @@ func (n *Network) delUnknown(ctx context.Context, r Request) error {
 		klog.FromContext(ctx).V(2).Info("DEL of a pod that is not known to be attached", "podID", r.PodID, "err", err)
 	}
 	return n.forget(r.PodID)
-}
-
-// GC detaches every pod that is remembered and not among known, then asks the
-// plugins to free what else they hold (CNI 1.1 on). For the start of the
-// daemon: a pod whose Add is running must be among known.
-func (n *Network) GC(ctx context.Context, known []Attachment) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gcTimeout)
-	defer cancel()
-	keep := map[string]bool{}
-	for _, a := range known {
-		keep[a.PodID] = true
-	}
-	pods, errs := n.rememberedPods()
-	for pod := range pods {
-		if keep[pod] {
-			continue
-		}
-		if err := n.Del(ctx, Request{PodID: pod}); err != nil {
-			errs = errors.Join(errs, fmt.Errorf("stale pod %s: %w", pod, err))
-			keep[pod] = true // else libcni would forget the configuration to try again with
-		}
-	}
-	list, err := n.usable()
-	if err != nil {
-		return errs // nothing to ask; Ready tells why
-	}
-	args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
-	for pod := range keep {
-		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: pod, IfName: ifName})
-	}
-	return errors.Join(errs, n.cni.GCNetworkList(ctx, list, args))
 }
 
 func (n *Network) intentPath(pod string) string {
@@ -206,9 +183,5 @@ func (n *Network) rememberedPods() (map[string]bool, error) {
 }
 
 func (n *Network) forget(pod string) error {
-	err := os.Remove(n.intentPath(pod))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return errors.Join(n.dropNetNS(pod), forgetFile(n.intentPath(pod)))
 }

@@ -360,7 +360,7 @@ func TestGCDetachesUnknownPodsOnly(t *testing.T) {
 	}
 	cut := n.intentPath(atomicfile.TempPrefix + "1") // what a crash leaves of a write
 	write(t, cut, []byte("{"))
-	if err := n.GC(t.Context(), []Attachment{{"kept"}}); err != nil {
+	if err := n.GC(t.Context(), func() []Attachment { return []Attachment{{"kept"}} }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(cut); !errors.Is(err, fs.ErrNotExist) {
@@ -439,7 +439,7 @@ func TestDelLeavesOutRememberedArgs(t *testing.T) {
 // be reached. The caller must hear of it and nothing may stay attached.
 func TestAddWithoutAnAddressFails(t *testing.T) {
 	for name, result := range map[string]string{
-		"nothing":       `{"cniVersion":"1.0.0"}`,
+		"nothing":        `{"cniVersion":"1.0.0"}`,
 		"the node's end": `{"cniVersion":"1.0.0","interfaces":[{"name":"veth1"}],"ips":[{"address":"10.231.1.2/24","interface":0}]}`,
 	} {
 		t.Run(name, func(t *testing.T) {

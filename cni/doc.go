@@ -17,6 +17,14 @@
 //     operator who replaced the configuration meanwhile, still gets a DEL with
 //     what ADD was given.
 //   - An ADD that fails is followed by a DEL before the caller hears of it.
+//   - Before DEL all that an ADD left running is ended, also what a killed daemon left:
+//     a plugin gets its input only when it is on record, so that its process group can
+//     be found; what left the group is known by the variables of the protocol.
+//   - A result without an address is a failed ADD.
+//   - A pod may go while a plugin is missing ([Network.Forgo]). Its record stays, and
+//     its namespace, and it is detached when the plugin is back.
+//   - GC runs beside the node's work. An ADD ends the plugins' GC, which begins anew:
+//     they would free what the ADD allocates.
 //   - DEL never runs on the request's deadline: a client that gives up must not
 //     leave an address allocated. It has a bound of its own, see delTimeout.
 //   - The first file decides. A bad first file makes the network not ready;
@@ -29,15 +37,18 @@
 //
 // Network.mu guards the loaded configuration and is held for assignments only.
 // Network.statusMu makes concurrent callers of Ready share one run of the
-// STATUS plugins; it is taken without mu held. Attachments need no lock: pods
+// STATUS plugins; it is taken without mu held. turns.mu and debts.mu guard what
+// their types say and are held for assignments only. Attachments need no lock: pods
 // have separate files, and one pod's verbs are serialised by the sandbox.
 //
 // # Files
 //
 //	CACHE/pods/POD                intent: conflist and arguments of the attachment
 //	CACHE/results/NET-POD-eth0    libcni's own cache: the result, for DEL and CHECK
+//	CACHE/attempts/POD            the plugin of an ADD that runs or has failed
+//	CACHE/netns/POD               pinned network namespace of a pod that is owed a DEL
 //
-// Neither is fsynced. They serve a daemon that was killed; after a power loss
+// None is fsynced. They serve a daemon that was killed; after a power loss
 // the namespaces are gone as well, and DEL with the present configuration frees
 // the address.
 //

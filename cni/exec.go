@@ -20,8 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pluginExec runs plugins for libcni. It is stateless.
-type pluginExec struct{}
+// pluginExec runs plugins for libcni.
+type pluginExec struct {
+	cache string // directory where attempts are recorded; see noteAttempt
+}
 
 var _ invoke.Exec = pluginExec{}
 
@@ -43,16 +45,18 @@ func (e pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, e
 	}
 }
 
-func (pluginExec) once(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+func (e pluginExec) once(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
 	// The thread is kept for the plugin's life: PDEATHSIG fires when the
 	// thread that forked ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var stdout, stderr bytes.Buffer
+	in := heldInput{release: make(chan struct{}), data: bytes.NewReader(stdin)}
 	c := exec.CommandContext(ctx, path)
-	c.Env, c.Stdin, c.Stdout, c.Stderr = env, bytes.NewReader(stdin), &stdout, &stderr
+	c.Env, c.Stdin, c.Stdout, c.Stderr = env, in, &stdout, &stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if slices.Contains(env, "CNI_COMMAND=ADD") {
+	adds := slices.Contains(env, "CNI_COMMAND=ADD")
+	if adds {
 		// An ADD that outlives a killed daemon would race the DEL of the next
 		// one. A DEL may as well finish: killed between removing the interface
 		// and its NAT rules, the bridge plugin can't find the rules again.
@@ -60,10 +64,47 @@ func (pluginExec) once(ctx context.Context, path string, stdin []byte, env []str
 	}
 	c.Cancel = func() error { return killGroup(c.Process.Pid) }
 	c.WaitDelay = time.Second
-	if err := c.Run(); err != nil {
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	var noted error
+	if pod := valueOf(env, "CNI_CONTAINERID"); adds && pod != "" {
+		noted = noteAttempt(e.cache, pod, c.Process.Pid)
+	}
+	if noted != nil {
+		_ = killGroup(c.Process.Pid) // not waited for yet, so the number is its own
+	}
+	close(in.release)
+	err := c.Wait()
+	if noted != nil {
+		return nil, fmt.Errorf("record that a plugin runs: %w", noted)
+	}
+	if err != nil {
 		return nil, pluginError(ctx, err, stdout.Bytes(), stderr.Bytes())
 	}
 	return stdout.Bytes(), nil
+}
+
+// heldInput is a plugin's input. It comes only once the plugin is on record, and
+// without its configuration no plugin knows what to do: all that one starts can be
+// found by the next daemon.
+type heldInput struct {
+	release chan struct{}
+	data    *bytes.Reader
+}
+
+func (h heldInput) Read(p []byte) (int, error) {
+	<-h.release
+	return h.data.Read(p)
+}
+
+func valueOf(env []string, name string) string {
+	for _, v := range slices.Backward(env) {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 func killGroup(pid int) error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,7 +24,7 @@ const (
 	// delTimeout bounds one DEL. It is the shorter of what people wait for a
 	// pod to go and what a plugin that asks an API server may need.
 	delTimeout = 30 * time.Second
-	// gcTimeout bounds one GC over all plugins.
+	// gcTimeout bounds one GC over all plugins, with the wait for its turn.
 	gcTimeout = 60 * time.Second
 	// statusTimeout bounds STATUS; the kubelet asks for the node's status with
 	// a deadline of its own, and a hanging plugin is a plugin that is not ready.
@@ -51,6 +50,8 @@ type Network struct {
 	opt   Options
 	cni   *libcni.CNIConfig
 	watch *watcher
+	turns turns
+	debts debts
 
 	mu   sync.Mutex
 	list *libcni.NetworkConfigList // nil when loadErr is set
@@ -71,7 +72,7 @@ func New(opt Options) (*Network, error) {
 	}
 	opt.ConfDir = filepath.Clean(opt.ConfDir)
 	n := &Network{opt: opt}
-	n.cni = libcni.NewCNIConfigWithCacheDir(opt.BinDirs, opt.CacheDir, pluginExec{})
+	n.cni = libcni.NewCNIConfigWithCacheDir(opt.BinDirs, opt.CacheDir, pluginExec{opt.CacheDir})
 	if opt.Default != nil {
 		if _, err := libcni.NetworkConfFromBytes(opt.Default); err != nil {
 			return nil, fmt.Errorf("cni: default network: %w", err)
@@ -119,6 +120,7 @@ func (n *Network) LastLoad() (confJSON string, err error) {
 // Ready is nil when pods can be attached, else an error that wraps
 // [ErrNotReady]; its text is fit to be the NetworkReady condition's message.
 func (n *Network) Ready() error {
+	n.payDebts()
 	list, err := n.usable()
 	if err != nil {
 		return err
@@ -132,13 +134,7 @@ func (n *Network) usable() (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range pluginNames(list) {
-		if _, err := (pluginExec{}).FindInPath(p, n.opt.BinDirs); err != nil {
-			return nil, fmt.Errorf("%w: plugin %q of network %q was not found in %s: install it there",
-				ErrNotReady, p, list.Name, strings.Join(n.opt.BinDirs, ", "))
-		}
-	}
-	return list, nil
+	return list, n.missing(list)
 }
 
 // status runs STATUS of the plugins (CNI 1.1 on), or gives the recent answer.

@@ -29,6 +29,8 @@ type faultConf struct {
 		Add    string `json:"add"` // fail, hang, result
 		Del    string `json:"del"` // fail
 		Status string `json:"status"`
+		Born   string `json:"born"` // FIFO where the child of "orphan" tells its PID
+		Child  string `json:"child"`
 		Result json.RawMessage
 	} `json:"fault"`
 }
@@ -39,8 +41,14 @@ type faultCall struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == ipamArg {
+		os.Exit(ipamChild(os.Args[2]))
+	}
 	if os.Getenv("CNI_COMMAND") != "" {
 		os.Exit(faultPlugin())
+	}
+	if conf := os.Getenv(daemonEnv); conf != "" {
+		os.Exit(addAsDaemon(conf))
 	}
 	if reason := cannotRun(); reason != "" {
 		fmt.Println("cni: tests with plugins are skipped:", reason)
@@ -65,6 +73,8 @@ func faultPlugin() int {
 		child.Stdin, _, _ = os.Pipe()
 		_ = child.Start()
 		_ = unix.Pause()
+	case cmd == "ADD" && c.Fault.Born != "":
+		return orphan(c)
 	case cmd == "ADD" && c.Fault.Add == "fail":
 		return refuse(11, "told to fail")
 	case cmd == "DEL" && c.Fault.Del == "fail":

@@ -47,8 +47,12 @@ type Network interface {
 	Ready() error
 	// Attach connects a pod; on error nothing is left attached.
 	Attach(ctx context.Context, p PodNetwork) (NetworkResult, error)
-	// Detach is idempotent and obeys no request's deadline but its own.
+	// Detach is idempotent and obeys no request's deadline but its own. The error
+	// wraps [ErrNotReady] when something that it needs is missing on the node.
 	Detach(ctx context.Context, p PodNetwork) error
+	// Forgo takes over a Detach that failed with ErrNotReady, so that the pod can go:
+	// it is done when that is possible, by a later daemon if need be.
+	Forgo(ctx context.Context, p PodNetwork) error
 }
 
 // PodNetwork names a pod to the network.

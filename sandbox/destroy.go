@@ -27,15 +27,15 @@ import (
 // something new adds its row here in the same commit.
 func (m *Manager) destroyPod(ctx context.Context, s *Sandbox) error {
 	s.beginStop()
-	if err := m.releasePod(ctx, s); err != nil {
+	if err := m.releasePod(ctx, s, true); err != nil {
 		return err
 	}
 	return m.erasePod(ctx, s)
 }
 
 // releasePod: containers → network → pause and namespaces → shared memory →
-// cgroups. s.slot is held, or nobody else knows the pod.
-func (m *Manager) releasePod(ctx context.Context, s *Sandbox) error {
+// cgroups. s.slot is held, or nobody else knows the pod. For force see detach.
+func (m *Manager) releasePod(ctx context.Context, s *Sandbox, force bool) error {
 	if s.record().Intent == intentReady {
 		// Killed from here on, the daemon must not take the pod for whole because
 		// its pause process, which goes late, still runs.
@@ -46,10 +46,9 @@ func (m *Manager) releasePod(ctx context.Context, s *Sandbox) error {
 	for _, c := range m.containersOf(s) {
 		errs = append(errs, m.releaseContainer(ctx, c))
 	}
-	if rec.netns != "" && rec.Intent != intentStopped && rec.Intent != intentRemoving {
-		if err := m.opt.Network.Detach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config}); err != nil {
-			errs = append(errs, fmt.Errorf("release pod network: %w", err))
-		}
+	if err := m.detach(ctx, &rec, force); err != nil {
+		// The next try needs the namespace, to release all that the interface has.
+		return errors.Join(append(errs, err)...)
 	}
 	errs = append(errs,
 		m.releasePause(ctx, s, &rec),

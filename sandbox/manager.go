@@ -42,6 +42,7 @@ type Manager struct {
 
 	layerWalks chan struct{} // holds one for each layer being measured
 	finishBy   time.Time     // see finish; set once, by Recover
+	settled    chan struct{} // closed when the tasks of Recover have ended
 
 	mu         sync.RWMutex
 	pods       map[string]*Sandbox
@@ -63,6 +64,7 @@ func New(opt Options) (*Manager, error) {
 		bootID:     strings.TrimSpace(string(boot)),
 		events:     newBroadcaster(),
 		layerWalks: make(chan struct{}, layerWalks),
+		settled:    make(chan struct{}),
 		pods:       make(map[string]*Sandbox),
 		containers: make(map[string]*Container),
 	}

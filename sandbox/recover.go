@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -21,39 +22,45 @@ import (
 // Recover loads the pods on disk and brings memory in line with the facts: what
 // lives is adopted, what was half-made is destroyed, what another boot left is
 // reported as ended and its network released. A pod whose record can't be read
-// is put aside; the node goes on. It then follows the shims' events until ctx ends.
+// is put aside; the node goes on. What takes long, as the network may, goes on when it
+// has returned, see [Manager.Settled]. It then follows the shims' events until ctx ends.
 func (m *Manager) Recover(ctx context.Context) error {
 	entries, err := os.ReadDir(m.podsDir())
 	if err != nil {
 		return fmt.Errorf("list pods: %w", err)
 	}
 	m.finishBy = time.Now().Add(finishTime)
+	var tasks []task
 	for _, e := range entries {
-		if err := m.recoverPod(ctx, e.Name()); err != nil {
+		left, err := m.recoverPod(ctx, e.Name())
+		tasks = append(tasks, left...)
+		if err != nil {
 			klog.FromContext(ctx).Error(err, "A pod sandbox could not be recovered", "pod", e.Name())
 		}
 	}
-	if err := m.sweepState(ctx); err != nil {
+	if err := m.sweepState(ctx, tasks); err != nil {
 		klog.FromContext(ctx).Error(err, "Leftovers of earlier pods could not all be removed")
 	}
 	for shim := range m.shimsInUse() {
 		m.loseUnheld(ctx, shim)
 	}
 	go m.follow(ctx)
+	m.settle(ctx, tasks)
 	return nil
 }
 
-func (m *Manager) recoverPod(ctx context.Context, id string) error {
+// recoverPod loads a pod and says what is left to do about it.
+func (m *Manager) recoverPod(ctx context.Context, id string) ([]task, error) {
 	var rec podRecord
 	err := atomicfile.Read(m.podFile(id, podRecordName), &rec)
 	if errors.Is(err, fs.ErrNotExist) {
-		return eraseDir(ctx, m.podDir(id), podRecordName) // made no further than its directory
+		return nil, eraseDir(ctx, m.podDir(id), podRecordName) // made no further than its directory
 	}
 	if err == nil {
 		err = rec.decode()
 	}
 	if err != nil {
-		return m.quarantine(ctx, id, err)
+		return m.quarantine(id, err)
 	}
 	if !hostNetwork(rec.config) {
 		rec.netns = m.netnsPath(id)
@@ -65,21 +72,21 @@ func (m *Manager) recoverPod(ctx context.Context, id string) error {
 	err = m.recoverContainers(ctx, s)
 	switch {
 	case rec.Intent.doomed():
-		return errors.Join(err, m.finish(ctx, s.slot, func(ctx context.Context) error { return m.destroyPod(ctx, s) }))
+		return []task{m.unfinished(s)}, err
 	case rec.Intent == intentStopped:
 		s.end()
 	case rec.Intent == intentStopping || rec.BootID != m.bootID || !m.pauseLives(&rec):
-		return errors.Join(err, m.retire(ctx, s))
+		return []task{m.retired(s)}, err
 	}
-	return err
+	return nil, err
 }
 
-// finishTime is how long a start may take, in all, to remove what the daemon before
-// began to remove.
+// finishTime is how long a start may take, in all, to remove the containers that the
+// daemon before began to remove.
 const finishTime = 5 * time.Second
 
 // finish ends a removal that the daemon before began. What is not done in time, such
-// as a tree of millions of files, goes on in the background: until it ends the pod or
+// as a tree of millions of files, goes on in the background: until it ends the
 // container is listed as any whose removal failed, and a call to remove it waits.
 func (m *Manager) finish(ctx context.Context, own slot, destroy func(context.Context) error) error {
 	soon, cancel := context.WithDeadline(ctx, m.finishBy)
@@ -100,18 +107,6 @@ func (m *Manager) finish(ctx context.Context, own slot, destroy func(context.Con
 	return nil
 }
 
-// retire releases a pod that was being stopped or whose pause process is gone; it
-// stays, not ready, until it is removed.
-func (m *Manager) retire(ctx context.Context, s *Sandbox) error {
-	s.end()
-	s.beginStop()
-	if err := m.releasePod(ctx, s); err != nil {
-		return err
-	}
-	m.markStopped(ctx, s)
-	return nil
-}
-
 func (m *Manager) pauseLives(rec *podRecord) bool {
 	if _, err := m.opt.Shims.Get(rec.ShimID); err != nil {
 		return false
@@ -120,21 +115,17 @@ func (m *Manager) pauseLives(rec *podRecord) bool {
 	return err == nil && start == rec.PauseStart
 }
 
-// quarantine puts a pod aside. Its network is released by its ID while its
-// namespace is there; its processes end when their shim tells of them, see disown.
-func (m *Manager) quarantine(ctx context.Context, id string, cause error) error {
-	unknown := PodNetwork{PodID: id, NetNS: m.netnsPath(id), Config: &runtimeapi.PodSandboxConfig{}}
-	if err := m.opt.Network.Detach(ctx, unknown); err != nil {
-		cause = errors.Join(cause, fmt.Errorf("release pod network: %w", err))
-	}
+// quarantine puts a pod aside, see putAside for the rest.
+func (m *Manager) quarantine(id string, cause error) ([]task, error) {
+	left := []task{m.putAside(id)}
 	if err := os.MkdirAll(m.quarantineDir(), 0o700); err != nil {
-		return errors.Join(cause, err)
+		return left, errors.Join(cause, err)
 	}
 	to := filepath.Join(m.quarantineDir(), id)
 	if err := os.Rename(m.podDir(id), to); err != nil {
-		return errors.Join(cause, err)
+		return left, errors.Join(cause, err)
 	}
-	return fmt.Errorf("record is unreadable, the pod was put aside in %s: %w", to, cause)
+	return left, fmt.Errorf("record is unreadable, the pod was put aside in %s: %w", to, cause)
 }
 
 func (m *Manager) recoverContainers(ctx context.Context, s *Sandbox) error {
@@ -187,15 +178,16 @@ func (m *Manager) recoverContainer(ctx context.Context, s *Sandbox, id string) e
 }
 
 // sweepState removes what is in the state directory of pods and containers that
-// have no record: a crash between the removal of a record and of its state.
-func (m *Manager) sweepState(ctx context.Context) error {
+// have no record: a crash between the removal of a record and of its state. A pod with
+// a task still needs its state.
+func (m *Manager) sweepState(ctx context.Context, tasks []task) error {
 	var errs []error
 	for _, kind := range []string{"pods", "containers"} {
 		dir := filepath.Join(m.opt.State, kind)
 		entries, err := os.ReadDir(dir)
 		errs = append(errs, err)
 		for _, e := range entries {
-			if m.knows(kind, e.Name()) {
+			if m.knows(kind, e.Name()) || slices.ContainsFunc(tasks, func(t task) bool { return t.pod == e.Name() }) {
 				continue
 			}
 			klog.FromContext(ctx).Info("Removing state that has no record", "kind", kind, "id", e.Name())

@@ -152,12 +152,19 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 		return err
 	}
 	defer s.slot.free()
-	rec := s.record()
-	if rec.Intent == intentStopped {
+	if err := m.stopHeld(ctx, s); err != nil {
+		return fmt.Errorf("stop pod sandbox %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// stopHeld releases a pod whose slot is held, unless that was done.
+func (m *Manager) stopHeld(ctx context.Context, s *Sandbox) error {
+	if s.record().Intent == intentStopped {
 		return nil
 	}
-	if err := m.releasePod(ctx, s); err != nil {
-		return fmt.Errorf("stop pod sandbox %s: %w", s.id, err)
+	if err := m.releasePod(ctx, s, false); err != nil {
+		return err
 	}
 	m.markStopped(ctx, s)
 	return nil

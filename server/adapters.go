@@ -84,7 +84,16 @@ func (n network) Detach(ctx context.Context, p sandbox.PodNetwork) error {
 	if err != nil {
 		req = cni.Request{PodID: p.PodID, NetNS: p.NetNS} // never attached with it; the ID is enough
 	}
-	return n.cni.Del(ctx, req)
+	err = n.cni.Del(ctx, req)
+	if errors.Is(err, cni.ErrNotReady) {
+		err = fmt.Errorf("%w: %w", err, sandbox.ErrNotReady)
+	}
+	return err
+}
+
+// Forgo implements [sandbox.Network].
+func (n network) Forgo(_ context.Context, p sandbox.PodNetwork) error {
+	return n.cni.Forgo(cni.Request{PodID: p.PodID, NetNS: p.NetNS})
 }
 
 // networkRequest translates what a pod's configuration asks of the network.

@@ -259,21 +259,13 @@ func (n *node) recover(ctx context.Context) error {
 		return fmt.Errorf("recover the pods: %w", err)
 	}
 	log := klog.FromContext(ctx)
-	var attached []cni.Attachment
-	for _, p := range n.pods.Pods() {
-		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
-			attached = append(attached, cni.Attachment{PodID: p.ID})
-		}
-	}
-	if err := n.network.GC(ctx, attached); err != nil {
-		log.Error(err, "Not all of the network of earlier pods could be released")
-	}
 	// A layer that an image made huge takes minutes to be removed; all else goes on.
 	n.aside(ctx, "sweep", func(ctx context.Context) {
 		if err := n.images.Sweep(ctx); err != nil && ctx.Err() == nil {
 			log.Error(err, "Not all unused layers could be removed")
 		}
 	})
+	n.aside(ctx, "cleaning of the network", n.freeNetwork)
 	n.seed(ctx)
 	return nil
 }
@@ -292,6 +284,26 @@ func (n *node) aside(ctx context.Context, what string, do func(context.Context))
 		defer close(done)
 		do(ctx)
 	}()
+}
+
+// freeNetwork frees what the network holds for pods that are no more. It runs aside: a
+// plugin may hang, or need a pod of this node.
+func (n *node) freeNetwork(ctx context.Context) {
+	select { // these detach their pods themselves
+	case <-n.pods.Settled():
+	case <-ctx.Done():
+		return
+	}
+	err := n.network.GC(ctx, func() []cni.Attachment {
+		var known []cni.Attachment
+		for _, id := range n.pods.PodIDs() {
+			known = append(known, cni.Attachment{PodID: id})
+		}
+		return known
+	})
+	if err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Not all of the network of earlier pods could be released")
+	}
 }
 
 // seed begins to load what seed_dir holds. It may be gigabytes, so nothing waits for

@@ -1,0 +1,194 @@
+package cni
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/atomicfile"
+)
+
+// attemptPatience bounds the wait for what an ADD left running to die of SIGKILL.
+const attemptPatience = 5 * time.Second
+
+// attempt is the record of an ADD that has not ended well, or not yet: it says where
+// to look for what the plugin started. Only the plugin itself is sure to die with the
+// daemon; its IPAM child lives on, and what that allocates after DEL nobody frees.
+type attempt struct {
+	PID    int    `json:"pid"`   // of the plugin, and of its process group
+	Start  uint64 `json:"start"` // when the plugin began, in clock ticks since boot
+	BootID string `json:"boot_id"`
+}
+
+func (n *Network) attemptPath(pod string) string { return attemptPath(n.opt.CacheDir, pod) }
+
+func attemptPath(cache, pod string) string {
+	return filepath.Join(cache, "attempts", filepath.Base(pod))
+}
+
+// noteAttempt records a plugin that was started and waits for its input.
+func noteAttempt(cache, pod string, pid int) error {
+	p, err := readProcess(pid)
+	if err != nil {
+		return err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	path := attemptPath(cache, pod)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return atomicfile.WriteVolatile(path, attempt{PID: pid, Start: p.start, BootID: boot})
+}
+
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
+}
+
+// endAttempt kills all that an ADD of the pod left running, in this daemon or in one
+// before it, and waits for its end.
+func (n *Network) endAttempt(pod string) error {
+	path := n.attemptPath(pod)
+	var a attempt
+	err := atomicfile.Read(path, &a)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if boot, err := bootID(); err != nil || a.BootID != boot {
+		a = attempt{} // the numbers mean nothing; the environment still tells
+	}
+	for deadline := time.Now().Add(attemptPatience); ; {
+		left := a.left(pod)
+		if len(left) == 0 {
+			return forgetFile(path)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("processes %v of a CNI plugin did not end within %v of SIGKILL, see /proc/PID/stack", left, attemptPatience)
+		}
+		for _, pid := range left {
+			a.kill(pid, pod, deadline)
+		}
+	}
+}
+
+// left are the processes that the attempt started and that run still.
+func (a attempt) left(pod string) []int {
+	var left, group []int
+	ours := false
+	for _, p := range runningProcesses() {
+		carries := p.pid == a.PID && p.start == a.Start || p.addOf(pod)
+		if carries {
+			left = append(left, p.pid)
+		}
+		if a.PID > 1 && p.group == a.PID {
+			group = append(group, p.pid)
+			ours = ours || carries
+		}
+	}
+	if ours { // else the number has been another group's since
+		left = append(left, group...)
+	}
+	slices.Sort(left)
+	return slices.Compact(left)
+}
+
+// runningProcesses are all but this one and those that only wait to be waited for.
+func runningProcesses() []process {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var out []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if p, err := readProcess(pid); err == nil && !p.ended {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// kill ends a process that is still the attempt's once a pidfd holds it.
+func (a attempt) kill(pid int, pod string, deadline time.Time) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // gone
+	}
+	defer func() { _ = unix.Close(fd) }()
+	p, err := readProcess(pid)
+	if err != nil || p.group != a.PID && !p.addOf(pod) {
+		return
+	}
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // gone: good
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline)/time.Millisecond)+1)
+}
+
+// process is what /proc/PID/stat tells of a process.
+type process struct {
+	pid   int
+	ended bool // only its parent has not waited for it
+	group int
+	start uint64
+}
+
+func readProcess(pid int) (process, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return process{}, err
+	}
+	// The name, field 2, is in parentheses and may hold anything.
+	f := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	const state, group, start = 0, 2, 19 // fields 3, 5 and 22 of proc_pid_stat(5)
+	if len(f) <= start {
+		return process{}, fmt.Errorf("/proc/%d/stat is short", pid)
+	}
+	p := process{pid: pid, ended: f[state][0] == 'Z' || f[state][0] == 'X'}
+	if p.group, err = strconv.Atoi(string(f[group])); err != nil {
+		return p, err
+	}
+	p.start, err = strconv.ParseUint(string(f[start]), 10, 64)
+	return p, err
+}
+
+// maxEnviron bounds what is read of an environment, which is anybody's.
+const maxEnviron = 1 << 20
+
+// addOf tells whether the process was started for an ADD of the pod: plugins hand
+// the variables of the protocol on to those they delegate to.
+func (p process) addOf(pod string) bool {
+	f, err := os.Open("/proc/" + strconv.Itoa(p.pid) + "/environ")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	env, err := io.ReadAll(io.LimitReader(f, maxEnviron))
+	if err != nil {
+		return false
+	}
+	env = append([]byte{0}, env...)
+	return bytes.Contains(env, []byte("\x00CNI_COMMAND=ADD\x00")) && bytes.Contains(env, []byte("\x00CNI_CONTAINERID="+pod+"\x00"))
+}
+
+func forgetFile(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

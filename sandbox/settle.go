@@ -1,0 +1,114 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// settleTime is how long a start waits, in all, for the pods that earlier daemons
+	// left to be released. Most are within it, and the kubelet sees a settled node. A
+	// CNI plugin that hangs must not hold up the start: it may well wait for a pod that
+	// this very daemon is to run.
+	settleTime = time.Second
+	// settleTogether is how many pods are released side by side.
+	settleTogether = 8
+)
+
+// task releases what an earlier daemon left of one pod.
+type task struct {
+	pod string
+	do  func(context.Context) error
+}
+
+// settle runs the tasks in the background and waits for them until settleTime is over.
+func (m *Manager) settle(ctx context.Context, tasks []task) {
+	go func() {
+		defer close(m.settled)
+		var wait sync.WaitGroup
+		slots := make(chan struct{}, settleTogether)
+		for _, t := range tasks {
+			slots <- struct{}{}
+			if ctx.Err() != nil {
+				return // the next daemon finds them again
+			}
+			wait.Go(func() {
+				defer func() { <-slots }()
+				if err := t.do(ctx); err != nil && ctx.Err() == nil {
+					klog.FromContext(ctx).Error(err, "What an earlier daemon left of a pod sandbox could not be released; stopping or removing the pod tries again", "pod", t.pod)
+				}
+			})
+		}
+		wait.Wait()
+	}()
+	timer := time.NewTimer(settleTime)
+	defer timer.Stop()
+	select {
+	case <-m.settled:
+	case <-timer.C:
+		klog.FromContext(ctx).Info("Pods that earlier daemons left are still being released, in the background")
+	}
+}
+
+// Settled is closed when [Manager.Recover] has tried to release all that earlier
+// daemons left, which may be after it returned.
+func (m *Manager) Settled() <-chan struct{} { return m.settled }
+
+// PodIDs names all pod sandboxes, half-made ones too.
+func (m *Manager) PodIDs() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	ids := make([]string, 0, len(m.pods))
+	for id := range m.pods {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// unfinished is the task of a pod that was half made or half removed.
+func (m *Manager) unfinished(s *Sandbox) task {
+	return task{s.id, m.alone(s, func(ctx context.Context) error {
+		if !m.knows("pods", s.id) {
+			return nil // a call has removed it
+		}
+		return m.destroyPod(ctx, s)
+	})}
+}
+
+// retired is the task of a pod that was being stopped or whose pause process is gone.
+// The pod stays, not ready, until it is removed.
+func (m *Manager) retired(s *Sandbox) task {
+	s.end()
+	s.beginStop()
+	return task{s.id, m.alone(s, func(ctx context.Context) error { return m.stopHeld(ctx, s) })}
+}
+
+// alone makes do a verb of the pod: a call that comes meanwhile waits for its end, and
+// does again what it failed to do.
+func (m *Manager) alone(s *Sandbox, do func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := s.slot.take(ctx); err != nil {
+			return err
+		}
+		defer s.slot.free()
+		return do(ctx)
+	}
+}
+
+// putAside is the task of a pod that was quarantined: its network is released by its
+// ID while its namespace is there. Its processes end when their shim tells of them, see
+// disown.
+func (m *Manager) putAside(id string) task {
+	return task{id, func(ctx context.Context) error {
+		unknown := PodNetwork{PodID: id, NetNS: m.netnsPath(id), Config: &runtimeapi.PodSandboxConfig{}}
+		if err := m.opt.Network.Detach(ctx, unknown); err != nil {
+			return fmt.Errorf("release pod network: %w", err)
+		}
+		return m.sweepOne(m.podStateDir(id))
+	}}
+}
