@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"runtime"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
@@ -72,43 +73,25 @@ func checkTraversable(dir string) error {
 	}
 }
 
-// maxSysctl is the longest name or value of a sysctl taken, in bytes; what pause
-// has room for.
-const maxSysctl = 256
-
-// checkSysctls refuses sysctls that would change the host: only those the
-// kernel keeps per namespace, and only when the pod has that namespace.
-func checkSysctls(cfg *runtimeapi.PodSandboxConfig) error {
-	for name, value := range cfg.GetLinux().GetSysctls() {
-		if len(name) > maxSysctl || strings.ContainsAny(name, "\x00\n") || strings.Contains(name, "..") {
-			return fmt.Errorf("sysctl %.*q is not a name: %w", maxSysctl, name, ErrInvalid)
-		}
-		if len(value) > maxSysctl || strings.ContainsAny(value, "\x00\n") {
-			return fmt.Errorf("sysctl %s: a value has at most %d bytes, no line break and no zero byte: %w", name, maxSysctl, ErrInvalid)
-		}
-		dotted := strings.ReplaceAll(name, "/", ".")
-		switch {
-		case strings.HasPrefix(dotted, "net."):
-			if hostNetwork(cfg) {
-				return fmt.Errorf("sysctl %s would change the host: it needs the pod's own network namespace: %w", name, ErrInvalid)
-			}
-		case isIPCSysctl(dotted):
-			if hostIPC(cfg) {
-				return fmt.Errorf("sysctl %s would change the host: it needs the pod's own IPC namespace: %w", name, ErrInvalid)
-			}
-		default:
-			return fmt.Errorf("sysctl %s is not kept per namespace by the kernel; set it on the node: %w", name, ErrInvalid)
-		}
-	}
-	return nil
+// namespace is an open namespace and its CLONE_NEW… flag.
+type namespace struct {
+	file *os.File
+	kind int
 }
 
-// isIPCSysctl: ipc_namespaces(7).
-func isIPCSysctl(name string) bool {
-	switch name {
-	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
-		"kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced":
-		return true
-	}
-	return strings.HasPrefix(name, "fs.mqueue.")
+// inNamespaces runs f on a thread that has entered the namespaces and waits for its
+// end. The thread ends with it, since it can't be trusted to be as it was.
+func inNamespaces(all []namespace, f func() error) error {
+	res := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		for _, ns := range all {
+			if err := unix.Setns(int(ns.file.Fd()), ns.kind); err != nil {
+				res <- fmt.Errorf("enter namespace: %w", err)
+				return
+			}
+		}
+		res <- f()
+	}()
+	return <-res
 }

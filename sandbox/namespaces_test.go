@@ -36,6 +36,9 @@ func TestCheckSysctls(t *testing.T) {
 		{"net of the host", &runtimeapi.NamespaceOption{Network: nsNode}, map[string]string{"net.core.somaxconn": "1"}, "own network"},
 		{"ipc", nil, map[string]string{"kernel.shm_rmid_forced": "1", "fs/mqueue/msg_max": "3"}, ""},
 		{"ipc of the host", &runtimeapi.NamespaceOption{Ipc: nsNode}, map[string]string{"kernel.sem": "1"}, "own IPC"},
+		{"UTS", nil, map[string]string{"kernel.domainname": "example.test"}, ""},
+		{"UTS of the host", &runtimeapi.NamespaceOption{Network: nsNode}, map[string]string{"kernel/domainname": "x"}, "host's names"},
+		{"no name", nil, map[string]string{"net.a=b": "1"}, "no name"},
 		{"of the node", nil, map[string]string{"vm.swappiness": "1"}, "not kept per namespace"},
 		{"that climbs", nil, map[string]string{"net/../vm/swappiness": "1"}, "not a name"},
 	} {
@@ -103,5 +106,25 @@ func TestCheckTraversableNamesTheDirectory(t *testing.T) {
 	}
 	if err := checkTraversable(state); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), closed+":") {
 		t.Errorf("got %v, want ErrUnsupported that names %s", err, closed)
+	}
+}
+
+// CNI makes the interfaces, so that their settings can't be written before.
+func TestSettingsOfInterfacesComeLast(t *testing.T) {
+	all := map[string]string{
+		"net.ipv4.conf.eth0.rp_filter": "late", "net/ipv4/conf/eth0.7/rp_filter": "late", "net.ipv4.conf.eth0/7.proxy_arp": "late",
+		"net.ipv6.neigh.eth0.retrans_time_ms": "late", "net.mpls.conf.net1.input": "late", "kernel.domainname": "late",
+		"net.ipv4.conf.all.rp_filter": "early", "net.ipv4.conf.lo.rp_filter": "early", "net.ipv6.neigh.default.gc_thresh1": "early",
+		"net.core.somaxconn": "early", "kernel.sem": "early", "net.ipv4.ip_forward": "early",
+	}
+	early, late := splitSysctls(all)
+	for name, want := range all {
+		if early[name] != "" && want == "early" || late[name] != "" && want == "late" {
+			continue
+		}
+		t.Errorf("%s is not written %s", name, want)
+	}
+	if len(early)+len(late) != len(all) {
+		t.Errorf("%d and %d of %d", len(early), len(late), len(all))
 	}
 }

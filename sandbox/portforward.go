@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -59,35 +58,23 @@ func relay(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) er
 	return nil
 }
 
-type dialed struct {
-	conn *net.TCPConn
-	err  error
-}
-
 // dialIn connects to a loopback port inside a network namespace; "" is the
-// host's. The thread that entered the namespace is not reused.
+// host's.
 func dialIn(ctx context.Context, netns string, port int) (*net.TCPConn, error) {
 	if netns == "" {
 		return dialLoopback(ctx, port)
 	}
-	res := make(chan dialed, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		f, err := os.Open(netns)
-		if err != nil {
-			res <- dialed{err: err}
-			return
-		}
-		defer func() { _ = f.Close() }()
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			res <- dialed{err: fmt.Errorf("enter network namespace: %w", err)}
-			return
-		}
-		conn, err := dialLoopback(ctx, port)
-		res <- dialed{conn, err}
-	}()
-	d := <-res
-	return d.conn, d.err
+	f, err := os.Open(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	var conn *net.TCPConn
+	err = inNamespaces([]namespace{{f, unix.CLONE_NEWNET}}, func() (err error) {
+		conn, err = dialLoopback(ctx, port)
+		return err
+	})
+	return conn, err
 }
 
 // dialLoopback uses addresses, not the name localhost: a name would be dialed

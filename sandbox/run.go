@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -119,6 +118,9 @@ func (m *Manager) runPod(ctx context.Context, s *Sandbox, rec *podRecord) error 
 			return fmt.Errorf("set up pod network: %w", err)
 		}
 		rec.Network = &res
+		if err := writeLateSysctls(rec); err != nil {
+			return err
+		}
 	}
 	rec.Intent = intentReady
 	// Not durable: after a crash of the machine the pod is gone either way, and
@@ -207,6 +209,7 @@ func (m *Manager) hostname(cfg *runtimeapi.PodSandboxConfig) string {
 func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, rec *podRecord) error {
 	cfg := rec.config
 	uids, gids := userMaps(cfg)
+	early, _ := splitSysctls(podSysctls(cfg))
 	req := shimapi.RunPodRequest{
 		ID: rec.ID, Dir: m.podDir(rec.ID),
 		NewNet: rec.netns != "", NetNSPath: rec.netns,
@@ -214,7 +217,7 @@ func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, rec *podRecord
 		NewIPC:  !hostIPC(cfg),
 		NewPID:  sharedPID(cfg),
 		UIDMaps: uids, GIDMaps: gids,
-		Sysctls:     podSysctls(cfg),
+		Sysctls:     early,
 		CgroupPath:  pauseCgroup(m.opt.Host, m.cgroupParent(rec), rec.ID),
 		OOMScoreAdj: clampOOM(m.opt.Host, pauseOOMScore),
 	}
@@ -247,29 +250,4 @@ func clampOOM(h oci.Host, score int) int {
 		return score
 	}
 	return max(score, h.OOMScoreAdj)
-}
-
-// podSysctls adds to the sysctls asked for the two that let a container bind
-// low ports and ping without a capability; its network namespace is its own.
-func podSysctls(cfg *runtimeapi.PodSandboxConfig) map[string]string {
-	out := make(map[string]string)
-	if !hostNetwork(cfg) {
-		out["net.ipv4.ip_unprivileged_port_start"] = "0"
-		out["net.ipv4.ping_group_range"] = pingRange(cfg)
-	}
-	for name, value := range cfg.GetLinux().GetSysctls() {
-		delete(out, strings.ReplaceAll(name, "/", ".")) // both spellings are one setting
-		out[name] = value
-	}
-	return out
-}
-
-// pingRange is every group of the pod; the kernel refuses groups a user
-// namespace does not map.
-func pingRange(cfg *runtimeapi.PodSandboxConfig) string {
-	_, gids := userMaps(cfg)
-	if len(gids) == 0 {
-		return "0 2147483647"
-	}
-	return fmt.Sprintf("0 %d", gids[0].Size-1)
 }

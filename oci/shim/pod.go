@@ -185,7 +185,7 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	user := pauseUser(r)
 	c.UID, c.GID, c.Groups, c.AppArmor = user.UID, user.GID, user.Groups, r.AppArmor
 	for name, value := range r.Sysctls {
-		path, err := pause.SysctlPath(name)
+		path, err := shimapi.SysctlPath(name)
 		if err == nil {
 			err = namespaced(path, r)
 		}
