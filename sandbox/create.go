@@ -30,6 +30,8 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 		return "", err
 	}
 	defer s.slot.free()
+	ctx, made := s.making(ctx)
+	defer made()
 	if err := s.checkReady(); err != nil {
 		return "", err
 	}
@@ -53,6 +55,21 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 		return "", err
 	}
 	return c.id, nil
+}
+
+// making gives the context of a container's creation. It ends when the pod is asked to
+// stop, which must not wait for a creation that hangs.
+func (s *Sandbox) making(ctx context.Context) (making context.Context, made func()) {
+	making, cancel := context.WithCancelCause(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.giveUp = cancel
+	return making, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.giveUp = nil
+		cancel(nil)
+	}
 }
 
 func (s *Sandbox) checkReady() error {
@@ -209,7 +226,7 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 	if ctr.Init, err = m.initProgram(c.pod.record().config); err != nil {
 		return nil, err
 	}
-	if err := m.lookUp(&ctr, img); err != nil {
+	if err := m.lookUp(ctx, &ctr, img); err != nil {
 		return nil, asDomain(err)
 	}
 	volumes, err := m.mountImageVolumes(ctx, c, rec)
@@ -217,7 +234,7 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 		return nil, err
 	}
 	ctr.Mounts = inOrder(rec.config, ctr.Mounts, volumes)
-	if err := oci.CheckIDMap(ctr.Mounts, pod.PID); err != nil {
+	if err := m.checkIDMaps(ctx, ctr.Mounts, pod.PID); err != nil {
 		return nil, asDomain(err)
 	}
 	uids, gids := userMaps(c.pod.record().config)
@@ -246,7 +263,7 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 }
 
 // lookUp fills in what the disk and the host know of a container's config.
-func (m *Manager) lookUp(ctr *oci.Container, img Image) (err error) {
+func (m *Manager) lookUp(ctx context.Context, ctr *oci.Container, img Image) (err error) {
 	sc := ctr.Config.GetLinux().GetSecurityContext()
 	if err := oci.CheckAppArmor(sc, m.opt.Host); err != nil {
 		return err
@@ -254,14 +271,38 @@ func (m *Manager) lookUp(ctr *oci.Container, img Image) (err error) {
 	if ctr.User, err = oci.ResolveUser(ctr.Rootfs, oci.UserRequest{Image: img.Config.User, Context: sc}); err != nil {
 		return err
 	}
-	if ctr.Mounts, err = oci.ResolveMounts(hostMounts(ctr.Config), m.opt.Host); err != nil {
-		return err
+	for _, mt := range hostMounts(ctr.Config) {
+		found, err := lookAt(ctx, &m.looks, mt.GetHostPath(), func() ([]oci.Mount, error) {
+			return oci.ResolveMounts([]*runtimeapi.Mount{mt}, m.opt.Host)
+		})
+		if err != nil {
+			return err
+		}
+		ctr.Mounts = append(ctr.Mounts, found...)
 	}
-	if ctr.Devices, err = oci.ResolveDevices(ctr.Config.GetDevices()); err != nil {
-		return err
+	for _, d := range ctr.Config.GetDevices() {
+		found, err := lookAt(ctx, &m.looks, d.GetHostPath(), func() ([]oci.Device, error) {
+			return oci.ResolveDevices([]*runtimeapi.Device{d})
+		})
+		if err != nil {
+			return err
+		}
+		ctr.Devices = append(ctr.Devices, found...)
 	}
 	ctr.Seccomp, err = oci.LoadSeccomp(sc, m.opt.Host)
 	return err
+}
+
+func (m *Manager) checkIDMaps(ctx context.Context, mounts []oci.Mount, pid int) error {
+	for _, mt := range mounts {
+		_, err := lookAt(ctx, &m.looks, mt.Source, func() (struct{}, error) {
+			return struct{}{}, oci.CheckIDMap([]oci.Mount{mt}, pid)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hostMounts are the mounts that come from the host, not from an image.

@@ -42,6 +42,7 @@ type Manager struct {
 
 	layerWalks chan struct{} // holds one for each layer being measured
 	finishBy   time.Time     // see finish; set once, by Recover
+	looks      looks
 	settled    chan struct{} // closed when the tasks of Recover have ended
 
 	mu         sync.RWMutex
@@ -90,8 +91,9 @@ type Sandbox struct {
 
 	mu       sync.Mutex
 	rec      podRecord
-	stopping bool // no container may be created or started any more
-	ended    bool // done is closed
+	stopping bool                    // no container may be created or started any more
+	ended    bool                    // done is closed
+	giveUp   context.CancelCauseFunc // ends the creation of a container that is under way; nil without one
 }
 
 // Container is a container of a sandbox. See doc.go for its locks.

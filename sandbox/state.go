@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -204,6 +205,9 @@ func (s *Sandbox) beginStop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopping = true
+	if s.giveUp != nil {
+		s.giveUp(fmt.Errorf("the pod sandbox is being stopped: %w", ErrState))
+	}
 	s.publishLocked()
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,15 +37,16 @@ type container struct {
 	command          string
 	stdin, stdinOnce bool
 
-	ready  chan struct{}           // closed when create has ended, well or not
-	lc     *libcontainer.Container // nil: create failed; nothing below is read before ready
-	proc   *libcontainer.Process   // nil: adopted
-	orphan *orphan                 // nil: our child
-	pid    int
-	pidfd  *os.File // of our child; nil: the kernel gave none
-	groups group
-	io     *stdio
-	done   chan struct{} // closed when the exit is recorded
+	ready    chan struct{}           // closed when create has ended, well or not
+	unwanted atomic.Bool             // it was deleted before it was ready
+	lc       *libcontainer.Container // nil: create failed; nothing below is read before ready
+	proc     *libcontainer.Process   // nil: adopted
+	orphan   *orphan                 // nil: our child
+	pid      int
+	pidfd    *os.File // of our child; nil: the kernel gave none
+	groups   group
+	io       *stdio
+	done     chan struct{} // closed when the exit is recorded
 
 	op sync.Mutex // start, update, delete; not held while waiting for done
 
@@ -73,7 +75,7 @@ func (s *Server) create(c *call, r shimapi.CreateRequest) (any, error) {
 	if err := claim(s, s.containers, r.ID, ctr); err != nil {
 		return nil, err
 	}
-	defer close(ctr.ready)
+	defer s.made(ctr)
 	err := s.build(ctr, &spec, r)
 	if err != nil {
 		drop(s, s.containers, r.ID)
@@ -480,6 +482,9 @@ func (ctr *container) signalFirst(sig syscall.Signal) error {
 
 // delete ends what is left of a container and removes every trace but its record.
 func (s *Server) delete(r shimapi.IDRequest) (any, error) {
+	if young, ok := held(s, s.containers, r.ID); ok && !s.giveUp(young) {
+		return nil, nil
+	}
 	ctr, err := s.container(r.ID)
 	if err != nil {
 		return nil, s.deleteRest(r.ID) // what is not there is deleted
