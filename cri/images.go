@@ -183,7 +183,11 @@ func (s *imageService) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInf
 	}
 	now := time.Now().UnixNano()
 	var bytes, inodes uint64
-	for _, st := range s.listContainerStats(ctx, nil) {
+	var ids []string // of those that have ended as well: what they wrote is there until they are removed
+	for _, c := range s.opt.States.Containers() {
+		ids = append(ids, c.ID)
+	}
+	for _, st := range s.opt.Stats.ListContainerStats(ctx, ids) {
 		bytes += st.GetWritableLayer().GetUsedBytes().GetValue()
 		inodes += st.GetWritableLayer().GetInodesUsed().GetValue()
 	}

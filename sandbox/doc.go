@@ -23,6 +23,11 @@
 //     by listing.
 //   - What is said to be in a shim is held by it: what the shim does not list at
 //     the start, or after another took over, is ended (lost.go).
+//   - A start waits a second, in all, for what earlier daemons left to be released; the
+//     rest is done beside the node's work (settle.go), as verbs of those pods.
+//   - A stop never waits for the creation of a container: it ends its context. What may
+//     block in the kernel all the same, as a look at a volume, runs where it can be left
+//     behind (look.go), in the shim as well.
 //   - Exit is a broadcast: done of a sandbox or container is a closed channel.
 //   - What a container made of its writable layer costs no call its time: it is
 //     measured in the background, four layers at a time (layerusage.go), removed
@@ -36,7 +41,8 @@
 //     for done, kills.
 //  3. mu of a Sandbox or Container guards intent and fact in memory; it is held
 //     for assignments only, and innermost.
-//  4. layerUsage.mu guards the last measure of a layer; for assignments only.
+//  4. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
+//     are looked at, health.mu why the node may not be ready; for assignments only.
 //
 // Readers take none of the first three: a status is an immutable value behind an atomic
 // pointer, so List, Status and Stats never wait for a verb.

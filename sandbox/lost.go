@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -106,6 +107,9 @@ func (m *Manager) endPause(ctx context.Context, s *Sandbox) {
 // shimGone ends what a dead shim was the parent of, when no other could take it
 // over: its containers have lost their streams and their exit codes with it.
 func (m *Manager) shimGone(ctx context.Context, ev oci.ShimEvent) {
+	if ev.Record.Message != "" {
+		m.noteShim(fmt.Errorf("shim %s died and can't be replaced: %s", ev.ShimID, ev.Record.Message))
+	}
 	m.mu.RLock()
 	var lost []*Sandbox
 	for _, s := range m.pods {

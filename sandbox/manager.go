@@ -43,6 +43,7 @@ type Manager struct {
 	layerWalks chan struct{} // holds one for each layer being measured
 	finishBy   time.Time     // see finish; set once, by Recover
 	looks      looks
+	health     health
 	settled    chan struct{} // closed when the tasks of Recover have ended
 
 	mu         sync.RWMutex
@@ -77,6 +78,9 @@ func New(opt Options) (*Manager, error) {
 		if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
 			return nil, fmt.Errorf("make directory: %w", err)
 		}
+	}
+	if err := m.watchDirs(); err != nil {
+		return nil, fmt.Errorf("look at directory: %w", err)
 	}
 	return m, nil
 }
@@ -271,14 +275,6 @@ func (m *Manager) forgetContainer(id string) {
 	m.mu.Lock()
 	delete(m.containers, id)
 	m.mu.Unlock()
-}
-
-// Ready is nil, or why no container can run on this node.
-func (m *Manager) Ready() error {
-	if m.opt.Shims == nil {
-		return errors.New("no shim is configured")
-	}
-	return nil
 }
 
 // Subscribe tells every change after it is committed, until ctx ends. A reader

@@ -99,9 +99,9 @@ func (m *Manager) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string)
 
 // runPod acquires in the order that destroyPod releases from the end.
 func (m *Manager) runPod(ctx context.Context, s *Sandbox, rec *podRecord) error {
-	shim, err := m.opt.Shims.ForNewPod(ctx)
+	shim, err := m.newShim(ctx)
 	if err != nil {
-		return fmt.Errorf("start shim: %w", err)
+		return err
 	}
 	rec.ShimID = shim.ID()
 	if err := m.preparePod(s, rec); err != nil {

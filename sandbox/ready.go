@@ -1,0 +1,196 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"berth/oci"
+)
+
+const (
+	// diskAge is how old the last look at the disk may be. The kubelet asks every five
+	// seconds.
+	diskAge = 2 * time.Second
+	// diskPatience is how long a look may take before the disk counts as hanging.
+	diskPatience = 2 * time.Second
+	// shimPause is the least time between two tries to start a shim only in order to
+	// see whether that works again, shimPatience how long one may take.
+	shimPause    = 5 * time.Second
+	shimPatience = 10 * time.Second
+)
+
+// health is what is known of whether containers can run on this node.
+type health struct {
+	mu sync.Mutex // held for assignments only
+
+	dirs    map[string]fs.FileInfo // as they were when the daemon began
+	disk    error                  // what the last look found
+	looked  time.Time              // when it ended
+	looking chan struct{}          // closed when the look in progress ends; nil without one
+
+	shim    error // why no shim can be started; nil: the last could
+	tried   time.Time
+	probing chan struct{} // closed when the try in progress ends; nil without one
+}
+
+// Ready is nil, or why no container can run on this node. It waits for the disk for
+// two seconds at most.
+func (m *Manager) Ready() error {
+	if m.opt.Shims == nil {
+		return errors.New("no shim is configured")
+	}
+	return errors.Join(m.diskReady(), m.shimReady())
+}
+
+// newShim finds a shim for a pod and notes whether there is one to be had.
+func (m *Manager) newShim(ctx context.Context) (*oci.Shim, error) {
+	shim, err := m.opt.Shims.ForNewPod(ctx)
+	if err == nil || ctx.Err() == nil { // else the caller gave up, which says nothing
+		m.noteShim(err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	return shim, nil
+}
+
+func (m *Manager) noteShim(err error) {
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	m.health.shim, m.health.tried = err, time.Now()
+}
+
+// shimReady tells why no shim can be started. A kubelet that hears it runs no pod any
+// more, so that the daemon has to find out by itself when it can again.
+func (m *Manager) shimReady() error {
+	h := &m.health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.shim == nil {
+		return nil
+	}
+	if h.probing == nil && time.Since(h.tried) >= shimPause {
+		h.probing = make(chan struct{})
+		go m.probeShim(h.probing)
+	}
+	return fmt.Errorf("no shim can be started, so no pod can run: %w", h.shim)
+}
+
+func (m *Manager) probeShim(done chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), shimPatience)
+	defer cancel()
+	shim, err := m.opt.Shims.ForNewPod(ctx)
+	m.noteShim(err)
+	if err == nil {
+		shim.Release()
+		klog.Background().Info("Shims can be started again", "shim", shim.ID())
+	}
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	m.health.probing = nil
+	close(done)
+}
+
+// watchDirs remembers which directories the daemon works in.
+func (m *Manager) watchDirs() error {
+	m.health.dirs = make(map[string]fs.FileInfo)
+	for _, dir := range []string{m.podsDir(), m.opt.State + "/pods"} {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		m.health.dirs[dir] = info
+	}
+	return nil
+}
+
+// diskReady tells why no record or container can be written.
+func (m *Manager) diskReady() error {
+	h := &m.health
+	h.mu.Lock()
+	looking := h.looking
+	if looking == nil && time.Since(h.looked) >= diskAge {
+		looking = make(chan struct{})
+		h.looking = looking
+		go m.lookAtDisk(looking)
+	}
+	h.mu.Unlock()
+	if looking != nil {
+		timer := time.NewTimer(diskPatience)
+		defer timer.Stop()
+		select {
+		case <-looking:
+		case <-timer.C:
+			return fmt.Errorf("the file system of %s or %s does not answer: is its disk or server alive?", m.opt.Root, m.opt.State)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.disk
+}
+
+func (m *Manager) lookAtDisk(done chan struct{}) {
+	var errs error
+	for dir, was := range m.health.dirs { // not changed after the start
+		errs = errors.Join(errs, checkDir(dir, was))
+	}
+	m.health.mu.Lock()
+	defer m.health.mu.Unlock()
+	m.health.disk, m.health.looked, m.health.looking = errs, time.Now(), nil
+	close(done)
+}
+
+// checkDir tells whether a directory is what it was and a file can be written there.
+func checkDir(dir string, was fs.FileInfo) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("the directory of the pods is lost: %w: bring it back and restart berthd", err)
+	}
+	if !os.SameFile(was, info) {
+		return fmt.Errorf("%s is not the directory that berthd was started with: something was mounted over it, or it was made anew; undo that, or restart berthd", dir)
+	}
+	// A file without a name: nothing is left of it, whatever happens.
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) {
+		return checkSpace(dir) // a file system without such files
+	}
+	if err == nil {
+		_, err = unix.Write(fd, make([]byte, os.Getpagesize()))
+		_ = unix.Close(fd)
+	}
+	return cantWrite(dir, err)
+}
+
+func checkSpace(dir string) error {
+	var st unix.Statfs_t
+	err := unix.Statfs(dir, &st)
+	switch {
+	case err != nil:
+	case st.Flags&unix.ST_RDONLY != 0:
+		err = unix.EROFS
+	case st.Bfree == 0 || st.Files > 0 && st.Ffree == 0:
+		err = unix.ENOSPC
+	}
+	return cantWrite(dir, err)
+}
+
+func cantWrite(dir string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("nothing can be written below %s: %w: make room there", dir, err)
+	case errors.Is(err, unix.EROFS):
+		return fmt.Errorf("nothing can be written below %s: %w: mount it writable; see the kernel's log for the reason", dir, err)
+	default:
+		return fmt.Errorf("nothing can be written below %s: %w", dir, err)
+	}
+}
