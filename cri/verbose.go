@@ -42,13 +42,16 @@ type containerDetails struct {
 	Cgroups     map[string]string           `json:"cgroups,omitempty"`
 	Config      *runtimeapi.ContainerConfig `json:"config"`
 	RuntimeSpec json.RawMessage             `json:"runtimeSpec,omitempty"`
+	// Warnings are limits that this node can't enforce.
+	Warnings          []string          `json:"warnings,omitempty"`
+	UpdateAnnotations map[string]string `json:"updateAnnotations,omitempty"`
 }
 
 func containerInfo(c *sandbox.ContainerStatus) (map[string]string, error) {
 	return infoJSON(containerDetails{
 		SandboxID: c.PodID, PID: c.PID, ImageID: c.ImageID, Cgroups: c.Cgroups,
 		Privileged: c.Config.GetLinux().GetSecurityContext().GetPrivileged(),
-		Config:     c.Config, RuntimeSpec: c.Spec,
+		Config:     c.Config, RuntimeSpec: c.Spec, Warnings: c.Unenforced, UpdateAnnotations: c.UpdateAnnotations,
 	})
 }
 

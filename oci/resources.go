@@ -22,7 +22,7 @@ func (b *builder) resources() error {
 
 // UpdateResources gives the limits of a container after an update: what update
 // leaves at its zero stays as it was, device rules always do. Neither argument is
-// changed. oom_score_adj is no cgroup limit and can't be updated. The error wraps
+// changed. oom_score_adj is no cgroup limit, see [UpdateOOMScoreAdj]. The error wraps
 // [ErrInvalid] or [ErrUnsupported].
 func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
 	r, err := linuxResources(mergeResources(criResources(old), update), h)
@@ -33,6 +33,59 @@ func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContaine
 		r.Devices = old.Devices
 	}
 	return r, nil
+}
+
+// UpdateOOMScoreAdj gives the oom_score_adj that an update asks for, within what the
+// daemon may set; nil when it asks for none, which 0 means as in all its fields.
+func UpdateOOMScoreAdj(update *runtimeapi.LinuxContainerResources, h Host) *int {
+	if update.GetOomScoreAdj() == 0 {
+		return nil
+	}
+	return oomScoreAdj(update, h)
+}
+
+// oomScoreAdj is one that the kernel takes and the daemon may set.
+func oomScoreAdj(r *runtimeapi.LinuxContainerResources, h Host) *int {
+	adj := min(max(int(r.GetOomScoreAdj()), -1000), 1000)
+	if !h.LowerOOM {
+		adj = max(adj, h.OOMScoreAdj)
+	}
+	return &adj
+}
+
+// Unenforced tells of the limits asked for that this host can't enforce, each in words
+// that name the field. They are those that the kubelet sets on every container, which
+// could not run else; of others [Spec] and [UpdateResources] make an error.
+func Unenforced(r *runtimeapi.LinuxContainerResources, h Host) []string {
+	var out []string
+	if !h.Controllers["cpu"] && (r.GetCpuShares() > 0 || r.GetCpuPeriod() > 0) {
+		out = append(out, "cpu_shares and cpu_period have no effect: this node has no cpu controller")
+	}
+	if !h.Controllers["hugetlb"] && len(r.GetHugepageLimits()) > 0 {
+		out = append(out, "hugepage_limits of 0 have no effect: this node has no hugetlb controller")
+	}
+	if !h.SwapAccount && r.GetMemorySwapLimitInBytes() != 0 {
+		out = append(out, "memory_swap_limit_in_bytes has no effect: this node does not account for swap")
+	}
+	return out
+}
+
+// checkControllers refuses a limit that somebody chose and nothing would enforce.
+func checkControllers(r *runtimeapi.LinuxContainerResources, h Host) error {
+	lack := func(field, controller string) error {
+		return fmt.Errorf("%w: resources.%s: this node has no %s controller to enforce it: leave it out, or mount the controller", ErrUnsupported, field, controller)
+	}
+	switch {
+	case !h.Controllers["cpuset"] && r.GetCpusetCpus()+r.GetCpusetMems() != "":
+		return lack("cpuset_cpus, cpuset_mems", "cpuset")
+	case !h.Controllers["cpu"] && r.GetCpuQuota() > 0:
+		return lack("cpu_quota", "cpu")
+	case !h.Controllers["memory"] && r.GetMemoryLimitInBytes() > 0:
+		return lack("memory_limit_in_bytes", "memory")
+	case !h.Controllers["hugetlb"] && slices.ContainsFunc(r.GetHugepageLimits(), func(l *runtimeapi.HugepageLimit) bool { return l.GetLimit() > 0 }):
+		return lack("hugepage_limits", "hugetlb")
+	}
+	return nil
 }
 
 // ContainerResources tells the limits in a spec the way ContainerStatus does.
@@ -94,10 +147,10 @@ func criResources(r *specs.LinuxResources) *runtimeapi.LinuxContainerResources {
 	return out
 }
 
-// linuxResources leaves out what no mounted controller could enforce: the daemon
-// does the most the host can, and [Host.Controllers] says what that is.
+// linuxResources leaves out what [Unenforced] tells of: the daemon does the most the
+// host can, and [Host.Controllers] says what that is.
 func linuxResources(r *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
-	for _, check := range []error{checkCPU(r), checkMemory(r), checkUnified(r, h)} {
+	for _, check := range []error{checkCPU(r), checkMemory(r), checkUnified(r, h), checkControllers(r, h)} {
 		if check != nil {
 			return nil, check
 		}

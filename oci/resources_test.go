@@ -3,6 +3,7 @@ package oci
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,5 +98,54 @@ func TestUpdateResourcesRefuses(t *testing.T) {
 		if _, err := UpdateResources(old, r, v2Host()); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// A limit that nothing would enforce is an error where somebody chose it, and a
+// warning where the kubelet sets it on every container; never nothing.
+func TestLimitsWithoutController(t *testing.T) {
+	type res = runtimeapi.LinuxContainerResources
+	page := func(limit uint64) []*runtimeapi.HugepageLimit {
+		return []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: limit}}
+	}
+	bare := v1Host()
+	bare.Controllers = map[string]bool{}
+	for name, c := range map[string]struct {
+		r       *res
+		refused bool
+		warned  string
+	}{
+		"nothing":        {&res{}, false, ""},
+		"cpuset cpus":    {&res{CpusetCpus: "0"}, true, ""},
+		"cpuset mems":    {&res{CpusetMems: "0"}, true, ""},
+		"cpu quota":      {&res{CpuQuota: 10000, CpuPeriod: 100000}, true, "cpu_period"},
+		"no cpu quota":   {&res{CpuQuota: -1}, false, ""},
+		"cpu shares":     {&res{CpuShares: 2}, false, "cpu_shares"},
+		"memory":         {&res{MemoryLimitInBytes: 1 << 20}, true, ""},
+		"huge pages":     {&res{HugepageLimits: page(1)}, true, "hugepage_limits"},
+		"no huge pages":  {&res{HugepageLimits: page(0)}, false, "hugepage_limits"},
+		"swap, no limit": {&res{MemorySwapLimitInBytes: -1}, false, "memory_swap_limit_in_bytes"},
+	} {
+		if _, err := UpdateResources(nil, c.r, bare); errors.Is(err, ErrUnsupported) != c.refused {
+			t.Errorf("%s: %v", name, err)
+		}
+		got := strings.Join(Unenforced(c.r, bare), "; ")
+		if (got != "") != (c.warned != "") || !strings.Contains(got, c.warned) {
+			t.Errorf("%s: the warning is %q", name, got)
+		}
+		if all := Unenforced(c.r, v2Host()); all != nil {
+			t.Errorf("%s: a host with everything warns %q", name, all)
+		}
+	}
+}
+
+func TestUpdateOOMScoreAdj(t *testing.T) {
+	for asked, want := range map[int64]int{500: 500, -900: -500, 5000: 1000} {
+		if got := UpdateOOMScoreAdj(&runtimeapi.LinuxContainerResources{OomScoreAdj: asked}, v1Host()); got == nil || *got != want {
+			t.Errorf("%d: %v, want %d", asked, got, want)
+		}
+	}
+	if got := UpdateOOMScoreAdj(nil, v1Host()); got != nil {
+		t.Errorf("not asked for: %d", *got)
 	}
 }

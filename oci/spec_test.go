@@ -187,8 +187,10 @@ var specCases = map[string]func(*specInput){
 	"resources": func(in *specInput) { in.linux().Resources = allResources() },
 	"resources-v1": func(in *specInput) {
 		in.host = v1Host()
-		in.linux().Resources = allResources()
-		in.linux().Resources.Unified = nil
+		r := allResources()
+		r.Unified, r.CpusetCpus, r.CpusetMems = nil, "", ""
+		r.HugepageLimits[0].Limit = 0
+		in.linux().Resources = r
 	},
 	"devices": func(in *specInput) {
 		in.ctr.Devices = []Device{deviceNode("/dev/fuse", "c", 10, 229, "rw"), deviceNode("/dev/loop0", "b", 7, 0, "r")}

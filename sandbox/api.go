@@ -59,6 +59,9 @@ type ContainerStatus struct {
 	PID        int               // 0 unless created or running
 	Cgroups    map[string]string // controller → absolute path, "" on v2
 	Spec       []byte            // the runtime-spec it was created from, JSON
+	Unenforced []string          // limits that this node can't enforce, in words
+	// UpdateAnnotations came with the last update of the resources that had some.
+	UpdateAnnotations map[string]string
 }
 
 // Enforcement counts since a container's start; nil is what this machine does not

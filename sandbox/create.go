@@ -131,6 +131,7 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 	if rec.Spec, err = json.Marshal(spec); err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
+	rec.Unenforced = oci.Unenforced(rec.config.GetLinux().GetResources(), m.opt.Host)
 	began = rec.took("spec", began)
 	if err := c.pod.checkReady(); err != nil {
 		return err // it was stopped meanwhile

@@ -15,6 +15,7 @@ import (
 func (r *containerRecord) describe(st *ContainerStatus) {
 	st.StopSignal = oci.SignalOf(r.StopSignal)
 	st.Mounts = r.mounts()
+	st.Unenforced, st.UpdateAnnotations = r.Unenforced, r.UpdateAnnotations
 	if r.described == nil {
 		r.described = describeSpec(r.Spec)
 	}

@@ -65,6 +65,10 @@ type containerRecord struct {
 	// fact that nobody else can write down.
 	LostAt time.Time       `json:"lost_at,omitzero"`
 	Spec   json.RawMessage `json:"spec,omitempty"`
+	// Unenforced are limits without effect here, in words for the operator.
+	Unenforced []string `json:"unenforced,omitempty"`
+	// UpdateAnnotations came with the last update of the resources that had some.
+	UpdateAnnotations map[string]string `json:"update_annotations,omitempty"`
 	// Took tells how long the stages of the creation took, for the operator.
 	Took []stageTime `json:"took,omitempty"`
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
@@ -14,10 +15,10 @@ import (
 	"berth/oci/shimapi"
 )
 
-// UpdateContainer changes the limits of a created or running container; fields
-// that are zero keep their value. The annotations are accepted and ignored:
-// nothing of berth reads them.
-func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, _ map[string]string) error {
+// UpdateContainer changes the limits and the oom_score_adj of a created or running
+// container; fields that are zero keep their value. Nothing of berth acts on the
+// annotations: the last ones are kept and shown.
+func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
 	c, err := m.container(id)
 	if err != nil {
 		return err
@@ -34,29 +35,47 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeap
 	c.mu.Lock()
 	rec := c.rec
 	c.mu.Unlock()
-	var spec specs.Spec
-	if err := json.Unmarshal(rec.Spec, &spec); err != nil {
-		return fmt.Errorf("read the container's spec: %w", err)
-	}
-	if spec.Linux.Resources, err = oci.UpdateResources(spec.Linux.Resources, res, m.opt.Host); err != nil {
-		return asDomain(err)
-	}
-	shim, err := m.shimOf(c.pod)
+	spec, err := m.updateProcesses(ctx, c, rec.Spec, res)
 	if err != nil {
 		return err
 	}
-	if err := shim.Update(ctx, &shimapi.UpdateRequest{ID: c.id, Resources: spec.Linux.Resources}); err != nil {
-		return fmt.Errorf("update container %s: %w", c.id, asDomain(err))
-	}
-	if rec.Spec, err = json.Marshal(&spec); err != nil {
+	if rec.Spec, err = json.Marshal(spec); err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
 	rec.described = nil
+	rec.Unenforced = slices.Compact(slices.Sorted(slices.Values(slices.Concat(rec.Unenforced, oci.Unenforced(res, m.opt.Host)))))
+	if len(annotations) > 0 {
+		rec.UpdateAnnotations = annotations
+	}
 	if err := m.writeContainerRecord(c, &rec); err != nil {
 		return err
 	}
 	c.commit(rec)
 	return nil
+}
+
+// updateProcesses has the shim change what runs, and gives the spec that fits it.
+func (m *Manager) updateProcesses(ctx context.Context, c *Container, raw json.RawMessage, res *runtimeapi.LinuxContainerResources) (*specs.Spec, error) {
+	var spec specs.Spec
+	err := json.Unmarshal(raw, &spec)
+	if err != nil {
+		return nil, fmt.Errorf("read the container's spec: %w", err)
+	}
+	if spec.Linux.Resources, err = oci.UpdateResources(spec.Linux.Resources, res, m.opt.Host); err != nil {
+		return nil, asDomain(err)
+	}
+	shim, err := m.shimOf(c.pod)
+	if err != nil {
+		return nil, err
+	}
+	req := &shimapi.UpdateRequest{ID: c.id, Resources: spec.Linux.Resources, OOMScoreAdj: oci.UpdateOOMScoreAdj(res, m.opt.Host)}
+	if err := shim.Update(ctx, req); err != nil {
+		return nil, fmt.Errorf("update container %s: %w", c.id, asDomain(err))
+	}
+	if req.OOMScoreAdj != nil {
+		spec.Process.OOMScoreAdj = req.OOMScoreAdj
+	}
+	return &spec, nil
 }
 
 // UpdatePodResources records a pod's new overhead and resources (KEP-5419). The

@@ -1,10 +1,16 @@
 package shim
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
 )
@@ -28,10 +34,73 @@ func (s *Server) update(r shimapi.UpdateRequest) (any, error) {
 	mergeRest(&limits, r.Resources)
 	group.Resources = &limits
 	config.Cgroups = &group
+	was := config.OomScoreAdj
+	if r.OOMScoreAdj != nil {
+		config.OomScoreAdj = r.OOMScoreAdj // of the execs to come
+	}
 	if err := ctr.lc.Set(config); err != nil {
 		return nil, fault(updateKind(err), "update limits: %w", err)
 	}
-	return nil, nil
+	if r.OOMScoreAdj == nil {
+		return nil, nil
+	}
+	return nil, ctr.groups.adjustOOM(was, *r.OOMScoreAdj)
+}
+
+// adjustRounds is how often processes are looked for that were forked meanwhile by
+// one that had the old value still.
+const adjustRounds = 10
+
+// adjustOOM gives every process of the container a new oom_score_adj that has the
+// old one. One that has another chose it, as servers do for their workers.
+func (g group) adjustOOM(was *int, to int) error {
+	if was == nil || *was == to {
+		return nil
+	}
+	for range adjustRounds {
+		changed, err := adjustOnce(g.dir(), strconv.Itoa(*was), strconv.Itoa(to))
+		if err != nil || !changed {
+			return err
+		}
+	}
+	return nil
+}
+
+func adjustOnce(dir, was, to string) (changed bool, err error) {
+	targets := openPids(dir)
+	defer closePids(targets)
+	for _, t := range targets {
+		did, err := adjustProcess(t, was, to)
+		if err != nil {
+			return changed, fmt.Errorf("oom_score_adj of process %d: %w", t.pid, err)
+		}
+		changed = changed || did
+	}
+	return changed, nil
+}
+
+func adjustProcess(t target, was, to string) (changed bool, err error) {
+	f, err := os.OpenFile("/proc/"+strconv.Itoa(t.pid)+"/oom_score_adj", os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // a write has told its error
+	if unix.PidfdSendSignal(t.fd, 0, nil, 0) != nil {
+		return false, nil // it ended, and the file may be that of a stranger with its number
+	}
+	var have [16]byte
+	n, err := f.Read(have[:])
+	if err == nil && strings.TrimSpace(string(have[:n])) == was {
+		_, err = f.WriteAt([]byte(to), 0)
+		changed = true
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	return changed, err
 }
 
 // updateKind tells values that the kernel refuses from other failures.

@@ -222,10 +222,12 @@ type AttachRequest struct {
 	Stderr bool   `json:"stderr"`
 }
 
-// UpdateRequest changes the limits of a container's cgroup.
+// UpdateRequest changes the limits of a container's cgroup. OOMScoreAdj, unless nil,
+// becomes that of its processes, but of those that have chosen another.
 type UpdateRequest struct {
-	ID        string                `json:"id"`
-	Resources *specs.LinuxResources `json:"resources"`
+	ID          string                `json:"id"`
+	Resources   *specs.LinuxResources `json:"resources"`
+	OOMScoreAdj *int                  `json:"oom_score_adj,omitempty"`
 }
 
 // Status of what a shim holds.

@@ -76,6 +76,9 @@ func keyed(path string) map[string]uint64 {
 
 func (l *look) cgroup() {
 	l.enter("cgroup")
+	for _, limit := range l.ctr.Unenforced {
+		l.fact("warning", filepath.Join(l.ctr.dir, "container.json"), "%s", limit)
+	}
 	g := group(l.ctr.fact.CgroupPaths)
 	if !l.proc.alive() {
 		l.fact("gone", "", "it went with the process")

@@ -67,7 +67,9 @@ type container struct {
 	LogPath string          `json:"log_path"`
 	LostAt  string          `json:"lost_at"` // "" unless the exit was lost
 	Spec    specs.Spec      `json:"spec"`
-	Took    []struct {
+	// Unenforced are limits that this node can't enforce.
+	Unenforced []string `json:"unenforced"`
+	Took       []struct {
 		Stage  string `json:"stage"`
 		Micros int64  `json:"us"`
 	} `json:"took"`
