@@ -42,7 +42,8 @@ type Container struct {
 	Devices   []Device         // from [ResolveDevices]
 	Seccomp   *seccomp.Seccomp // from [LoadSeccomp]; nil unless the profile is Localhost
 	TargetPID int              // of the container whose PID namespace is joined (TARGET)
-	Init      string           // host path of a static init to run as PID 1, "" for none
+	Init      string           // host path of package tinyinit's program, to run as PID 1; "" for no init
+	Bytes     string           // the same path when [NeedsBytes], else ""
 }
 
 // Mount is one mount with its source resolved to a real path on the host.

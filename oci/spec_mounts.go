@@ -130,7 +130,7 @@ func (b *builder) roUnlessPrivileged() string {
 	return "ro"
 }
 
-// podFiles are the pod's own files, and the init, where no mount of the config
+// podFiles are the pod's own files, and berth's program, where no mount of the config
 // is at the same path.
 func (b *builder) podFiles() []specs.Mount {
 	access := "rw"
@@ -146,8 +146,8 @@ func (b *builder) podFiles() []specs.Mount {
 	add("/etc/hostname", b.pod.HostnamePath, access)
 	add("/etc/hosts", b.pod.HostsPath, access)
 	add("/etc/resolv.conf", b.pod.ResolvPath, access)
-	if init, _ := b.initPath(); init != "" {
-		add(init, b.ctr.Init, "ro", "nosuid", "nodev")
+	if init, _ := b.initPath(); init != "" || b.ctr.Bytes != "" {
+		add(b.programPath(), cmp.Or(b.ctr.Bytes, b.ctr.Init), "ro", "nosuid", "nodev")
 	}
 	return list
 }

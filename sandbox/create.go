@@ -224,7 +224,7 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 		return nil, err
 	}
 	ctr := oci.Container{ID: c.id, Config: rec.config, Rootfs: rootfs, TargetPID: target}
-	if ctr.Init, err = m.initProgram(c.pod.record().config); err != nil {
+	if err := m.addProgram(&ctr, c.pod.record().config); err != nil {
 		return nil, err
 	}
 	if err := m.lookUp(ctx, &ctr, img); err != nil {

@@ -87,7 +87,7 @@ func (c *Container) execRequest(cmd []string, tty bool) (*shimapi.ExecRequest, e
 		return nil, fmt.Errorf("read the container's spec: %w", err)
 	}
 	p := spec.Process
-	p.Args, p.Terminal, p.ConsoleSize = cmd, tty, nil
+	p.Args, p.Terminal, p.ConsoleSize = oci.ExecArgs(&spec, cmd), tty, nil
 	if tty && !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
 		p.Env = append(p.Env, "TERM=xterm")
 	}

@@ -5,6 +5,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/oci"
 	"berth/oci/tinyinit"
 )
 
@@ -23,10 +24,19 @@ func checkAnnotations(cfg *runtimeapi.PodSandboxConfig) error {
 	}
 }
 
-// initProgram is the path of the init that the pod asks for, "" for none.
-func (m *Manager) initProgram(cfg *runtimeapi.PodSandboxConfig) (string, error) {
-	if cfg.GetAnnotations()[InitAnnotation] != "true" {
-		return "", nil
+// addProgram has a container use berth's own program as what it needs it for: the
+// init that its pod asks for, and variables that are not UTF-8.
+func (m *Manager) addProgram(ctr *oci.Container, pod *runtimeapi.PodSandboxConfig) error {
+	init, bytes := pod.GetAnnotations()[InitAnnotation] == "true", oci.NeedsBytes(ctr.Config)
+	if !init && !bytes {
+		return nil
 	}
-	return tinyinit.Install(m.opt.Root)
+	file, err := tinyinit.Install(m.opt.Root)
+	if init {
+		ctr.Init = file
+	}
+	if bytes {
+		ctr.Bytes = file
+	}
+	return err
 }

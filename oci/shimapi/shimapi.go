@@ -11,8 +11,7 @@ import (
 // or reused, an unknown field is ignored, an unknown method is [KindInvalid].
 const Version = 1
 
-// InitName is what berth's init is called in a container: its end by a signal is
-// that of the command below it, see package tinyinit.
+// InitName is what berth's own program is called in a container, see package tinyinit.
 const InitName = ".berth-init"
 
 // Methods of a shim. Each takes the Request type of its name as body and

@@ -1,5 +1,6 @@
 // Package tinyinit is the init that containers of a pod with the annotation
-// berth/init: "true" have as their first process.
+// berth/init: "true" have as their first process. Called with -e it is also how a
+// program gets environment variables that are not UTF-8, see [berth/oci.NeedsBytes].
 //
 // It owns: init.c (a static program of about 2 KiB without libc, built by
 // hack/build-static.sh and embedded here), and the file that it is bound into

@@ -11,6 +11,12 @@
  * As in pause the signals stay blocked and are taken with rt_sigtimedwait: without
  * handlers none is lost between two looks, and PID 1 gets also those whose default
  * action the kernel keeps from it.
+ *
+ *   /dev/.berth-init -e COMMAND [ARGUMENT...]
+ *
+ * becomes the command itself, with variables that are not UTF-8: on their way here
+ * they were BERTH_BYTES_n=NAME=VALUE, each byte of NAME=VALUE as the code point of
+ * its number, in UTF-8; see oci/spec_env.go.
  */
 #include <linux/fcntl.h>
 
@@ -78,22 +84,60 @@ static long execute(char **argv, char **env)
 	}
 }
 
-/* become_command is the child's. A group of its own in the foreground lets the
-   terminal's signals reach the command and not init, which would send them twice. */
-static void become_command(char **argv, char **env, const unsigned long *mask)
+/* coded is what follows BERTH_BYTES_n= in a variable of that name, 0 in others. */
+static char *coded(char *var)
 {
-	int group = (int)sys(__NR_getpid, 0, 0, 0, 0);
-	long err;
+	static const char name[] = "BERTH_BYTES_";
 
-	sys(__NR_setpgid, 0, 0, 0, 0);
-	sys(__NR_ioctl, 0, TIOCSPGRP, &group, 0); /* fails where there is no terminal */
-	sys(__NR_rt_sigprocmask, SET_MASK, mask, 0, sizeof *mask);
-	err = execute(argv, env);
+	for (const char *n = name; *n; n++, var++)
+		if (*var != *n)
+			return 0;
+	while (*var >= '0' && *var <= '9')
+		var++;
+	return *var == '=' ? var + 1 : 0;
+}
+
+/* decode gives variables their bytes, in place, as they only get shorter. */
+static void decode(char **env)
+{
+	for (; *env; env++) {
+		char *from = coded(*env), *to = from;
+
+		if (!from)
+			continue;
+		for (*env = to; *from; from++) {
+			unsigned char c = (unsigned char)*from;
+
+			if ((c & 0xfe) == 0xc2 && from[1])
+				c = (unsigned char)((c & 3) << 6 | (*++from & 0x3f));
+			*to++ = (char)c;
+		}
+		*to = 0;
+	}
+}
+
+/* run becomes the command, or says why it can't. */
+static void run(char **argv, char **env)
+{
+	long err = execute(argv, env);
+
 	say("berth-init: ");
 	say(argv[0]);
 	say(err == -ERR_NOENT || err == -ERR_NOTDIR ? ": no such file or directory\n" :
 		err == -ERR_ACCES ? ": permission denied\n" : ": can't be executed\n");
 	leave(err == -ERR_NOENT || err == -ERR_NOTDIR ? NOT_FOUND : NOT_EXECUTABLE);
+}
+
+/* become_command is the child's. A group of its own in the foreground lets the
+   terminal's signals reach the command and not init, which would send them twice. */
+static void become_command(char **argv, char **env, const unsigned long *mask)
+{
+	int group = (int)sys(__NR_getpid, 0, 0, 0, 0);
+
+	sys(__NR_setpgid, 0, 0, 0, 0);
+	sys(__NR_ioctl, 0, TIOCSPGRP, &group, 0); /* fails where there is no terminal */
+	sys(__NR_rt_sigprocmask, SET_MASK, mask, 0, sizeof *mask);
+	run(argv, env);
 }
 
 static long start(char **argv, char **env, const unsigned long *mask)
@@ -127,8 +171,12 @@ __attribute__((used)) void begin(long *stack)
 	char **argv = (char **)(stack + 1), **env = argv + *stack + 1;
 	long command;
 
+	if (*stack >= 3 && same(argv[1], "-e")) {
+		decode(env);
+		run(argv + 2, env);
+	}
 	if (*stack < 3 || !same(argv[1], "--")) {
-		say("usage: berth-init -- COMMAND [ARGUMENT...]\n");
+		say("usage: berth-init --|-e COMMAND [ARGUMENT...]\n");
 		leave(2);
 	}
 	sys(__NR_rt_sigprocmask, SET_MASK, &all, &before, sizeof all);

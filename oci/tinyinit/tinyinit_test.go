@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,6 +75,27 @@ func TestCodes(t *testing.T) {
 	}
 	if _, out, _ := run(t, []string{"A=1"}, "--", "/usr/bin/env"); out != "A=1\n" {
 		t.Errorf("the environment became %q", out)
+	}
+}
+
+// With -e the command takes init's place, and variables get their bytes.
+func TestBytes(t *testing.T) {
+	env := []string{
+		"PATH=/usr/bin:/bin", "BERTH_BYTES_0=A=\u00ff\u0080x\u00c3\u00a9", "PLAIN=é\u20ac",
+		"BERTH_BYTES_12=BERTH_BYTES_0=y", "BERTH_BYTES_1", "BERTH_BYTES_2=\u00c2",
+	}
+	code, out, stderr := run(t, env, "-e", "env", "-0")
+	want := strings.Join([]string{
+		env[0], "A=\xff\x80x\xc3\xa9", env[2], "BERTH_BYTES_0=y", "BERTH_BYTES_1", "\xc2", "",
+	}, "\x00")
+	if code != 0 || out != want {
+		t.Errorf("code %d, %q, want %q, %s", code, out, want, stderr)
+	}
+	if code, out, _ := run(t, env, "-e", "sh", "-c", "echo $PPID; exit 7"); code != 7 || strings.TrimSpace(out) != strconv.Itoa(os.Getpid()) {
+		t.Errorf("code %d, its parent is %s, want this process", code, out)
+	}
+	if code, _, stderr := run(t, env, "-e", "nosuch"); code != 127 || !strings.Contains(stderr, "nosuch: no such file") {
+		t.Errorf("code %d, %q", code, stderr)
 	}
 }
 

@@ -1,0 +1,125 @@
+package oci
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/shimapi"
+)
+
+// Values of environment variables are bytes for the CRI and the kernel, but a spec
+// and what libcontainer tells its init are JSON, which has no bytes. So a container
+// with such a value has all that need it as BERTH_BYTES_n=NAME=VALUE, each byte as
+// the code point of its number, and its command begins with a program of ours that
+// undoes this and becomes the command (package tinyinit).
+const (
+	bytesPrefix = "BERTH_BYTES_"
+	bytesFlag   = "-e"
+)
+
+// NeedsBytes tells whether a container has variables that are not UTF-8, so that
+// [Container.Bytes] must be set.
+func NeedsBytes(c *runtimeapi.ContainerConfig) bool {
+	return slices.ContainsFunc(c.GetEnvs(), func(kv *runtimeapi.KeyValue) bool { return !utf8.Valid(kv.GetValue()) })
+}
+
+// ExecArgs is how a command is executed in a container with this spec, so that it
+// gets the container's variables: all it has for those that are UTF-8.
+func ExecArgs(spec *specs.Spec, cmd []string) []string {
+	args := spec.Process.Args
+	if len(args) > 2 && args[1] == "--" && path.Base(args[0]) == shimapi.InitName {
+		args = args[2:] // below the init
+	}
+	if len(args) < 3 || args[1] != bytesFlag || path.Base(args[0]) != shimapi.InitName {
+		return cmd
+	}
+	return append([]string{args[0], bytesFlag}, cmd...)
+}
+
+// encodeBytes puts variables that are not UTF-8 in a form that JSON can carry, and
+// with them those that look like it.
+func encodeBytes(env []string, wanted bool) []string {
+	if !wanted {
+		return env
+	}
+	for i, kv := range env {
+		if !utf8.ValidString(kv) || strings.HasPrefix(kv, bytesPrefix) {
+			env[i] = bytesPrefix + strconv.Itoa(i) + "=" + latin1(kv)
+		}
+	}
+	return env
+}
+
+func latin1(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		b.WriteRune(rune(s[i]))
+	}
+	return b.String()
+}
+
+func (b *builder) checkVariable(kv *runtimeapi.KeyValue) error {
+	k, v := kv.GetKey(), kv.GetValue()
+	if k == "" || strings.ContainsAny(k, "=\x00") || slices.Contains(v, 0) {
+		return fmt.Errorf("%w: envs: %s is not a variable: the name must not be empty nor contain '=', and no byte may be NUL", ErrInvalid, clip(k))
+	}
+	if b.ctr.Bytes == "" && !utf8.Valid(v) {
+		return fmt.Errorf("%w: envs: the value of %s is not UTF-8 and would be changed on its way; encode it, or mount it as a file", ErrInvalid, clip(k))
+	}
+	return nil
+}
+
+// env puts what every container has first, then the image's variables, then the
+// config's; the last value of a name wins and keeps the first one's place.
+func (b *builder) env() ([]string, error) {
+	e := environ{values: map[string]string{}}
+	e.set("PATH", defaultPath)
+	e.set("HOSTNAME", b.hostname())
+	if b.conf.GetTty() {
+		e.set("TERM", "xterm")
+	}
+	for _, kv := range b.img.Env {
+		// An image's author can't be asked to mend it: skip what is no variable.
+		if k, v, ok := strings.Cut(kv, "="); ok && k != "" && !strings.Contains(kv, "\x00") {
+			e.set(k, v)
+		}
+	}
+	for _, kv := range b.conf.GetEnvs() {
+		if err := b.checkVariable(kv); err != nil {
+			return nil, err
+		}
+		e.set(kv.GetKey(), string(kv.GetValue()))
+	}
+	if e.values["HOME"] == "" {
+		e.set("HOME", b.home())
+	}
+	return encodeBytes(e.list(), b.ctr.Bytes != ""), nil
+}
+
+// environ is a set of variables that remembers in which order names came.
+type environ struct {
+	names  []string
+	values map[string]string
+}
+
+func (e *environ) set(name, value string) {
+	if _, ok := e.values[name]; !ok {
+		e.names = append(e.names, name)
+	}
+	e.values[name] = value
+}
+
+func (e *environ) list() []string {
+	out := make([]string, 0, len(e.names))
+	for _, n := range e.names {
+		out = append(out, n+"="+e.values[n])
+	}
+	return out
+}
