@@ -49,6 +49,7 @@ type Manager struct {
 	mu         sync.RWMutex
 	pods       map[string]*Sandbox
 	containers map[string]*Container
+	aside      map[string]chan struct{} // of pods put aside; closed when the network is released
 }
 
 // New makes a Manager without pods; [Manager.Recover] loads those on disk and
@@ -69,6 +70,7 @@ func New(opt Options) (*Manager, error) {
 		settled:    make(chan struct{}),
 		pods:       make(map[string]*Sandbox),
 		containers: make(map[string]*Container),
+		aside:      make(map[string]chan struct{}),
 	}
 	for dir, mode := range map[string]os.FileMode{
 		m.podsDir(): 0o700, opt.State + "/pods": 0o700,

@@ -249,9 +249,7 @@ func (m *Manager) take(ctx context.Context, ev oci.ShimEvent) {
 	case ev.Kind == oci.ShimLost:
 		m.shimLost(ctx, ev.Record)
 	case ev.Replay && !m.knowsAny(ev.Record):
-		if err := m.disown(ctx, ev); err != nil {
-			klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
-		}
+		m.disownInTime(ctx, ev)
 	case ev.Record.Pod == "":
 		m.pauseEvent(ctx, ev.Record)
 	default:
@@ -264,6 +262,29 @@ func (m *Manager) knowsAny(r shimapi.Record) bool {
 		return m.knows("pods", r.ID)
 	}
 	return m.knows("containers", r.ID)
+}
+
+// disownInTime disowns, a pause process whose namespace is still needed a little later.
+func (m *Manager) disownInTime(ctx context.Context, ev oci.ShimEvent) {
+	disown := func() {
+		if err := m.disown(ctx, ev); err != nil {
+			klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
+		}
+	}
+	m.mu.RLock()
+	released := m.aside[ev.Record.ID]
+	m.mu.RUnlock()
+	if released == nil {
+		disown()
+		return
+	}
+	go func() {
+		select {
+		case <-released:
+			disown()
+		case <-ctx.Done(): // the next daemon does
+		}
+	}()
 }
 
 // disown ends what a shim holds and no record tells of, such as a pod that was put

@@ -102,9 +102,14 @@ func (m *Manager) alone(s *Sandbox, do func(context.Context) error) func(context
 
 // putAside is the task of a pod that was quarantined: its network is released by its
 // ID while its namespace is there. Its processes end when their shim tells of them, see
-// disown.
+// disown; the pause process, which takes the namespace with it, only after this.
 func (m *Manager) putAside(id string) task {
+	released := make(chan struct{})
+	m.mu.Lock()
+	m.aside[id] = released
+	m.mu.Unlock()
 	return task{id, func(ctx context.Context) error {
+		defer close(released)
 		unknown := PodNetwork{PodID: id, NetNS: m.netnsPath(id), Config: &runtimeapi.PodSandboxConfig{}}
 		if err := m.opt.Network.Detach(ctx, unknown); err != nil {
 			return fmt.Errorf("release pod network: %w", err)
