@@ -65,7 +65,7 @@ func (s *Server) encodeContainer(c *sandbox.ContainerStatus) *runtimeapi.Contain
 		PodSandboxId: c.PodID,
 		Metadata:     c.Config.GetMetadata(),
 		Image:        s.encodeImageSpec(c),
-		ImageRef:     c.ImageRef,
+		ImageRef:     s.registryName(c.ImageRef),
 		ImageId:      c.ImageID,
 		State:        c.State,
 		CreatedAt:    nanos(c.CreatedAt),
@@ -92,7 +92,7 @@ func (s *Server) encodeContainerStatus(c *sandbox.ContainerStatus) *runtimeapi.C
 		FinishedAt:  nanos(c.FinishedAt),
 		ExitCode:    c.ExitCode,
 		Image:       s.encodeImageSpec(c),
-		ImageRef:    c.ImageRef,
+		ImageRef:    s.registryName(c.ImageRef),
 		ImageId:     c.ImageID,
 		Reason:      c.Reason,
 		Message:     strings.ToValidUTF8(c.Message, "\uFFFD"), // may quote what a program printed
@@ -106,22 +106,32 @@ func (s *Server) encodeContainerStatus(c *sandbox.ContainerStatus) *runtimeapi.C
 	}
 }
 
-// encodeMounts tells of an image volume the digest in its registry, which the kubelet
-// shows, where there is one; of a built or loaded image it stays the ID.
+// encodeMounts tells of an image volume the digest in its registry, as of the image.
 func (s *Server) encodeMounts(mounts []*runtimeapi.Mount) []*runtimeapi.Mount {
 	out := slices.Clone(mounts)
 	for i, m := range out {
-		id := m.GetImage().GetImageRef()
-		if id == "" {
-			continue
-		}
-		if img, err := s.opt.Images.Get(id); err == nil && len(img.Digests) > 0 {
+		ref := m.GetImage().GetImageRef()
+		if name := s.registryName(ref); name != ref {
 			m = proto.Clone(m).(*runtimeapi.Mount)
-			m.Image.ImageRef = img.Digests[0]
+			m.Image.ImageRef = name
 			out[i] = m
 		}
 	}
 	return out
+}
+
+// registryName is what image_ref says, from which the kubelet takes the imageID of a
+// pod's status: the digest in a registry. A container knows that of its image from
+// its creation. Where it knows the ID only (the image was loaded or built then, or an
+// older daemon made the container) the image may have a digest now; else the ID stays.
+func (s *Server) registryName(ref string) string {
+	if !strings.HasPrefix(ref, "sha256:") {
+		return ref
+	}
+	if img, err := s.opt.Images.Get(ref); err == nil && len(img.Digests) > 0 {
+		return img.Digests[0]
+	}
+	return ref
 }
 
 // encodeImageSpec names the image as a person would: what the user wrote, else

@@ -156,6 +156,11 @@ func TestContainerStatusIsWhole(t *testing.T) {
 			t.Errorf("info lacks %s: %s", part, resp.GetInfo()["info"])
 		}
 	}
+	f.images[0].Digests = []string{"docker.io/library/busybox@sha256:22", "mirror.test/busybox@sha256:22"}
+	late, err := client.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: "c1"})
+	if err != nil || late.GetStatus().GetImageRef() != f.images[0].Digests[0] || late.GetStatus().GetImageId() != id {
+		t.Errorf("an image that got its digest later: %v, %v", late, err)
+	}
 	fresh, err := client.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: "c2"})
 	if err != nil || fresh.GetStatus().GetStartedAt() != 0 || len(fresh.GetInfo()) != 0 {
 		t.Errorf("a container not started: %v, %v", fresh, err)

@@ -50,7 +50,7 @@ type ContainerStatus struct {
 	Reason     string // Completed, Error, OOMKilled, StartError, ContainerStatusUnknown
 	Message    string
 	ImageID    string
-	ImageRef   string // what Image.id says
+	ImageRef   string // name and digest in a registry, ImageID when there is none
 	LogPath    string // absolute; "" when the container has no log
 	Mounts     []*runtimeapi.Mount
 	Resources  *runtimeapi.ContainerResources

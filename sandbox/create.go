@@ -102,7 +102,7 @@ func (m *Manager) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig
 	}
 	rec := containerRecord{
 		Version: recordVersion, ID: newID(), PodID: s.id, Intent: intentMaking,
-		Config: enc, ImageID: img.ID, Layers: img.Layers, StopSignal: sig,
+		Config: enc, ImageID: img.ID, ImageRef: img.Digest, Layers: img.Layers, StopSignal: sig,
 		CreatedAt: time.Now().UTC(), BootID: m.bootID, config: cfg,
 	}
 	if dir, path := s.record().config.GetLogDirectory(), cfg.GetLogPath(); dir != "" && path != "" {

@@ -27,6 +27,7 @@ type Images interface {
 // Image is an image as a container needs it.
 type Image struct {
 	ID     string // sha256:…, what Image.id of the CRI says
+	Digest string // its full name by digest in a registry; "" when it came from an archive
 	Config ocispec.ImageConfig
 	Layers []string // ChainIDs, lowest first
 }

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 
@@ -23,7 +24,7 @@ func (r *containerRecord) describe(st *ContainerStatus) {
 }
 
 // mounts are those of the config. Of an image volume they say what was mounted: which
-// image, by its ID, and that it is read-only.
+// image, by its digest or else its ID, and that it is read-only.
 func (r *containerRecord) mounts() []*runtimeapi.Mount {
 	all := r.config.GetMounts()
 	if len(r.Volumes) == 0 {
@@ -36,7 +37,7 @@ func (r *containerRecord) mounts() []*runtimeapi.Mount {
 			continue
 		}
 		mt = proto.Clone(mt).(*runtimeapi.Mount)
-		mt.Readonly, mt.Image.ImageRef = true, r.Volumes[next].ImageID
+		mt.Readonly, mt.Image.ImageRef = true, cmp.Or(r.Volumes[next].ImageRef, r.Volumes[next].ImageID)
 		all[i] = mt
 		next++
 	}

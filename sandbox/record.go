@@ -49,12 +49,16 @@ type podRecord struct {
 
 // containerRecord is container.json.
 type containerRecord struct {
-	Version    int           `json:"version"`
-	ID         string        `json:"id"`
-	PodID      string        `json:"pod_id"`
-	Intent     intent        `json:"intent"`
-	Config     configJSON    `json:"config"`
-	ImageID    string        `json:"image_id"`
+	Version int        `json:"version"`
+	ID      string     `json:"id"`
+	PodID   string     `json:"pod_id"`
+	Intent  intent     `json:"intent"`
+	Config  configJSON `json:"config"`
+	ImageID string     `json:"image_id"`
+	// ImageRef is the digest in a registry that the image had when the container was
+	// made; it stays true when the image goes. "" when there was none, and in records
+	// of a daemon that did not write it.
+	ImageRef   string        `json:"image_ref,omitempty"`
 	Layers     []string      `json:"layers"`
 	Volumes    []imageVolume `json:"volumes,omitempty"`
 	LogPath    string        `json:"log_path,omitempty"`
@@ -93,8 +97,10 @@ func (r *containerRecord) took(stage string, since time.Time) time.Time {
 type imageVolume struct {
 	Target string   `json:"target"` // on the host
 	Layers []string `json:"layers"`
-	// ImageID is "" in records of a daemon that did not write it.
-	ImageID string `json:"image_id,omitempty"`
+	// ImageID and ImageRef are as in containerRecord; "" in records of a daemon that
+	// did not write them.
+	ImageID  string `json:"image_id,omitempty"`
+	ImageRef string `json:"image_ref,omitempty"`
 }
 
 // configJSON carries a CRI message as the JSON of its proto definition, so that

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -164,7 +165,7 @@ func (c *Container) snapshotLocked() *ContainerStatus {
 		ID: c.id, PodID: c.pod.id, Config: c.rec.config,
 		State:     containerState(c.fact),
 		CreatedAt: c.rec.CreatedAt, StartedAt: c.fact.StartedAt,
-		ImageID: c.rec.ImageID, ImageRef: c.rec.ImageID, LogPath: c.rec.LogPath,
+		ImageID: c.rec.ImageID, ImageRef: cmp.Or(c.rec.ImageRef, c.rec.ImageID), LogPath: c.rec.LogPath,
 		Cgroups: c.fact.CgroupPaths, Spec: c.rec.Spec,
 	}
 	c.rec.describe(st)

@@ -28,7 +28,11 @@ func (i images) Resolve(ref string) (sandbox.Image, error) {
 	case err != nil:
 		return sandbox.Image{}, err
 	}
-	return sandbox.Image{ID: img.ID, Config: img.Config, Layers: img.Layers}, nil
+	out := sandbox.Image{ID: img.ID, Config: img.Config, Layers: img.Layers}
+	if len(img.Digests) > 0 {
+		out.Digest = img.Digests[0]
+	}
+	return out, nil
 }
 
 // Hold implements [sandbox.Images].
