@@ -16,6 +16,7 @@
 //     that no client has waited for during 30 s is cancelled.
 //   - RunPodSandbox and CreateContainer are idempotent: see "Retries".
 //   - Lists are served from the domain's snapshots and never wait for a verb.
+//   - No list grows beyond what the kubelet takes in one message; see fit.go.
 //   - No request is logged as a whole: it may hold a registry's password.
 //   - A connection to the streaming port that has shown no token costs little and
 //     ends within seconds; see stream_guard.go. Tokens work once, for a minute.

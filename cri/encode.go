@@ -79,7 +79,7 @@ func (s *Server) encodeContainerStatuses(list []*sandbox.ContainerStatus) []*run
 	for _, c := range list {
 		out = append(out, s.encodeContainerStatus(c))
 	}
-	return out
+	return fit(out, shrinkStatus)
 }
 
 func (s *Server) encodeContainerStatus(c *sandbox.ContainerStatus) *runtimeapi.ContainerStatus {

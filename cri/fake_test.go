@@ -201,7 +201,11 @@ func measured(id string) *runtimeapi.ContainerStats {
 func (f *fake) ListContainerStats(_ context.Context, ids []string) []*runtimeapi.ContainerStats {
 	var out []*runtimeapi.ContainerStats
 	for _, id := range ids {
-		out = append(out, measured(id))
+		st := measured(id)
+		if c, err := f.Container(id); err == nil {
+			st.Attributes.Labels, st.Attributes.Annotations = c.Config.GetLabels(), c.Config.GetAnnotations()
+		}
+		out = append(out, st)
 	}
 	return out
 }
@@ -226,7 +230,9 @@ func (f *fake) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.Pod
 		}
 		nic := &runtimeapi.NetworkInterfaceUsage{Name: "eth0", RxBytes: &runtimeapi.UInt64Value{Value: 1}, RxErrors: &runtimeapi.UInt64Value{}, TxBytes: &runtimeapi.UInt64Value{Value: 1}, TxErrors: &runtimeapi.UInt64Value{}}
 		out = append(out, &runtimeapi.PodSandboxStats{
-			Attributes: &runtimeapi.PodSandboxAttributes{Id: id, Metadata: p.Config.GetMetadata()},
+			Attributes: &runtimeapi.PodSandboxAttributes{
+				Id: id, Metadata: p.Config.GetMetadata(), Labels: p.Config.GetLabels(), Annotations: p.Config.GetAnnotations(),
+			},
 			Linux: &runtimeapi.LinuxPodSandboxStats{
 				Cpu:        measured(id).Cpu,
 				Memory:     measured(id).Memory,

@@ -90,6 +90,7 @@ func (s *imageService) ImageStatus(_ context.Context, req *runtimeapi.ImageStatu
 		return nil, err
 	}
 	resp := &runtimeapi.ImageStatusResponse{Image: encodeImage(img)}
+	shrinkImage(resp.Image, toldImage)
 	if req.GetVerbose() {
 		if resp.Info, err = imageInfo(img, s.opt.Images.RawConfig); err != nil {
 			return nil, err
@@ -100,7 +101,7 @@ func (s *imageService) ImageStatus(_ context.Context, req *runtimeapi.ImageStatu
 
 func (s *imageService) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
 	list, err := s.listImages(req.GetFilter())
-	return &runtimeapi.ListImagesResponse{Images: list}, err
+	return &runtimeapi.ListImagesResponse{Images: fit(list, shrinkImage)}, err
 }
 
 func (s *imageService) StreamImages(req *runtimeapi.StreamImagesRequest, out grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
@@ -132,7 +133,9 @@ func (s *Server) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, err
 	}
 	out := make([]*runtimeapi.Image, 0, len(images))
 	for _, img := range images {
-		out = append(out, encodeImage(img))
+		one := encodeImage(img)
+		shrinkImage(one, listedImage)
+		out = append(out, one)
 	}
 	return out, nil
 }
@@ -157,6 +160,9 @@ func imageUser(user string) (*runtimeapi.Int64Value, string) {
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
 		return &runtimeapi.Int64Value{Value: uid}, ""
 	}
+	if len(user) > longestUser {
+		user = strings.ToValidUTF8(user[:longestUser], "")
+	}
 	return nil, user
 }
 
@@ -171,7 +177,12 @@ func imageInfo(img *image.Image, rawConfig func(id string) ([]byte, error)) (map
 	if raw, err := rawConfig(img.ID); err == nil && json.Valid(raw) { // it may be removed just now
 		d.ImageSpec = json.RawMessage(raw)
 	}
-	return infoJSON(d)
+	info, err := infoJSON(d)
+	if err == nil && len(info["info"]) > toldImage {
+		d.ImageSpec = fmt.Sprintf("left out: with it this answer takes %d bytes", len(info["info"]))
+		info, err = infoJSON(d)
+	}
+	return info, err
 }
 
 // ImageFsInfo gives both filesystems one mountpoint: another for containers

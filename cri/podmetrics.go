@@ -79,7 +79,7 @@ func (s *runtimeService) ListMetricDescriptors(context.Context, *runtimeapi.List
 }
 
 func (s *runtimeService) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
-	return &runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: s.podMetrics(ctx)}, nil
+	return &runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: fit(s.podMetrics(ctx), shrinkMetrics)}, nil
 }
 
 func (s *runtimeService) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMetricsRequest, out grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxMetricsResponse]) error {

@@ -20,7 +20,7 @@ func (s *runtimeService) ContainerStats(ctx context.Context, req *runtimeapi.Con
 }
 
 func (s *runtimeService) ListContainerStats(ctx context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
-	return &runtimeapi.ListContainerStatsResponse{Stats: s.listContainerStats(ctx, req.GetFilter())}, nil
+	return &runtimeapi.ListContainerStatsResponse{Stats: fit(s.listContainerStats(ctx, req.GetFilter()), shrinkStats)}, nil
 }
 
 func (s *runtimeService) StreamContainerStats(req *runtimeapi.StreamContainerStatsRequest, out grpc.ServerStreamingServer[runtimeapi.StreamContainerStatsResponse]) error {
@@ -59,7 +59,7 @@ func (s *runtimeService) PodSandboxStats(ctx context.Context, req *runtimeapi.Po
 }
 
 func (s *runtimeService) ListPodSandboxStats(ctx context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
-	return &runtimeapi.ListPodSandboxStatsResponse{Stats: s.listPodStats(ctx, req.GetFilter())}, nil
+	return &runtimeapi.ListPodSandboxStatsResponse{Stats: fit(s.listPodStats(ctx, req.GetFilter()), shrinkPodStats)}, nil
 }
 
 func (s *runtimeService) StreamPodSandboxStats(req *runtimeapi.StreamPodSandboxStatsRequest, out grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxStatsResponse]) error {

@@ -204,6 +204,9 @@ func checkMount(m *runtimeapi.Mount) error {
 
 func checkMountSource(m *runtimeapi.Mount) error {
 	to, sub := short(m.GetContainerPath()), m.GetImageSubPath()
+	if err := checkImageName(m.GetImage()); err != nil {
+		return err
+	}
 	if m.GetImage().GetImage() == "" {
 		switch {
 		case m.GetHostPath() == "":
@@ -256,7 +259,12 @@ func checkImageName(spec *runtimeapi.ImageSpec) error {
 	if len(spec.GetImage()) > maxName {
 		return invalid("image is %d bytes long; a reference has at most %d", len(spec.GetImage()), maxName)
 	}
-	return nil
+	for _, s := range []string{spec.GetUserSpecifiedImage(), spec.GetRuntimeHandler(), spec.GetImageRef()} {
+		if len(s) > maxName {
+			return invalid("image: user_specified_image, runtime_handler or image_ref is %d bytes long; use at most %d", len(s), maxName)
+		}
+	}
+	return checkPairs("image.annotations", spec.GetAnnotations())
 }
 
 // imageName is the reference a request is about.
