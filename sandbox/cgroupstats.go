@@ -2,8 +2,8 @@ package sandbox
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -98,13 +98,15 @@ func (g cgroupReader) memory(now time.Time) *runtimeapi.MemoryUsage {
 	return out
 }
 
+// swap of v1 is in memory.stat: the difference of the two usage files, which are read
+// one after the other, counts what the container took in between.
 func (g cgroupReader) swap(now time.Time) *runtimeapi.SwapUsage {
 	if !g.v2 {
-		both, mem := g.value("memory", "memory.memsw.usage_in_bytes"), g.value("memory", "memory.usage_in_bytes")
-		if both == nil || mem == nil {
-			return nil
+		used, ok := g.keyed("memory", "memory.stat")["total_swap"]
+		if !ok {
+			return nil // the kernel does not account swap
 		}
-		return &runtimeapi.SwapUsage{Timestamp: now.UnixNano(), SwapUsageBytes: u64(both.Value - min(both.Value, mem.Value))}
+		return &runtimeapi.SwapUsage{Timestamp: now.UnixNano(), SwapUsageBytes: u64(used)}
 	}
 	used := g.value("", "memory.swap.current")
 	if used == nil {
@@ -160,7 +162,8 @@ func (g cgroupReader) psi(name string) *runtimeapi.PsiStats {
 		if kind == "full" {
 			into = out.Full
 		}
-		into.Avg10, into.Avg60, into.Avg300, into.Total = d.Avg10, d.Avg60, d.Avg300, d.Total
+		into.Avg10, into.Avg60, into.Avg300 = d.Avg10, d.Avg60, d.Avg300
+		into.Total = d.Total * uint64(time.Microsecond) // the CRI has nanoseconds
 	}
 	if !found {
 		return nil
@@ -168,34 +171,46 @@ func (g cgroupReader) psi(name string) *runtimeapi.PsiStats {
 	return out
 }
 
-func (g cgroupReader) processes() uint64 {
-	if v := g.value("pids", "pids.current"); v != nil {
-		return v.Value
+// maxCgroups is how many cgroups below one are looked into: a container with its own
+// cgroup namespace may make any number.
+const maxCgroups = 1024
+
+// processes counts those in the cgroup and below it. pids.current would be the number
+// of threads.
+func (g cgroupReader) processes() (n uint64) {
+	dir := g.paths[""]
+	for _, controller := range []string{"pids", "memory", "cpu"} { // of v1: any does
+		if dir == "" {
+			dir = g.paths[controller]
+		}
 	}
-	return 0
+	if dir == "" {
+		return 0
+	}
+	seen := 0
+	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !d.IsDir():
+			return nil // it went meanwhile
+		case seen == maxCgroups:
+			return fs.SkipAll
+		}
+		seen++
+		n += lines(filepath.Join(name, "cgroup.procs"))
+		return nil
+	})
+	return n
 }
 
-// readNetwork reads a pod's interfaces through its pause process; eth0 is the
-// default one, lo is left out.
-func readNetwork(pid int, now time.Time) *runtimeapi.NetworkUsage {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid))
+// lines counts the lines of a file, which may be long; none of one that can't be read.
+func lines(name string) (n uint64) {
+	f, err := os.Open(name)
 	if err != nil {
-		return nil
+		return 0
 	}
-	out := &runtimeapi.NetworkUsage{Timestamp: now.UnixNano()}
-	sc := bufio.NewScanner(bytes.NewReader(b))
-	for sc.Scan() {
-		name, rest, ok := strings.Cut(strings.TrimSpace(sc.Text()), ":")
-		f := strings.Fields(rest)
-		if !ok || len(f) < 11 || name == "lo" {
-			continue
-		}
-		n := func(i int) *runtimeapi.UInt64Value { v, _ := strconv.ParseUint(f[i], 10, 64); return u64(v) }
-		iface := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: n(0), RxErrors: n(2), TxBytes: n(8), TxErrors: n(10)}
-		out.Interfaces = append(out.Interfaces, iface)
-		if name == "eth0" || out.DefaultInterface == nil {
-			out.DefaultInterface = iface
-		}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		n++
 	}
-	return out
+	return n
 }

@@ -21,10 +21,16 @@ func cgroupFiles(t *testing.T, files map[string]string) string {
 func TestCgroupV1Usage(t *testing.T) {
 	mem := cgroupFiles(t, map[string]string{
 		"memory.usage_in_bytes": "1000\n", "memory.limit_in_bytes": "4000\n", "memory.memsw.usage_in_bytes": "1500\n",
-		"memory.stat": "cache 5\ntotal_inactive_file 300\ntotal_rss 600\ntotal_pgfault 7\ntotal_pgmajfault 2\n",
+		"memory.stat": "cache 5\ntotal_inactive_file 300\ntotal_rss 600\ntotal_pgfault 7\ntotal_pgmajfault 2\nswap 40\ntotal_swap 480\n",
 	})
 	acct := cgroupFiles(t, map[string]string{"cpuacct.usage": "123456789\n"})
-	pids := cgroupFiles(t, map[string]string{"pids.current": "4\n"})
+	pids := cgroupFiles(t, map[string]string{"pids.current": "9\n", "cgroup.procs": "10\n11\n12\n"})
+	if err := os.Mkdir(filepath.Join(pids, "below"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(pids, "below/cgroup.procs"), []byte("13\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	g := cgroupReader{paths: map[string]string{"memory": mem, "cpuacct": acct, "pids": pids}}
 	now := time.Now()
 	m := g.memory(now)
@@ -35,11 +41,11 @@ func TestCgroupV1Usage(t *testing.T) {
 	if c := g.cpu(now); c.UsageCoreNanoSeconds.Value != 123456789 || c.Timestamp != now.UnixNano() {
 		t.Errorf("cpu %v", c)
 	}
-	if s := g.swap(now); s.SwapUsageBytes.Value != 500 {
-		t.Errorf("swap %v", s)
+	if s := g.swap(now); s.SwapUsageBytes.Value != 480 {
+		t.Errorf("swap %v: it is the cgroup's own and of those below it, from one read", s)
 	}
 	if n := g.processes(); n != 4 {
-		t.Errorf("processes %d", n)
+		t.Errorf("%d processes: threads don't count, cgroups below do", n)
 	}
 }
 
@@ -57,8 +63,8 @@ func TestCgroupV2Usage(t *testing.T) {
 		t.Errorf("memory %v: a working set can't be negative, no limit is no availability", m)
 	}
 	c := g.cpu(now)
-	if c.UsageCoreNanoSeconds.Value != 5000 || c.Psi.Some.Avg10 != 1.5 || c.Psi.Some.Total != 77 || c.Psi.Full.Total != 7 {
-		t.Errorf("cpu %v", c)
+	if c.UsageCoreNanoSeconds.Value != 5000 || c.Psi.Some.Avg10 != 1.5 || c.Psi.Some.Total != 77_000 || c.Psi.Full.Total != 7_000 {
+		t.Errorf("cpu %v: the kernel's microseconds are the CRI's nanoseconds", c)
 	}
 	if s := g.swap(now); s.SwapUsageBytes.Value != 10 || s.SwapAvailableBytes.Value != 20 {
 		t.Errorf("swap %v", s)

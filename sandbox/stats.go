@@ -71,7 +71,7 @@ func (m *Manager) PodStats(ctx context.Context, id string) (*runtimeapi.PodSandb
 	}
 	ctx, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
-	return m.podStats(ctx, s), nil
+	return m.podStats(ctx, s, m.ownCgroups()[s.id]), nil
 }
 
 // ListPodStats reads the usage of the pod sandboxes named; those that have gone
@@ -79,10 +79,11 @@ func (m *Manager) PodStats(ctx context.Context, id string) (*runtimeapi.PodSandb
 func (m *Manager) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {
 	wait, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
+	own := m.ownCgroups()
 	out := make([]*runtimeapi.PodSandboxStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
 		if s, err := m.pod(ids[i]); err == nil {
-			out[i] = m.podStats(wait, s)
+			out[i] = m.podStats(wait, s, own[s.id])
 		}
 	})
 	return compact(out)
@@ -165,50 +166,4 @@ func setRate(u *usageSample, now time.Time, cpu *runtimeapi.CpuUsage) {
 	if rate, ok := u.nanoCores(now, cpu.GetUsageCoreNanoSeconds().GetValue()); ok {
 		cpu.UsageNanoCores = &runtimeapi.UInt64Value{Value: rate}
 	}
-}
-
-// podStats adds up the containers: a pod's own cgroup is the kubelet's, and its
-// pause process uses nothing. It waits as containerStats does.
-func (m *Manager) podStats(ctx context.Context, s *Sandbox) *runtimeapi.PodSandboxStats {
-	st := s.status.Load()
-	if st == nil {
-		return nil
-	}
-	now := time.Now()
-	linux := &runtimeapi.LinuxPodSandboxStats{
-		Cpu:     &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: &runtimeapi.UInt64Value{}},
-		Memory:  &runtimeapi.MemoryUsage{Timestamp: now.UnixNano(), UsageBytes: &runtimeapi.UInt64Value{}, WorkingSetBytes: &runtimeapi.UInt64Value{}, RssBytes: &runtimeapi.UInt64Value{}, PageFaults: &runtimeapi.UInt64Value{}, MajorPageFaults: &runtimeapi.UInt64Value{}},
-		Process: &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: &runtimeapi.UInt64Value{}},
-	}
-	if st.PID > 0 {
-		linux.Process.ProcessCount.Value = 1
-		if st.NetNS != "" {
-			linux.Network = readNetwork(st.PID, now)
-		}
-	}
-	for _, c := range m.containersOf(s) {
-		if cs := m.containerStats(ctx, c); cs != nil {
-			linux.Containers = append(linux.Containers, cs)
-			addUsage(linux, cs)
-			g := cgroupReader{v2: m.opt.Host.CgroupV2, paths: c.status.Load().Cgroups}
-			linux.Process.ProcessCount.Value += g.processes()
-		}
-	}
-	setRate(&s.usage, now, linux.Cpu)
-	return &runtimeapi.PodSandboxStats{
-		Attributes: &runtimeapi.PodSandboxAttributes{
-			Id: s.id, Metadata: st.Config.GetMetadata(), Labels: st.Config.GetLabels(), Annotations: st.Config.GetAnnotations(),
-		},
-		Linux: linux,
-	}
-}
-
-func addUsage(sum *runtimeapi.LinuxPodSandboxStats, cs *runtimeapi.ContainerStats) {
-	sum.Cpu.UsageCoreNanoSeconds.Value += cs.GetCpu().GetUsageCoreNanoSeconds().GetValue()
-	mem := cs.GetMemory()
-	sum.Memory.UsageBytes.Value += mem.GetUsageBytes().GetValue()
-	sum.Memory.WorkingSetBytes.Value += mem.GetWorkingSetBytes().GetValue()
-	sum.Memory.RssBytes.Value += mem.GetRssBytes().GetValue()
-	sum.Memory.PageFaults.Value += mem.GetPageFaults().GetValue()
-	sum.Memory.MajorPageFaults.Value += mem.GetMajorPageFaults().GetValue()
 }
