@@ -59,7 +59,8 @@ type Stats interface {
 	ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats
 	PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error)
 	ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats
-	Enforcement(id string) (sandbox.Enforcement, error)
+	Measures(id string) (sandbox.Measures, error)
+	PodMeasures(id string) (sandbox.Measures, error)
 }
 
 // Images is the image store. *image.Store is one.

@@ -210,9 +210,20 @@ func (f *fake) ListContainerStats(_ context.Context, ids []string) []*runtimeapi
 	return out
 }
 
-func (f *fake) Enforcement(string) (sandbox.Enforcement, error) {
+func (f *fake) Measures(string) (sandbox.Measures, error) {
 	n := func(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
-	return sandbox.Enforcement{Periods: n(30), Throttled: n(20), ThrottledTime: n(2e9), OOMKills: n(1)}, nil
+	return sandbox.Measures{
+		Periods: n(30), Throttled: n(20), ThrottledTime: n(2e9), UserCPU: n(2e9), SystemCPU: n(1e9), OOMKills: n(1),
+		Cache: n(1), Mapped: n(1), Kernel: n(1), MostMemory: n(1), MemoryReserved: n(0), MemoryLimitHits: n(1),
+		Threads: n(5), MostThreads: n(0), Processes: 1, Files: 3, Sockets: 1, MostFiles: n(1024),
+		Devices:   []sandbox.DeviceIO{{Device: "/dev/vda", Major: 254, ReadBytes: 1}, {Major: 7, Minor: 1}, {Major: 7, Minor: 2}},
+		HugePages: []sandbox.HugePages{{Size: "2MB", Used: n(0), Most: n(0)}},
+		Disk:      &sandbox.Disk{Device: "/dev/vda1", Bytes: 10, Inodes: 5, InodesFree: 4},
+	}, nil
+}
+
+func (f *fake) PodMeasures(string) (sandbox.Measures, error) {
+	return sandbox.Measures{Interfaces: []sandbox.InterfacePackets{{Name: "eth0", Received: 1}}}, nil
 }
 
 func (f *fake) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {

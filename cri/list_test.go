@@ -240,7 +240,13 @@ func TestMetricsMatchTheirDescriptors(t *testing.T) {
 		t.Fatalf("%v, %v", resp, err)
 	}
 	pm := resp.GetPodMetrics()[0]
+	series := map[string]bool{}
 	for _, m := range append(pm.GetMetrics(), pm.GetContainerMetrics()[0].GetMetrics()...) {
+		one := m.GetName() + "{" + strings.Join(m.GetLabelValues(), ",")
+		if series[one] {
+			t.Errorf("%s is told twice", one)
+		}
+		series[one] = true
 		if keys[m.GetName()] != len(m.GetLabelValues()) {
 			t.Errorf("%s has %d label values, %d keys", m.GetName(), len(m.GetLabelValues()), keys[m.GetName()])
 		}

@@ -2,6 +2,8 @@ package cri
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,59 +16,6 @@ import (
 // baseLabels begin every metric's label keys, in cAdvisor's names. For metrics
 // of the pod itself container and image are empty.
 var baseLabels = []string{"container", "id", "image", "name", "namespace", "pod"}
-
-// metric is one of those that cAdvisor has and the stats can fill. Values are
-// whole numbers, since the CRI's are.
-type metric struct {
-	name, help string
-	labels     []string // after baseLabels
-	kind       runtimeapi.MetricType
-}
-
-const (
-	counter = runtimeapi.MetricType_COUNTER
-	gauge   = runtimeapi.MetricType_GAUGE
-)
-
-var (
-	cpuSeconds    = metric{"container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", []string{"cpu"}, counter}
-	cfsPeriods    = metric{"container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", nil, counter}
-	cfsThrottled  = metric{"container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", nil, counter}
-	cfsSeconds    = metric{"container_cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", nil, counter}
-	oomEvents     = metric{"container_oom_events_total", "Count of out of memory events observed for the container.", nil, counter}
-	memUsage      = metric{"container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed.", nil, gauge}
-	memWorkingSet = metric{"container_memory_working_set_bytes", "Current working set in bytes.", nil, gauge}
-	memRSS        = metric{"container_memory_rss", "Size of RSS in bytes.", nil, gauge}
-	memFaults     = metric{"container_memory_failures_total", "Cumulative count of memory allocation failures.", []string{"failure_type", "scope"}, counter}
-	memSwap       = metric{"container_memory_swap", "Container swap usage in bytes.", nil, gauge}
-	fsUsage       = metric{"container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", []string{"device"}, gauge}
-	cpuStalled    = metric{"container_pressure_cpu_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to CPU congestion.", nil, counter}
-	cpuWaiting    = metric{"container_pressure_cpu_waiting_seconds_total", "Total time duration tasks in the container have waited due to CPU congestion.", nil, counter}
-	memStalled    = metric{"container_pressure_memory_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to memory congestion.", nil, counter}
-	memWaiting    = metric{"container_pressure_memory_waiting_seconds_total", "Total time duration tasks in the container have waited due to memory congestion.", nil, counter}
-	ioStalled     = metric{"container_pressure_io_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to IO congestion.", nil, counter}
-	ioWaiting     = metric{"container_pressure_io_waiting_seconds_total", "Total time duration tasks in the container have waited due to IO congestion.", nil, counter}
-	startTime     = metric{"container_start_time_seconds", "Start time of the container since unix epoch in seconds.", nil, gauge}
-	lastSeen      = metric{"container_last_seen", "Last time a container was seen by the exporter.", nil, gauge}
-	specPeriod    = metric{"container_spec_cpu_period", "CPU period of the container.", nil, gauge}
-	specQuota     = metric{"container_spec_cpu_quota", "CPU quota of the container.", nil, gauge}
-	specShares    = metric{"container_spec_cpu_shares", "CPU share of the container.", nil, gauge}
-	specMemory    = metric{"container_spec_memory_limit_bytes", "Memory limit for the container.", nil, gauge}
-	specSwap      = metric{"container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", nil, gauge}
-	netRxBytes    = metric{"container_network_receive_bytes_total", "Cumulative count of bytes received.", []string{"interface"}, counter}
-	netRxErrors   = metric{"container_network_receive_errors_total", "Cumulative count of errors encountered while receiving.", []string{"interface"}, counter}
-	netTxBytes    = metric{"container_network_transmit_bytes_total", "Cumulative count of bytes transmitted.", []string{"interface"}, counter}
-	netTxErrors   = metric{"container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting.", []string{"interface"}, counter}
-	processes     = metric{"container_processes", "Number of processes running inside the container.", nil, gauge}
-)
-
-// allMetrics is what ListMetricDescriptors tells; it never changes while berth runs.
-var allMetrics = []metric{
-	cpuSeconds, cfsPeriods, cfsThrottled, cfsSeconds, oomEvents, memUsage, memWorkingSet, memRSS, memFaults, memSwap, fsUsage,
-	cpuStalled, cpuWaiting, memStalled, memWaiting, ioStalled, ioWaiting,
-	startTime, lastSeen, specPeriod, specQuota, specShares, specMemory, specSwap,
-	netRxBytes, netRxErrors, netTxBytes, netTxErrors, processes,
-}
 
 func (s *runtimeService) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
 	resp := &runtimeapi.ListMetricDescriptorsResponse{}
@@ -95,7 +44,7 @@ func (s *Server) podMetrics(ctx context.Context) []*runtimeapi.PodSandboxMetrics
 	}
 	var out []*runtimeapi.PodSandboxMetrics
 	for _, p := range s.listPodStats(ctx, nil) {
-		pm := measurePod(p)
+		pm := s.measurePod(p)
 		for _, cs := range p.GetLinux().GetContainers() {
 			if c := containers[cs.GetAttributes().GetId()]; c != nil {
 				pm.ContainerMetrics = append(pm.ContainerMetrics, s.measureContainer(c, cs, p.GetAttributes().GetMetadata()))
@@ -158,32 +107,40 @@ func (s *samples) memory(m *runtimeapi.MemoryUsage, scope string) {
 	s.put(memFaults, m.GetMajorPageFaults(), "pgmajfault", scope)
 }
 
-func measurePod(p *runtimeapi.PodSandboxStats) *runtimeapi.PodSandboxMetrics {
+func (s *Server) measurePod(p *runtimeapi.PodSandboxStats) *runtimeapi.PodSandboxMetrics {
 	a, l := p.GetAttributes(), p.GetLinux()
-	s := samples{base: []string{"", a.GetId(), "", a.GetId(), a.GetMetadata().GetNamespace(), a.GetMetadata().GetName()}}
-	s.seconds(cpuSeconds, l.GetCpu().GetUsageCoreNanoSeconds(), "total")
-	s.memory(l.GetMemory(), "hierarchy")
-	s.network(l.GetNetwork().GetDefaultInterface())
+	out := samples{base: []string{"", a.GetId(), "", a.GetId(), a.GetMetadata().GetNamespace(), a.GetMetadata().GetName()}}
+	out.seconds(cpuSeconds, l.GetCpu().GetUsageCoreNanoSeconds(), "total")
+	out.memory(l.GetMemory(), "hierarchy")
+	out.pressures(l.GetCpu(), l.GetMemory(), l.GetIo())
+	out.network(l.GetNetwork().GetDefaultInterface())
 	for _, n := range l.GetNetwork().GetInterfaces() {
-		s.network(n)
+		out.network(n)
 	}
-	s.put(processes, l.GetProcess().GetProcessCount())
-	s.add(lastSeen, uint64(time.Now().Unix()))
-	return &runtimeapi.PodSandboxMetrics{PodSandboxId: a.GetId(), Metrics: s.list}
+	if m, err := s.opt.Stats.PodMeasures(a.GetId()); err == nil { // else it went meanwhile
+		for _, i := range m.Interfaces {
+			out.add(netRxPackets, i.Received, i.Name)
+			out.add(netRxDropped, i.ReceivedDropped, i.Name)
+			out.add(netTxPackets, i.Sent, i.Name)
+			out.add(netTxDropped, i.Dropped, i.Name)
+		}
+	}
+	out.put(processes, l.GetProcess().GetProcessCount())
+	out.add(lastSeen, uint64(time.Now().Unix()))
+	return &runtimeapi.PodSandboxMetrics{PodSandboxId: a.GetId(), Metrics: out.list}
 }
 
 func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.ContainerStats, pod *runtimeapi.PodSandboxMetadata) *runtimeapi.ContainerMetrics {
 	out := samples{base: []string{c.Config.GetMetadata().GetName(), c.ID, strings.ToValidUTF8(s.displayName(c), ""), c.ID, pod.GetNamespace(), pod.GetName()}}
 	out.seconds(cpuSeconds, st.GetCpu().GetUsageCoreNanoSeconds(), "total")
-	if e, err := s.opt.Stats.Enforcement(c.ID); err == nil { // else it went meanwhile
-		out.enforcement(e)
-	}
 	out.memory(st.GetMemory(), "container")
 	out.put(memSwap, st.GetSwap().GetSwapUsageBytes())
-	out.put(fsUsage, st.GetWritableLayer().GetUsedBytes(), st.GetWritableLayer().GetFsId().GetMountpoint())
-	out.pressure(cpuStalled, cpuWaiting, st.GetCpu().GetPsi())
-	out.pressure(memStalled, memWaiting, st.GetMemory().GetPsi())
-	out.pressure(ioStalled, ioWaiting, st.GetIo().GetPsi())
+	if m, err := s.opt.Stats.Measures(c.ID); err == nil && m.Disk != nil { // else it went meanwhile
+		out.cgroup(m)
+		out.processes(m)
+		out.disk(m, st.GetWritableLayer())
+	}
+	out.pressures(st.GetCpu(), st.GetMemory(), st.GetIo())
 	if !c.StartedAt.IsZero() {
 		out.add(startTime, uint64(c.StartedAt.Unix()))
 	}
@@ -192,14 +149,62 @@ func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.Con
 	return &runtimeapi.ContainerMetrics{ContainerId: c.ID, Metrics: out.list}
 }
 
-func (s *samples) enforcement(e sandbox.Enforcement) {
-	s.put(cfsPeriods, e.Periods)
-	s.put(cfsThrottled, e.Throttled)
-	s.seconds(cfsSeconds, e.ThrottledTime)
-	s.put(oomEvents, e.OOMKills)
+func (s *samples) pressures(cpu *runtimeapi.CpuUsage, mem *runtimeapi.MemoryUsage, io *runtimeapi.IoUsage) {
+	s.pressure(cpuStalled, cpuWaiting, cpu.GetPsi())
+	s.pressure(memStalled, memWaiting, mem.GetPsi())
+	s.pressure(ioStalled, ioWaiting, io.GetPsi())
 }
 
-// limits leaves out what is not limited: the CRI writes that 0 or -1.
+func (s *samples) cgroup(m sandbox.Measures) {
+	s.put(cfsPeriods, m.Periods)
+	s.put(cfsThrottled, m.Throttled)
+	s.seconds(cfsSeconds, m.ThrottledTime)
+	s.seconds(cpuUser, m.UserCPU)
+	s.seconds(cpuSystem, m.SystemCPU)
+	s.put(oomEvents, m.OOMKills)
+	s.put(memCache, m.Cache)
+	s.put(memMapped, m.Mapped)
+	s.put(memKernel, m.Kernel)
+	s.put(memMost, m.MostMemory)
+	s.put(memLimitHits, m.MemoryLimitHits)
+	s.put(specReserved, m.MemoryReserved)
+	for _, h := range m.HugePages {
+		s.put(hugeUsage, h.Used, h.Size)
+		s.put(hugeMost, h.Most, h.Size)
+	}
+}
+
+func (s *samples) processes(m sandbox.Measures) {
+	s.add(processes, m.Processes)
+	s.put(threads, m.Threads)
+	s.put(threadsMax, m.MostThreads)
+	s.add(files, m.Files)
+	s.add(sockets, m.Sockets)
+	s.put(ulimits, m.MostFiles, "max_open_files")
+}
+
+// disk tells of the filesystem of the writable layer, and of every block device.
+func (s *samples) disk(m sandbox.Measures, layer *runtimeapi.FilesystemUsage) {
+	s.put(fsUsage, layer.GetUsedBytes(), m.Disk.Device)
+	s.add(fsLimit, m.Disk.Bytes, m.Disk.Device)
+	s.add(fsInodes, m.Disk.Inodes, m.Disk.Device)
+	s.add(fsInodesFree, m.Disk.InodesFree, m.Disk.Device)
+	for _, d := range m.Devices {
+		name := d.Device
+		if name == "" {
+			name = fmt.Sprintf("%d:%d", d.Major, d.Minor) // so that each stays a series of its own
+		}
+		s.add(fsReads, d.Reads, name)
+		s.add(fsReadBytes, d.ReadBytes, name)
+		s.add(fsWrites, d.Writes, name)
+		s.add(fsWrittenBytes, d.WrittenBytes, name)
+		major, minor := strconv.FormatUint(d.Major, 10), strconv.FormatUint(d.Minor, 10)
+		s.add(blkio, d.ReadBytes, name, major, minor, "Read")
+		s.add(blkio, d.WrittenBytes, name, major, minor, "Write")
+	}
+}
+
+// limits are 0 where there is none; the CRI writes that 0 or -1.
 func (s *samples) limits(r *runtimeapi.LinuxContainerResources) {
 	for _, l := range []struct {
 		m metric
@@ -211,8 +216,6 @@ func (s *samples) limits(r *runtimeapi.LinuxContainerResources) {
 		{specMemory, r.GetMemoryLimitInBytes()},
 		{specSwap, r.GetMemorySwapLimitInBytes()},
 	} {
-		if l.v > 0 {
-			s.add(l.m, uint64(l.v))
-		}
+		s.add(l.m, uint64(max(l.v, 0)))
 	}
 }

@@ -64,14 +64,6 @@ type ContainerStatus struct {
 	UpdateAnnotations map[string]string
 }
 
-// Enforcement counts since a container's start; nil is what this machine does not
-// count.
-type Enforcement struct {
-	Periods, Throttled *runtimeapi.UInt64Value // of the CPU limit, and those in which it was used up
-	ThrottledTime      *runtimeapi.UInt64Value // nanoseconds
-	OOMKills           *runtimeapi.UInt64Value // processes, the first one and others
-}
-
 // ExecResult is what a command in a container left.
 type ExecResult struct {
 	Stdout, Stderr []byte
@@ -121,5 +113,6 @@ type Event struct {
 //	ListContainerStats(ctx, ids []string) []*runtimeapi.ContainerStats
 //	PodStats(ctx, id string) (*runtimeapi.PodSandboxStats, error)
 //	ListPodStats(ctx, ids []string) []*runtimeapi.PodSandboxStats
+//	Measures(id string) (Measures, error)          // of a running container; PodMeasures of a pod
 //	Subscribe(ctx) <-chan Event                    // closed when ctx ends or the reader is too slow
 //	Ready() error                                  // nil, or why no container can run

@@ -57,6 +57,10 @@ func (g cgroupReader) keyed(controller, name string) map[string]uint64 {
 	return out
 }
 
+// noLimit is what limits of v1 that are none are above: they are near the largest page
+// count.
+const noLimit = math.MaxInt64 / 2
+
 func u64(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
 
 func (g cgroupReader) cpu(now time.Time) *runtimeapi.CpuUsage {
@@ -91,8 +95,7 @@ func (g cgroupReader) memory(now time.Time) *runtimeapi.MemoryUsage {
 		RssBytes: u64(st[rss]), PageFaults: u64(st[faults]), MajorPageFaults: u64(st[major]),
 		Psi: g.psi("memory.pressure"),
 	}
-	// v1 says "no limit" by a number near the largest page count.
-	if limit != nil && limit.Value < math.MaxInt64/2 {
+	if limit != nil && limit.Value < noLimit {
 		out.AvailableBytes = u64(limit.Value - min(limit.Value, working))
 	}
 	return out
@@ -127,23 +130,6 @@ func (g cgroupReader) io(now time.Time) *runtimeapi.IoUsage {
 	return &runtimeapi.IoUsage{Timestamp: now.UnixNano(), Psi: psi}
 }
 
-func (g cgroupReader) enforcement() Enforcement {
-	var e Enforcement
-	st := g.keyed("cpu", "cpu.stat")
-	if n, ok := st["nr_periods"]; ok {
-		e.Periods, e.Throttled = u64(n), u64(st["nr_throttled"])
-		e.ThrottledTime = u64(st["throttled_time"] + 1000*st["throttled_usec"]) // of v1, of v2
-	}
-	events := "memory.oom_control"
-	if g.v2 {
-		events = "memory.events"
-	}
-	if n, ok := g.keyed("memory", events)["oom_kill"]; ok {
-		e.OOMKills = u64(n)
-	}
-	return e
-}
-
 // psi reads a pressure file; only v2 has them (KEP-4205).
 func (g cgroupReader) psi(name string) *runtimeapi.PsiStats {
 	if !g.v2 {
@@ -175,9 +161,8 @@ func (g cgroupReader) psi(name string) *runtimeapi.PsiStats {
 // cgroup namespace may make any number.
 const maxCgroups = 1024
 
-// processes counts those in the cgroup and below it. pids.current would be the number
-// of threads.
-func (g cgroupReader) processes() (n uint64) {
+// tree gives the directories of the cgroup and of those below it.
+func (g cgroupReader) tree() (dirs []string) {
 	dir := g.paths[""]
 	for _, controller := range []string{"pids", "memory", "cpu"} { // of v1: any does
 		if dir == "" {
@@ -185,32 +170,38 @@ func (g cgroupReader) processes() (n uint64) {
 		}
 	}
 	if dir == "" {
-		return 0
+		return nil
 	}
-	seen := 0
 	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil || !d.IsDir():
 			return nil // it went meanwhile
-		case seen == maxCgroups:
+		case len(dirs) == maxCgroups:
 			return fs.SkipAll
 		}
-		seen++
-		n += lines(filepath.Join(name, "cgroup.procs"))
+		dirs = append(dirs, name)
 		return nil
 	})
+	return dirs
+}
+
+// processes counts those in the cgroup and below it. pids.current would be the number
+// of threads.
+func (g cgroupReader) processes() (n uint64) {
+	for _, dir := range g.tree() {
+		eachLine(filepath.Join(dir, "cgroup.procs"), func(string) bool { n++; return true })
+	}
 	return n
 }
 
-// lines counts the lines of a file, which may be long; none of one that can't be read.
-func lines(name string) (n uint64) {
+// eachLine hands over the lines of a file, which may be long, until do says no. One
+// that can't be read has none.
+func eachLine(name string, do func(line string) bool) {
 	f, err := os.Open(name)
 	if err != nil {
-		return 0
+		return
 	}
 	defer f.Close()
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		n++
+	for sc := bufio.NewScanner(f); sc.Scan() && do(sc.Text()); {
 	}
-	return n
 }

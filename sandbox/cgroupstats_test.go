@@ -71,24 +71,6 @@ func TestCgroupV2Usage(t *testing.T) {
 	}
 }
 
-func TestEnforcement(t *testing.T) {
-	v1 := cgroupFiles(t, map[string]string{
-		"cpu.stat": "nr_periods 30\nnr_throttled 20\nthrottled_time 5000\n", "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
-	})
-	v2 := cgroupFiles(t, map[string]string{
-		"cpu.stat": "usage_usec 9\nnr_periods 30\nnr_throttled 20\nthrottled_usec 5\n", "memory.events": "oom 3\noom_kill 2\noom_group_kill 0\n",
-	})
-	for _, g := range []cgroupReader{{paths: map[string]string{"cpu": v1, "memory": v1}}, {v2: true, paths: map[string]string{"": v2}}} {
-		e := g.enforcement()
-		if e.Periods.GetValue() != 30 || e.Throttled.GetValue() != 20 || e.ThrottledTime.GetValue() != 5000 || e.OOMKills.GetValue() != 2 {
-			t.Errorf("v2 %v: %v", g.v2, e)
-		}
-	}
-	if e := (cgroupReader{}).enforcement(); e != (Enforcement{}) {
-		t.Errorf("of no cgroup: %v", e)
-	}
-}
-
 func TestGoneCgroupIsNoUsage(t *testing.T) {
 	g := cgroupReader{paths: map[string]string{"memory": "/nonexistent"}}
 	if g.memory(time.Now()) != nil || g.cpu(time.Now()) != nil || g.swap(time.Now()) != nil || g.processes() != 0 {

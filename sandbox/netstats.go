@@ -23,40 +23,70 @@ const (
 	maxNetDev = 1 << 20
 )
 
-// readNetwork reads a pod's interfaces through its pause process.
-func readNetwork(pid int, now time.Time) *runtimeapi.NetworkUsage {
+// netDevice is a line of /proc/net/dev.
+type netDevice struct {
+	name   string
+	counts []uint64 // in the columns' order: eight received, eight sent
+}
+
+// netDevices reads a pod's interfaces through its pause process.
+func netDevices(pid int) []netDevice {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/net/dev", pid))
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	return parseNetwork(f, now)
+	return parseNetDevices(f)
 }
 
-// parseNetwork leaves lo out. The first interface is the default one where there is
-// no eth0; the others are those besides it.
-func parseNetwork(dev io.Reader, now time.Time) *runtimeapi.NetworkUsage {
-	out := &runtimeapi.NetworkUsage{Timestamp: now.UnixNano()}
+// parseNetDevices leaves lo out, and gives the default interface first: eth0, or the
+// first one where there is none.
+func parseNetDevices(dev io.Reader) (out []netDevice) {
 	for sc := bufio.NewScanner(io.LimitReader(dev, maxNetDev)); sc.Scan(); {
 		name, rest, ok := strings.Cut(strings.TrimSpace(sc.Text()), ":")
 		f := strings.Fields(rest)
 		// The kernel takes names of any bytes; with one that is no text the whole list
 		// of pods could not be sent.
-		if !ok || len(f) < 11 || name == "lo" || !utf8.ValidString(name) {
+		if !ok || len(f) < 16 || name == "lo" || !utf8.ValidString(name) {
 			continue
 		}
-		n := func(i int) *runtimeapi.UInt64Value { v, _ := strconv.ParseUint(f[i], 10, 64); return u64(v) }
-		iface := &runtimeapi.NetworkInterfaceUsage{Name: name, RxBytes: n(0), RxErrors: n(2), TxBytes: n(8), TxErrors: n(10)}
+		d := netDevice{name: name, counts: make([]uint64, len(f))}
+		for i := range f {
+			d.counts[i], _ = strconv.ParseUint(f[i], 10, 64)
+		}
 		switch {
-		case out.DefaultInterface == nil:
-			out.DefaultInterface = iface
-			continue
-		case name == defaultInterface:
-			iface, out.DefaultInterface = out.DefaultInterface, iface
+		case name == defaultInterface && len(out) > 0:
+			d, out[0] = out[0], d
+			fallthrough
+		default:
+			if len(out) <= maxInterfaces {
+				out = append(out, d)
+			}
 		}
-		if len(out.Interfaces) < maxInterfaces {
+	}
+	return out
+}
+
+func networkUsage(devices []netDevice, now time.Time) *runtimeapi.NetworkUsage {
+	out := &runtimeapi.NetworkUsage{Timestamp: now.UnixNano()}
+	for i, d := range devices {
+		iface := &runtimeapi.NetworkInterfaceUsage{
+			Name: d.name, RxBytes: u64(d.counts[0]), RxErrors: u64(d.counts[2]), TxBytes: u64(d.counts[8]), TxErrors: u64(d.counts[10]),
+		}
+		if i == 0 {
+			out.DefaultInterface = iface
+		} else {
 			out.Interfaces = append(out.Interfaces, iface)
 		}
+	}
+	return out
+}
+
+func readPackets(pid int) (out []InterfacePackets) {
+	for _, d := range netDevices(pid) {
+		out = append(out, InterfacePackets{
+			Name: d.name, Received: d.counts[1], ReceivedDropped: d.counts[3], Sent: d.counts[9], Dropped: d.counts[11],
+		})
 	}
 	return out
 }

@@ -37,7 +37,7 @@ func (m *Manager) podStats(ctx context.Context, s *Sandbox, own string) *runtime
 			linux.Process.ProcessCount.Value++
 		}
 		if st.NetNS != "" {
-			linux.Network = readNetwork(st.PID, now)
+			linux.Network = networkUsage(netDevices(st.PID), now)
 		}
 	}
 	for _, c := range m.containersOf(s) {

@@ -145,20 +145,6 @@ func (m *Manager) containerStats(ctx context.Context, c *Container) *runtimeapi.
 	return out
 }
 
-// Enforcement tells how often the kernel enforced the limits of a running
-// container, for which the CRI's stats have no place.
-func (m *Manager) Enforcement(id string) (Enforcement, error) {
-	c, err := m.container(id)
-	if err != nil {
-		return Enforcement{}, err
-	}
-	st := c.status.Load()
-	if st == nil || st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return Enforcement{}, nil
-	}
-	return cgroupReader{v2: m.opt.Host.CgroupV2, paths: st.Cgroups}.enforcement(), nil
-}
-
 func setRate(u *usageSample, now time.Time, cpu *runtimeapi.CpuUsage) {
 	if cpu == nil {
 		return
