@@ -58,6 +58,8 @@ func addBlob(ctx context.Context, w *tar.Writer, src source, d ocispec.Descripto
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, r)
-	return err
+	if _, err = io.Copy(w, r); err != nil {
+		return blame(ctx, err, body, r)
+	}
+	return nil
 }

@@ -18,8 +18,10 @@ var (
 	ErrInvalidReference = registry.ErrInvalidReference
 	// ErrUnauthorized: the registry wants credentials, or other ones.
 	ErrUnauthorized = registry.ErrUnauthorized
-	// ErrRegistryUnavailable: no host gave a usable answer; the text lists them.
+	// ErrRegistryUnavailable: no host can be reached or serve now; the text lists them.
 	ErrRegistryUnavailable = registry.ErrUnavailable
+	// ErrRefused: the registry's answer is of no use, which is not the network's fault.
+	ErrRefused = registry.ErrRefused
 	// ErrSignature: the trust policy refuses the image. The text is what the kubelet
 	// looks for.
 	ErrSignature = errors.New("SignatureValidationFailed")

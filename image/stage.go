@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"berth/image/layer"
 	"berth/oci/dirtree"
@@ -135,6 +136,10 @@ func (st *stage) await(ctx context.Context, a *attempt) error {
 	return a.err
 }
 
+// errDamaged says that a registry's bytes were not the layer's, and that others can be
+// asked for.
+var errDamaged = errors.New("the download was damaged")
+
 // make makes one layer, or cleans up after it.
 func (s *Store) make(ctx context.Context, made *stage, t *turn, do unpack) error {
 	err := s.unpack(ctx, made, t, do)
@@ -188,16 +193,31 @@ func (s *Store) unpack(ctx context.Context, made *stage, t *turn, do unpack) (er
 		return err
 	}
 	defer s.slots.give(t)
-	if made.dir, err = os.MkdirTemp(s.layerDir, tmpPrefix); err != nil {
-		return err
+	for again := true; again; {
+		if made.dir, err = os.MkdirTemp(s.layerDir, tmpPrefix); err != nil {
+			return err
+		}
+		err = do(ctx, made.dir, made)
+		if again = errors.Is(err, errDamaged); again {
+			s.removeAside(made.dir)
+		}
 	}
-	if err := do(ctx, made.dir, made); err != nil {
+	if err != nil {
 		return err
 	}
 	bytes, inodes, err := layer.Usage(ctx, made.dir)
 	passing, files := layer.ListUsage(made.dir)
 	made.rec.Bytes, made.rec.Inodes = bytes-passing, inodes-files
 	return err
+}
+
+// removeAside removes a layer's directory while its slot is used for the next attempt.
+func (s *Store) removeAside(dir string) {
+	s.flights.Add(1)
+	go func() { // ends with the directory or the store
+		defer s.flights.Done()
+		_ = dirtree.Remove(s.ctx, dir) // Sweep of the next start takes what is left
+	}()
 }
 
 // inherit completes the unpacked layer, unless that was done, for one pull at a time.
@@ -258,13 +278,39 @@ func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits) unpack 
 		fetched := layer.NewAhead(checked)
 		defer fetched.Close() //nolint:errcheck // always nil
 		defer cancel()
-		plain, err := layer.Decompress(ctx, fetched)
-		if err != nil {
-			return err
+		if err = decompressAndApply(ctx, dir, st, fetched, limits); err == nil {
+			return nil
 		}
-		defer plain.Close() // only read
-		return applyVerified(ctx, dir, st, plain, limits)
+		return blame(ctx, err, body, fetched)
 	}
+}
+
+func decompressAndApply(ctx context.Context, dir string, st *stage, r io.Reader, limits layer.Limits) error {
+	plain, err := layer.Decompress(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer plain.Close() // only read
+	return applyVerified(ctx, dir, st, plain, limits)
+}
+
+// blame finds out whether a blob failed to unpack because it is not what its digest
+// names: the rest of it is read for that, unless the reason is plain. The error wraps
+// errDamaged when there is a host to ask again.
+func blame(ctx context.Context, err error, body io.ReadCloser, rest io.Reader) error {
+	var errno unix.Errno
+	rejecter, ok := body.(interface{ Reject() bool })
+	if !ok || ctx.Err() != nil || errors.As(err, &errno) {
+		return err
+	}
+	_, verdict := io.Copy(io.Discard, rest)
+	if !errors.Is(verdict, layer.ErrArchive) { // the blob is right, or no more of it comes
+		return err
+	}
+	if rejecter.Reject() {
+		return fmt.Errorf("%w: %w", errDamaged, verdict)
+	}
+	return verdict
 }
 
 // applyVerified unpacks a decompressed layer while it checks its diffID.

@@ -224,6 +224,26 @@ func (e *endpoint) bearer(ctx context.Context, c *transport.Challenge, refused s
 	return tok.value, nil
 }
 
+// dropToken forgets a token the registry gave earlier, if the Authorization header used
+// holds one that came from the cache.
+func (e *endpoint) dropToken(used string) bool {
+	value, ok := strings.CutPrefix(used, "Bearer ")
+	if !ok || e.creds.RegistryToken != "" {
+		return false
+	}
+	e.client.mu.Lock()
+	if e.client.tokens[e.tokenKey()].value == value {
+		delete(e.client.tokens, e.tokenKey())
+	}
+	e.client.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.authz == used { // else another request has renewed it
+		e.authz = ""
+	}
+	return true
+}
+
 // requestToken has the library do the exchange: by OAuth2 with an identity token,
 // else, and where the server knows no OAuth2, by docker's token protocol.
 func (e *endpoint) requestToken(ctx context.Context, c *transport.Challenge, scope string) (token, error) {

@@ -15,7 +15,8 @@ import (
 )
 
 // Blob opens a blob of the given size. A connection that breaks or stalls is
-// resumed where it was, on any host; the digest is the caller's to check.
+// resumed where it was, on any host; the digest is the caller's to check. Where it is
+// another, the caller may ask the result's method Reject() bool whether to try again.
 func (r *Repository) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
 	b := &blob{repo: r, ctx: ctx, digest: d, size: size}
 	if err := b.open(); err != nil {
@@ -41,14 +42,16 @@ func (r *Repository) External(ctx context.Context, urls []string) (io.ReadCloser
 	}
 	r.mu.Unlock()
 	var tried []string
+	var kind error
 	for _, u := range urls[:min(len(urls), maxURLs)] {
 		body, err := r.client.external(ctx, h, own, u)
 		if err == nil {
 			return body, nil
 		}
+		kind = kindOf(err)
 		tried = append(tried, printable(fmt.Sprintf("%.200s: %v", u, err), maxErrorText))
 	}
-	return nil, fmt.Errorf("%w: fetch a foreign layer: tried %s", ErrUnavailable, strings.Join(tried, "; "))
+	return nil, fmt.Errorf("%w: fetch a foreign layer: tried %s", kind, strings.Join(tried, "; "))
 }
 
 func (c *Client) external(ctx context.Context, h *host, own reach, u string) (io.ReadCloser, error) {
@@ -57,7 +60,7 @@ func (c *Client) external(ctx context.Context, h *host, own reach, u string) (io
 		return nil, shorten(err)
 	}
 	if req.URL.Scheme != "https" && !isLoopback(req.URL.Host) {
-		return nil, fmt.Errorf("a foreign layer must be at an https URL")
+		return nil, fmt.Errorf("%w: a foreign layer must be at an https URL", errFinal)
 	}
 	req.Header.Set("User-Agent", c.opts.UserAgent)
 	rt := roundTripper(func(req *http.Request) (*http.Response, error) { return c.away(req, h, own) })
@@ -80,6 +83,7 @@ type blob struct {
 	size   int64
 	off    int64
 	body   io.ReadCloser
+	from   *host // that body is of
 
 	fails   int           // since it last came well
 	mark    int64         // where it last broke off
@@ -96,47 +100,82 @@ type blob struct {
 // open asks for what is left of the blob.
 func (b *blob) open() error {
 	what := "fetch " + b.repo.ref.DigestName(b.digest)
-	return b.repo.each(b.ctx, what, false, func(e *endpoint) error {
-		var header http.Header
-		if b.off > 0 {
-			header = http.Header{"Range": {"bytes=" + strconv.FormatInt(b.off, 10) + "-"}}
-		}
-		resp, err := e.do(b.ctx, http.MethodGet, "blobs/"+b.digest.String(), header) //nolint:bodyclose // watch closes it
+	return b.repo.each(b.ctx, what, b.digest, func(e *endpoint) error {
+		resp, err := b.request(e) //nolint:bodyclose // watch closes it
 		if err != nil {
 			return err
 		}
 		body := b.repo.client.watch(resp)
-		if err := skipTo(b.off, resp, body); err != nil {
+		b.repo.gives(b.digest, e.host)
+		if err := b.skip(resp, body); err != nil {
 			return errors.Join(err, body.Close())
 		}
-		b.body, b.started, b.waited = body, b.off, 0
+		b.body, b.from, b.started, b.waited = body, e.host, b.off, 0
 		b.canRange = resp.StatusCode == http.StatusPartialContent || resp.Header.Get("Accept-Ranges") == "bytes"
 		return nil
 	})
 }
 
-// skipTo brings a fresh response to offset off: it may start there, or, from a
-// host that knows no ranges, at the beginning.
-func skipTo(off int64, resp *http.Response, body io.Reader) error {
-	if off == 0 {
-		return nil
-	}
-	if resp.StatusCode == http.StatusPartialContent {
-		start, _, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Content-Range"), "bytes "), "-")
-		if start != strconv.FormatInt(off, 10) {
-			return fmt.Errorf("%w: asked for a range from %d, got %q", errFinal, off, resp.Header.Get("Content-Range"))
+// request asks one host for what is left, as a range with an end: some caches answer
+// those without one with an error. A host that does not give the range is asked for the
+// whole blob.
+func (b *blob) request(e *endpoint) (*http.Response, error) {
+	resource := "blobs/" + b.digest.String()
+	if b.off > 0 {
+		resp, err := e.do(b.ctx, http.MethodGet, resource, rangeHeader(b.off, b.size))
+		switch {
+		case err == nil && (resp.StatusCode == http.StatusOK || startsAt(resp, b.off)):
+			return resp, nil
+		case err == nil:
+			resp.Body.Close() // not wanted
+		case !refusesRange(err):
+			return nil, err
 		}
+	}
+	return e.do(b.ctx, http.MethodGet, resource, nil)
+}
+
+// rangeHeader asks for the bytes from first on, up to but without end.
+func rangeHeader(first, end int64) http.Header {
+	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", first, end-1)}}
+}
+
+// startsAt tells whether an answer is the range that starts at first.
+func startsAt(resp *http.Response, first int64) bool {
+	start, _, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Content-Range"), "bytes "), "-")
+	return resp.StatusCode == http.StatusPartialContent && start == strconv.FormatInt(first, 10)
+}
+
+func refusesRange(err error) bool {
+	var se *statusError
+	return errors.As(err, &se) && (se.answer.StatusCode == http.StatusRequestedRangeNotSatisfiable || se.answer.StatusCode == http.StatusBadRequest)
+}
+
+// skip brings a fresh answer to where the blob goes on, when it starts at the blob's
+// beginning.
+func (b *blob) skip(resp *http.Response, body io.Reader) error {
+	if startsAt(resp, b.off) {
 		return nil
 	}
-	_, err := io.CopyN(io.Discard, body, off)
+	if n := resp.ContentLength; n >= 0 && n != b.size {
+		return fmt.Errorf("%w: it sends %d bytes where the blob has %d", errWrong, n, b.size)
+	}
+	_, err := io.CopyN(io.Discard, body, b.off)
 	return err
 }
+
+// Reject tells that what was read is not what the digest names, and whether opening the
+// blob once more may give better bytes: from other hosts, or from the last one again.
+func (b *blob) Reject() bool { return b.repo.reject(b.digest) }
 
 // Read gives the next bytes, reconnecting as needed.
 func (b *blob) Read(p []byte) (int, error) {
 	b.entered = time.Now()
 	defer func() { b.spent += time.Since(b.entered) }()
 	for {
+		if b.off >= b.size { // how the connection ends no longer matters
+			return 0, io.EOF
+		}
 		if err := b.ready(); err != nil {
 			return 0, err
 		}
@@ -144,8 +183,13 @@ func (b *blob) Read(p []byte) (int, error) {
 		n, err := b.body.Read(p)
 		b.waited += time.Since(before)
 		b.off += int64(n)
-		if err == nil || errors.Is(err, io.EOF) && b.off >= b.size {
-			return n, err
+		switch {
+		case b.off >= b.size:
+			return n, io.EOF
+		case err == nil:
+			return n, nil
+		case errors.Is(err, io.EOF) && !b.ranged:
+			b.repo.endedShort(b.digest, b.from)
 		}
 		b.body.Close() // already failed
 		b.body = nil

@@ -29,6 +29,11 @@
 //   - A failed request names every host that was tried and why each failed, in up to 600
 //     printable characters each. Of hosts that a registry names, and of a token server
 //     with another host name, what they answered is not told.
+//   - A success is not believed: a page in place of a manifest, bytes of another digest
+//     or length, and answers that end short make the next host be asked; the last one
+//     is asked once more. Only registries that can't be reached, or say 429 or 5xx, are
+//     told as unavailable.
+//   - A token that the registry refuses before its end is renewed, once per request.
 //   - Nothing waits for ever: dialing, response headers (256 KiB) and every read of a
 //     body are bounded. A body must bring 1 KiB/s on average over each minute that is
 //     spent waiting for it, or the connection counts as broken; so does a blob's that

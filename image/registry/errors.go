@@ -20,9 +20,12 @@ var (
 	ErrNotFound = errors.New("image not found")
 	// ErrUnauthorized: the registry refuses these credentials, or wants some.
 	ErrUnauthorized = errors.New("registry refused access")
-	// ErrUnavailable: no host gave a usable answer. The text is what the kubelet
-	// looks for.
+	// ErrUnavailable: the registry can't be reached, or answers that it can't serve now
+	// (429 and 5xx). The text is what the kubelet looks for.
 	ErrUnavailable = errors.New("RegistryUnavailable")
+	// ErrRefused: the registry refuses the request for another reason than the
+	// credentials, or gives an answer that is of no use.
+	ErrRefused = errors.New("registry gave no usable answer")
 )
 
 // statusError is an answer that is no success: the library's, shown shorter, and
@@ -133,18 +136,23 @@ func (e *pullError) Unwrap() []error { return append([]error{e.kind}, e.errs...)
 
 func kindOf(err error) error {
 	var se *statusError
-	if errors.Is(err, ErrUnauthorized) {
+	switch {
+	case errors.Is(err, ErrUnauthorized):
 		return ErrUnauthorized
+	case errors.Is(err, errWrong), errors.Is(err, errFinal), errors.Is(err, errFenced):
+		return ErrRefused
+	case !errors.As(err, &se):
+		return ErrUnavailable
 	}
-	if errors.As(err, &se) {
-		switch se.answer.StatusCode {
-		case http.StatusNotFound:
-			return ErrNotFound
-		case http.StatusUnauthorized, http.StatusForbidden:
-			return ErrUnauthorized
-		}
+	switch code := se.answer.StatusCode; {
+	case code == http.StatusNotFound:
+		return ErrNotFound
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return ErrUnauthorized
+	case code == http.StatusTooManyRequests, code >= http.StatusInternalServerError:
+		return ErrUnavailable
 	}
-	return ErrUnavailable
+	return ErrRefused
 }
 
 // worthRetry tells whether the same host may do better in a moment.
@@ -164,6 +172,10 @@ func worthRetry(err error) bool {
 	}
 	return true
 }
+
+// errWrong marks an answer that is not what was asked for, though it was given as a
+// success: bytes damaged on the way, or a page of some proxy. It is asked for once more.
+var errWrong = errors.New("wrong content")
 
 // errFinal marks what no retry mends.
 var errFinal = errors.New("not retried")

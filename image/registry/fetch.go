@@ -1,11 +1,9 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -35,6 +33,7 @@ type Repository struct {
 
 	mu        sync.Mutex
 	endpoints map[*host]*endpoint
+	blobs     map[digest.Digest]*sources
 }
 
 // Manifest is a manifest or index as a registry gave it.
@@ -50,19 +49,22 @@ func (c *Client) Repository(ref Reference, given *Credentials) (*Repository, err
 	if err != nil {
 		return nil, err
 	}
-	return &Repository{client: c, ref: ref, given: given, hosts: hosts, endpoints: map[*host]*endpoint{}}, nil
+	return &Repository{
+		client: c, ref: ref, given: given, hosts: hosts,
+		endpoints: map[*host]*endpoint{}, blobs: map[digest.Digest]*sources{},
+	}, nil
 }
 
 // Registry is the host of the repository's name, whichever hosts serve it.
 func (r *Repository) Registry() string { return r.ref.Host }
 
-// Resolve asks what the repository's reference is now, without fetching it. A
-// registry that can't tell gives an empty digest.
+// Resolve asks what the repository's reference is now, without fetching it. The digest
+// is empty when the registry can't tell: some answer this question with an error (400,
+// 403, 405, 500) where they do give the manifest.
 func (r *Repository) Resolve(ctx context.Context) (m Manifest, err error) {
-	err = r.each(ctx, "resolve "+r.ref.String(), r.ref.Digest == "", func(e *endpoint) error {
+	err = r.each(ctx, "resolve "+r.ref.String(), r.ref.Digest, func(e *endpoint) error {
 		resp, err := e.do(ctx, http.MethodHead, "manifests/"+r.ref.wanted(), manifestHeader())
-		var se *statusError
-		if errors.As(err, &se) && (se.answer.StatusCode == http.StatusMethodNotAllowed || se.answer.StatusCode == http.StatusNotImplemented) {
+		if saysNothing(err) {
 			m = Manifest{}
 			return nil
 		}
@@ -77,6 +79,21 @@ func (r *Repository) Resolve(ctx context.Context) (m Manifest, err error) {
 		return nil
 	})
 	return m, err
+}
+
+// saysNothing tells whether a host refused a HEAD in a way that says nothing about what
+// it will answer to a GET. No such image, wrong credentials and too many requests hold
+// for both.
+func saysNothing(err error) bool {
+	var se *statusError
+	if !errors.As(err, &se) || errors.Is(err, ErrUnauthorized) {
+		return false
+	}
+	switch se.answer.StatusCode {
+	case http.StatusNotFound, http.StatusUnauthorized, http.StatusTooManyRequests:
+		return false
+	}
+	return true
 }
 
 // Root fetches the manifest or index the reference names.
@@ -98,16 +115,18 @@ func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
 // registry without that interface keeps the list under a tag.
 func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
 	var raw []byte
-	err := r.each(ctx, "list referrers of "+r.ref.DigestName(d), false, func(e *endpoint) error {
+	err := r.each(ctx, "list referrers of "+r.ref.DigestName(d), d, func(e *endpoint) error {
 		resp, err := e.do(ctx, http.MethodGet, "referrers/"+d.String(), nil) //nolint:bodyclose // readDocument closes it
 		if err != nil {
 			return err
 		}
-		raw, err = r.client.readDocument(resp)
+		if raw, err = r.client.readDocument(resp); err == nil && !isObject(raw) {
+			err = fmt.Errorf("%w: it sent no list but %s", errWrong, kindOfDocument(resp))
+		}
 		return err
 	})
 	var idx ocispec.Index
-	if errors.Is(err, ErrNotFound) || err == nil && Decode(raw, &idx) != nil {
+	if errors.Is(err, ErrNotFound) || errors.Is(err, errWrong) || err == nil && Decode(raw, &idx) != nil {
 		var m Manifest
 		m, err = r.Tag(ctx, strings.Replace(d.String(), ":", "-", 1))
 		raw = m.Raw
@@ -129,7 +148,7 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 	if want != "" {
 		what = "fetch manifest " + r.ref.DigestName(want)
 	}
-	err = r.each(ctx, what, want == "", func(e *endpoint) error {
+	err = r.each(ctx, what, want, func(e *endpoint) error {
 		resp, err := e.do(ctx, http.MethodGet, "manifests/"+name, manifestHeader()) //nolint:bodyclose // readDocument closes it
 		if err != nil {
 			return err
@@ -140,9 +159,12 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 		}
 		m = Manifest{MediaType: mediaType(resp), Raw: raw, Digest: want}
 		if want == "" {
+			if !isManifest(raw) {
+				return fmt.Errorf("%w: it sent no manifest but %s", errWrong, kindOfDocument(resp))
+			}
 			m.Digest = digest.FromBytes(raw)
 		} else if got := want.Algorithm().FromBytes(raw); got != want {
-			return fmt.Errorf("%w: the manifest it sent has the digest %s", errFinal, got)
+			return fmt.Errorf("%w: the manifest it sent has the digest %s", errWrong, got)
 		}
 		return nil
 	})
@@ -151,7 +173,7 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 
 // Document fetches a small blob, such as an image configuration, and verifies it.
 func (r *Repository) Document(ctx context.Context, d digest.Digest) (raw []byte, err error) {
-	err = r.each(ctx, "fetch "+r.ref.DigestName(d), false, func(e *endpoint) error {
+	err = r.each(ctx, "fetch "+r.ref.DigestName(d), d, func(e *endpoint) error {
 		resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), nil) //nolint:bodyclose // readDocument closes it
 		if err != nil {
 			return err
@@ -160,7 +182,7 @@ func (r *Repository) Document(ctx context.Context, d digest.Digest) (raw []byte,
 			return err
 		}
 		if got := d.Algorithm().FromBytes(raw); got != d {
-			return fmt.Errorf("%w: the blob it sent has the digest %s", errFinal, got)
+			return fmt.Errorf("%w: the blob it sent has the digest %s", errWrong, got)
 		}
 		return nil
 	})
@@ -169,33 +191,10 @@ func (r *Repository) Document(ctx context.Context, d digest.Digest) (raw []byte,
 
 func manifestHeader() http.Header { return http.Header{"Accept": {acceptManifests}} }
 
-func mediaType(resp *http.Response) string {
-	t, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
-	return strings.TrimSpace(t)
-}
-
-func (c *Client) readDocument(resp *http.Response) ([]byte, error) {
-	body := c.watch(resp)
-	defer body.Close() //nolint:errcheck // only read
-	var raw bytes.Buffer
-	if n := resp.ContentLength; n > 0 && n <= MaxDocument {
-		raw.Grow(int(n) + bytes.MinRead)
-	}
-	_, err := raw.ReadFrom(io.LimitReader(body, MaxDocument+1))
-	if err == nil && raw.Len() > MaxDocument {
-		err = fmt.Errorf("%w: the document is larger than %d bytes", errFinal, MaxDocument)
-	}
-	return raw.Bytes(), err
-}
-
-// each tries the hosts in order until f succeeds with one.
-func (r *Repository) each(ctx context.Context, what string, byTag bool, f func(*endpoint) error) error {
-	var able []*host
-	for _, h := range r.hosts {
-		if h.pull && (h.resolve || !byTag) || byTag && h.resolve {
-			able = append(able, h)
-		}
-	}
+// each tries the hosts in order until f succeeds with one. want is the digest asked
+// for, empty when a tag is.
+func (r *Repository) each(ctx context.Context, what string, want digest.Digest, f func(*endpoint) error) error {
+	able := r.candidates(want)
 	var tried []attempt
 	for i, h := range able {
 		limit := r.client.opts.Attempts
@@ -220,6 +219,9 @@ func (r *Repository) try(ctx context.Context, h *host, limit int, f func(*endpoi
 		e, err := r.endpoint(ctx, h)
 		if err == nil {
 			err = f(e)
+		}
+		if errors.Is(err, errWrong) {
+			limit = min(limit, 2)
 		}
 		if err == nil || n >= limit || !worthRetry(err) || ctx.Err() != nil {
 			return err
@@ -280,11 +282,13 @@ func (e *endpoint) url(resource string) *url.URL {
 // do sends one request, authorizing it when asked to. The response is a success.
 func (e *endpoint) do(ctx context.Context, method, resource string, header http.Header) (*http.Response, error) {
 	ctx = withArrival(ctx)
-	for n := 0; ; n++ {
+	var tries authorizing
+	for {
 		req, err := http.NewRequestWithContext(ctx, method, e.url(resource).String(), nil)
 		if err != nil {
 			return nil, err
 		}
+		req.Header.Set("Accept-Encoding", "identity") // digests are of what is sent
 		for k, vs := range header {
 			req.Header[k] = vs
 		}
@@ -296,7 +300,7 @@ func (e *endpoint) do(ctx context.Context, method, resource string, header http.
 		if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
 			return resp, nil
 		}
-		err = e.refusal(ctx, resp, used, n)
+		err = e.refusal(ctx, resp, used, &tries)
 		resp.Body.Close() // not wanted
 		if err != nil {
 			return nil, err
@@ -304,18 +308,36 @@ func (e *endpoint) do(ctx context.Context, method, resource string, header http.
 	}
 }
 
+// authorizing is what was done so far to have one request accepted.
+type authorizing struct {
+	asked   int  // answers of 401 that were followed
+	renewed bool // a token from the cache was dropped
+}
+
 // refusal gives nil when the request may be sent again, authorized.
-func (e *endpoint) refusal(ctx context.Context, resp *http.Response, used string, n int) error {
+func (e *endpoint) refusal(ctx context.Context, resp *http.Response, used string, tries *authorizing) error {
 	ours := e.own(resp.Request.URL)
-	if resp.StatusCode != http.StatusUnauthorized || !ours || n >= 2 {
-		return e.client.newStatusError(resp, ours)
+	switch resp.StatusCode {
+	case http.StatusBadRequest, http.StatusForbidden:
+		// What a registry says of a token it no longer takes, if it doesn't say 401.
+		// Asked without one it says where to get another.
+		if ours && !tries.renewed && tries.asked == 0 && e.dropToken(used) {
+			tries.renewed = true
+			return nil
+		}
+	case http.StatusUnauthorized:
+		if !ours || tries.asked >= 2 {
+			break
+		}
+		tries.asked++
+		value, err := e.authorize(ctx, resp, used)
+		if err != nil {
+			return err
+		}
+		e.setAuthorization(value)
+		return nil
 	}
-	value, err := e.authorize(ctx, resp, used)
-	if err != nil {
-		return err
-	}
-	e.setAuthorization(value)
-	return nil
+	return e.client.newStatusError(resp, ours)
 }
 
 // shorten drops the method and the full URL that net/http puts before an error.

@@ -127,21 +127,19 @@ func (r *ranged) Close() error {
 func (r *Repository) fetchPart(ctx context.Context, d digest.Digest, p *part) error {
 	have := 0
 	what := fmt.Sprintf("fetch %s from byte %d", r.ref.DigestName(d), p.off)
-	return r.each(ctx, what, false, func(e *endpoint) error {
+	return r.each(ctx, what, d, func(e *endpoint) error {
 		first := p.off + int64(have)
-		header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", first, p.off+int64(len(p.buf))-1)}}
+		header := rangeHeader(first, p.off+int64(len(p.buf)))
 		resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), header) //nolint:bodyclose // watch closes it
 		if err != nil {
 			return err
 		}
 		body := r.client.watch(resp)
 		defer body.Close() //nolint:errcheck // only read
-		if resp.StatusCode != http.StatusPartialContent {
+		if !startsAt(resp, first) {
 			return fmt.Errorf("%w: the host offers ranges and does not give them", errFinal)
 		}
-		if err := skipTo(first, resp, body); err != nil {
-			return err
-		}
+		r.gives(d, e.host)
 		n, err := io.ReadFull(body, p.buf[have:])
 		have += n
 		if errors.Is(err, io.EOF) {
