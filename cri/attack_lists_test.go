@@ -19,10 +19,11 @@ import (
 func TestAttackImageListLargerThanAMessage(t *testing.T) {
 	f := newFake()
 	huge := map[string]string{"a": strings.Repeat("x", 7<<20)}
+	f.rawConfig = []byte(`"` + strings.Repeat("<", 6<<20) + `"`)
 	f.images = []*image.Image{{ID: "sha256:honest", Tags: []string{"docker.io/library/busybox:1"}, Annotations: map[string]string{"k": "v"}}}
 	for i := range 3 {
-		img := &image.Image{ID: fmt.Sprintf("sha256:evil%d", i), Annotations: huge, RawConfig: []byte(`"` + strings.Repeat("<", 6<<20) + `"`)}
-		img.Config.Config.User = strings.Repeat("ü", 3<<20)
+		img := &image.Image{ID: fmt.Sprintf("sha256:evil%d", i), Annotations: huge}
+		img.Config.User = strings.Repeat("ü", 3<<20)
 		for n := range 50_000 {
 			img.Tags = append(img.Tags, fmt.Sprintf("registry.test/some/name:%d", n))
 			img.Digests = append(img.Digests, fmt.Sprintf("registry.test/some/name%d@sha256:%064d", n, n))

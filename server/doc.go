@@ -14,8 +14,8 @@
 //	images, network, host, shims   shims: those that live are reconnected
 //	listen                         calls wait from here on, none is refused
 //	sandbox.Recover                records read, facts compared, layers held
-//	network GC                     only now is it known what nobody needs
-//	image sweep, seeds             begun; nothing waits for either
+//	image sweep, network GC, seeds begun, since it is known now what nobody needs; nothing
+//	                               waits for them: a plugin may hang, a layer be huge
 //	ready                          calls proceed, systemd is told READY
 //
 // # End
