@@ -58,7 +58,7 @@
 //	STATE/pods/POD/{net,shm}                     pinned netns, tmpfs of /dev/shm
 //	STATE/containers/CTR/rootfs                  overlay mount
 //	ROOT/quarantine/POD                          a pod whose record can't be read
-//	ROOT/init-HASH                               the init of containers, made when a pod first asks for it
+//	ROOT/init-HASH                               the program in containers that need one of ours (init.go), made for the first
 //
 // # Why not a database
 //

@@ -51,9 +51,7 @@ func TestUpdateOfTheOOMScore(t *testing.T) {
 		slices.Sort(all)
 		return strings.Join(all, " ") + ", " + c.exec("cat /proc/self/oom_score_adj")
 	}
-	if got := scores(); got != "100 100 900, 100\n" {
-		t.Fatalf("at first: %s", got)
-	}
+	eventually(t, "all processes have been started", func() bool { return scores() == "100 100 900, 100\n" })
 	if err := c.update(&runtimeapi.LinuxContainerResources{OomScoreAdj: 300}, map[string]string{"example.org/a": "b"}); err != nil {
 		t.Fatal(err)
 	}
