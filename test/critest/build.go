@@ -14,7 +14,7 @@ import (
 
 const (
 	suiteModule  = "sigs.k8s.io/cri-tools"
-	suiteVersion = "v1.36.0"
+	suiteVersion = "v1.37.0"
 	tool         = "test/critest/tool"
 )
 

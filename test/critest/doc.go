@@ -1,4 +1,4 @@
-// Command critest runs critest v1.36.0, the CRI's conformance suite, against
+// Command critest runs critest v1.37.0, the CRI's conformance suite, against
 // bin/berthd, and prints how many specs passed, failed and were skipped, and
 // which failed.
 //
