@@ -231,7 +231,8 @@ func (st *stage) inherit(ctx context.Context, below *layer.Below) error {
 	if st.inherited {
 		return nil
 	}
-	err := layer.Inherit(ctx, st.dir, st.result, below)
+	dropped, err := layer.Inherit(ctx, st.dir, st.result, below)
+	st.rec.Inodes -= uint64(dropped)
 	st.inherited = err == nil
 	return err
 }

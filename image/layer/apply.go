@@ -21,6 +21,8 @@ const (
 	// impliedName is the list of directories the archive only implied, from [Apply] to
 	// [Inherit]: there may be millions, too many to be kept in memory.
 	impliedName = "implied"
+	// whiteoutsName is the list of whiteouts that were made, likewise.
+	whiteoutsName = "whiteouts"
 )
 
 // Result tells what [Apply] made.
@@ -32,6 +34,7 @@ type Result struct {
 	// not describe. They are listed on disk, for [Inherit].
 	Implied     int
 	RootImplied bool // the archive does not describe the root directory
+	Whiteouts   int  // made of its entries; listed on disk too
 }
 
 // Apply unpacks the tar stream r into the new directory dirPath and reads r to its
@@ -49,7 +52,8 @@ func Apply(ctx context.Context, dirPath string, r io.Reader, limits Limits) (Res
 	}
 	a := &applier{
 		ctx: ctx, rec: newRecorder(r, j, limits.Bytes), j: j, limits: limits,
-		implied: impliedList{name: filepath.Join(dirPath, impliedName)}, shadows: filepath.Join(dirPath, shadowsDir), shadowFd: -1,
+		implied: pathList{name: filepath.Join(dirPath, impliedName)}, whiteouts: pathList{name: filepath.Join(dirPath, whiteoutsName)},
+		shadows: filepath.Join(dirPath, shadowsDir), shadowFd: -1,
 	}
 	a.tree, err = openTree(fs, a.imply)
 	if err == nil {
@@ -80,10 +84,12 @@ type applier struct {
 	shadows  string
 	shadowFd int
 	moved    int // bytes of the names of what is in shadows
-	implied  impliedList
-	dirs     dirTimes
-	logical  int64 // bytes of file content, holes included
-	hasRoot  bool  // the archive describes the root directory
+	implied  pathList
+	// whiteouts are those made, some of which may have been replaced since.
+	whiteouts pathList
+	dirs      dirTimes
+	logical   int64 // bytes of file content, holes included
+	hasRoot   bool  // the archive describes the root directory
 }
 
 func (a *applier) run() error {
@@ -135,7 +141,7 @@ func (a *applier) close() error {
 	if a.shadowFd >= 0 {
 		unix.Close(a.shadowFd) // O_PATH: nothing can be lost by closing
 	}
-	return errors.Join(a.implied.close(), a.tree.close())
+	return errors.Join(a.implied.close(), a.whiteouts.close(), a.tree.close())
 }
 
 // imply notes a directory that is only named as part of a longer path.

@@ -262,7 +262,7 @@ func TestSparse(t *testing.T) {
 
 func impliedBy(t testing.TB, dir string) (list []string) {
 	t.Helper()
-	if err := eachImplied(filepath.Join(dir, impliedName), func(p string) error { list = append(list, p); return nil }); err != nil {
+	if err := eachPath(filepath.Join(dir, impliedName), func(p string) error { list = append(list, p); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return list
@@ -278,7 +278,7 @@ func inherit(t testing.TB, dir string, res Result, below ...string) {
 			t.Fatal(err)
 		}
 	}
-	if err := Inherit(t.Context(), dir, res, &b); err != nil {
+	if _, err := Inherit(t.Context(), dir, res, &b); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, impliedName)); !errors.Is(err, os.ErrNotExist) {

@@ -93,10 +93,10 @@ func TestAttackWorkOutlivesItsClient(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Inherit(ctx, top, res, &b); !errors.Is(err, context.Canceled) {
+	if _, err := Inherit(ctx, top, res, &b); !errors.Is(err, context.Canceled) {
 		t.Errorf("inherit: %v", err)
 	}
-	if err := Inherit(t.Context(), top, res, &b); err != nil {
+	if _, err := Inherit(t.Context(), top, res, &b); err != nil {
 		t.Errorf("inherit, called again: %v", err)
 	}
 	if _, err := Verify(ctx, top, "sha256:"+"00"); !errors.Is(err, context.Canceled) {

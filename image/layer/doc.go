@@ -7,7 +7,8 @@
 // The content of one layer directory:
 //
 //	DIR/fs/      the tree; whiteouts are 0/0 character devices, opaque directories
-//	             carry the xattr trusted.overlay.opaque=y
+//	             carry the xattr trusted.overlay.opaque=y; a whiteout in a directory
+//	             that is merged with none below is not there
 //	DIR/journal  everything of the tar stream that is no file content (headers,
 //	             padding, the tail), zstd-compressed, with pointers into fs/
 //	DIR/shadow/  content the archive itself wrote and later replaced; mostly absent

@@ -40,43 +40,51 @@ func (b *Below) Close() {
 	b.roots = nil
 }
 
-// Inherit gives directories that the layer at dirPath only implied the owner, mode,
-// times and xattrs they have in the layers below: overlayfs shows the attributes of
-// the topmost directory of a name. One that no layer below has stays as it is. res is
-// what [Apply] gave; its list of directories is used up. Ended by ctx, it can be
-// called again.
-func Inherit(ctx context.Context, dirPath string, res Result, below *Below) (err error) {
-	list := filepath.Join(dirPath, impliedName)
-	if len(below.roots) > 0 && (res.Implied > 0 || res.RootImplied) {
-		if err := inheritAll(ctx, dirPath, res, below); err != nil {
-			return err
-		}
-	}
-	if res.Implied > 0 {
-		return os.Remove(list)
-	}
-	return nil
-}
-
-func inheritAll(ctx context.Context, dirPath string, res Result, below *Below) error {
+// Inherit completes the layer at dirPath by what lies below it. Directories that it only
+// implied get the owner, mode, times and xattrs they have there: overlayfs shows the
+// attributes of the topmost directory of a name. One that no layer below has stays as it
+// is. Whiteouts in directories that hide nothing are removed; dropped tells how many, also
+// beside an error. res is what [Apply] gave; its lists are used up. Ended by ctx, it can
+// be called again.
+func Inherit(ctx context.Context, dirPath string, res Result, below *Below) (dropped int, err error) {
 	own, err := openRoot(filepath.Join(dirPath, FSDir))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer unix.Close(own) // O_PATH: nothing can be lost by closing
-	in := inheritor{ctx: ctx, own: own, below: below.roots, left: maxLookups}
+	in := &inheritor{ctx: ctx, own: own, below: below.roots, left: maxLookups}
+	if len(below.roots) > 0 || res.Whiteouts > 0 {
+		err = in.run(dirPath, res)
+	}
+	if err != nil {
+		return in.dropped, err
+	}
+	for name, n := range map[string]int{impliedName: res.Implied, whiteoutsName: res.Whiteouts} {
+		if n > 0 {
+			err = errors.Join(err, os.Remove(filepath.Join(dirPath, name)))
+		}
+	}
+	return in.dropped, err
+}
+
+func (in *inheritor) run(dirPath string, res Result) error {
 	if err := in.begin(); err != nil {
 		return err
+	}
+	if res.Whiteouts > 0 {
+		if err := eachPath(filepath.Join(dirPath, whiteoutsName), in.dropWhiteout); err != nil {
+			return err
+		}
 	}
 	if res.RootImplied {
 		if err := in.inherit(""); err != nil {
 			return err
 		}
 	}
-	if res.Implied == 0 {
+	if res.Implied == 0 || len(in.below) == 0 {
 		return nil
 	}
-	return eachImplied(filepath.Join(dirPath, impliedName), in.inherit)
+	return eachPath(filepath.Join(dirPath, impliedName), in.inherit)
 }
 
 // inheritor goes through the implied directories in the order of the archive. It keeps
@@ -88,7 +96,9 @@ type inheritor struct {
 	below []int // roots, lowest first
 	at    []level
 	left  int // look-ups
-	value []byte
+	// dropped is how many whiteouts were removed.
+	dropped int
+	value   []byte
 }
 
 // level is a directory on the way to the present one.

@@ -90,17 +90,20 @@ func (d *dirTimes) each(f func(real string, times [2]unix.Timespec) error) error
 }
 
 // ListUsage gives what of the disk usage of a layer directory ends with [Inherit]: that
-// of the list of implied directories.
+// of the lists of implied directories and of whiteouts.
 func ListUsage(dirPath string) (bytes, inodes uint64) {
-	var st unix.Stat_t
-	if unix.Lstat(filepath.Join(dirPath, impliedName), &st) != nil {
-		return 0, 0
+	for _, name := range []string{impliedName, whiteoutsName} {
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join(dirPath, name), &st) == nil {
+			bytes += uint64(st.Blocks) * 512
+			inodes++
+		}
 	}
-	return uint64(st.Blocks) * 512, 1
+	return bytes, inodes
 }
 
-// impliedList writes that file, from the first path on.
-type impliedList struct {
+// pathList writes such a list to a file, which is made with the first path.
+type pathList struct {
 	name string
 	f    *os.File
 	w    *bufio.Writer
@@ -108,7 +111,7 @@ type impliedList struct {
 	last string
 }
 
-func (l *impliedList) add(real string) (err error) {
+func (l *pathList) add(real string) (err error) {
 	if l.f == nil {
 		if l.f, err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 			return err
@@ -120,15 +123,15 @@ func (l *impliedList) add(real string) (err error) {
 	return err
 }
 
-func (l *impliedList) close() error {
+func (l *pathList) close() error {
 	if l.f == nil {
 		return nil
 	}
 	return errors.Join(l.w.Flush(), l.f.Close())
 }
 
-// eachImplied calls f for each path of the list, parents before what is in them.
-func eachImplied(name string, f func(string) error) error {
+// eachPath calls f for each path of a list, in the order of the archive.
+func eachPath(name string, f func(string) error) error {
 	file, err := os.Open(name)
 	if err != nil {
 		return err

@@ -130,7 +130,7 @@ func (t *tree) find(p string, create bool) (fd int, real string, err error) {
 	switch {
 	case err == nil:
 		return fd, p, nil
-	case errors.Is(err, unix.ELOOP), create && errors.Is(err, unix.ENOENT):
+	case errors.Is(err, unix.ELOOP), create && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)):
 		return t.walk(p, create)
 	}
 	return -1, "", err
@@ -284,7 +284,28 @@ func (w *walker) enter(fd int, elem string) error {
 		return w.follow(target)
 	}
 	unix.Close(fd) // O_PATH: nothing can be lost by closing
+	if w.create && isWhiteoutNode(&st) {
+		return w.reopen(elem)
+	}
 	return unix.ENOTDIR
+}
+
+// reopen makes a directory of a whiteout. It shows nothing of the layers below, which is
+// what the whiteout said.
+func (w *walker) reopen(elem string) error {
+	if err := unix.Unlinkat(w.fd, elem, 0); err != nil {
+		return err
+	}
+	fd, err := w.mkdir(elem)
+	if err != nil {
+		return err
+	}
+	if err := setOpaque(w.fd, elem); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	w.names = append(w.names, elem)
+	w.reach(fd)
+	return nil
 }
 
 func (w *walker) follow(target string) error {

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -78,6 +81,9 @@ func compareEntries(dirPath string, r io.Reader) ([]string, error) {
 		}
 		t.steps += stepsPerEntry
 		fault := t.compare(name, hdr)
+		if hdr.Typeflag != tar.TypeDir { // it replaced a directory, with what was in it
+			maps.DeleteFunc(open, func(n, _ string) bool { return strings.HasPrefix(n, name+"/") })
+		}
 		if t.steps < 0 { // its links have become a maze; the digest still tells of its content
 			break
 		}
@@ -123,12 +129,18 @@ func (t *tree) compare(name string, hdr *tar.Header) string {
 		return fmt.Sprintf("is of another type (mode %o)", st.Mode)
 	case kind == unix.S_IFREG && st.Size != hdr.Size:
 		return fmt.Sprintf("has %d bytes, not %d", st.Size, hdr.Size)
-	case kind != unix.S_IFDIR && st.Mtim.Sec != timespec(hdr.ModTime).Sec:
+	case kind != unix.S_IFDIR && !keptTime(st.Mtim.Sec, timespec(hdr.ModTime).Sec):
 		return "was changed after it was unpacked"
 	case kind == unix.S_IFLNK:
 		return t.compareLink(p, base, hdr)
 	}
 	return compareOwner(&st, hdr)
+}
+
+// keptTime tells whether a file system has kept a time, in seconds. One past what it can
+// keep becomes the latest it can: of the usual file systems, in 2038, 2446 or 2486.
+func keptTime(has, want int64) bool {
+	return has == want || want > math.MaxInt32 && has >= math.MaxInt32 && has < want
 }
 
 func compareOwner(st *unix.Stat_t, hdr *tar.Header) string {
