@@ -95,7 +95,11 @@ func openTarArchive(ctx context.Context, r io.Reader, spool string, limit int64)
 func isCompressed(f *os.File) bool {
 	var head [4]byte
 	_, err := f.ReadAt(head[:], 0)
-	return err == nil && (head[0] == 0x1f && head[1] == 0x8b || head == [4]byte{0x28, 0xb5, 0x2f, 0xfd})
+	if err != nil {
+		return false
+	}
+	return head[0] == 0x1f && head[1] == 0x8b || string(head[:3]) == "BZh" ||
+		head == [4]byte{0x28, 0xb5, 0x2f, 0xfd} || head == [4]byte{0xfd, '7', 'z', 'X'}
 }
 
 func spoolTar(ctx context.Context, r io.Reader, dir string, limit int64) (*os.File, map[string]section, error) {
@@ -106,7 +110,7 @@ func spoolTar(ctx context.Context, r io.Reader, dir string, limit int64) (*os.Fi
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
-	plain, err := layer.Decompress(ctx, r)
+	plain, err := layer.DecompressArchive(ctx, r)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}

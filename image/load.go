@@ -199,6 +199,9 @@ func (a *archive) candidates(ctx context.Context, p platform) ([]candidate, erro
 		}
 		out = append(out, candidate{root: d, names: found})
 	}
+	if len(out) == 1 && len(docker) == 1 && len(out[0].names) == 0 { // they are the same image
+		out[0].names = withNames(nil, docker[0].RepoTags)
+	}
 	return out, nil
 }
 
@@ -243,8 +246,10 @@ func (a *archive) names(ctx context.Context, d ocispec.Descriptor, docker map[st
 	}
 	var e either
 	var names []string
-	if registry.Decode(m.Raw, &e) == nil && e.Config != nil && e.Config.Digest.Validate() == nil {
-		names = withNames(names, docker[e.Config.Digest.Encoded()])
+	if registry.Decode(m.Raw, &e) == nil {
+		for _, config := range a.configs(ctx, e, maxUnsaid) {
+			names = withNames(names, docker[config.Encoded()])
+		}
 	}
 	for _, key := range []string{"io.containerd.image.name", ocispec.AnnotationRefName} {
 		n := d.Annotations[key]
@@ -253,6 +258,26 @@ func (a *archive) names(ctx context.Context, d ocispec.Descriptor, docker map[st
 		}
 	}
 	return names, nil
+}
+
+// configs gives the digests of the configurations of a manifest or, where they are in
+// the archive, of up to limit manifests of an index.
+func (a *archive) configs(ctx context.Context, e either, limit int) []digest.Digest {
+	if e.Config != nil {
+		if e.Config.Digest.Validate() != nil {
+			return nil
+		}
+		return []digest.Digest{e.Config.Digest}
+	}
+	var out []digest.Digest
+	for _, d := range e.Manifests[:min(len(e.Manifests), limit)] {
+		m, err := a.manifest(ctx, d.Digest)
+		var of either
+		if err == nil && registry.Decode(m.Raw, &of) == nil && of.Config != nil && of.Config.Digest.Validate() == nil {
+			out = append(out, of.Config.Digest)
+		}
+	}
+	return out
 }
 
 // withNames adds the full form of those that are image names, up to one more than an

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -84,15 +85,63 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 		case e.Manifests == nil:
 			return m, ocispec.Manifest{}, corrupt("%s (%.100q) is neither a manifest nor an index", m.Digest, m.MediaType)
 		}
-		d, err := s.platform.choose(e.Manifests)
-		if err != nil {
-			return m, ocispec.Manifest{}, err
-		}
-		if m, err = src.manifest(ctx, d.Digest); err != nil {
+		var err error
+		if m, err = s.pick(ctx, src, e.Manifests); err != nil {
 			return m, ocispec.Manifest{}, err
 		}
 	}
 	return m, ocispec.Manifest{}, corrupt("indexes nested more than %d deep", maxIndexDepth)
+}
+
+// maxUnsaid is how many entries of an index that don't say their platform are looked into.
+const maxUnsaid = 8
+
+// pick fetches the manifest for this platform of those in an index. Where none is said
+// to be for it, the configurations of those tell that say nothing.
+func (s *Store) pick(ctx context.Context, src source, list []ocispec.Descriptor) (registry.Manifest, error) {
+	d, none := s.platform.choose(list)
+	if none == nil {
+		return src.manifest(ctx, d.Digest)
+	}
+	for _, d := range unsaid(list) {
+		m, err := src.manifest(ctx, d.Digest)
+		if err != nil {
+			return m, err
+		}
+		if m.MediaType == "" {
+			m.MediaType = d.MediaType
+		}
+		if ok, err := s.madeForHere(ctx, src, m); ok || err != nil {
+			return m, err
+		}
+	}
+	return registry.Manifest{}, none
+}
+
+// unsaid are the entries that may be images and don't say for which platform.
+func unsaid(list []ocispec.Descriptor) []ocispec.Descriptor {
+	var out []ocispec.Descriptor
+	for _, d := range list {
+		says := d.Platform != nil && d.Platform.OS != ""
+		if !says && isImageConfig(d.ArtifactType) && d.Annotations["vnd.docker.reference.type"] == "" && len(out) < maxUnsaid {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// madeForHere tells by its configuration whether a manifest is for this platform.
+func (s *Store) madeForHere(ctx context.Context, src source, m registry.Manifest) (bool, error) {
+	var e either
+	if registry.Decode(m.Raw, &e) != nil || e.Config == nil || !isImageConfig(e.Config.MediaType) || e.Config.Digest.Validate() != nil {
+		return false, nil
+	}
+	raw, err := src.document(ctx, *e.Config)
+	if err != nil {
+		return false, err
+	}
+	var config ocispec.Platform
+	return registry.Decode(raw, &config) == nil && config.OS == s.platform.os && config.Architecture == s.platform.arch, nil
 }
 
 func parseManifest(m *registry.Manifest) (ocispec.Manifest, error) {
@@ -158,6 +207,9 @@ func (f *found) imageLayers() error {
 		return err
 	}
 	diffs := cfg.RootFS.DiffIDs
+	if len(diffs) != len(f.parsed.Layers) { // some tools put signatures and the like there
+		f.parsed.Layers = slices.DeleteFunc(f.parsed.Layers, func(d ocispec.Descriptor) bool { return !isLayer(d.MediaType) })
+	}
 	if len(diffs) != len(f.parsed.Layers) {
 		return corrupt("%d layers in the manifest, %d in the configuration", len(f.parsed.Layers), len(diffs))
 	}
@@ -179,6 +231,10 @@ func (f *found) imageLayers() error {
 		}
 	}
 	return nil
+}
+
+func isLayer(mediaType string) bool {
+	return mediaType == "" || types.MediaType(mediaType).IsLayer() || strings.Contains(mediaType, "tar")
 }
 
 func isForeign(mediaType string) bool {

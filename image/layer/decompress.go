@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/xi2/xz"
 )
 
 // Decompress recognizes gzip and zstd by their first bytes (media types lie) and
@@ -29,10 +31,55 @@ func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 		return &decompressor{Reader: z, rest: br, done: z.Close}, nil
 	case isZstd(head):
 		return newZstd(ctx, br)
-	case bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		return nil, fmt.Errorf("%w: bzip2 and xz compression are not supported; build the image with gzip or zstd", ErrArchive)
+	case bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, xzMagic):
+		return nil, fmt.Errorf("%w: bzip2 and xz compression of layers are not supported; build the image with gzip or zstd", ErrArchive)
 	}
 	return io.NopCloser(br), nil
+}
+
+// xzDictionary is the largest xz dictionary accepted, in bytes: that of xz -9.
+const xzDictionary = 64 << 20
+
+// DecompressArchive does what [Decompress] does, and recognizes bzip2 and xz too, which
+// whole archives come in and layers do not.
+func DecompressArchive(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	head, err := br.Peek(6)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte("BZh")):
+		return &decompressor{Reader: &guarded{bzip2.NewReader(br)}, rest: br, done: func() error { return nil }}, nil
+	case bytes.HasPrefix(head, xzMagic):
+		var share windowShare
+		if err := share.grow(ctx, xzDictionary); err != nil {
+			return nil, err
+		}
+		done := func() error { share.release(); return nil }
+		z, err := xz.NewReader(br, xzDictionary)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%w: xz: %w", ErrArchive, err), done())
+		}
+		return &decompressor{Reader: &guarded{z}, rest: br, done: done}, nil
+	}
+	return Decompress(ctx, br)
+}
+
+var xzMagic = []byte{0xfd, '7', 'z', 'X', 'Z', 0}
+
+// guarded makes an error of a panic that damaged data may cause in a decompressor which
+// is not fuzzed as the others are.
+type guarded struct{ r io.Reader }
+
+// Read implements [io.Reader].
+func (g *guarded) Read(p []byte) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			n, err = 0, fmt.Errorf("%w: its compressed data is damaged: %v", ErrArchive, v)
+		}
+	}()
+	return g.r.Read(p)
 }
 
 // decompressor reads its source to the end, so that the source's digest covers
