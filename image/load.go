@@ -199,10 +199,15 @@ func (a *archive) candidates(ctx context.Context, p platform) ([]candidate, erro
 		}
 		out = append(out, candidate{root: d, names: found})
 	}
-	if len(out) == 1 && len(docker) == 1 && len(out[0].names) == 0 { // they are the same image
-		out[0].names = withNames(nil, docker[0].RepoTags)
-	}
+	nameOnly(out, docker)
 	return out, nil
+}
+
+// nameOnly names the archive's only image, when the index doesn't, as docker's list does.
+func nameOnly(images []candidate, docker []dockerImage) {
+	if len(images) == 1 && len(docker) == 1 && len(images[0].names) == 0 {
+		images[0].names = withNames(nil, docker[0].RepoTags)
+	}
 }
 
 func (p platform) accepts(q *ocispec.Platform) bool {

@@ -68,7 +68,7 @@ func TestOtherBlobsAmongLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := openStore(t, Options{})
-	got := pullOK(t, s, reg.push(t, "a", mutate.MediaType(img, types.OCIManifestSchema1).(v1.Image)))
+	got := pullOK(t, s, reg.push(t, "a", mutate.MediaType(img, types.OCIManifestSchema1)))
 	if len(got.Layers) != 1 {
 		t.Errorf("%d layers", len(got.Layers))
 	}

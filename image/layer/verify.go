@@ -81,9 +81,7 @@ func compareEntries(dirPath string, r io.Reader) ([]string, error) {
 		}
 		t.steps += stepsPerEntry
 		fault := t.compare(name, hdr)
-		if hdr.Typeflag != tar.TypeDir { // it replaced a directory, with what was in it
-			maps.DeleteFunc(open, func(n, _ string) bool { return strings.HasPrefix(n, name+"/") })
-		}
+		settle(open, name, hdr)
 		if t.steps < 0 { // its links have become a maze; the digest still tells of its content
 			break
 		}
@@ -94,6 +92,13 @@ func compareEntries(dirPath string, r io.Reader) ([]string, error) {
 		}
 	}
 	return told(open), nil
+}
+
+// settle drops the faults of what was in a directory that the entry replaced.
+func settle(open map[string]string, name string, hdr *tar.Header) {
+	if hdr.Typeflag != tar.TypeDir {
+		maps.DeleteFunc(open, func(n, _ string) bool { return strings.HasPrefix(n, name+"/") })
+	}
 }
 
 // told puts the faults into words.
