@@ -20,6 +20,10 @@
 //   - No request is logged as a whole: it may hold a registry's password.
 //   - A connection to the streaming port that has shown no token costs little and
 //     ends within seconds; see stream_guard.go. Tokens work once, for a minute.
+//   - A stream's context ends with its client's connection, whichever side closes it
+//     and also while nothing reads from it, and with it all that the stream began.
+//   - A client whose stream the daemon ends, because it stops, gets a failure before
+//     the daemon leaves.
 //
 // # Retries
 //
@@ -36,9 +40,9 @@
 // # Locks
 //
 // flights.mu guards the in-flight map, counters.mu the counters, strangers.mu the
-// connections without a token, tokens.mu the memory of unused tokens. They are held
-// for map access only, tokens.mu also while the library makes a token, and never
-// while another is.
+// connections without a token, tokens.mu the memory of unused tokens, hangups.mu the
+// watched connections. They are held for map access only, tokens.mu also while the
+// library makes a token, and never while another is.
 //
 // # Files
 //
@@ -49,6 +53,11 @@
 // A cache of unfetched results needs a bound, a lifetime and a guess whether an
 // answer arrived; it forgets at a restart. The records already say what exists,
 // and whether it was used says whether the answer can have mattered.
+//
+// # Why a closed port is no error of a port-forward
+//
+// A client (client-go) gives up its whole session, with all its connections, when its
+// error stream says anything. The port's connection is closed instead; the log says why.
 //
 // # Why not DeadlineExceeded from ExecSync as a normal result
 //

@@ -25,10 +25,10 @@ const defaultStreamAddress = "127.0.0.1:0"
 type streams struct {
 	server   streaming.Server
 	tokens   tokens
-	listener net.Listener
+	listener *clientListener
 	http     *http.Server
 	done     chan struct{} // closed when the accept loop has ended
-	cancel   context.CancelFunc
+	cancel   context.CancelCauseFunc
 }
 
 // serveStreams listens first, so that the URLs carry the port that was given.
@@ -42,16 +42,25 @@ func serveStreams(opt Options) (*streams, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make streaming server: %w", err), l.Close())
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &streams{server: server, listener: l, done: make(chan struct{}), cancel: cancel}
+	hangups, err := newHangups()
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	clients := &clientListener{Listener: l, hangups: hangups}
+	s := &streams{server: server, listener: clients, done: make(chan struct{}), cancel: cancel}
 	s.http = &http.Server{ //nolint:gosec // guard sets its timeouts
-		Handler:     server,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer closesWithContext(r)()
+			server.ServeHTTP(w, r)
+		}),
 		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: clients.bind,
 	}
 	guard(s.http)
 	go func() {
 		defer close(s.done)
-		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(clients); !errors.Is(err, http.ErrServerClosed) {
 			klog.ErrorS(err, "The streaming server ended; exec, attach and port-forward need a restart", "address", address)
 		}
 	}()
@@ -66,12 +75,14 @@ func newStreamingServer(opt Options, address string) (streaming.Server, error) {
 	return streaming.NewServer(cfg, streamRuntime{opt.Processes, opt.States})
 }
 
-// close ends every stream: those upgraded from HTTP are no longer known to the
-// http.Server, but their contexts descend from ours.
+// close ends every stream, and returns when the clients were told: those upgraded from
+// HTTP are no longer known to the http.Server, but their contexts descend from ours.
 func (s *streams) close() error {
-	s.cancel()
+	s.cancel(errStopping)
 	err := s.http.Close()
 	<-s.done
+	s.listener.settle()
+	s.listener.hangups.close()
 	if err != nil {
 		return fmt.Errorf("close streaming server: %w", err)
 	}
@@ -121,14 +132,26 @@ func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out,
 	if !st.TTY {
 		st.Stderr = errOut
 	}
-	return r.processes.Attach(ctx, id, st)
+	if err := r.processes.Attach(ctx, id, st); err != nil {
+		return err
+	}
+	return ctx.Err() // the container goes on when the daemon stops
 }
 
 func (r streamRuntime) PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) (err error) {
+	client, ctx := newForwarded(ctx, stream)
+	defer client.end()
 	ctx, cancel := streamContext(ctx, "PortForward", "pod", podID)
 	defer cancel()
 	defer func() { err = streamEnd(ctx, recover(), err) }()
-	return r.processes.PortForward(ctx, podID, port, stream)
+	err = r.processes.PortForward(ctx, podID, port, client)
+	if ofConnection(err) {
+		// A client ends its whole session at anything on an error stream, so the
+		// log has to tell.
+		klog.FromContext(ctx).Info("Forwarded connection refused", "port", port, "reason", err.Error())
+		return nil
+	}
+	return err
 }
 
 func streamContext(ctx context.Context, what string, keys ...any) (context.Context, context.CancelFunc) {
@@ -141,6 +164,9 @@ func streamContext(ctx context.Context, what string, keys ...any) (context.Conte
 func streamEnd(ctx context.Context, p any, err error) error {
 	if p != nil {
 		err = panicked(ctx, p)
+	}
+	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errStopping) {
+		err = fmt.Errorf("%w: %w", errStopping, err)
 	}
 	var exit utilexec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -16,7 +16,8 @@ import (
 const portForwardDial = 10 * time.Second
 
 // PortForward connects stream with a TCP port on a pod's loopback, IPv4 first
-// then IPv6, until both directions have ended or ctx has.
+// then IPv6, until both directions have ended or ctx has, which the caller ends when
+// its client is gone: a program of the pod may never close its side.
 func (m *Manager) PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error {
 	s, err := m.pod(podID)
 	if err != nil {
@@ -38,7 +39,10 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port int32, str
 // relay copies both ways. Each half is closed on its own, so that a client that
 // sent all it had still gets the whole answer.
 func relay(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		_ = conn.SetLinger(0) // a reset: the pod's program may never close its end
+		_ = conn.Close()
+	})
 	defer stop()
 	defer func() { _ = conn.Close() }()
 	in := make(chan struct{})
@@ -46,6 +50,9 @@ func relay(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) er
 		defer close(in)
 		_, _ = io.Copy(conn, stream)
 		_ = conn.CloseWrite()
+		// What the pod's program does not take any more must not wait in front of what
+		// the client sends to others.
+		_, _ = io.Copy(io.Discard, stream)
 	}()
 	// A reset by the pod's program ends this stream, not the client's session.
 	_, _ = io.Copy(stream, conn)
