@@ -41,8 +41,9 @@
 //
 // flights.mu guards the in-flight map, counters.mu the counters, strangers.mu the
 // connections without a token, tokens.mu the memory of unused tokens, hangups.mu the
-// watched connections. They are held for map access only, tokens.mu also while the
-// library makes a token, and never while another is.
+// watched connections, streamFront.mu the streams of unused tokens. They are held for
+// map access only and never while another is, except for tokens.mu: it is held while the
+// library makes a token and streamFront notes it.
 //
 // # Files
 //

@@ -50,10 +50,7 @@ func serveStreams(opt Options) (*streams, error) {
 	clients := &clientListener{Listener: l, hangups: hangups}
 	s := &streams{server: server, listener: clients, done: make(chan struct{}), cancel: cancel}
 	s.http = &http.Server{ //nolint:gosec // guard sets its timeouts
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			defer closesWithContext(r)()
-			server.ServeHTTP(w, r)
-		}),
+		Handler:     server,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: clients.bind,
 	}
@@ -72,7 +69,11 @@ func newStreamingServer(opt Options, address string) (streaming.Server, error) {
 	cfg := streaming.DefaultConfig
 	cfg.BaseURL = &url.URL{Scheme: "http", Host: address}
 	cfg.StreamIdleTimeout = cmp.Or(opt.StreamIdleTimeout, cfg.StreamIdleTimeout)
-	return streaming.NewServer(cfg, streamRuntime{opt.Processes, opt.States})
+	server, err := streaming.NewServer(cfg, streamRuntime{opt.Processes, opt.States})
+	if err != nil {
+		return nil, err
+	}
+	return &streamFront{Server: server, idle: cfg.StreamIdleTimeout, wanted: map[string]wanted{}}, nil
 }
 
 // close ends every stream, and returns when the clients were told: those upgraded from
