@@ -11,8 +11,13 @@ import (
 	"berth/oci/shimapi"
 )
 
-// attach connects a client's files with a container's streams until the
-// container ends or the client goes. It answers when they are joined and at the end.
+// lastPatience is how long a client may still take the last output of a container
+// that has ended.
+const lastPatience = 10 * time.Second
+
+// attach connects a client's files with a container's streams until the container
+// ends, the client goes or is too slow for the output. It answers when they are joined
+// and at the end.
 func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
 	ctr, err := s.running(r.ID)
 	if err != nil {
@@ -24,34 +29,70 @@ func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
 	}
 	defer ends.close()
 	gone := c.hungUp()
-	var streams []*stream
-	for name, f := range map[string]*os.File{"stdout": ends.stdout, "stderr": ends.stderr} {
-		if st := ctr.io.stream(name); f != nil && st != nil {
-			streams = append(streams, st)
-			defer st.detach(st.attach(f))
-		}
-	}
+	a := &attached{ctr: ctr, gone: gone, lost: make(chan struct{}, 1)}
+	defer a.close()
+	a.follow("stdout", ends.stdout)
+	a.follow("stderr", ends.stderr)
 	if ends.stdin != nil && ctr.stdin {
 		defer ctr.feedFrom(ends.stdin, func() { s.endInput(ctr) })()
 	}
 	if err := c.answer(nil, nil); err != nil {
 		return nil, errAnswered
 	}
-	for _, over := range append(endsOf(streams), ctr.done) {
-		select {
-		case <-over:
-		case <-gone:
-			return nil, errAnswered
-		}
-	}
-	return nil, nil
+	return nil, a.wait()
 }
 
-func endsOf(streams []*stream) (ends []chan struct{}) {
-	for _, st := range streams {
-		ends = append(ends, st.done)
+// attached is a client with the outputs that it follows.
+type attached struct {
+	ctr   *container
+	gone  <-chan struct{}
+	lost  chan struct{} // told when the client is too slow
+	sinks []*sink
+}
+
+func (a *attached) follow(name string, f *os.File) {
+	if st := a.ctr.io.stream(name); f != nil && st != nil {
+		a.sinks = append(a.sinks, st.attach(f, a.lost))
 	}
-	return ends
+}
+
+func (a *attached) close() {
+	for _, k := range a.sinks {
+		k.close()
+	}
+}
+
+// wait returns when the client has all the output of the ended container, or can't get
+// it any more.
+func (a *attached) wait() error {
+	if err := a.await(a.ctr.done, nil); err != nil {
+		return err
+	}
+	late := time.NewTimer(lastPatience)
+	defer late.Stop()
+	for _, k := range a.sinks {
+		if err := a.await(k.over, late.C); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *attached) await(over <-chan struct{}, late <-chan time.Time) error {
+	select {
+	case <-over:
+		return nil
+	case <-a.lost:
+		return tooSlow(a.ctr.id)
+	case <-late:
+		return tooSlow(a.ctr.id)
+	case <-a.gone:
+		return errAnswered
+	}
+}
+
+func tooSlow(id string) error {
+	return fault(shimapi.KindInternal, "the client reads more slowly than container %s writes and was cut off; the log has all of the output", id)
 }
 
 // ends are the files of an attaching client; nil ones it does not want.

@@ -24,7 +24,7 @@ import (
 
 const (
 	// drainGrace is how long the end of an ended container's output may take
-	// while nothing comes; longer than lastPatience, which is waiting too.
+	// while nothing comes.
 	drainGrace = 3 * time.Second
 	// initComm is what a container's first process is called until it executes
 	// its command.

@@ -178,16 +178,17 @@ func TestLogDiskFull(t *testing.T) {
 	}
 }
 
-// TestSinkCutOff has a client that reads nothing and one that has gone.
+// TestSinkCutOff has a client that has gone.
 func TestSinkCutOff(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	st := &stream{done: make(chan struct{})}
-	k := st.attach(w)
+	k := st.attach(w, nil)
 	_ = r.Close()
 	st.take([]byte("x"))
+	<-k.over
 	if len(st.sinks) != 0 {
 		t.Error("the client that has gone is still there")
 	}

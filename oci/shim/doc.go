@@ -10,8 +10,9 @@
 //     in the poller, so that a container costs no thread.
 //   - An exit is in status.json, durably, before anyone is told of it; it is told
 //     by closing a channel and by an event to every watcher.
-//   - A container's output reaches the log before it reaches any attached client,
-//     and neither a full disk nor a slow client stops the container for good.
+//   - A container's output reaches the log before it reaches any attached client. A
+//     full disk does not stop the container for good, and it never waits for a client:
+//     what one has not taken waits in memory up to a bound, over which it is cut off.
 //   - Every exec runs in a cgroup of its own below the container's, so that a
 //     timeout or a client that hangs up ends all it started.
 //   - Every change of a record goes through hub.publish, which tells it in order.
@@ -27,7 +28,8 @@
 // Locks: Server.mu guards the maps of pods and containers only. container.op is
 // held by start, update and delete, and while an exit is recorded; container.mu guards
 // its record. hub.mu is innermost. Order: container.op → container.mu → hub.mu;
-// Server.mu is never held with another. Kill, exec and attach take no op.
+// Server.mu is never held with another. Kill, exec and attach take no op. A stream's
+// lock may be held for a sink's, and both for nothing else.
 //
 // Files on disk: DIR/shim.sock, DIR/shim.json (who this is), DIR/empty (root of
 // the pauses), DIR/state/CTR (libcontainer's, and cgroup.json for what is cut off

@@ -17,12 +17,8 @@ import (
 )
 
 const (
-	// sinkPatience is how long an attached client may not take a piece of output
-	// before it is cut off; the container waits as long.
-	sinkPatience = 10 * time.Second
-	// lastPatience is the same once the container has ended, whose end is told
-	// when its output is in the log.
-	lastPatience = 2 * time.Second
+	// drainLimit is how long the log may take the last output of an ended container.
+	drainLimit = 10 * time.Second
 	// headSize is how much of the first output is remembered, for the case that
 	// it is the reason why the command could not be executed.
 	headSize = 512
@@ -45,16 +41,13 @@ type stream struct {
 	source *os.File
 	lines  *lineWriter // nil: no log
 	done   chan struct{}
-	busy   atomic.Bool // output is on its way to log and clients
+	busy   atomic.Bool // output is on its way to the log
 
-	mu       sync.Mutex
-	patience time.Duration
-	sinks    []*sink
-	head     []byte
+	mu    sync.Mutex
+	sinks []*sink
+	ended bool // nothing comes to sinks any more
+	head  []byte
 }
-
-// sink is where a client wants a copy of a stream.
-type sink struct{ file *os.File }
 
 // newStdio opens the log and, without a terminal, the pipes. given are the ends
 // that the container's process gets: stdin (or nil), stdout, stderr.
@@ -166,7 +159,7 @@ func (s *stdio) closeGiven() {
 }
 
 func (s *stdio) run(name string, source *os.File) {
-	st := &stream{name: name, source: source, done: make(chan struct{}), patience: sinkPatience}
+	st := &stream{name: name, source: source, done: make(chan struct{})}
 	if s.log != nil {
 		st.lines = &lineWriter{stream: name, log: s.log}
 	}
@@ -188,6 +181,7 @@ func (st *stream) pump() {
 	if st.lines != nil {
 		st.lines.end(time.Now())
 	}
+	st.endSinks()
 }
 
 func (st *stream) take(data []byte) {
@@ -197,43 +191,13 @@ func (st *stream) take(data []byte) {
 		st.lines.write(data, time.Now())
 	}
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	if room := headSize - len(st.head); room > 0 {
 		st.head = append(st.head, data[:min(room, len(data))]...)
 	}
-	sinks := slices.Clone(st.sinks)
-	for _, k := range sinks {
-		// A file that can't wait has no deadline and needs none.
-		_ = k.file.SetWriteDeadline(time.Now().Add(st.patience))
+	for _, k := range st.sinks {
+		k.offer(data)
 	}
-	st.mu.Unlock()
-	for _, k := range sinks {
-		if err := k.write(data); err != nil {
-			st.detach(k)
-			_ = k.file.Close() // the client sees the end
-		}
-	}
-}
-
-func (k *sink) write(data []byte) error {
-	_, err := k.file.Write(data)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		slog.Warn("attached client takes no output, it is cut off")
-	}
-	return err
-}
-
-func (st *stream) attach(f *os.File) *sink {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	k := &sink{f}
-	st.sinks = append(st.sinks, k)
-	return k
-}
-
-func (st *stream) detach(k *sink) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.sinks = slices.DeleteFunc(st.sinks, func(have *sink) bool { return have == k })
 }
 
 // firstOutput is what the container's process said first, on stderr or its terminal.
@@ -265,23 +229,12 @@ func (s *stdio) stream(name string) *stream {
 	return nil
 }
 
-// hasten leaves slow clients little time from now on.
-func (st *stream) hasten() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.patience = lastPatience
-	for _, k := range st.sinks {
-		_ = k.file.SetWriteDeadline(time.Now().Add(lastPatience)) // as in take
-	}
-}
-
 // drain waits, after the container has ended, until its output is in the log.
 // It does not wait for the end of a pipe of which something outside the
 // container holds the other end.
 func (s *stdio) drain() {
-	last := time.Now().Add(sinkPatience)
+	last := time.Now().Add(drainLimit)
 	for _, st := range s.output() {
-		st.hasten()
 		for !st.drained() {
 			if !st.busy.Load() || time.Now().After(last) {
 				slog.Warn("output did not end with its container")
