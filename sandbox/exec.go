@@ -25,6 +25,10 @@ const (
 	// execDrain is how long output is still read after the command ended, for
 	// when a child of it keeps the pipe open.
 	execDrain = 500 * time.Millisecond
+	// firstSizePatience is how long an exec with a terminal waits for the size of its
+	// client's window, which a program may ask for as soon as it runs. Clients send it
+	// at once, if ever.
+	firstSizePatience = time.Second
 )
 
 // ExecSync runs a command in a running container and returns what it printed.
@@ -169,6 +173,7 @@ func (m *Manager) Exec(ctx context.Context, id string, cmd []string, s Streams) 
 }
 
 func (m *Manager) execTTY(ctx context.Context, shim *oci.Shim, req *shimapi.ExecRequest, s Streams) (int, error) {
+	req.Process.ConsoleSize = firstSize(ctx, s.Resize)
 	session, err := shim.Exec(ctx, req, nil)
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", req.ID, asDomain(err))
@@ -193,6 +198,25 @@ func (m *Manager) execTTY(ctx context.Context, shim *oci.Shim, req *shimapi.Exec
 	screen.end()
 	out.Wait()
 	return status.Code, nil
+}
+
+// firstSize is the size that the client's window has at first; nil when the client
+// does not tell in time.
+func firstSize(ctx context.Context, sizes <-chan Size) *specs.Box {
+	if sizes == nil {
+		return nil
+	}
+	patience := time.NewTimer(firstSizePatience)
+	defer patience.Stop()
+	select {
+	case s, ok := <-sizes:
+		if ok {
+			return &specs.Box{Width: uint(s.Width), Height: uint(s.Height)}
+		}
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 // forwardSizes passes a client's window sizes on until either side is done.
