@@ -13,8 +13,11 @@ const BuiltEnv = "BERTH_TEST_PROGRAMS"
 
 // All are the packages whose programs tests ask for, as [Build] takes them.
 func All() []string {
-	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe"}
+	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe", streams + "client", streams + "kubelet"}
 }
+
+// streams is a module of its own, whose dependencies are the clients' and not berth's.
+const streams = "test/streams/"
 
 // linksC are the programs that can't be built without a C compiler.
 var linksC = map[string]bool{"cmd/berth-shim": true}
@@ -31,6 +34,17 @@ func Build(pkg, file string) error {
 		return os.WriteFile(file, data, 0o755)
 	}
 	c := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags", "seccomp,runc_nocriu", "-ldflags", "-s -w", "-o", file, "berth/"+pkg)
+	if strings.HasPrefix(pkg, streams) {
+		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+		if err != nil {
+			return fmt.Errorf("find the module of %s: %w", pkg, err)
+		}
+		c.Dir = filepath.Join(strings.TrimSpace(string(root)), streams)
+		c.Args[len(c.Args)-2], err = filepath.Abs(file)
+		if err != nil {
+			return err
+		}
+	}
 	cgo := "CGO_ENABLED=0"
 	if linksC[pkg] {
 		cgo = "CGO_ENABLED=1"

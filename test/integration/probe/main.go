@@ -15,7 +15,7 @@ import (
 // tasks are given their arguments; the code is the program's.
 var tasks = map[string]func(args []string) (int, error){
 	"shm-put": putShared, "shm-get": getShared, "signal": awaitSignal, "lines": printLines, "call": call, "user": printUser,
-	"search": search, "facts": facts,
+	"search": search, "facts": facts, "ports": servePorts,
 	"try": try, "hunt": hunt, "connect": connect, "trace": attachTo, "type": pushBack, "firewall": firewall,
 }
 
