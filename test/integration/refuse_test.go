@@ -131,14 +131,14 @@ func TestBadContainers(t *testing.T) {
 		return func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext = sc }
 	}
 	cases := map[string]func(*runtimeapi.ContainerConfig){
-		"no metadata":       func(c *runtimeapi.ContainerConfig) { c.Metadata = nil },
-		"1 MiB name":        func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = strings.Repeat("n", 1<<20) },
-		"log path out":      func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../x.log" },
-		"no mount source":   mount(&runtimeapi.Mount{ContainerPath: "/x"}),
-		"mount source gone": mount(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/no/such/directory/at/all/file"}),
-		"no mount target":   mount(&runtimeapi.Mount{HostPath: "/tmp"}),
-		"relative target":   mount(&runtimeapi.Mount{ContainerPath: "x/../../../etc", HostPath: "/tmp"}),
-		"rro not ro":        mount(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/tmp", RecursiveReadOnly: true}),
+		"no metadata":     func(c *runtimeapi.ContainerConfig) { c.Metadata = nil },
+		"1 MiB name":      func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = strings.Repeat("n", 1<<20) },
+		"log path out":    func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../x.log" },
+		"no mount source": mount(&runtimeapi.Mount{ContainerPath: "/x"}),
+		"below a file":    mount(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/dev/null/file"}), // a missing directory is made
+		"no mount target": mount(&runtimeapi.Mount{HostPath: "/tmp"}),
+		"relative target": mount(&runtimeapi.Mount{ContainerPath: "x/../../../etc", HostPath: "/tmp"}),
+		"rro not ro":      mount(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/tmp", RecursiveReadOnly: true}),
 		"device gone": func(c *runtimeapi.ContainerConfig) {
 			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/none", ContainerPath: "/dev/none", Permissions: "rwm"}}
 		},

@@ -12,7 +12,7 @@ import (
 // facts prints what a process has from those who started it, one fact a line. Numbers
 // that are of this process alone are left out.
 func facts([]string) (int, error) {
-	for _, file := range []string{"status", "limits", "oom_score_adj", "loginuid", "coredump_filter", "timerslack_ns", "attr/current"} {
+	for _, file := range []string{"status", "limits", "oom_score_adj", "loginuid", "coredump_filter", "attr/current"} {
 		text, _ := os.ReadFile("/proc/self/" + file) // an empty fact where the kernel has none
 		for line := range strings.Lines(string(text)) {
 			if !own(line) {
@@ -23,12 +23,13 @@ func facts([]string) (int, error) {
 	umask := unix.Umask(0)
 	securebits, _ := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
 	dumpable, _ := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	slack, _ := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 	priority, _ := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	policy, _, _ := unix.Syscall(unix.SYS_SCHED_GETSCHEDULER, 0, 0, 0)
 	io, _, _ := unix.Syscall(unix.SYS_IOPRIO_GET, 1, 0, 0)
 	personality, _, _ := unix.Syscall(unix.SYS_PERSONALITY, 0xffffffff, 0, 0)
-	fmt.Printf("umask %o, securebits %x, dumpable %d, priority %d, policy %d, io %d, personality %x\n",
-		umask, securebits, dumpable, priority, policy, io, personality)
+	fmt.Printf("umask %o, securebits %x, dumpable %d, timer slack %d, priority %d, policy %d, io %d, personality %x\n",
+		umask, securebits, dumpable, slack, priority, policy, io, personality)
 	return 0, errorsOf(printKeyring(), printFiles(), printDevices())
 }
 
