@@ -14,7 +14,7 @@ import (
 )
 
 // modes are the streams that a client of exec may ask for.
-var modes = [][]string{{}, {"-stdin"}, {"-tty"}, {"-tty", "-stdin"}}
+var modes = [][]string{{}, {"-stdin"}, {"-tty", "-size", "80x24"}, {"-tty", "-size", "80x24", "-stdin"}}
 
 func execArgs(c *ctr, mode []string, cmd ...string) []string {
 	return append(append(append([]string{}, mode...), "exec", c.ID), cmd...)

@@ -24,7 +24,7 @@ func TestStreamProtocols(t *testing.T) {
 			if code := x.wait(); code != 7 || x.stderr.String() != "err\n" {
 				t.Errorf("it ended with %d, %q", code, x.stderr.String())
 			}
-			x = s.start(p, "-tty", "-stdin", "exec", c.ID, "sh", "-c", "read -r line; echo got $line; exit 9")
+			x = s.start(p, "-tty", "-size", "80x24", "-stdin", "exec", c.ID, "sh", "-c", "read -r line; echo got $line; exit 9")
 			fmt.Fprintln(x.stdin, "text")
 			x.says("text") // the terminal's echo
 			x.says("got text")
