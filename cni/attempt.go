@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,23 +85,35 @@ func (n *Network) endAttempt(pod string) error {
 
 // left are the processes that the attempt started and that run still.
 func (a attempt) left(pod string) []int {
-	var left, group []int
-	ours := false
-	for _, p := range runningProcesses() {
-		carries := p.pid == a.PID && p.start == a.Start || p.addOf(pod)
-		if carries {
+	all := runningProcesses()
+	whole := a.hasGroup(all)
+	var left []int
+	for _, p := range all {
+		if p.pid == a.PID && p.start == a.Start || p.addOf(pod) || whole && p.group == a.PID {
 			left = append(left, p.pid)
 		}
-		if a.PID > 1 && p.group == a.PID {
-			group = append(group, p.pid)
-			ours = ours || carries
+	}
+	return left
+}
+
+// attemptTicks is how long after the plugin its children may have begun, in clock
+// ticks of 10 ms: ten minutes, far longer than a plugin may take.
+const attemptTicks = 10 * 60 * 100
+
+// hasGroup tells whether the process group with the plugin's number is the plugin's.
+// The kernel gives the number to nobody else while the group has a member. After its
+// end another program could have got it; then a process of that number began at
+// another time, or the members did.
+func (a attempt) hasGroup(all []process) bool {
+	for _, p := range all {
+		if p.pid == a.PID && p.start != a.Start {
+			return false
+		}
+		if p.group == a.PID && (p.start < a.Start || p.start > a.Start+attemptTicks) {
+			return false
 		}
 	}
-	if ours { // else the number has been another group's since
-		left = append(left, group...)
-	}
-	slices.Sort(left)
-	return slices.Compact(left)
+	return a.PID > 1
 }
 
 // runningProcesses are all but this one and those that only wait to be waited for.

@@ -10,4 +10,8 @@
 // With $BERTH_TEST_PROGRAMS set nothing is built: that directory has the
 // programs already, each under the path of its package. So precompiled tests
 // (test/attack) run on machines without Go.
+//
+// # Why not in each test kit
+//
+// There are three kits, and precompiled tests need one way in all of them.
 package program
