@@ -166,13 +166,8 @@ func (n *Network) rememberedPods() (map[string]bool, error) {
 		return pods, err
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), atomicfile.TempPrefix) {
+		if !strings.HasPrefix(e.Name(), atomicfile.TempPrefix) { // being written
 			pods[e.Name()] = true
-			continue
-		}
-		// A crash cut its write off, before anything was attached.
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return pods, err
 		}
 	}
 	cached, err := n.cni.GetCachedAttachments("")

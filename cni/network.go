@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"berth/oci/atomicfile"
 )
 
 // ErrNotReady says that no pod can be attached for now. The text of an error
@@ -71,6 +73,9 @@ func New(opt Options) (*Network, error) {
 		return nil, errors.New("cni: a configuration directory, a cache directory and plugin directories must be given")
 	}
 	opt.ConfDir = filepath.Clean(opt.ConfDir)
+	if err := dropCutOff(opt.CacheDir); err != nil {
+		return nil, fmt.Errorf("cni: %w", err)
+	}
 	n := &Network{opt: opt}
 	n.cni = libcni.NewCNIConfigWithCacheDir(opt.BinDirs, opt.CacheDir, pluginExec{opt.CacheDir})
 	if opt.Default != nil {
@@ -84,6 +89,16 @@ func New(opt Options) (*Network, error) {
 	}
 	n.watch = w
 	return n, nil
+}
+
+// dropCutOff removes records whose writing a crash cut off. What they were to tell of
+// had not begun. Later it would take those that are being written.
+func dropCutOff(cache string) error {
+	files, err := filepath.Glob(filepath.Join(cache, "*", atomicfile.TempPrefix+"*"))
+	for _, f := range files {
+		err = errors.Join(err, forgetFile(f))
+	}
+	return err
 }
 
 // Close stops the watch and waits for it to end. Attached pods stay attached.

@@ -67,7 +67,7 @@ func (d *daemon) abandon(how string, a abandoned) string {
 	if err := <-first; status.Code(err) != l.code {
 		d.t.Errorf("the client that %s hears %v", how, err)
 	}
-	eventually(d.t, "the daemon knows that the client is gone", func() bool { return d.logged("The client gave up") })
+	eventually(d.t, "the daemon knows that the client is gone", func() bool { return d.logged("client gave up") })
 	type answer struct {
 		id  string
 		err error
