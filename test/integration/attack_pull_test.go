@@ -33,7 +33,6 @@ func (d *dripping) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	d.wg.Add(1)
 	defer d.wg.Done()
-	w.Header().Set("Content-Length", fmt.Sprint(1<<20))
 	d.began <- struct{}{}
 	for tick := time.NewTicker(time.Second); ; {
 		w.Write([]byte{0x1f})
