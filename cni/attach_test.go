@@ -358,13 +358,8 @@ func TestGCDetachesUnknownPodsOnly(t *testing.T) {
 	if _, err := n.Add(t.Context(), kept); err != nil {
 		t.Fatal(err)
 	}
-	cut := n.intentPath(atomicfile.TempPrefix + "1") // what a crash leaves of a write
-	write(t, cut, []byte("{"))
 	if err := n.GC(t.Context(), func() []Attachment { return []Attachment{{"kept"}} }); err != nil {
 		t.Fatal(err)
-	}
-	if _, err := os.Stat(cut); !errors.Is(err, fs.ErrNotExist) {
-		t.Error("half a record stays")
 	}
 	marks(t, f, "ADD older", "ADD newer", "DEL older", "GC newer")
 	calls := f.calls()
@@ -377,6 +372,39 @@ func TestGCDetachesUnknownPodsOnly(t *testing.T) {
 	}
 	if _, err := os.Stat(n.intentPath("stale")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("the stale pod is still remembered")
+	}
+}
+
+// A crash may cut off the writing of a record. The rest of it goes when the daemon
+// starts, and only then: later it could be a record that is being written.
+func TestCutOffRecordsGoAtTheStart(t *testing.T) {
+	f := newFault(t)
+	opt := Options{
+		CacheDir: t.TempDir(), BinDirs: []string{f.bin}, ConfDir: t.TempDir(),
+		Default: conflist(t, "1.1.0", "net", f.conf("m", nil)),
+	}
+	for round, stays := range []bool{true, false} {
+		n := open(t, opt)
+		var cut []string
+		for _, record := range []string{n.intentPath("x"), n.attemptPath("x")} {
+			if err := os.MkdirAll(filepath.Dir(record), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			cut = append(cut, filepath.Join(filepath.Dir(record), atomicfile.TempPrefix+"1"))
+		}
+		if round == 0 {
+			for _, c := range cut {
+				write(t, c, []byte("{"))
+			}
+			if err := n.GC(t.Context(), func() []Attachment { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range cut {
+			if _, err := os.Stat(c); stays != (err == nil) {
+				t.Errorf("round %d: %s: %v", round, c, err)
+			}
+		}
 	}
 }
 

@@ -105,6 +105,7 @@ func TestStartFailures(t *testing.T) {
 	args := func(a ...string) func(*shimapi.CreateRequest, *specs.Spec) {
 		return func(_ *shimapi.CreateRequest, s *specs.Spec) { s.Process.Args = a }
 	}
+	missing := filepath.Join(t.TempDir(), "missing")
 	for _, c := range []struct {
 		name, want string
 		alter      func(*shimapi.CreateRequest, *specs.Spec)
@@ -114,8 +115,8 @@ func TestStartFailures(t *testing.T) {
 		{"not executable", `command "/etc/plain": permission denied`, args("/etc/plain")},
 		{"directory", `command "/etc": is a directory`, args("/etc")},
 		{"cwd is a file", `working directory "/etc/plain": not a directory`, func(_ *shimapi.CreateRequest, s *specs.Spec) { s.Process.Cwd = "/etc/plain" }},
-		{"bad mount", "/no/such", func(_ *shimapi.CreateRequest, s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Source: "/no/such", Type: "bind", Options: []string{"bind"}})
+		{"bad mount", missing, func(_ *shimapi.CreateRequest, s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Source: missing, Type: "bind", Options: []string{"bind"}})
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -51,6 +52,7 @@ func run(t *testing.T, env []string, args ...string) (code int, stdout, stderr s
 
 func TestCodes(t *testing.T) {
 	path := []string{"PATH=/nonexistent:/etc/passwd:/usr/bin:/bin"}
+	missing := filepath.Join(t.TempDir(), "missing")
 	for name, c := range map[string]struct {
 		env    []string
 		args   []string
@@ -62,7 +64,7 @@ func TestCodes(t *testing.T) {
 		"default PATH":   {nil, []string{"--", "sh", "-c", "exit 5"}, 5, ""},
 		"signal":         {path, []string{"--", "sh", "-c", "kill -9 $$"}, 137, ""},
 		"missing":        {path, []string{"--", "nosuch"}, 127, "nosuch: no such file"},
-		"missing path":   {path, []string{"--", "/no/such"}, 127, "/no/such: no such file"},
+		"missing path":   {path, []string{"--", missing}, 127, missing + ": no such file"},
 		"not executable": {path, []string{"--", "/etc/passwd"}, 126, "permission denied"},
 		"long name":      {path, []string{"--", strings.Repeat("x", 5000)}, 127, "no such file"},
 		"no command":     {path, []string{"--"}, 2, "usage"},
