@@ -25,27 +25,33 @@ func appArmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (*runtimeapi.
 	return p, err
 }
 
-// apparmor applies the default where nothing is said, as the CRI asks. Privileged
-// containers go without it, but not without a profile that was chosen for them. What
-// can't be applied is refused: where the host has no AppArmor only a profile that was
-// named, where it has one whose default could not be loaded the default too.
+// appArmorName is the name of the profile that p asks for, "" for unconfined; nil is
+// the default, as the CRI asks. What can't be applied is refused: where the host has no
+// AppArmor only a profile that was named, where it has one whose default could not be
+// loaded the default too.
+func appArmorName(p *runtimeapi.SecurityProfile, h Host) (string, error) {
+	switch {
+	case p.GetProfileType() == profileLocalhost && !h.AppArmor:
+		return "", fmt.Errorf("%w: security_context.apparmor: AppArmor is not enabled: use RuntimeDefault or Unconfined", ErrUnsupported)
+	case p.GetProfileType() == profileLocalhost:
+		return p.GetLocalhostRef(), nil
+	case p.GetProfileType() != profileDefault || !h.AppArmor:
+		return "", nil
+	case h.AppArmorDefault == "":
+		return "", fmt.Errorf("%w: security_context.apparmor: the profile of RuntimeDefault is not loaded: see berthd's log, install apparmor_parser and restart berthd; or ask for Unconfined", ErrUnsupported)
+	}
+	return h.AppArmorDefault, nil
+}
+
+// apparmor: privileged containers go without the default, but not without a profile
+// that was chosen for them.
 func (b *builder) apparmor() error {
 	p, err := appArmorProfile(b.sc)
-	if err != nil {
+	if err != nil || b.privileged() && p.GetProfileType() != profileLocalhost {
 		return err
 	}
-	switch {
-	case p.GetProfileType() == profileLocalhost && !b.host.AppArmor:
-		return fmt.Errorf("%w: security_context.apparmor: AppArmor is not enabled: use RuntimeDefault or Unconfined", ErrUnsupported)
-	case p.GetProfileType() == profileLocalhost:
-		b.spec.Process.ApparmorProfile = p.GetLocalhostRef()
-	case p.GetProfileType() != profileDefault || !b.host.AppArmor || b.privileged(): // nil is the default
-	case b.host.AppArmorDefault == "":
-		return fmt.Errorf("%w: security_context.apparmor: the profile of RuntimeDefault is not loaded: see berthd's log, install apparmor_parser and restart berthd; or ask for Unconfined", ErrUnsupported)
-	default:
-		b.spec.Process.ApparmorProfile = b.host.AppArmorDefault
-	}
-	return nil
+	b.spec.Process.ApparmorProfile, err = appArmorName(p, b.host)
+	return err
 }
 
 // selinux applies the options where the host has SELinux and ignores them

@@ -91,19 +91,15 @@ func pauseGroups(sc *runtimeapi.LinuxSandboxSecurityContext, maps []specs.LinuxI
 	return groups, nil
 }
 
+// pauseAppArmor is the profile of pause. A pod that names none gets its pause without
+// the default where that could not be loaded: its containers may be those that mend the
+// node, and pause runs no code but berth's.
 func pauseAppArmor(sc *runtimeapi.LinuxSandboxSecurityContext, h Host) (string, error) {
 	p, err := appArmorProfile(profilesOf(sc))
-	switch {
-	case err != nil:
+	if err != nil || p == nil && h.AppArmorDefault == "" {
 		return "", err
-	case p.GetProfileType() == profileLocalhost && !h.AppArmor:
-		return "", fmt.Errorf("%w: security_context.apparmor: AppArmor is not enabled: use RuntimeDefault or Unconfined", ErrUnsupported)
-	case p.GetProfileType() == profileLocalhost:
-		return p.GetLocalhostRef(), nil
-	case p.GetProfileType() == profileDefault && h.AppArmor: // nil too
-		return h.AppArmorDefault, nil
 	}
-	return "", nil
+	return appArmorName(p, h)
 }
 
 // profilesOf are the pod's profiles as a container would name them, for the checks

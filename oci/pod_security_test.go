@@ -39,6 +39,7 @@ func TestPodSecurity(t *testing.T) {
 		"user, group and groups": {&runtimeapi.LinuxSandboxSecurityContext{RunAsUser: int64Value(7), RunAsGroup: int64Value(8), SupplementalGroups: []int64{9, 10}}, Host{}, PodSecurity{User: shimapi.PauseUser{UID: 7, GID: 8, Groups: []uint32{9, 10}}}},
 		"AppArmor's default":     {&runtimeapi.LinuxSandboxSecurityContext{RunAsUser: int64Value(1)}, armed, PodSecurity{User: shimapi.PauseUser{UID: 1, GID: 65535}, AppArmor: "the-default"}},
 		"AppArmor's own":         {&runtimeapi.LinuxSandboxSecurityContext{RunAsUser: int64Value(1), Apparmor: local}, armed, PodSecurity{User: shimapi.PauseUser{UID: 1, GID: 65535}, AppArmor: "mine"}},
+		"AppArmor not loaded":    {nil, Host{AppArmor: true}, PodSecurity{User: shimapi.PauseUser{UID: 65535, GID: 65535}}},
 		"AppArmor unconfined":    {&runtimeapi.LinuxSandboxSecurityContext{RunAsUser: int64Value(1), Apparmor: &runtimeapi.SecurityProfile{ProfileType: profileUnconfined}}, armed, PodSecurity{User: shimapi.PauseUser{UID: 1, GID: 65535}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -72,6 +73,15 @@ func TestPodSecurityRefuses(t *testing.T) {
 				t.Errorf("want %q, got %v", want, err)
 			}
 		})
+	}
+}
+
+// A default that is asked for and was not loaded is refused, as a container's is.
+func TestPodAppArmorNotLoaded(t *testing.T) {
+	asked := &runtimeapi.SecurityProfile{ProfileType: profileDefault}
+	_, err := PodSecurityOf(podOf(&runtimeapi.LinuxSandboxSecurityContext{Apparmor: asked}), Host{AppArmor: true})
+	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "is not loaded") {
+		t.Error(err)
 	}
 }
 

@@ -3,9 +3,11 @@ package sandbox
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -94,6 +96,46 @@ func removeCgroups(h oci.Host, path, top string) error {
 		if p == top {
 			break
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// madeCgroups are cgroups that were made for a pod that is gone, by their path, with
+// the highest that was made for it. They could not go with it: another pod is in them,
+// or a process that the kernel does not let end yet.
+type madeCgroups struct {
+	mu  sync.Mutex
+	top map[string]string
+}
+
+// release removes the cgroup at path and those above it up to top, which is "" where
+// they were not made for this pod, and those that an earlier pod could not take along.
+func (c *madeCgroups) release(h oci.Host, path, top string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if top == "" {
+		top = c.top[path]
+	}
+	if top == "" {
+		return nil
+	}
+	err := removeCgroups(h, path, top)
+	delete(c.top, path)
+	if cgroupExists(h, path) {
+		c.top[path] = top
+	}
+	return err
+}
+
+// retry releases those that are left. It is called when a container ends that no pod
+// has any more.
+func (c *madeCgroups) retry(h oci.Host) error {
+	c.mu.Lock()
+	left := maps.Clone(c.top)
+	c.mu.Unlock()
+	var errs []error
+	for path, top := range left {
+		errs = append(errs, c.release(h, path, top))
 	}
 	return errors.Join(errs...)
 }

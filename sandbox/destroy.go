@@ -66,10 +66,7 @@ func (m *Manager) releasePodCgroups(rec *podRecord) error {
 	if p := pauseCgroup(m.opt.Host, parent, rec.ID); p != "" {
 		errs = append(errs, removeCgroup(m.opt.Host, p))
 	}
-	if rec.MadeCgroup != "" {
-		errs = append(errs, removeCgroups(m.opt.Host, parent, rec.MadeCgroup))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.made.release(m.opt.Host, parent, rec.MadeCgroup))...)
 }
 
 // releasePause ends the pause process, by its shim or, when that is gone, by pid.

@@ -42,6 +42,7 @@ type Manager struct {
 
 	layerWalks chan struct{} // holds one for each layer being measured
 	finishBy   time.Time     // see finish; set once, by Recover
+	made       madeCgroups
 	looks      looks
 	health     health
 	settled    chan struct{} // closed when the tasks of Recover have ended
@@ -67,6 +68,7 @@ func New(opt Options) (*Manager, error) {
 		bootID:     strings.TrimSpace(string(boot)),
 		events:     newBroadcaster(),
 		layerWalks: make(chan struct{}, layerWalks),
+		made:       madeCgroups{top: make(map[string]string)},
 		settled:    make(chan struct{}),
 		pods:       make(map[string]*Sandbox),
 		containers: make(map[string]*Container),

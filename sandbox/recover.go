@@ -253,7 +253,7 @@ func (m *Manager) take(ctx context.Context, ev oci.ShimEvent) {
 	case ev.Record.Pod == "":
 		m.pauseEvent(ctx, ev.Record)
 	default:
-		m.containerEvent(ev.Record)
+		m.containerEvent(ctx, ev.Record)
 	}
 }
 
@@ -310,12 +310,18 @@ func (m *Manager) disown(ctx context.Context, ev oci.ShimEvent) error {
 	return nil
 }
 
-func (m *Manager) containerEvent(r shimapi.Record) {
+func (m *Manager) containerEvent(ctx context.Context, r shimapi.Record) {
 	m.mu.RLock()
 	c := m.containers[r.ID]
 	m.mu.RUnlock()
 	if c != nil {
 		c.learn(r)
+		return
+	}
+	if r.Status == shimapi.StatusStopped { // it may have outlived its pod
+		if err := m.made.retry(m.opt.Host); err != nil {
+			klog.FromContext(ctx).Error(err, "A cgroup that was made for a pod which is gone could not be removed")
+		}
 	}
 }
 

@@ -205,8 +205,10 @@ func (c *ctr) exec(script string) string {
 	return string(r.GetStdout())
 }
 
-// counter prints 0, 1, 2, … a line each, some fifty a second.
-const counter = `i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done`
+// counter prints 0, 1, 2, … a line each, some fifty a second. It waits for a FIFO that
+// nothing is written to: with a process for each wait, twenty counters would be all
+// that the machine does.
+const counter = `mkfifo /never; exec 3<>/never; i=0; while :; do echo $i; i=$((i+1)); read -t 0.02 -u 3 never; done`
 
 // lines is how many lines a counter has logged; that none is missing, twice or
 // torn is checked. What a shim had read, which is what was there to be read, and not

@@ -81,7 +81,7 @@ func overwriteRuntime(t *testing.T) {
 	before := content(t, shim)
 	p := shared.pod(t)
 	victim := p.idle("victim")
-	hunter := p.start("hunter", "", asTenant, runs(t, "hunt", "3000", probePath, "/bin/busybox"))
+	hunter := p.start("hunter", "", asTenant, runs(t, "hunt", "3000", probePath, "/bin/busybox", "/bin/sh", "/bin/sleep", "/bin/true"))
 	hunter.says("hunting")
 	link := evil(t, "self-exe", nil, registry.File{Path: "/bin/script", Mode: 0o755, Data: []byte("#!/proc/self/exe\n")})
 	for i, command := range []string{"/proc/self/exe", "/bin/script", "/proc/self/exe"} {

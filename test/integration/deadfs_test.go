@@ -40,8 +40,10 @@ func mountDead(t *testing.T, answers int) *deadFS {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = unix.Unmount(d.Path, unix.MNT_DETACH)
-		d.dev.Close() // ends the connection: whoever waits is told
+		// By force: the connection ends, and a process that waits for an answer is told.
+		// Closing the device alone would wait for the read of it.
+		_ = unix.Unmount(d.Path, unix.MNT_FORCE|unix.MNT_DETACH)
+		d.dev.Close()
 	})
 	if answers != 0 {
 		go d.serve(answers)

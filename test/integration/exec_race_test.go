@@ -22,7 +22,7 @@ func races() int {
 	if os.Getenv("BERTH_SOAK") != "" {
 		return 340
 	}
-	return 40
+	return 20
 }
 
 // TestExecRacesEnd executes commands in containers that end meanwhile, by a stop, by

@@ -33,7 +33,7 @@ func TestKilledDaemonAdoptsItsPods(t *testing.T) {
 	ips := map[string]string{}
 	for i := range pods {
 		pods[i] = s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = fmt.Sprintf("pod-%d", i) })
-		counters[i] = pods[i].start("counter", "i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done")
+		counters[i] = pods[i].start("counter", counter)
 		ips[pods[i].ID] = pods[i].status().GetNetwork().GetIp()
 	}
 	if len(slices.Compact(slices.Sorted(mapValues(ips)))) != count {
