@@ -52,7 +52,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 // recoverPod loads a pod and says what is left to do about it.
 func (m *Manager) recoverPod(ctx context.Context, id string) ([]task, error) {
 	var rec podRecord
-	err := atomicfile.Read(m.podFile(id, podRecordName), &rec)
+	err := readOwn(ctx, m.podFile(id, podRecordName), &rec)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, eraseDir(ctx, m.podDir(id), podRecordName) // made no further than its directory
 	}
@@ -143,9 +143,18 @@ func (m *Manager) recoverContainers(ctx context.Context, s *Sandbox) error {
 	return errors.Join(errs...)
 }
 
+// readOwn reads a record that an earlier daemon wrote, which may have been killed as it
+// wrote.
+func readOwn(ctx context.Context, path string, v any) error {
+	if err := atomicfile.DropCutOff(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.FromContext(ctx).Error(err, "A cut-off record stays", "record", path)
+	}
+	return atomicfile.Read(path, v)
+}
+
 func (m *Manager) recoverContainer(ctx context.Context, s *Sandbox, id string) error {
 	var rec containerRecord
-	err := atomicfile.Read(filepath.Join(m.containerDir(s.id, id), containerRecordName), &rec)
+	err := readOwn(ctx, filepath.Join(m.containerDir(s.id, id), containerRecordName), &rec)
 	if err == nil {
 		err = rec.decode()
 	}

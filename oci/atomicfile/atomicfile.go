@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // TempPrefix starts the name of every file that is not renamed yet. A file of
@@ -57,6 +58,26 @@ func Read(path string, v any) error {
 	return nil
 }
 
+// DropCutOff removes what a writer of path left behind when it was killed. Only the
+// record's own writer may call it, before it writes: to any other the file might be one
+// that is being written.
+func DropCutOff(path string) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("look for cut-off records: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tempPattern(path)) {
+			errs = append(errs, os.Remove(filepath.Join(filepath.Dir(path), e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tempPattern names the record, since records with other writers may be beside it.
+func tempPattern(path string) string { return TempPrefix + filepath.Base(path) + "-" }
+
 func encode(path string, v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -67,7 +88,7 @@ func encode(path string, v any) ([]byte, error) {
 
 func replace(path string, data []byte, perm os.FileMode, durable bool) error {
 	dir := filepath.Dir(path)
-	temp, err := writeTemp(dir, data, perm, durable)
+	temp, err := writeTemp(path, data, perm, durable)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -83,9 +104,9 @@ func replace(path string, data []byte, perm os.FileMode, durable bool) error {
 	return nil
 }
 
-// writeTemp leaves a complete file in dir and returns its name, or leaves nothing.
-func writeTemp(dir string, data []byte, perm os.FileMode, durable bool) (string, error) {
-	f, err := os.CreateTemp(dir, TempPrefix)
+// writeTemp leaves a complete file beside path and returns its name, or leaves nothing.
+func writeTemp(path string, data []byte, perm os.FileMode, durable bool) (string, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), tempPattern(path))
 	if err != nil {
 		return "", err
 	}

@@ -131,3 +131,30 @@ func onlyEntry(t *testing.T, path string) {
 		t.Errorf("directory holds %v, %v", entries, err)
 	}
 }
+
+// Another record's temporary is another writer's, also where one name begins with the
+// other.
+func TestDropCutOff(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a")
+	if err := DropCutOff(path); err != nil {
+		t.Errorf("nothing to drop: %v", err)
+	}
+	names := map[string]bool{".tmp-a-1": false, ".tmp-a-22": false, ".tmp-ab-1": true, ".tmp-b-1": true, "a": true, "a-1": true}
+	for name := range names {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := DropCutOff(path); err != nil {
+		t.Fatal(err)
+	}
+	for name, stays := range names {
+		if _, err := os.Lstat(filepath.Join(dir, name)); stays != (err == nil) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := DropCutOff(filepath.Join(dir, "none", "a")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
+}

@@ -120,7 +120,11 @@ func (s *Server) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 }
 
 func (s *Server) lastRecord(r shimapi.AdoptRequest) (rec shimapi.Record, err error) {
-	err = atomicfile.Read(filepath.Join(r.Dir, recordName), &rec)
+	path := filepath.Join(r.Dir, recordName)
+	if err := atomicfile.DropCutOff(path); err != nil { // the shim before us may have been killed as it wrote
+		slog.Warn("cut-off record stays", "id", r.ID, "error", err)
+	}
+	err = atomicfile.Read(path, &rec)
 	if err == nil && (rec.ID != r.ID || rec.BootID != s.bootID) {
 		err = fmt.Errorf("its record is of %q in boot %s", rec.ID, rec.BootID)
 	}

@@ -9,12 +9,14 @@ import (
 	"os/signal"
 	"regexp"
 	"syscall"
+	"time"
 )
 
 // options are the command line.
 type options struct {
 	build, run string
 	only       *regexp.Regexp
+	timeout    time.Duration
 	verbose    bool
 }
 
@@ -22,6 +24,7 @@ func main() {
 	o := options{only: regexp.MustCompile("")}
 	flag.StringVar(&o.build, "build", "", "make `DIR` all that is needed to run the attacks on another machine, and run none")
 	flag.StringVar(&o.run, "run", "", "run what -build made of `DIR`")
+	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "how `long` one package's tests may take")
 	flag.BoolVar(&o.verbose, "v", false, "print what the tests print")
 	flag.Func("only", "run the test functions whose names match this regular `expression`", func(s string) (err error) {
 		o.only, err = regexp.Compile(s)
@@ -63,7 +66,7 @@ func attack(ctx context.Context, o options) (err error) {
 		if s.keep(o.only); len(s.Tests) == 0 {
 			continue
 		}
-		results, err := s.run(ctx, root, at, o.verbose)
+		results, err := s.run(ctx, root, at, o)
 		if err != nil {
 			return err
 		}

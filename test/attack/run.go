@@ -16,18 +16,15 @@ import (
 	"berth/test/program"
 )
 
-// timeout is of one package's tests.
-const timeout = "20m"
-
 // run runs the suite's test binary, which is below root, in the package's
 // directory below at.
-func (s *suite) run(ctx context.Context, root, at string, verbose bool) ([]result, error) {
+func (s *suite) run(ctx context.Context, root, at string, o options) ([]result, error) {
 	binary, err := filepath.Abs(filepath.Join(root, s.Package, binaryName))
 	if err != nil {
 		return nil, err
 	}
 	names := slices.Sorted(maps.Keys(s.Tests))
-	c := exec.CommandContext(ctx, binary, "-test.v=test2json", "-test.timeout="+timeout, "-test.run=^("+strings.Join(names, "|")+")$")
+	c := exec.CommandContext(ctx, binary, "-test.v=test2json", "-test.timeout="+o.timeout.String(), "-test.run=^("+strings.Join(names, "|")+")$")
 	c.Dir = filepath.Join(at, s.Package)
 	c.Env = os.Environ()
 	if programs := filepath.Join(root, programsDir); exists(programs) {
@@ -47,7 +44,7 @@ func (s *suite) run(ctx context.Context, root, at string, verbose bool) ([]resul
 	fmt.Fprintf(os.Stderr, "attack: %s: %d test functions\n", s.Package, len(names))
 	r := newReader()
 	echo := io.Discard
-	if verbose {
+	if o.verbose {
 		echo = os.Stderr
 	}
 	read := r.read(io.TeeReader(bufio.NewReaderSize(out, 1<<20), echo))
