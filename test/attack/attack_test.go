@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // victim is a package with an attack of every outcome.
@@ -74,7 +75,7 @@ func suiteOf(t *testing.T, source string) (*suite, string) {
 // tableOf runs the suite, and lines up the table's columns with single spaces.
 func tableOf(t *testing.T, s *suite, root string) (string, error) {
 	t.Helper()
-	all, err := s.run(t.Context(), root, root, false)
+	all, err := s.run(t.Context(), root, root, options{timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
