@@ -1,11 +1,9 @@
 package cri
 
 import (
-	"slices"
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/sandbox"
@@ -98,26 +96,12 @@ func (s *Server) encodeContainerStatus(c *sandbox.ContainerStatus) *runtimeapi.C
 		Message:     strings.ToValidUTF8(c.Message, "\uFFFD"), // may quote what a program printed
 		Labels:      c.Config.GetLabels(),
 		Annotations: c.Config.GetAnnotations(),
-		Mounts:      s.encodeMounts(c.Mounts),
+		Mounts:      c.Mounts,
 		LogPath:     c.LogPath,
 		Resources:   c.Resources,
 		User:        c.User,
 		StopSignal:  c.StopSignal,
 	}
-}
-
-// encodeMounts tells of an image volume the digest in its registry, as of the image.
-func (s *Server) encodeMounts(mounts []*runtimeapi.Mount) []*runtimeapi.Mount {
-	out := slices.Clone(mounts)
-	for i, m := range out {
-		ref := m.GetImage().GetImageRef()
-		if name := s.registryName(ref); name != ref {
-			m = proto.Clone(m).(*runtimeapi.Mount)
-			m.Image.ImageRef = name
-			out[i] = m
-		}
-	}
-	return out
 }
 
 // registryName is what image_ref says, from which the kubelet takes the imageID of a

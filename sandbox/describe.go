@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"cmp"
 	"encoding/json"
 	"slices"
 
@@ -23,8 +22,9 @@ func (r *containerRecord) describe(st *ContainerStatus) {
 	st.Resources, st.User = r.described.resources, r.described.user
 }
 
-// mounts are those of the config. Of an image volume they say what was mounted: which
-// image, by its digest or else its ID, and that it is read-only.
+// mounts are those of the config. Of an image volume they say what was mounted: the ID
+// of the image, which is the digest of its configuration and what PullImage returned
+// (KEP-5365; critest compares the two), and that it is read-only.
 func (r *containerRecord) mounts() []*runtimeapi.Mount {
 	all := r.config.GetMounts()
 	if len(r.Volumes) == 0 {
@@ -37,7 +37,7 @@ func (r *containerRecord) mounts() []*runtimeapi.Mount {
 			continue
 		}
 		mt = proto.Clone(mt).(*runtimeapi.Mount)
-		mt.Readonly, mt.Image.ImageRef = true, cmp.Or(r.Volumes[next].ImageRef, r.Volumes[next].ImageID)
+		mt.Readonly, mt.Image.ImageRef = true, r.Volumes[next].ImageID
 		all[i] = mt
 		next++
 	}

@@ -97,10 +97,8 @@ func (r *containerRecord) took(stage string, since time.Time) time.Time {
 type imageVolume struct {
 	Target string   `json:"target"` // on the host
 	Layers []string `json:"layers"`
-	// ImageID and ImageRef are as in containerRecord; "" in records of a daemon that
-	// did not write them.
-	ImageID  string `json:"image_id,omitempty"`
-	ImageRef string `json:"image_ref,omitempty"`
+	// ImageID is as in containerRecord; "" in records of a daemon that did not write it.
+	ImageID string `json:"image_id,omitempty"`
 }
 
 // configJSON carries a CRI message as the JSON of its proto definition, so that

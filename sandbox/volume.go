@@ -62,7 +62,7 @@ func (m *Manager) mountImageVolume(ctx context.Context, c *Container, rec *conta
 		return "", err
 	}
 	dir := filepath.Join(m.imageVolumesDir(c.id), strconv.Itoa(i))
-	rec.Volumes = append(rec.Volumes, imageVolume{Target: dir, Layers: img.Layers, ImageID: img.ID, ImageRef: img.Digest})
+	rec.Volumes = append(rec.Volumes, imageVolume{Target: dir, Layers: img.Layers, ImageID: img.ID})
 	c.commit(*rec)
 	if err := m.opt.Images.Hold(c.id, rec.held()); err != nil {
 		return "", fmt.Errorf("hold image: %w", err)
