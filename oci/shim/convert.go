@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	devices "github.com/opencontainers/cgroups/devices/config"
@@ -58,6 +59,15 @@ var rlimits = map[string]int{
 	"RLIMIT_STACK": unix.RLIMIT_STACK,
 }
 
+// lockedMemory is the limit of this process as it started. A container that says none
+// gets it by name, and does not inherit it: on cgroup v2 libcontainer takes the limit
+// from this whole process, for good, as it loads the first device filter.
+var lockedMemory = func() configs.Rlimit {
+	own := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	_ = unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) // can't fail: the limit is known and the address valid
+	return configs.Rlimit{Type: unix.RLIMIT_MEMLOCK, Soft: own.Cur, Hard: own.Max}
+}()
+
 // libcontainerProcess puts a process of the runtime-spec in libcontainer's terms.
 // Values that are per process are all set here: libcontainer falls back to the
 // container's for those that are not.
@@ -88,6 +98,9 @@ func libcontainerProcess(p *specs.Process) (*libcontainer.Process, error) {
 			return nil, fmt.Errorf("rlimit %q is not known", r.Type)
 		}
 		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: number, Hard: r.Hard, Soft: r.Soft})
+	}
+	if !slices.ContainsFunc(lp.Rlimits, func(r configs.Rlimit) bool { return r.Type == unix.RLIMIT_MEMLOCK }) {
+		lp.Rlimits = append(lp.Rlimits, lockedMemory)
 	}
 	var err error
 	lp.CPUAffinity, err = configs.ConvertCPUAffinity(p.ExecCPUAffinity)

@@ -21,8 +21,14 @@ const (
 	fixed   = registry.FixedName
 )
 
-// patience bounds every wait; what it waits for takes milliseconds.
-const patience = 20 * time.Second
+// patience bounds every wait; what it waits for takes milliseconds. A machine that is
+// emulated needs more of it: $BERTH_TEST_PATIENCE, such as 2m.
+var patience = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("BERTH_TEST_PATIENCE")); err == nil {
+		return d
+	}
+	return 20 * time.Second
+}()
 
 // Shared by all tests, see doc.go; nil when the tests are skipped.
 var (
