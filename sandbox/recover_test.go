@@ -1,0 +1,246 @@
+package sandbox
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"berth/oci/atomicfile"
+)
+
+// edit changes a record on disk while no daemon runs.
+func edit(t *testing.T, path string, change func(map[string]any)) {
+	t.Helper()
+	var rec map[string]any
+	if err := atomicfile.Read(path, &rec); err != nil {
+		t.Fatal(err)
+	}
+	change(rec)
+	if err := atomicfile.WriteVolatile(path, rec); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What runs is adopted by the next daemon with all that a status tells.
+func TestRecoverAdoptsWhatRuns(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	runs, waits, ended := n.run(pod, "runs"), n.create(pod, "waits"), n.run(pod, "ended")
+	n.shim.exit(ended, 4)
+	await(t, "the end", func() bool { return n.container(ended).State == ctrExited })
+	before := n.container(runs)
+	n.restart()
+	if st := n.podStatus(pod); st.State != podReady || st.Config.GetMetadata().GetName() != "a" {
+		t.Errorf("the pod: %+v", st)
+	}
+	after := n.container(runs)
+	if after.State != ctrRunning || !after.StartedAt.Equal(before.StartedAt) || after.ImageRef != before.ImageRef || after.PID != before.PID {
+		t.Errorf("the container that runs: %+v, before %+v", after, before)
+	}
+	if st := n.container(waits); st.State != ctrCreated {
+		t.Errorf("the container that waits: %+v", st)
+	}
+	if st := n.container(ended); st.State != ctrExited || st.ExitCode != 4 {
+		t.Errorf("the container that ended: %+v", st)
+	}
+	if len(n.images.held) != 3 {
+		t.Errorf("layers held: %v", n.images.held)
+	}
+	if err := n.m.StartContainer(t.Context(), waits); err != nil {
+		t.Errorf("start by the next daemon: %v", err)
+	}
+	n.shim.exit(runs, 5)
+	await(t, "an end after the restart", func() bool { return n.container(runs).ExitCode == 5 })
+}
+
+// What ended while no daemon ran is read from the shim's record.
+func TestRecoverLearnsOfEnds(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	id := n.run(pod, "c")
+	n.restart(func() { n.shim.exit(id, 6) })
+	if st := n.container(id); st.State != ctrExited || st.ExitCode != 6 {
+		t.Errorf("the container: %+v", st)
+	}
+	n.restart(func() { n.shim.endPause(pod) })
+	if st := n.podStatus(pod); st.State != podStopped {
+		t.Errorf("the pod without its pause process: %+v", st)
+	}
+}
+
+// A daemon that was killed in the middle of a verb leaves a record that says so; the
+// next one finishes or undoes it.
+func TestRecoverFinishesWhatWasCutShort(t *testing.T) {
+	for intent, stays := range map[string]bool{"making": false, "removing": false, "stopping": true} {
+		t.Run(intent, func(t *testing.T) {
+			n := newFakeNode(t)
+			pod := n.pod("a")
+			id := n.run(pod, "c")
+			n.restart(func() {
+				edit(t, filepath.Join(n.podDirOf(pod), podRecordName), func(rec map[string]any) { rec["intent"] = intent })
+			})
+			if !stays {
+				wantNothing(t, filepath.Join(n.root, "pods"))
+				if len(n.m.Pods())+len(n.m.Containers()) > 0 {
+					t.Error("it is still listed")
+				}
+				return
+			}
+			if st := n.podStatus(pod); st.State != podStopped {
+				t.Errorf("the pod: %+v", st)
+			}
+			if st := n.container(id); st.State != ctrExited {
+				t.Errorf("its container: %+v", st)
+			}
+		})
+	}
+}
+
+func TestRecoverRemovesAHalfMadeContainer(t *testing.T) {
+	for name, harm := range map[string]func(t *testing.T, path string){
+		"half made": func(t *testing.T, path string) {
+			edit(t, path, func(rec map[string]any) { rec["intent"] = "making" })
+		},
+		"half removed": func(t *testing.T, path string) {
+			edit(t, path, func(rec map[string]any) { rec["intent"] = "removing" })
+		},
+		"a torn record": func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte(`{"version":1,"id":"x`), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"no record": func(t *testing.T, path string) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newFakeNode(t)
+			pod := n.pod("a")
+			id, other := n.run(pod, "c"), n.run(pod, "other")
+			dir := filepath.Join(n.podDirOf(pod), "containers", id)
+			n.restart(func() { harm(t, filepath.Join(dir, containerRecordName)) })
+			if exists(dir) {
+				t.Error("its directory is still there")
+			}
+			if all := n.m.Containers(); len(all) != 1 || all[0].ID != other {
+				t.Errorf("listed: %+v", all)
+			}
+			if st := n.podStatus(pod); st.State != podReady {
+				t.Errorf("the pod: %+v", st)
+			}
+		})
+	}
+}
+
+// A pod whose record can't be read is put aside with its directory, and what its shim
+// holds of it is ended; other pods go on.
+func TestRecoverPutsATornPodAside(t *testing.T) {
+	for name, text := range map[string]string{"torn": `{"version":1,"id"`, "of a newer daemon": `{"version":99,"config":{}}`} {
+		t.Run(name, func(t *testing.T) {
+			n := newFakeNode(t)
+			torn, whole := n.pod("torn"), n.pod("whole")
+			n.run(torn, "c")
+			n.restart(func() {
+				if err := os.WriteFile(filepath.Join(n.podDirOf(torn), podRecordName), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if st := n.podStatus(whole); st.State != podReady {
+				t.Errorf("the other pod: %+v", st)
+			}
+			if len(n.m.Pods()) != 1 {
+				t.Errorf("listed: %d pods", len(n.m.Pods()))
+			}
+			if !exists(filepath.Join(n.root, "quarantine", torn, podRecordName)) {
+				t.Error("its record is not in quarantine")
+			}
+			await(t, "the end of what the shim holds of it", func() bool {
+				n.shim.mu.Lock()
+				defer n.shim.mu.Unlock()
+				return len(n.shim.containers) == 0 && len(n.shim.pods) == 1
+			})
+		})
+	}
+}
+
+// After a boot no process of the records is there: pids mean somebody else.
+func TestRecoverAfterABoot(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	id := n.run(pod, "c")
+	n.restart(func() {
+		for _, path := range []string{podRecordName, filepath.Join("containers", id, containerRecordName)} {
+			edit(t, filepath.Join(n.podDirOf(pod), path), func(rec map[string]any) { rec["boot_id"] = "another" })
+		}
+	})
+	if st := n.podStatus(pod); st.State != podStopped {
+		t.Errorf("the pod: %+v", st)
+	}
+	if st := n.container(id); st.State != ctrExited {
+		t.Errorf("the container: %+v", st)
+	}
+	if err := n.m.RemovePod(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+}
+
+// A shim that died while no daemon ran takes its containers along.
+func TestRecoverWithoutTheShim(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	id := n.run(pod, "c")
+	n.restart(n.shim.die)
+	if st := n.container(id); st.State != ctrExited || st.Reason != reasonUnknown {
+		t.Errorf("the container: %+v", st)
+	}
+	lost := n.container(id).FinishedAt
+	n.restart()
+	if st := n.container(id); !st.FinishedAt.Equal(lost) {
+		t.Errorf("lost at %v, after one more restart at %v", lost, st.FinishedAt)
+	}
+	if st := n.podStatus(pod); st.State != podStopped {
+		t.Errorf("the pod: %+v", st)
+	}
+}
+
+// A shim that does not hold what is recorded to be in it, as after a hand-over that was
+// cut short, makes that end.
+func TestRecoverEndsWhatTheShimDoesNotHold(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	lost, kept := n.run(pod, "lost"), n.run(pod, "kept")
+	n.restart(func() { n.shim.forget(lost) })
+	if st := n.container(lost); st.State != ctrExited || st.Reason != reasonUnknown {
+		t.Errorf("the container that the shim does not hold: %+v", st)
+	}
+	if st := n.container(kept); st.State != ctrRunning {
+		t.Errorf("the other one: %+v", st)
+	}
+}
+
+// A shim's container or pod without a record would run for ever.
+func TestRecoverEndsWhatHasNoRecord(t *testing.T) {
+	n := newFakeNode(t)
+	pod, gone := n.pod("a"), n.pod("gone")
+	id := n.run(pod, "c")
+	n.run(gone, "d")
+	n.restart(func() {
+		for _, dir := range []string{n.podDirOf(gone), filepath.Join(n.podDirOf(pod), "containers", id)} {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	await(t, "the end of both", func() bool {
+		n.shim.mu.Lock()
+		defer n.shim.mu.Unlock()
+		return len(n.shim.containers) == 0 && len(n.shim.pods) == 1
+	})
+	if got := n.shim.called(); !strings.Contains(strings.Join(got, " "), "remove-pod") {
+		t.Errorf("calls: %v", got)
+	}
+	wantNothing(t, filepath.Join(n.state, "containers"))
+}

@@ -1,0 +1,345 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+const (
+	ctrCreated = runtimeapi.ContainerState_CONTAINER_CREATED
+	ctrRunning = runtimeapi.ContainerState_CONTAINER_RUNNING
+	ctrExited  = runtimeapi.ContainerState_CONTAINER_EXITED
+	podReady   = runtimeapi.PodSandboxState_SANDBOX_READY
+	podStopped = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+)
+
+// A pod and its container from the first call to the last, and what the shim hears.
+func TestTheWholeLifeOfAPod(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	if st := n.podStatus(pod); st.State != podReady || st.PID == 0 || st.ShimID != "s1" {
+		t.Errorf("the pod that runs: %+v", st)
+	}
+	id := n.create(pod, "c")
+	if st := n.container(id); st.State != ctrCreated || st.PID == 0 || st.ImageID != "sha256:busybox" {
+		t.Errorf("the container that was created: %+v", st)
+	}
+	if err := n.m.StartContainer(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.container(id); st.State != ctrRunning || st.StartedAt.IsZero() {
+		t.Errorf("the container that was started: %+v", st)
+	}
+	if err := n.m.StopContainer(t.Context(), id, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.container(id); st.State != ctrExited || st.ExitCode != 128+15 || st.FinishedAt.IsZero() {
+		t.Errorf("the container that was stopped: %+v", st)
+	}
+	if err := n.m.StopPod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.podStatus(pod); st.State != podStopped || st.PID != 0 {
+		t.Errorf("the pod that was stopped: %+v", st)
+	}
+	if err := n.m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.m.Pod(pod); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the pod that was removed: %v", err)
+	}
+	want := []string{"run-pod", "create", "start", "kill", "delete", "stop-pod", "remove-pod"}
+	var got []string
+	for _, method := range n.shim.called() { // StopPod and RemovePod both release
+		if !slices.Contains(got, method) {
+			got = append(got, method)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the shim was asked for %v, want %v", got, want)
+	}
+	wantNothing(t, filepath.Join(n.root, "pods"))
+	wantNothing(t, filepath.Join(n.state, "pods"))
+	wantNothing(t, filepath.Join(n.state, "containers"))
+	if len(n.images.held)+len(n.images.mounted) > 0 {
+		t.Errorf("images still held %v, mounted %v", n.images.held, n.images.mounted)
+	}
+}
+
+// Whatever step of RunPod fails, nothing is left of the pod.
+func TestAFailedRunLeavesNothing(t *testing.T) {
+	for name, fail := range map[string]func(n *fakeNode, cfg *runtimeapi.PodSandboxConfig){
+		"the shim refuses": func(n *fakeNode, _ *runtimeapi.PodSandboxConfig) {
+			n.shim.onCall(func(method, _ string) *shimapi.Error {
+				if method == shimapi.MethodRunPod {
+					return &shimapi.Error{Kind: shimapi.KindInvalid, Message: "no such sysctl"}
+				}
+				return nil
+			})
+		},
+		"a sysctl of the host": func(_ *fakeNode, cfg *runtimeapi.PodSandboxConfig) {
+			cfg.Linux.Sysctls = map[string]string{"net.core.somaxconn": "1"}
+		},
+		"an annotation": func(_ *fakeNode, cfg *runtimeapi.PodSandboxConfig) {
+			cfg.Annotations = map[string]string{InitAnnotation: "maybe"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newFakeNode(t)
+			cfg := podConfig("a")
+			fail(n, cfg)
+			_, err := n.m.RunPod(t.Context(), cfg, "")
+			wantError(t, "run", err, ErrInvalid)
+			if pods := n.m.Pods(); len(pods) > 0 {
+				t.Errorf("listed: %+v", pods[0])
+			}
+			wantNothing(t, filepath.Join(n.root, "pods"))
+			wantNothing(t, filepath.Join(n.state, "pods"))
+		})
+	}
+}
+
+func TestAnUnknownHandlerIsRefused(t *testing.T) {
+	n := newFakeNode(t)
+	_, err := n.m.RunPod(t.Context(), podConfig("a"), "kata")
+	wantError(t, "run with handler kata", err, ErrInvalid)
+	id, err := n.m.RunPod(t.Context(), podConfig("a"), "other")
+	if err != nil || n.podStatus(id).Handler != "other" {
+		t.Errorf("run with a configured handler: %q, %v", id, err)
+	}
+}
+
+// Whatever step of CreateContainer fails, nothing is left of the container and the
+// pod goes on.
+func TestAFailedCreateLeavesNothing(t *testing.T) {
+	for name, tt := range map[string]struct {
+		fail func(n *fakeNode, cfg *runtimeapi.ContainerConfig)
+		want error
+	}{
+		"no image": {func(_ *fakeNode, cfg *runtimeapi.ContainerConfig) { cfg.Image.Image = "missing" }, ErrNotFound},
+		"no mount": {func(n *fakeNode, _ *runtimeapi.ContainerConfig) { n.images.mount = unix.ENOSPC }, unix.ENOSPC},
+		"privileged in a pod that is not": {func(_ *fakeNode, cfg *runtimeapi.ContainerConfig) {
+			cfg.Linux.SecurityContext.Privileged = true
+		}, ErrInvalid},
+		"no host path": {func(_ *fakeNode, cfg *runtimeapi.ContainerConfig) {
+			cfg.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", HostPath: "/nonexistent/dir"}}
+		}, ErrInvalid},
+		"no program": {func(n *fakeNode, _ *runtimeapi.ContainerConfig) {
+			n.shim.onCall(func(method, _ string) *shimapi.Error {
+				if method == shimapi.MethodCreate {
+					return &shimapi.Error{Kind: shimapi.KindStartFailed, Message: "no such file"}
+				}
+				return nil
+			})
+		}, ErrInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newFakeNode(t)
+			pod := n.pod("a")
+			cfg := containerConfig("c")
+			tt.fail(n, cfg)
+			_, err := n.m.CreateContainer(t.Context(), pod, cfg, nil)
+			wantError(t, "create", err, tt.want)
+			if all := n.m.Containers(); len(all) > 0 {
+				t.Errorf("listed: %+v", all[0])
+			}
+			wantNothing(t, filepath.Join(n.podDirOf(pod), "containers"))
+			wantNothing(t, filepath.Join(n.state, "containers"))
+			if len(n.images.held) > 0 {
+				t.Errorf("layers are still held: %v", n.images.held)
+			}
+			n.shim.onCall(nil)
+			n.images.mount = nil
+			n.create(pod, "again")
+		})
+	}
+}
+
+// A container that ignores its stop signal is killed when its grace is over.
+func TestStopKillsAfterTheGrace(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	n.shim.ignored[15] = true
+	if err := n.m.StopContainer(t.Context(), id, 10*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.container(id); st.State != ctrExited || st.ExitCode != 137 {
+		t.Errorf("after the kill: %+v", st)
+	}
+	if k := n.shim.kills; len(k) != 2 || k[0].Signal != 15 || k[1].Signal != 9 || !k[1].All {
+		t.Errorf("signals %+v, want 15, then 9 to all", k)
+	}
+	if err := n.m.StopContainer(t.Context(), id, time.Minute); err != nil {
+		t.Errorf("stop of what has ended: %v", err)
+	}
+	if err := n.m.StopContainer(t.Context(), "unknown", 0); err != nil {
+		t.Errorf("stop of an unknown container: %v", err)
+	}
+}
+
+// A process in uninterruptible sleep ignores SIGKILL: the stop gives up and names it.
+func TestStopOfWhatCantEnd(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	n.shim.ignored[9] = true
+	err := n.m.StopContainer(t.Context(), id, 0)
+	wantError(t, "stop", err, ErrTimeout)
+	if err == nil || !strings.Contains(err.Error(), "/stack") {
+		t.Errorf("the error does not name the process: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantError(t, "stop by a client that gave up", n.m.StopContainer(ctx, id, time.Minute), context.Canceled)
+}
+
+// UpdateContainer changes the shim's container, the record and what a status says.
+func TestUpdateIsRecorded(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	res := &runtimeapi.LinuxContainerResources{CpuShares: 512, MemoryLimitInBytes: 64 << 20}
+	if err := n.m.UpdateContainer(t.Context(), id, res, map[string]string{"k": "v"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.container(id).Resources.GetLinux(); got.GetCpuShares() != 512 || got.GetMemoryLimitInBytes() != 64<<20 {
+		t.Errorf("the status says %v", got)
+	}
+	n.restart()
+	st := n.container(id)
+	if st.Resources.GetLinux().GetMemoryLimitInBytes() != 64<<20 || st.UpdateAnnotations["k"] != "v" || st.State != ctrRunning {
+		t.Errorf("after a restart: %+v", st)
+	}
+}
+
+func TestUpdatePodResources(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	over, res := &runtimeapi.LinuxContainerResources{CpuShares: 2}, &runtimeapi.LinuxContainerResources{CpuShares: 3}
+	if err := n.m.UpdatePodResources(t.Context(), pod, over, res); err != nil {
+		t.Fatal(err)
+	}
+	n.restart()
+	if l := n.podStatus(pod).Config.GetLinux(); l.GetOverhead().GetCpuShares() != 2 || l.GetResources().GetCpuShares() != 3 {
+		t.Errorf("after a restart: %v", l)
+	}
+}
+
+// A pod that is asked to stop ends the creation of a container that hangs in the shim.
+func TestStopPodEndsAHangingCreation(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	arrived, let := make(chan struct{}), make(chan struct{})
+	n.shim.onCall(func(method, _ string) *shimapi.Error {
+		if method == shimapi.MethodCreate {
+			close(arrived)
+			<-let
+		}
+		return nil
+	})
+	created := make(chan error, 1)
+	go func() {
+		_, err := n.m.CreateContainer(context.Background(), pod, containerConfig("c"), nil)
+		created <- err
+	}()
+	<-arrived
+	if err := n.m.StopPod(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+	wantError(t, "the creation", <-created, ErrState)
+	close(let)
+	_, err := n.m.CreateContainer(t.Context(), pod, containerConfig("d"), nil)
+	wantError(t, "create in a stopped pod", err, ErrState)
+}
+
+// A pod whose pause process ends is not ready any more, and its removal works.
+func TestThePauseProcessEnds(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	id := n.create(pod, "c")
+	n.shim.endPause(pod)
+	await(t, "not ready", func() bool { return n.podStatus(pod).State == podStopped })
+	wantError(t, "start", n.m.StartContainer(t.Context(), id), ErrState)
+	if err := n.m.RemovePod(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAContainerEndsByItself(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	n.shim.exit(id, 3)
+	await(t, "the end", func() bool { return n.container(id).State == ctrExited })
+	if st := n.container(id); st.ExitCode != 3 || st.Reason != "Error" {
+		t.Errorf("%+v", st)
+	}
+	if err := n.m.RemoveContainer(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.m.RemoveContainer(t.Context(), id); err != nil {
+		t.Errorf("remove again: %v", err)
+	}
+	if _, err := n.m.Container(id); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after its removal: %v", err)
+	}
+}
+
+// The shim of all pods dies and none can be started: containers and pods end, and say so.
+func TestALostShim(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	id := n.run(pod, "c")
+	n.shim.die()
+	await(t, "the end of the container", func() bool { return n.container(id).State == ctrExited })
+	await(t, "the end of the pod", func() bool { return n.podStatus(pod).State == podStopped })
+	st := n.container(id)
+	if st.ExitCode != codeUnknown || st.Reason != reasonUnknown || st.FinishedAt.IsZero() {
+		t.Errorf("the lost container: %+v", st)
+	}
+	var rec struct {
+		LostAt time.Time `json:"lost_at"`
+	}
+	await(t, "the record of the loss", func() bool {
+		err := atomicfile.Read(filepath.Join(n.podDirOf(pod), "containers", id, "container.json"), &rec)
+		return err == nil && rec.LostAt.Equal(st.FinishedAt)
+	})
+	if err := n.m.Ready(); err == nil || !strings.Contains(err.Error(), "can't be replaced") {
+		t.Errorf("ready: %v", err)
+	}
+	if err := n.m.RemovePod(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+	wantNothing(t, filepath.Join(n.root, "pods"))
+}
+
+func TestEventsOfVerbs(t *testing.T) {
+	n := newFakeNode(t)
+	events := n.m.Subscribe(t.Context())
+	pod := n.pod("a")
+	id := n.run(pod, "c")
+	if err := errors.Join(n.m.RemoveContainer(t.Context(), id), n.m.RemovePod(t.Context(), pod)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for range 7 {
+		e := <-events
+		what := "pod "
+		if e.ContainerID == id {
+			what = "container "
+		}
+		got = append(got, what+strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(e.Type.String(), "CONTAINER_"), "_EVENT")))
+	}
+	want := []string{"pod created", "pod started", "container created", "container started", "container stopped", "container deleted", "pod deleted"}
+	if !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}
