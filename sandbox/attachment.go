@@ -11,12 +11,13 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // detach releases a pod's network, unless that was done. With force a pod goes even
 // though a part of the network is missing: the network takes over to release it then.
 func (m *Manager) detach(ctx context.Context, rec *podRecord, force bool) error {
-	if rec.netns == "" || rec.Intent == intentStopped || rec.Intent == intentRemoving {
+	if rec.netns == "" || rec.Intent == record.Stopped || rec.Intent == record.Removing {
 		return nil
 	}
 	if err := m.pinAgain(rec); err != nil {

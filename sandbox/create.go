@@ -14,8 +14,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/oci"
-	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // CreateContainer makes a container whose process waits for StartContainer. On
@@ -46,9 +46,10 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if err != nil {
 		return "", err
 	}
-	c := &Container{id: rec.ID, pod: s, slot: newSlot(), done: make(chan struct{}), rec: rec, tell: m.events.publish}
+	c := newContainer(s, m.containerFile(s.id, rec.ID, record.ContainerFile), rec)
+	c.tell = m.events.publish
 	m.addContainer(c)
-	if err := m.create(ctx, c, &rec, img); err != nil {
+	if err := m.create(ctx, c, img); err != nil {
 		if derr := m.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
 			klog.FromContext(ctx).Error(derr, "A container that failed to be created is not wholly gone; removal is tried again with its pod", "container", c.id, "pod", s.id)
 		}
@@ -75,7 +76,7 @@ func (s *Sandbox) making(ctx context.Context) (making context.Context, made func
 func (s *Sandbox) checkReady() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if podState(s.rec.Intent, s.ended, s.stopping) != runtimeapi.PodSandboxState_SANDBOX_READY {
+	if podState(s.rec.get().Intent, s.ended, s.stopping) != runtimeapi.PodSandboxState_SANDBOX_READY {
 		return fmt.Errorf("pod sandbox %s is not ready; run a new one: %w", s.id, ErrState)
 	}
 	return nil
@@ -83,9 +84,8 @@ func (s *Sandbox) checkReady() error {
 
 // checkContainerConfig refuses what contradicts the pod, before anything is made.
 func checkContainerConfig(s *Sandbox, cfg *runtimeapi.ContainerConfig) error {
-	rec := s.record()
 	sc := cfg.GetLinux().GetSecurityContext()
-	if sc.GetPrivileged() && !rec.config.GetLinux().GetSecurityContext().GetPrivileged() {
+	if sc.GetPrivileged() && !s.rec.get().config.GetLinux().GetSecurityContext().GetPrivileged() {
 		return fmt.Errorf("a privileged container needs a privileged pod sandbox; set privileged there too: %w", ErrInvalid)
 	}
 	return nil
@@ -100,21 +100,21 @@ func (m *Manager) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig
 	if err != nil {
 		return containerRecord{}, asDomain(err)
 	}
-	rec := containerRecord{
-		Version: recordVersion, ID: newID(), PodID: s.id, Intent: intentMaking,
+	rec := containerRecord{config: cfg, Container: record.Container{
+		Version: record.Version, ID: newID(), PodID: s.id, Intent: record.Making,
 		Config: enc, ImageID: img.ID, ImageRef: img.Digest, Layers: img.Layers, StopSignal: sig,
-		CreatedAt: time.Now().UTC(), BootID: m.bootID, config: cfg,
-	}
-	if dir, path := s.record().config.GetLogDirectory(), cfg.GetLogPath(); dir != "" && path != "" {
+		CreatedAt: time.Now().UTC(), BootID: m.bootID,
+	}}
+	if dir, path := s.rec.get().config.GetLogDirectory(), cfg.GetLogPath(); dir != "" && path != "" {
 		rec.LogPath = filepath.Join(dir, path)
 	}
 	return rec, nil
 }
 
 // create acquires in the order that destroyContainer releases from the end.
-func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord, img Image) error {
+func (m *Manager) create(ctx context.Context, c *Container, img Image) error {
 	began := time.Now()
-	if err := m.makeContainerDirs(c, rec); err != nil {
+	if err := m.makeContainerDirs(c); err != nil {
 		return err
 	}
 	if err := m.opt.Images.Hold(c.id, img.Layers); err != nil {
@@ -123,16 +123,16 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 	if err := m.mountRootfs(ctx, c, img); err != nil {
 		return err
 	}
-	began = rec.took("rootfs", began)
-	spec, err := m.buildSpec(ctx, c, rec, img)
+	mounted := time.Now()
+	spec, err := m.buildSpec(ctx, c, img)
 	if err != nil {
 		return err
 	}
-	if rec.Spec, err = json.Marshal(spec); err != nil {
+	raw, err := json.Marshal(spec)
+	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
-	rec.Unenforced = oci.Unenforced(rec.config.GetLinux().GetResources(), m.opt.Host)
-	began = rec.took("spec", began)
+	built := time.Now()
 	if err := c.pod.checkReady(); err != nil {
 		return err // it was stopped meanwhile
 	}
@@ -140,10 +140,11 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 	if err != nil {
 		return err
 	}
+	rec := c.rec.get()
 	res, err := shim.Create(ctx, &shimapi.CreateRequest{
-		Pod: c.pod.id, ID: c.id, Dir: m.containerDir(c.pod.id, c.id), Spec: rec.Spec,
+		Pod: c.pod.id, ID: c.id, Dir: m.containerDir(c.pod.id, c.id), Spec: raw,
 		Systemd: m.opt.Host.SystemdCgroup, Stdin: rec.config.GetStdin(), StdinOnce: rec.config.GetStdinOnce(),
-		LogRoot: c.pod.record().config.GetLogDirectory(), LogPath: rec.LogPath,
+		LogRoot: c.pod.rec.get().config.GetLogDirectory(), LogPath: rec.LogPath,
 	})
 	if err != nil {
 		return fmt.Errorf("create container: %w", asDomain(err))
@@ -152,27 +153,24 @@ func (m *Manager) create(ctx context.Context, c *Container, rec *containerRecord
 		ID: c.id, Pod: c.pod.id, Status: shimapi.StatusCreated, PID: res.PID, StartTime: res.StartTime,
 		BootID: m.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: rec.CreatedAt,
 	})
-	rec.took("create", began)
-	rec.Intent = intentReady
-	if err := m.writeContainerRecord(c, rec); err != nil {
-		return err
-	}
-	c.commit(*rec)
-	return nil
+	// Not durable: a crash of the machine ends the process, and a writable layer without
+	// a record goes with its pod.
+	return c.change(written, func(rec *containerRecord) {
+		rec.setSpec(raw)
+		rec.Unenforced = oci.Unenforced(rec.config.GetLinux().GetResources(), m.opt.Host)
+		rec.Took = []record.StageTime{stage("rootfs", began, mounted), stage("spec", mounted, built), stage("create", built, time.Now())}
+		rec.Intent = record.Ready
+	})
 }
 
-// writeContainerRecord is not durable: a crash of the machine ends the process,
-// and an upper directory without a record goes with its pod.
-func (m *Manager) writeContainerRecord(c *Container, rec *containerRecord) error {
-	if err := atomicfile.WriteVolatile(filepath.Join(m.containerDir(c.pod.id, c.id), containerRecordName), rec); err != nil {
-		return fmt.Errorf("write container record: %w", err)
-	}
-	return nil
+// stage is how long a stage of a creation took.
+func stage(name string, began, ended time.Time) record.StageTime {
+	return record.StageTime{Stage: name, Micros: ended.Sub(began).Microseconds()}
 }
 
-func (m *Manager) makeContainerDirs(c *Container, rec *containerRecord) error {
+func (m *Manager) makeContainerDirs(c *Container) error {
 	dir := m.containerDir(c.pod.id, c.id)
-	_, gids := userMaps(c.pod.record().config)
+	_, gids := userMaps(c.pod.rec.get().config)
 	if err := m.makeStateDir(c.id, rootOf(gids)); err != nil {
 		return err
 	}
@@ -182,7 +180,7 @@ func (m *Manager) makeContainerDirs(c *Container, rec *containerRecord) error {
 			return fmt.Errorf("make container directory: %w", err)
 		}
 	}
-	return m.writeContainerRecord(c, rec)
+	return c.change(written, func(*containerRecord) {})
 }
 
 // makeStateDir makes the directory of a container's mounts. Users of the host
@@ -201,7 +199,7 @@ func (m *Manager) makeStateDir(id string, gid uint32) error {
 }
 
 func (m *Manager) mountRootfs(ctx context.Context, c *Container, img Image) error {
-	uids, gids := userMaps(c.pod.record().config)
+	uids, gids := userMaps(c.pod.rec.get().config)
 	dir := m.containerDir(c.pod.id, c.id)
 	err := m.opt.Images.Mount(ctx, RootfsRequest{
 		Layers: img.Layers, Target: m.rootfsPath(c.id),
@@ -216,7 +214,8 @@ func (m *Manager) mountRootfs(ctx context.Context, c *Container, img Image) erro
 
 // buildSpec looks up what the spec needs from the disk and the host, then
 // builds it.
-func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRecord, img Image) (*specs.Spec, error) {
+func (m *Manager) buildSpec(ctx context.Context, c *Container, img Image) (*specs.Spec, error) {
+	rec := c.rec.get()
 	rootfs := m.rootfsPath(c.id)
 	pod := m.ociPod(c.pod)
 	target, err := m.targetPID(c, rec.config)
@@ -224,13 +223,13 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 		return nil, err
 	}
 	ctr := oci.Container{ID: c.id, Config: rec.config, Rootfs: rootfs, TargetPID: target}
-	if err := m.addProgram(&ctr, c.pod.record().config); err != nil {
+	if err := m.addProgram(&ctr, c.pod.rec.get().config); err != nil {
 		return nil, err
 	}
 	if err := m.lookUp(ctx, &ctr, img); err != nil {
 		return nil, asDomain(err)
 	}
-	volumes, err := m.mountImageVolumes(ctx, c, rec)
+	volumes, err := m.mountImageVolumes(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +237,7 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, rec *containerRec
 	if err := m.checkIDMaps(ctx, ctr.Mounts, pod.PID); err != nil {
 		return nil, asDomain(err)
 	}
-	uids, gids := userMaps(c.pod.record().config)
+	uids, gids := userMaps(c.pod.rec.get().config)
 	d := declared{rootfs: rootfs, owner: [2]uint32{rootOf(uids), rootOf(gids)}, mounts: ctr.Mounts}
 	own, err := declareVolumes(ctx, d, img.Config.Volumes, rec.config.GetLinux().GetSecurityContext().GetReadonlyRootfs())
 	if err != nil {
@@ -336,10 +335,10 @@ func inOrder(cfg *runtimeapi.ContainerConfig, fromHost, fromImages []oci.Mount) 
 
 // ociPod describes the pod to the spec builder.
 func (m *Manager) ociPod(s *Sandbox) oci.Pod {
-	rec := s.record()
+	rec := s.rec.get()
 	cfg := rec.config
 	if cfg.GetLinux().GetCgroupParent() == "" {
-		cfg = withCgroupParent(cfg, m.cgroupParent(&rec))
+		cfg = withCgroupParent(cfg, m.cgroupParent(rec))
 	}
 	p := oci.Pod{
 		ID: s.id, Config: cfg, PID: rec.PausePID, NetNS: rec.netns,

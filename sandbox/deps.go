@@ -2,12 +2,12 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // Images is what the domain needs of an image store.
@@ -64,7 +64,4 @@ type PodNetwork struct {
 }
 
 // NetworkResult is what the network gave a pod.
-type NetworkResult struct {
-	IPs []string        `json:"ips"` // primary first
-	Raw json.RawMessage `json:"raw,omitempty"`
-}
+type NetworkResult = record.Network

@@ -16,10 +16,9 @@ func (r *containerRecord) describe(st *ContainerStatus) {
 	st.StopSignal = oci.SignalOf(r.StopSignal)
 	st.Mounts = r.mounts()
 	st.Unenforced, st.UpdateAnnotations = r.Unenforced, r.UpdateAnnotations
-	if r.described == nil {
-		r.described = describeSpec(r.Spec)
+	if r.described != nil { // else it has no spec yet
+		st.Resources, st.User = r.described.resources, r.described.user
 	}
-	st.Resources, st.User = r.described.resources, r.described.user
 }
 
 // mounts are those of the config. Of an image volume they say what was mounted: the ID

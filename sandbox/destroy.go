@@ -17,6 +17,7 @@ import (
 	"berth/oci/atomicfile"
 	"berth/oci/dirtree"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // destroyPod is the one way a pod goes: release what it holds, erase what it
@@ -36,26 +37,26 @@ func (m *Manager) destroyPod(ctx context.Context, s *Sandbox) error {
 // releasePod: containers → network → pause and namespaces → shared memory →
 // cgroups. s.slot is held, or nobody else knows the pod. For force see detach.
 func (m *Manager) releasePod(ctx context.Context, s *Sandbox, force bool) error {
-	if s.record().Intent == intentReady {
+	if s.rec.get().Intent == record.Ready {
 		// Killed from here on, the daemon must not take the pod for whole because
 		// its pause process, which goes late, still runs.
-		m.intend(ctx, s, intentStopping)
+		m.intend(ctx, s, record.Stopping)
 	}
-	rec := s.record()
+	rec := s.rec.get()
 	var errs []error
 	for _, c := range m.containersOf(s) {
 		errs = append(errs, m.releaseContainer(ctx, c))
 	}
-	if err := m.detach(ctx, &rec, force); err != nil {
+	if err := m.detach(ctx, rec, force); err != nil {
 		// The next try needs the namespace, to release all that the interface has.
 		return errors.Join(append(errs, err)...)
 	}
 	errs = append(errs,
-		m.releasePause(ctx, s, &rec),
+		m.releasePause(ctx, s),
 		unmount(m.netnsPath(s.id)),
 		unmount(m.shmPath(s.id)),
 		removeShell(m.podStateDir(s.id)),
-		m.releasePodCgroups(&rec),
+		m.releasePodCgroups(rec),
 	)
 	return errors.Join(errs...)
 }
@@ -70,8 +71,9 @@ func (m *Manager) releasePodCgroups(rec *podRecord) error {
 }
 
 // releasePause ends the pause process, by its shim or, when that is gone, by pid.
-func (m *Manager) releasePause(ctx context.Context, s *Sandbox, rec *podRecord) error {
+func (m *Manager) releasePause(ctx context.Context, s *Sandbox) error {
 	defer s.end()
+	rec := s.rec.get()
 	if rec.ShimID == "" {
 		return nil
 	}
@@ -96,7 +98,7 @@ func (m *Manager) killPause(rec *podRecord) error {
 	}
 	fact := shimapi.Record{PID: rec.PausePID, StartTime: rec.PauseStart}
 	if fact.PID == 0 {
-		err := atomicfile.Read(m.podFile(rec.ID, factName), &fact)
+		err := atomicfile.Read(m.podFile(rec.ID, record.FactFile), &fact)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -109,8 +111,8 @@ func (m *Manager) killPause(rec *podRecord) error {
 
 // erasePod: containers → shim's memory of the pod → directory, record last.
 func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
-	if s.record().Intent != intentMaking {
-		m.intend(ctx, s, intentRemoving)
+	if s.rec.get().Intent != record.Making {
+		m.intend(ctx, s, record.Removing)
 	}
 	var errs []error
 	for _, c := range m.containersOf(s) {
@@ -124,7 +126,7 @@ func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := eraseDir(ctx, m.podDir(s.id), podRecordName); err != nil {
+	if err := eraseDir(ctx, m.podDir(s.id), record.PodFile); err != nil {
 		return fmt.Errorf("remove pod directory: %w", err)
 	}
 	m.forgetPod(s.id)
@@ -133,19 +135,16 @@ func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
 
 // markStopped commits that a pod has been released.
 func (m *Manager) markStopped(ctx context.Context, s *Sandbox) {
-	m.intend(ctx, s, intentStopped)
+	m.intend(ctx, s, record.Stopped)
 	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
 }
 
 // intend commits how far a pod is on its way out. A full disk must not keep it
 // from going: without the record the next daemon begins anew, which is harmless.
-func (m *Manager) intend(ctx context.Context, s *Sandbox, i intent) {
-	rec := s.record()
-	rec.Intent = i
-	if err := atomicfile.WriteVolatile(m.podFile(s.id, podRecordName), &rec); err != nil {
+func (m *Manager) intend(ctx context.Context, s *Sandbox, i record.Intent) {
+	if err := s.change(ifPossible, func(rec *podRecord) { rec.Intent = i }); err != nil {
 		klog.FromContext(ctx).Error(err, "A pod record could not be written", "pod", s.id, "intent", i)
 	}
-	s.commit(rec)
 }
 
 // destroyContainer is destroyPod's counterpart for one container; c.slot is
@@ -154,12 +153,8 @@ func (m *Manager) destroyContainer(ctx context.Context, c *Container) error {
 	if err := m.releaseContainer(ctx, c); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	rec := c.rec
-	c.mu.Unlock()
-	if rec.Intent != intentMaking {
-		rec.Intent = intentRemoving
-		if err := m.writeContainerRecord(c, &rec); err != nil { // see intend
+	if c.rec.get().Intent != record.Making {
+		if err := c.change(ifPossible, func(rec *containerRecord) { rec.Intent = record.Removing }); err != nil {
 			klog.FromContext(ctx).Error(err, "Removal of a container is not recorded", "container", c.id)
 		}
 	}
@@ -230,16 +225,14 @@ func (m *Manager) killOrphan(c *Container) error {
 // known. On disk as well: the next daemon would find it lost at another time, and
 // the kubelet take it for another end.
 func (m *Manager) lose(c *Container) {
-	if !c.lose(time.Now()) {
+	at := time.Now()
+	if !c.lose(at) {
 		return
 	}
-	c.mu.Lock()
-	rec := c.rec
-	c.mu.Unlock()
-	if rec.Intent != intentReady {
+	if c.rec.get().Intent != record.Ready {
 		return
 	}
-	if err := m.writeContainerRecord(c, &rec); err != nil {
+	if err := c.change(ifPossible, func(rec *containerRecord) { rec.LostAt = at }); err != nil {
 		klog.Background().Error(err, "The loss of a container is not recorded", "container", c.id)
 	}
 }
@@ -248,7 +241,7 @@ func (m *Manager) lose(c *Container) {
 func (m *Manager) eraseContainer(ctx context.Context, c *Container) error {
 	c.layer.stop()
 	m.opt.Images.Release(c.id)
-	if err := eraseDir(ctx, m.containerDir(c.pod.id, c.id), containerRecordName); err != nil {
+	if err := eraseDir(ctx, m.containerDir(c.pod.id, c.id), record.ContainerFile); err != nil {
 		return fmt.Errorf("remove directory of container %s: %w", c.id, err)
 	}
 	m.forgetContainer(c.id)

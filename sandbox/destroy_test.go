@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 func mustWrite(t *testing.T, path string) {
@@ -32,23 +33,23 @@ func exists(path string) bool {
 // What blocks a removal must leave the record, so that it is found again.
 func TestEraseDirKeepsTheRecordToTheEnd(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pod")
-	mustWrite(t, filepath.Join(dir, podRecordName))
+	mustWrite(t, filepath.Join(dir, record.PodFile))
 	mustWrite(t, filepath.Join(dir, "zz", "stuck"))
 	mountpoint := filepath.Join(dir, "zz")
 	if err := unix.Mount("none", mountpoint, "tmpfs", 0, "size=4k"); err != nil {
 		t.Skipf("mount: %v", err)
 	}
-	if err := eraseDir(t.Context(), dir, podRecordName); err == nil {
+	if err := eraseDir(t.Context(), dir, record.PodFile); err == nil {
 		t.Error("a busy directory was erased")
 	}
-	if !exists(filepath.Join(dir, podRecordName)) {
+	if !exists(filepath.Join(dir, record.PodFile)) {
 		t.Error("the record went before the rest")
 	}
 	if err := unix.Unmount(mountpoint, 0); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // idempotent
-		if err := eraseDir(t.Context(), dir, podRecordName); err != nil {
+		if err := eraseDir(t.Context(), dir, record.PodFile); err != nil {
 			t.Error(err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // Whatever tells first of an end, the shim's event or the file that is read after
@@ -36,19 +37,19 @@ func TestEventsOfALifeAreToldOnceInOrder(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []runtimeapi.ContainerEventType
-			rec := containerRecord{Intent: intentMaking, config: &runtimeapi.ContainerConfig{}}
-			c := &Container{
-				id: newID(), pod: &Sandbox{id: newID()}, done: make(chan struct{}), rec: rec,
-				tell: func(e Event) { got = append(got, e.Type) },
-			}
+			c := newContainer(&Sandbox{id: newID()}, "", containerRecord{
+				Container: record.Container{ID: newID(), Intent: record.Making}, config: &runtimeapi.ContainerConfig{},
+			})
+			c.tell = func(e Event) { got = append(got, e.Type) }
 			for _, r := range tt.before {
 				c.learn(r)
 			}
 			if len(got) > 0 {
 				t.Errorf("told of a half-made container: %v", got)
 			}
-			rec.Intent = intentReady
-			c.commit(rec)
+			if err := c.change(inMemory, func(rec *containerRecord) { rec.Intent = record.Ready }); err != nil {
+				t.Fatal(err)
+			}
 			for _, r := range tt.after {
 				c.learn(r)
 			}
@@ -62,9 +63,11 @@ func TestEventsOfALifeAreToldOnceInOrder(t *testing.T) {
 // A daemon that took a container over tells what happens from then on only.
 func TestNothingIsToldOfThePast(t *testing.T) {
 	var got []runtimeapi.ContainerEventType
-	c := &Container{id: newID(), pod: &Sandbox{id: newID()}, done: make(chan struct{})}
+	c := newContainer(&Sandbox{id: newID()}, "", containerRecord{
+		Container: record.Container{ID: newID(), Intent: record.Ready}, config: &runtimeapi.ContainerConfig{},
+	})
 	c.learn(shimapi.Record{Status: shimapi.StatusRunning, StartedAt: time.Now()})
-	c.commit(containerRecord{Intent: intentReady, config: &runtimeapi.ContainerConfig{}})
+	c.publish()
 	c.tellFromNow(func(e Event) { got = append(got, e.Type) })
 	c.learn(shimapi.Record{Status: shimapi.StatusRunning, StartedAt: time.Now()})
 	if len(got) > 0 {
@@ -78,8 +81,7 @@ func TestNothingIsToldOfThePast(t *testing.T) {
 
 // What could not be destroyed must be seen, or nobody removes it.
 func TestHalfMadePodThatStaysIsShownNotReady(t *testing.T) {
-	s := &Sandbox{id: newID(), done: make(chan struct{})}
-	s.commit(podRecord{ID: s.id, Intent: intentMaking, config: &runtimeapi.PodSandboxConfig{}})
+	s := newSandbox("", podRecord{Pod: record.Pod{ID: newID(), Intent: record.Making}, config: &runtimeapi.PodSandboxConfig{}})
 	s.show()
 	if st := s.status.Load(); st == nil || st.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		t.Errorf("status %+v", st)

@@ -83,11 +83,8 @@ func (c *Container) execRequest(cmd []string, tty bool) (*shimapi.ExecRequest, e
 	if len(cmd) == 0 || cmd[0] == "" {
 		return nil, fmt.Errorf("the command is empty: %w", ErrInvalid)
 	}
-	c.mu.Lock()
-	raw := c.rec.Spec
-	c.mu.Unlock()
 	var spec specs.Spec
-	if err := json.Unmarshal(raw, &spec); err != nil || spec.Process == nil {
+	if err := json.Unmarshal(c.rec.get().Spec, &spec); err != nil || spec.Process == nil {
 		return nil, fmt.Errorf("read the container's spec: %w", err)
 	}
 	p := spec.Process

@@ -458,3 +458,10 @@ func (f *fakeShim) onCall(hook func(method, id string) *shimapi.Error) {
 	defer f.mu.Unlock()
 	f.hook = hook
 }
+
+// ignore makes containers ignore a signal.
+func (f *fakeShim) ignore(signal int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ignored[signal] = true
+}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/dirtree"
+	"berth/sandbox/record"
 )
 
 func layerOf(t *testing.T, u *layerUsage, dir string) dirtree.Usage {
@@ -114,7 +115,7 @@ func (u *layerUsage) idle() <-chan struct{} {
 func TestAttackLayerTooDeepToRemove(t *testing.T) {
 	const depth = 3000
 	dir := filepath.Join(t.TempDir(), "ctr")
-	mustWrite(t, filepath.Join(dir, containerRecordName))
+	mustWrite(t, filepath.Join(dir, record.ContainerFile))
 	at := filepath.Join(dir, "upper")
 	if err := os.Mkdir(at, 0o755); err != nil {
 		t.Fatal(err)
@@ -142,7 +143,7 @@ func TestAttackLayerTooDeepToRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }()
-	if err := eraseDir(t.Context(), dir, containerRecordName); err != nil {
+	if err := eraseDir(t.Context(), dir, record.ContainerFile); err != nil {
 		t.Error(err)
 	}
 	if exists(dir) {
@@ -163,7 +164,7 @@ func TestAttackStartWaitsForARemoval(t *testing.T) {
 		if _, limited := ctx.Deadline(); !limited && len(own) == 0 {
 			t.Error("removed in the background while a call may do so")
 		}
-		return eraseDir(ctx, dir, containerRecordName)
+		return eraseDir(ctx, dir, record.ContainerFile)
 	})
 	if err != nil {
 		t.Error(err)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/sandbox/record"
 )
 
 // A path that blocks whoever opens it is given up with an error that names it, keeps
@@ -53,7 +55,7 @@ func TestLookIsGivenUp(t *testing.T) {
 
 // Whoever asks a pod to stop ends the creation of a container that is under way.
 func TestStopEndsACreation(t *testing.T) {
-	s := &Sandbox{id: "pod", slot: newSlot(), done: make(chan struct{})}
+	s := newSandbox("", podRecord{Pod: record.Pod{ID: "pod", Intent: record.Making}})
 	ctx, made := s.making(t.Context())
 	s.beginStop()
 	if err := context.Cause(ctx); !errors.Is(err, ErrState) {

@@ -21,7 +21,7 @@ func (m *Manager) shimsInUse() map[string]bool {
 	defer m.mu.RUnlock()
 	used := make(map[string]bool)
 	for _, s := range m.pods {
-		used[s.record().ShimID] = true
+		used[s.rec.get().ShimID] = true
 	}
 	return used
 }
@@ -62,7 +62,7 @@ func (m *Manager) wholeIn(shimID string) map[string]shimapi.Record {
 		}
 	}
 	for id, c := range m.containers {
-		if c.status.Load() != nil && c.pod.record().ShimID == shimID && c.state() != runtimeapi.ContainerState_CONTAINER_EXITED {
+		if c.status.Load() != nil && c.pod.rec.get().ShimID == shimID && c.state() != runtimeapi.ContainerState_CONTAINER_EXITED {
 			whole[id] = shimapi.Record{ID: id, Pod: c.pod.id}
 		}
 	}
@@ -95,8 +95,7 @@ func (m *Manager) endOrphan(ctx context.Context, c *Container) {
 
 // endPause ends a pause process that has no shim any more, and with it its pod.
 func (m *Manager) endPause(ctx context.Context, s *Sandbox) {
-	rec := s.record()
-	if err := m.killPause(&rec); err != nil {
+	if err := m.killPause(s.rec.get()); err != nil {
 		klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
 	}
 	if s.end() {
@@ -113,7 +112,7 @@ func (m *Manager) shimGone(ctx context.Context, ev oci.ShimEvent) {
 	m.mu.RLock()
 	var lost []*Sandbox
 	for _, s := range m.pods {
-		if s.record().ShimID == ev.ShimID {
+		if s.rec.get().ShimID == ev.ShimID {
 			lost = append(lost, s)
 		}
 	}

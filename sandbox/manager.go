@@ -97,8 +97,8 @@ type Sandbox struct {
 	status statusPointer[PodStatus]
 	usage  usageSample
 
+	rec      stored[podRecord]
 	mu       sync.Mutex
-	rec      podRecord
 	stopping bool                    // no container may be created or started any more
 	ended    bool                    // done is closed
 	giveUp   context.CancelCauseFunc // ends the creation of a container that is under way; nil without one
@@ -114,13 +114,30 @@ type Container struct {
 	usage  usageSample
 	layer  layerUsage
 
+	rec       stored[containerRecord]
 	mu        sync.Mutex
-	rec       containerRecord
 	fact      containerFact
 	signalled bool        // the stop signal was sent
 	ended     bool        // done is closed
 	tell      func(Event) // to the subscribers; nil while nothing is told
 	told      int         // how many of lifeEvents were told, or passed over
+}
+
+// newSandbox makes a sandbox of a record whose file need not be there yet.
+func newSandbox(file string, rec podRecord) *Sandbox {
+	s := &Sandbox{id: rec.ID, slot: newSlot(), done: make(chan struct{})}
+	s.rec.file = file
+	s.rec.value.Store(&rec)
+	s.publish()
+	return s
+}
+
+// newContainer makes a container of a record whose file need not be there yet.
+func newContainer(pod *Sandbox, file string, rec containerRecord) *Container {
+	c := &Container{id: rec.ID, pod: pod, slot: newSlot(), done: make(chan struct{})}
+	c.rec.file = file
+	c.rec.value.Store(&rec)
+	return c
 }
 
 // slot admits one verb at a time.

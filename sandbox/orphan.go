@@ -15,6 +15,7 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // killPID kills a process that is told from a later one of the same number by
@@ -127,7 +128,7 @@ func cgroupPIDs(dir string) []int {
 // when no event will come.
 func (m *Manager) refreshFact(c *Container) {
 	var r shimapi.Record
-	if err := atomicfile.Read(filepath.Join(m.containerDir(c.pod.id, c.id), factName), &r); err == nil {
+	if err := atomicfile.Read(m.containerFile(c.pod.id, c.id, record.FactFile), &r); err == nil {
 		c.learn(r)
 	}
 }

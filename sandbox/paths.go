@@ -18,6 +18,9 @@ func (m *Manager) containersDir(pod string) string { return filepath.Join(m.podD
 func (m *Manager) containerDir(pod, ctr string) string {
 	return filepath.Join(m.containersDir(pod), ctr)
 }
+func (m *Manager) containerFile(pod, ctr, name string) string {
+	return filepath.Join(m.containerDir(pod, ctr), name)
+}
 func (m *Manager) containerStateDir(ctr string) string {
 	return filepath.Join(m.opt.State, "containers", ctr)
 }
@@ -27,9 +30,3 @@ func (m *Manager) rootfsPath(ctr string) string {
 func (m *Manager) imageVolumesDir(ctr string) string {
 	return filepath.Join(m.containerStateDir(ctr), "images")
 }
-
-const (
-	podRecordName       = "pod.json"
-	containerRecordName = "container.json"
-	factName            = "status.json"
-)

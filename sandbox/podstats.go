@@ -91,8 +91,8 @@ func (m *Manager) ownCgroups() map[string]string {
 		if st := s.status.Load(); st == nil || st.State != runtimeapi.PodSandboxState_SANDBOX_READY {
 			continue
 		}
-		rec := s.record()
-		dir := cgroupPath(m.opt.Host, m.cgroupParent(&rec))
+		rec := s.rec.get()
+		dir := cgroupPath(m.opt.Host, m.cgroupParent(rec))
 		for p := dir; p != "/"; p = path.Dir(p) {
 			users[p]++
 		}

@@ -11,6 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/sandbox/record"
 )
 
 func TestCgroupPathOfSlices(t *testing.T) {
@@ -35,21 +36,23 @@ func TestCgroupPathOfSlices(t *testing.T) {
 // A cgroup tells of a pod what it tells of that pod alone.
 func TestOwnCgroups(t *testing.T) {
 	m := &Manager{pods: map[string]*Sandbox{}}
-	add := func(id, parent string, state intent) {
-		s := &Sandbox{id: id}
-		s.commit(podRecord{ID: id, Intent: state, config: &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: parent}}})
+	add := func(id, parent string, state record.Intent) {
+		s := newSandbox("", podRecord{
+			Pod:    record.Pod{ID: id, Intent: state},
+			config: &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: parent}},
+		})
 		m.pods[id] = s
 	}
 	unnamed := strings.Repeat("f", 64)
-	add("own", "/kubepods/burstable/pod1", intentReady)
-	add("dead", "/kubepods/burstable/pod1", intentStopped) // the pod's sandbox before this one
-	add("shared1", "/kubepods/pod2", intentReady)
-	add("shared2", "/kubepods/pod2", intentReady)
-	add("above", "/kubepods/pod3", intentReady)
-	add("below", "/kubepods/pod3/x", intentReady)
-	add("root", "/", intentReady)
-	add("making", "/kubepods/burstable/pod1", intentMaking)
-	add(unnamed, "", intentReady)
+	add("own", "/kubepods/burstable/pod1", record.Ready)
+	add("dead", "/kubepods/burstable/pod1", record.Stopped) // the pod's sandbox before this one
+	add("shared1", "/kubepods/pod2", record.Ready)
+	add("shared2", "/kubepods/pod2", record.Ready)
+	add("above", "/kubepods/pod3", record.Ready)
+	add("below", "/kubepods/pod3/x", record.Ready)
+	add("root", "/", record.Ready)
+	add("making", "/kubepods/burstable/pod1", record.Making)
+	add(unnamed, "", record.Ready)
 	want := map[string]string{"own": "/kubepods/burstable/pod1", "below": "/kubepods/pod3/x", unnamed: "/berth-" + unnamed[:13]}
 	if got := m.ownCgroups(); !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -29,7 +29,7 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port int32, str
 	if port <= 0 || port > 65535 {
 		return fmt.Errorf("port %d: use 1 to 65535: %w", port, ErrInvalid)
 	}
-	conn, err := dialIn(ctx, s.record().netns, int(port))
+	conn, err := dialIn(ctx, s.rec.get().netns, int(port))
 	if err != nil {
 		return fmt.Errorf("connect to port %d in pod sandbox %s: %w", port, s.id, err)
 	}

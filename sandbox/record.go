@@ -3,143 +3,122 @@ package sandbox
 import (
 	"encoding/json"
 	"fmt"
-	"time"
+	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/atomicfile"
+	"berth/sandbox/record"
 )
 
-// recordVersion is written into every record; a reader refuses a newer one.
-const recordVersion = 1
-
-// intent is how far the daemon wants, or wanted, a pod or container to be.
-type intent string
-
-const (
-	intentMaking   intent = "making"   // a daemon that finds this after a crash destroys it
-	intentReady    intent = "ready"    // made whole; facts tell the rest
-	intentStopping intent = "stopping" // pods: being released; a daemon that finds this finishes it
-	intentStopped  intent = "stopped"  // pods: released, only the record and the layers are left
-	intentRemoving intent = "removing" // released and being erased; a daemon that finds this finishes it
-)
-
-// doomed is what a daemon finds of a call that was cut short and destroys: what
-// is left may lack any part.
-func (i intent) doomed() bool { return i == intentMaking || i == intentRemoving }
-
-// podRecord is pod.json.
+// podRecord is pod.json with what is derived from it once.
 type podRecord struct {
-	Version    int            `json:"version"`
-	ID         string         `json:"id"`
-	Intent     intent         `json:"intent"`
-	Config     configJSON     `json:"config"`
-	Handler    string         `json:"handler,omitempty"`
-	CreatedAt  time.Time      `json:"created_at"`
-	BootID     string         `json:"boot_id"`
-	ShimID     string         `json:"shim_id,omitempty"`
-	Network    *NetworkResult `json:"network,omitempty"`
-	MadeCgroup string         `json:"made_cgroup,omitempty"` // the highest cgroup, the parent or one above it, that was made for this pod and goes with it
-	PausePID   int            `json:"pause_pid,omitempty"`
-	PauseStart uint64         `json:"pause_start,omitempty"`
+	record.Pod
 
 	config *runtimeapi.PodSandboxConfig
 	netns  string // path of the pinned network namespace, "" on the host network
 }
 
-// containerRecord is container.json.
+// containerRecord is container.json with what is derived from it once.
 type containerRecord struct {
-	Version int        `json:"version"`
-	ID      string     `json:"id"`
-	PodID   string     `json:"pod_id"`
-	Intent  intent     `json:"intent"`
-	Config  configJSON `json:"config"`
-	ImageID string     `json:"image_id"`
-	// ImageRef is the digest in a registry that the image had when the container was
-	// made; it stays true when the image goes. "" when there was none, and in records
-	// of a daemon that did not write it.
-	ImageRef   string        `json:"image_ref,omitempty"`
-	Layers     []string      `json:"layers"`
-	Volumes    []imageVolume `json:"volumes,omitempty"`
-	LogPath    string        `json:"log_path,omitempty"`
-	StopSignal int           `json:"stop_signal"`
-	CreatedAt  time.Time     `json:"created_at"`
-	BootID     string        `json:"boot_id"`
-	// LostAt is when the process was found gone without a recorded exit: the only
-	// fact that nobody else can write down.
-	LostAt time.Time       `json:"lost_at,omitzero"`
-	Spec   json.RawMessage `json:"spec,omitempty"`
-	// Unenforced are limits without effect here, in words for the operator.
-	Unenforced []string `json:"unenforced,omitempty"`
-	// UpdateAnnotations came with the last update of the resources that had some.
-	UpdateAnnotations map[string]string `json:"update_annotations,omitempty"`
-	// Took tells how long the stages of the creation took, for the operator.
-	Took []stageTime `json:"took,omitempty"`
+	record.Container
 
 	config    *runtimeapi.ContainerConfig
-	described *specFacts // read from Spec once; nil: not yet
+	described *specFacts // what statuses repeat of Spec
 }
 
-// stageTime is how long one stage of a creation took, in microseconds.
-type stageTime struct {
-	Stage  string `json:"stage"` // rootfs, spec or create
-	Micros int64  `json:"us"`
+// setSpec records the spec that the container runs with.
+func (r *containerRecord) setSpec(spec json.RawMessage) {
+	r.Spec, r.described = spec, describeSpec(spec)
 }
 
-// took notes that a stage has ended which began at since, and gives the time now.
-func (r *containerRecord) took(stage string, since time.Time) time.Time {
-	now := time.Now()
-	r.Took = append(r.Took, stageTime{stage, now.Sub(since).Microseconds()})
-	return now
+// persistence says what a change of a record does to its file.
+type persistence int
+
+const (
+	// durably writes the file so that it outlives a crash of the machine, then changes
+	// the record in memory. On an error neither changes.
+	durably persistence = iota
+	// written is durably without the wait for the disk.
+	written
+	// ifPossible changes the record in memory even when the file can't be written: a
+	// full disk must not keep a pod from going, and the next daemon begins anew.
+	ifPossible
+	// inMemory leaves the file as it is: the next change writes it.
+	inMemory
+)
+
+// stored is a record in memory and in its file. Readers take no lock: a record is
+// replaced as a whole, never written to. All writers go through change, one at a time,
+// so that none can overwrite a field that another has set meanwhile.
+type stored[T any] struct {
+	file   string
+	writer sync.Mutex // held across the write of the file; taken before mu of the owner
+	value  atomic.Pointer[T]
 }
 
-// imageVolume is an image mounted read-only into a container.
-type imageVolume struct {
-	Target string   `json:"target"` // on the host
-	Layers []string `json:"layers"`
-	// ImageID is as in containerRecord; "" in records of a daemon that did not write it.
-	ImageID string `json:"image_id,omitempty"`
+// get is the record as it is now, not to be changed.
+func (s *stored[T]) get() *T { return s.value.Load() }
+
+// change applies edit to a copy of the record, which then takes its place. edit is
+// called with the writers' lock held and must not block.
+func (s *stored[T]) change(how persistence, edit func(*T)) error {
+	s.writer.Lock()
+	defer s.writer.Unlock()
+	next := *s.value.Load()
+	edit(&next)
+	var err error
+	switch how {
+	case durably:
+		err = atomicfile.Write(s.file, &next)
+	case written, ifPossible:
+		err = atomicfile.WriteVolatile(s.file, &next)
+	}
+	if err == nil || how == ifPossible {
+		s.value.Store(&next)
+	}
+	if err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	return nil
 }
 
-// configJSON carries a CRI message as the JSON of its proto definition, so that
-// a record keeps every field the kubelet sent and can be read by a human.
-type configJSON json.RawMessage
-
-// MarshalJSON implements [json.Marshaler].
-func (c configJSON) MarshalJSON() ([]byte, error) { return json.RawMessage(c).MarshalJSON() }
-
-// UnmarshalJSON implements [json.Unmarshaler].
-func (c *configJSON) UnmarshalJSON(b []byte) error { return (*json.RawMessage)(c).UnmarshalJSON(b) }
-
-func encodeConfig(m proto.Message) (configJSON, error) {
+// encodeConfig gives a message of the CRI as the JSON of its proto definition.
+func encodeConfig(m proto.Message) (json.RawMessage, error) {
 	b, err := protojson.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode config: %w", err)
 	}
-	return configJSON(b), nil
+	return b, nil
 }
 
 // decodeConfig ignores unknown fields: a record written by a newer daemon must
 // not lose the pod when the node is rolled back.
-func decodeConfig(c configJSON, into proto.Message) error {
+func decodeConfig(c json.RawMessage, into proto.Message) error {
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(c, into); err != nil {
 		return fmt.Errorf("decode config: %w", err)
 	}
 	return nil
 }
 
+// decode derives what a record read from disk lacks.
 func (r *podRecord) decode() error {
-	if r.Version > recordVersion {
-		return fmt.Errorf("record version %d is newer than %d: start a berthd at least as new as the one that wrote it", r.Version, recordVersion)
+	if err := record.CheckVersion(r.Version); err != nil {
+		return err
 	}
 	r.config = &runtimeapi.PodSandboxConfig{}
 	return decodeConfig(r.Config, r.config)
 }
 
+// decode derives what a record read from disk lacks.
 func (r *containerRecord) decode() error {
-	if r.Version > recordVersion {
-		return fmt.Errorf("record version %d is newer than %d: start a berthd at least as new as the one that wrote it", r.Version, recordVersion)
+	if err := record.CheckVersion(r.Version); err != nil {
+		return err
 	}
+	r.described = describeSpec(r.Spec)
 	r.config = &runtimeapi.ContainerConfig{}
 	return decodeConfig(r.Config, r.config)
 }

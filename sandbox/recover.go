@@ -17,6 +17,7 @@ import (
 	"berth/oci"
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // Recover loads the pods on disk and brings memory in line with the facts: what
@@ -52,9 +53,9 @@ func (m *Manager) Recover(ctx context.Context) error {
 // recoverPod loads a pod and says what is left to do about it.
 func (m *Manager) recoverPod(ctx context.Context, id string) ([]task, error) {
 	var rec podRecord
-	err := readOwn(ctx, m.podFile(id, podRecordName), &rec)
+	err := readOwn(ctx, m.podFile(id, record.PodFile), &rec)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, eraseDir(ctx, m.podDir(id), podRecordName) // made no further than its directory
+		return nil, eraseDir(ctx, m.podDir(id), record.PodFile) // made no further than its directory
 	}
 	if err == nil {
 		err = rec.decode()
@@ -65,17 +66,17 @@ func (m *Manager) recoverPod(ctx context.Context, id string) ([]task, error) {
 	if !hostNetwork(rec.config) {
 		rec.netns = m.netnsPath(id)
 	}
-	s := &Sandbox{id: id, slot: newSlot(), done: make(chan struct{})}
-	s.commit(rec)
+	rec.ID = id // the directory's name counts, as for all other paths
+	s := newSandbox(m.podFile(id, record.PodFile), rec)
 	m.addPod(s)
 	// A container that can't be recovered must not keep its pod from being settled.
 	err = m.recoverContainers(ctx, s)
 	switch {
-	case rec.Intent.doomed():
+	case rec.Intent.CutShort():
 		return []task{m.unfinished(s)}, err
-	case rec.Intent == intentStopped:
+	case rec.Intent == record.Stopped:
 		s.end()
-	case rec.Intent == intentStopping || rec.BootID != m.bootID || !m.pauseLives(&rec):
+	case rec.Intent == record.Stopping || rec.BootID != m.bootID || !m.pauseLives(&rec):
 		return []task{m.retired(s)}, err
 	}
 	return nil, err
@@ -154,27 +155,28 @@ func readOwn(ctx context.Context, path string, v any) error {
 
 func (m *Manager) recoverContainer(ctx context.Context, s *Sandbox, id string) error {
 	var rec containerRecord
-	err := readOwn(ctx, filepath.Join(m.containerDir(s.id, id), containerRecordName), &rec)
+	err := readOwn(ctx, m.containerFile(s.id, id, record.ContainerFile), &rec)
 	if err == nil {
 		err = rec.decode()
 	}
 	if err != nil {
 		// Without its record the container can't be told of, only removed.
 		klog.FromContext(ctx).Error(err, "A container's record can't be read; the container is removed", "container", id, "pod", s.id)
-		rec = containerRecord{ID: id, PodID: s.id, Intent: intentMaking, config: &runtimeapi.ContainerConfig{}}
+		rec = containerRecord{config: &runtimeapi.ContainerConfig{}, Container: record.Container{ID: id, PodID: s.id, Intent: record.Making}}
 	}
-	c := &Container{id: id, pod: s, slot: newSlot(), done: make(chan struct{})}
+	rec.ID = id
+	c := newContainer(s, m.containerFile(s.id, id, record.ContainerFile), rec)
 	m.addContainer(c)
 	m.refreshFact(c)
-	c.commit(rec)
+	c.publish()
 	c.tellFromNow(m.events.publish)
-	if rec.Intent.doomed() {
+	if rec.Intent.CutShort() {
 		return m.finish(ctx, c.slot, func(ctx context.Context) error { return m.destroyContainer(ctx, c) })
 	}
 	if !rec.LostAt.IsZero() {
 		c.lose(rec.LostAt)
 	}
-	if err := m.opt.Images.Hold(id, rec.held()); err != nil {
+	if err := m.opt.Images.Hold(id, rec.Held()); err != nil {
 		return fmt.Errorf("hold the layers of container %s: %w", id, err)
 	}
 	if c.state() == runtimeapi.ContainerState_CONTAINER_EXITED {
@@ -315,7 +317,7 @@ func (m *Manager) disown(ctx context.Context, ev oci.ShimEvent) error {
 		return nil // a container of it was removed since the shim told of it
 	}
 	// The last of a pod to go leaves the cgroup empty that was made for it alone.
-	_ = removeCgroup(m.opt.Host, m.cgroupParent(&podRecord{ID: pod}))
+	_ = removeCgroup(m.opt.Host, m.cgroupParent(&podRecord{Pod: record.Pod{ID: pod}}))
 	return nil
 }
 

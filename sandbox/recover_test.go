@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"berth/oci/atomicfile"
+	"berth/sandbox/record"
 )
 
 // edit changes a record on disk while no daemon runs.
@@ -78,7 +79,7 @@ func TestRecoverFinishesWhatWasCutShort(t *testing.T) {
 			pod := n.pod("a")
 			id := n.run(pod, "c")
 			n.restart(func() {
-				edit(t, filepath.Join(n.podDirOf(pod), podRecordName), func(rec map[string]any) { rec["intent"] = intent })
+				edit(t, filepath.Join(n.podDirOf(pod), record.PodFile), func(rec map[string]any) { rec["intent"] = intent })
 			})
 			if !stays {
 				wantNothing(t, filepath.Join(n.root, "pods"))
@@ -121,7 +122,7 @@ func TestRecoverRemovesAHalfMadeContainer(t *testing.T) {
 			pod := n.pod("a")
 			id, other := n.run(pod, "c"), n.run(pod, "other")
 			dir := filepath.Join(n.podDirOf(pod), "containers", id)
-			n.restart(func() { harm(t, filepath.Join(dir, containerRecordName)) })
+			n.restart(func() { harm(t, filepath.Join(dir, record.ContainerFile)) })
 			if exists(dir) {
 				t.Error("its directory is still there")
 			}
@@ -144,7 +145,7 @@ func TestRecoverPutsATornPodAside(t *testing.T) {
 			torn, whole := n.pod("torn"), n.pod("whole")
 			n.run(torn, "c")
 			n.restart(func() {
-				if err := os.WriteFile(filepath.Join(n.podDirOf(torn), podRecordName), []byte(text), 0o600); err != nil {
+				if err := os.WriteFile(filepath.Join(n.podDirOf(torn), record.PodFile), []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			})
@@ -154,7 +155,7 @@ func TestRecoverPutsATornPodAside(t *testing.T) {
 			if len(n.m.Pods()) != 1 {
 				t.Errorf("listed: %d pods", len(n.m.Pods()))
 			}
-			if !exists(filepath.Join(n.root, "quarantine", torn, podRecordName)) {
+			if !exists(filepath.Join(n.root, "quarantine", torn, record.PodFile)) {
 				t.Error("its record is not in quarantine")
 			}
 			await(t, "the end of what the shim holds of it", func() bool {
@@ -172,7 +173,7 @@ func TestRecoverAfterABoot(t *testing.T) {
 	pod := n.pod("a")
 	id := n.run(pod, "c")
 	n.restart(func() {
-		for _, path := range []string{podRecordName, filepath.Join("containers", id, containerRecordName)} {
+		for _, path := range []string{record.PodFile, filepath.Join("containers", id, record.ContainerFile)} {
 			edit(t, filepath.Join(n.podDirOf(pod), path), func(rec map[string]any) { rec["boot_id"] = "another" })
 		}
 	})

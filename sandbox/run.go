@@ -13,8 +13,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/oci"
-	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // shmSize is the size of a pod's /dev/shm in bytes, what both peers give.
@@ -30,13 +30,13 @@ func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, 
 	if err != nil {
 		return "", err
 	}
-	s := &Sandbox{id: rec.ID, slot: newSlot(), done: make(chan struct{}), rec: rec}
+	s := newSandbox(m.podFile(rec.ID, record.PodFile), rec)
 	if err := s.slot.take(ctx); err != nil {
 		return "", err
 	}
 	defer s.slot.free()
 	m.addPod(s)
-	if err := m.runPod(ctx, s, &rec); err != nil {
+	if err := m.runPod(ctx, s); err != nil {
 		// The half-made pod goes, whatever became of the client.
 		if derr := m.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
 			klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; it is listed as not ready until it is removed", "pod", s.id)
@@ -86,10 +86,10 @@ func (m *Manager) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string)
 	if err != nil {
 		return podRecord{}, err
 	}
-	rec := podRecord{
-		Version: recordVersion, ID: newID(), Intent: intentMaking,
-		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: m.bootID, config: cfg,
-	}
+	rec := podRecord{config: cfg, Pod: record.Pod{
+		Version: record.Version, ID: newID(), Intent: record.Making,
+		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: m.bootID,
+	}}
 	if !hostNetwork(cfg) {
 		rec.netns = m.netnsPath(rec.ID)
 	}
@@ -98,51 +98,44 @@ func (m *Manager) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string)
 }
 
 // runPod acquires in the order that destroyPod releases from the end.
-func (m *Manager) runPod(ctx context.Context, s *Sandbox, rec *podRecord) error {
+func (m *Manager) runPod(ctx context.Context, s *Sandbox) error {
 	shim, err := m.newShim(ctx)
 	if err != nil {
 		return err
 	}
-	rec.ShimID = shim.ID()
-	if err := m.preparePod(s, rec); err != nil {
+	if err := m.preparePod(s, shim.ID()); err != nil {
 		shim.Release()
 		return err
 	}
-	if err := m.startPause(ctx, shim, rec); err != nil {
+	if err := m.startPause(ctx, shim, s); err != nil {
 		return err
 	}
-	s.commit(*rec)
-	if rec.netns != "" {
+	var network *NetworkResult
+	if rec := s.rec.get(); rec.netns != "" {
 		res, err := m.opt.Network.Attach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config})
 		if err != nil {
 			return fmt.Errorf("set up pod network: %w", err)
 		}
-		rec.Network = &res
+		network = &res
 		if err := writeLateSysctls(rec); err != nil {
 			return err
 		}
 	}
-	rec.Intent = intentReady
 	// Not durable: after a crash of the machine the pod is gone either way, and
 	// the network's own cache, which is durable, serves to release its addresses.
-	if err := atomicfile.WriteVolatile(m.podFile(s.id, podRecordName), rec); err != nil {
-		return fmt.Errorf("write pod record: %w", err)
-	}
-	s.commit(*rec)
-	return nil
+	return s.change(written, func(rec *podRecord) { rec.Network, rec.Intent = network, record.Ready })
 }
 
 // preparePod makes what is on disk and in the mount table.
-func (m *Manager) preparePod(s *Sandbox, rec *podRecord) error {
+func (m *Manager) preparePod(s *Sandbox, shim string) error {
 	if err := os.MkdirAll(m.containersDir(s.id), 0o711); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
 	// Durable before anything is acquired: what a crash leaves is found by it.
-	if err := atomicfile.Write(m.podFile(s.id, podRecordName), rec); err != nil {
-		return fmt.Errorf("write pod record: %w", err)
+	if err := s.change(durably, func(rec *podRecord) { rec.ShimID = shim }); err != nil {
+		return err
 	}
-	s.commit(*rec)
-	return m.makePodFiles(rec)
+	return m.makePodFiles(s.rec.get())
 }
 
 // makePodFiles makes the shared memory and the files bound into containers.
@@ -206,7 +199,8 @@ func (m *Manager) hostname(cfg *runtimeapi.PodSandboxConfig) string {
 }
 
 // startPause clones the process that holds the pod's namespaces.
-func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, rec *podRecord) error {
+func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, s *Sandbox) error {
+	rec := s.rec.get()
 	cfg := rec.config
 	uids, gids := userMaps(cfg)
 	early, _ := splitSysctls(podSysctls(cfg))
@@ -236,8 +230,7 @@ func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, rec *podRecord
 	if err != nil {
 		return fmt.Errorf("start the pause process: %w", err)
 	}
-	rec.PausePID, rec.PauseStart = res.PID, res.StartTime
-	return nil
+	return s.change(inMemory, func(rec *podRecord) { rec.PausePID, rec.PauseStart = res.PID, res.StartTime })
 }
 
 // pauseOOMScore is what both peers give: the last of a pod to be killed.

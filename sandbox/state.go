@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // Reasons a container's status gives for its end.
@@ -64,8 +65,8 @@ func containerEnd(f containerFact) (code int32, reason, message string) {
 
 // podState derives a sandbox's state: it is ready while its pause process lives
 // and nobody asked it to stop.
-func podState(i intent, ended, stopping bool) runtimeapi.PodSandboxState {
-	if i == intentReady && !ended && !stopping {
+func podState(i record.Intent, ended, stopping bool) runtimeapi.PodSandboxState {
+	if i == record.Ready && !ended && !stopping {
 		return runtimeapi.PodSandboxState_SANDBOX_READY
 	}
 	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
@@ -106,23 +107,28 @@ func (c *Container) lose(at time.Time) bool {
 	if c.fact.lost || c.fact.Status == shimapi.StatusStopped {
 		return false
 	}
-	c.fact.lost, c.fact.lostAt, c.rec.LostAt = true, at, at
+	c.fact.lost, c.fact.lostAt = true, at
 	c.publishLocked()
 	return true
 }
 
-// commit makes a container visible with the intent it has now.
-func (c *Container) commit(rec containerRecord) {
+// change changes the record and publishes what it says now.
+func (c *Container) change(how persistence, edit func(*containerRecord)) error {
+	err := c.rec.change(how, edit)
+	c.publish()
+	return err
+}
+
+func (c *Container) publish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rec = rec
 	c.publishLocked()
 }
 
 // publishLocked rebuilds the snapshot and tells of what it changed; c.mu is held.
 func (c *Container) publishLocked() {
 	st := c.snapshotLocked()
-	if c.rec.Intent == intentReady {
+	if c.rec.get().Intent == record.Ready {
 		c.status.Store(st)
 		c.tellLocked(st)
 	}
@@ -161,14 +167,15 @@ func (c *Container) tellFromNow(tell func(Event)) {
 }
 
 func (c *Container) snapshotLocked() *ContainerStatus {
+	rec := c.rec.get()
 	st := &ContainerStatus{
-		ID: c.id, PodID: c.pod.id, Config: c.rec.config,
+		ID: c.id, PodID: c.pod.id, Config: rec.config,
 		State:     containerState(c.fact),
-		CreatedAt: c.rec.CreatedAt, StartedAt: c.fact.StartedAt,
-		ImageID: c.rec.ImageID, ImageRef: cmp.Or(c.rec.ImageRef, c.rec.ImageID), LogPath: c.rec.LogPath,
-		Cgroups: c.fact.CgroupPaths, Spec: c.rec.Spec,
+		CreatedAt: rec.CreatedAt, StartedAt: c.fact.StartedAt,
+		ImageID: rec.ImageID, ImageRef: cmp.Or(rec.ImageRef, rec.ImageID), LogPath: rec.LogPath,
+		Cgroups: c.fact.CgroupPaths, Spec: rec.Spec,
 	}
-	c.rec.describe(st)
+	rec.describe(st)
 	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
 		st.ExitCode, st.Reason, st.Message = containerEnd(c.fact)
 		st.FinishedAt = c.fact.FinishedAt
@@ -218,45 +225,45 @@ func (s *Sandbox) isStopping() bool {
 	return s.stopping
 }
 
-// commit makes a sandbox visible, or not, with the intent it has now.
-func (s *Sandbox) commit(rec podRecord) {
+// change changes the record and publishes what it says now.
+func (s *Sandbox) change(how persistence, edit func(*podRecord)) error {
+	err := s.rec.change(how, edit)
+	s.publish()
+	return err
+}
+
+func (s *Sandbox) publish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rec = rec
 	s.publishLocked()
 }
 
 // show makes a half-made sandbox visible, as not ready, so that a client removes
 // what could not be destroyed. On disk it stays half-made.
 func (s *Sandbox) show() {
-	rec := s.record()
-	if rec.Intent == intentMaking {
-		rec.Intent = intentReady
-	}
 	s.beginStop()
-	s.commit(rec)
-}
-
-func (s *Sandbox) record() podRecord {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.rec
+	_ = s.change(inMemory, func(rec *podRecord) { // which can't fail
+		if rec.Intent == record.Making {
+			rec.Intent = record.Ready
+		}
+	})
 }
 
 func (s *Sandbox) publishLocked() {
-	if s.rec.Intent == intentMaking {
+	rec := s.rec.get()
+	if rec.Intent == record.Making {
 		return
 	}
 	st := &PodStatus{
-		ID: s.id, Config: s.rec.config, Handler: s.rec.Handler,
-		State:     podState(s.rec.Intent, s.ended, s.stopping),
-		CreatedAt: s.rec.CreatedAt, ShimID: s.rec.ShimID, NetNS: s.rec.netns,
+		ID: s.id, Config: rec.config, Handler: rec.Handler,
+		State:     podState(rec.Intent, s.ended, s.stopping),
+		CreatedAt: rec.CreatedAt, ShimID: rec.ShimID, NetNS: rec.netns,
 	}
-	if s.rec.Network != nil && s.rec.Intent != intentStopped && s.rec.Intent != intentRemoving { // else another pod's by now
-		st.IPs = s.rec.Network.IPs
+	if rec.Network != nil && rec.Intent != record.Stopped && rec.Intent != record.Removing { // else another pod's by now
+		st.IPs = rec.Network.IPs
 	}
 	if !s.ended {
-		st.PID = s.rec.PausePID
+		st.PID = rec.PausePID
 	}
 	s.status.Store(st)
 }

@@ -7,6 +7,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 func fact(s shimapi.Status, set ...func(*containerFact)) containerFact {
@@ -66,15 +67,15 @@ func TestContainerState(t *testing.T) {
 func TestPodState(t *testing.T) {
 	const ready, notReady = runtimeapi.PodSandboxState_SANDBOX_READY, runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 	for _, tt := range []struct {
-		intent          intent
+		intent          record.Intent
 		ended, stopping bool
 		want            runtimeapi.PodSandboxState
 	}{
-		{intentMaking, false, false, notReady},
-		{intentReady, false, false, ready},
-		{intentReady, true, false, notReady},
-		{intentReady, false, true, notReady},
-		{intentStopped, true, true, notReady},
+		{record.Making, false, false, notReady},
+		{record.Ready, false, false, ready},
+		{record.Ready, true, false, notReady},
+		{record.Ready, false, true, notReady},
+		{record.Stopped, true, true, notReady},
 	} {
 		if got := podState(tt.intent, tt.ended, tt.stopping); got != tt.want {
 			t.Errorf("podState(%s, ended %v, stopping %v) = %v, want %v", tt.intent, tt.ended, tt.stopping, got, tt.want)
@@ -84,8 +85,10 @@ func TestPodState(t *testing.T) {
 
 func newTestContainer(t *testing.T) *Container {
 	t.Helper()
-	c := &Container{id: newID(), pod: &Sandbox{id: newID()}, slot: newSlot(), done: make(chan struct{})}
-	c.commit(containerRecord{ID: c.id, Intent: intentReady, config: &runtimeapi.ContainerConfig{}, StopSignal: 15})
+	c := newContainer(&Sandbox{id: newID()}, "", containerRecord{
+		Container: record.Container{ID: newID(), Intent: record.Ready, StopSignal: 15}, config: &runtimeapi.ContainerConfig{},
+	})
+	c.publish()
 	return c
 }
 
@@ -129,13 +132,14 @@ func TestLoseKeepsARecordedExit(t *testing.T) {
 
 func TestHalfMadeIsNotListed(t *testing.T) {
 	m := &Manager{pods: map[string]*Sandbox{}, containers: map[string]*Container{}}
-	s := &Sandbox{id: newID(), done: make(chan struct{})}
-	s.commit(podRecord{ID: s.id, Intent: intentMaking, config: &runtimeapi.PodSandboxConfig{}})
+	s := newSandbox("", podRecord{Pod: record.Pod{ID: newID(), Intent: record.Making}, config: &runtimeapi.PodSandboxConfig{}})
 	m.addPod(s)
 	if got := m.Pods(); len(got) != 0 {
 		t.Errorf("a half-made pod is listed: %+v", got[0])
 	}
-	s.commit(podRecord{ID: s.id, Intent: intentReady, config: &runtimeapi.PodSandboxConfig{}})
+	if err := s.change(inMemory, func(rec *podRecord) { rec.Intent = record.Ready }); err != nil {
+		t.Fatal(err)
+	}
 	if got := m.Pods(); len(got) != 1 || got[0].State != runtimeapi.PodSandboxState_SANDBOX_READY {
 		t.Errorf("a ready pod is not listed as such: %+v", got)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // StopContainer sends the container's stop signal, waits up to grace for its
@@ -63,12 +64,11 @@ func (m *Manager) signalOnce(ctx context.Context, c *Container) error {
 	c.mu.Lock()
 	sent := c.signalled
 	c.signalled = true
-	sig := c.rec.StopSignal
 	c.mu.Unlock()
 	if sent {
 		return nil
 	}
-	err := m.signal(ctx, c, sig, false)
+	err := m.signal(ctx, c, c.rec.get().StopSignal, false)
 	if err != nil { // the next stop sends it again
 		c.mu.Lock()
 		c.signalled = false
@@ -124,7 +124,7 @@ func (c *Container) pid() int {
 }
 
 func (m *Manager) shimOf(s *Sandbox) (*oci.Shim, error) {
-	return m.opt.Shims.Get(s.record().ShimID)
+	return m.opt.Shims.Get(s.rec.get().ShimID)
 }
 
 func isKind(err error, k shimapi.Kind) bool {
@@ -160,7 +160,7 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 
 // stopHeld releases a pod whose slot is held, unless that was done.
 func (m *Manager) stopHeld(ctx context.Context, s *Sandbox) error {
-	if s.record().Intent == intentStopped {
+	if s.rec.get().Intent == record.Stopped {
 		return nil
 	}
 	if err := m.releasePod(ctx, s, false); err != nil {

@@ -11,7 +11,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
-	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
 )
 
@@ -32,26 +31,21 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeap
 	default:
 		return fmt.Errorf("container %s is %s; only a created or running one has limits to change: %w", c.id, stateWord(st), ErrState)
 	}
-	c.mu.Lock()
-	rec := c.rec
-	c.mu.Unlock()
-	spec, err := m.updateProcesses(ctx, c, rec.Spec, res)
+	spec, err := m.updateProcesses(ctx, c, c.rec.get().Spec, res)
 	if err != nil {
 		return err
 	}
-	if rec.Spec, err = json.Marshal(spec); err != nil {
+	raw, err := json.Marshal(spec)
+	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
-	rec.described = nil
-	rec.Unenforced = slices.Compact(slices.Sorted(slices.Values(slices.Concat(rec.Unenforced, oci.Unenforced(res, m.opt.Host)))))
-	if len(annotations) > 0 {
-		rec.UpdateAnnotations = annotations
-	}
-	if err := m.writeContainerRecord(c, &rec); err != nil {
-		return err
-	}
-	c.commit(rec)
-	return nil
+	return c.change(written, func(rec *containerRecord) {
+		rec.setSpec(raw)
+		rec.Unenforced = slices.Compact(slices.Sorted(slices.Values(slices.Concat(rec.Unenforced, oci.Unenforced(res, m.opt.Host)))))
+		if len(annotations) > 0 {
+			rec.UpdateAnnotations = annotations
+		}
+	})
 }
 
 // updateProcesses has the shim change what runs, and gives the spec that fits it.
@@ -92,8 +86,7 @@ func (m *Manager) UpdatePodResources(ctx context.Context, id string, overhead, r
 	if err := s.checkReady(); err != nil {
 		return err
 	}
-	rec := s.record()
-	cfg := proto.Clone(rec.config).(*runtimeapi.PodSandboxConfig)
+	cfg := proto.Clone(s.rec.get().config).(*runtimeapi.PodSandboxConfig)
 	if cfg.Linux == nil {
 		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{}
 	}
@@ -103,13 +96,9 @@ func (m *Manager) UpdatePodResources(ctx context.Context, id string, overhead, r
 	if resources != nil {
 		cfg.Linux.Resources = resources
 	}
-	if rec.Config, err = encodeConfig(cfg); err != nil {
+	enc, err := encodeConfig(cfg)
+	if err != nil {
 		return err
 	}
-	rec.config = cfg
-	if err := atomicfile.WriteVolatile(m.podFile(s.id, podRecordName), &rec); err != nil {
-		return fmt.Errorf("write pod record: %w", err)
-	}
-	s.commit(rec)
-	return nil
+	return s.change(written, func(rec *podRecord) { rec.Config, rec.config = enc, cfg })
 }

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 const (
@@ -170,7 +172,7 @@ func TestAFailedCreateLeavesNothing(t *testing.T) {
 func TestStopKillsAfterTheGrace(t *testing.T) {
 	n := newFakeNode(t)
 	id := n.run(n.pod("a"), "c")
-	n.shim.ignored[15] = true
+	n.shim.ignore(15)
 	if err := n.m.StopContainer(t.Context(), id, 10*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +194,7 @@ func TestStopKillsAfterTheGrace(t *testing.T) {
 func TestStopOfWhatCantEnd(t *testing.T) {
 	n := newFakeNode(t)
 	id := n.run(n.pod("a"), "c")
-	n.shim.ignored[9] = true
+	n.shim.ignore(9)
 	err := n.m.StopContainer(t.Context(), id, 0)
 	wantError(t, "stop", err, ErrTimeout)
 	if err == nil || !strings.Contains(err.Error(), "/stack") {
@@ -319,6 +321,48 @@ func TestALostShim(t *testing.T) {
 		t.Error(err)
 	}
 	wantNothing(t, filepath.Join(n.root, "pods"))
+}
+
+// While an update waits for the shim, the container is found lost; the update must not
+// erase that from the record.
+func TestALossDuringAnUpdateIsKept(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	id := n.run(pod, "c")
+	arrived, let := make(chan struct{}), make(chan struct{})
+	n.shim.onCall(func(method, _ string) *shimapi.Error {
+		if method == shimapi.MethodUpdate {
+			close(arrived)
+			<-let
+		}
+		return nil
+	})
+	updated := make(chan error, 1)
+	go func() {
+		updated <- n.m.UpdateContainer(context.Background(), id, &runtimeapi.LinuxContainerResources{CpuShares: 99}, nil)
+	}()
+	<-arrived
+	n.shim.forget(id) // the kill below finds nobody
+	if err := n.m.StopContainer(t.Context(), id, 0); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Remove(filepath.Join(n.podDirOf(pod), "containers", id, record.FactFile)) // the shim never wrote of it
+	lost := n.container(id).FinishedAt
+	if lost.IsZero() || n.container(id).Reason != reasonUnknown {
+		t.Fatalf("not lost: %+v", n.container(id))
+	}
+	close(let)
+	if err := <-updated; err != nil {
+		t.Fatal(err)
+	}
+	n.restart()
+	st := n.container(id)
+	if !st.FinishedAt.Equal(lost) {
+		t.Errorf("after a restart the container was lost at %v, not at %v", st.FinishedAt, lost)
+	}
+	if st.Resources.GetLinux().GetCpuShares() != 99 {
+		t.Errorf("the update is not recorded: %v", st.Resources)
+	}
 }
 
 func TestEventsOfVerbs(t *testing.T) {

@@ -15,20 +15,21 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/sandbox/record"
 )
 
 // mountImageVolumes mounts the images a container wants as volumes (KEP-4639)
 // and returns the binds of them.
-func (m *Manager) mountImageVolumes(ctx context.Context, c *Container, rec *containerRecord) ([]oci.Mount, error) {
+func (m *Manager) mountImageVolumes(ctx context.Context, c *Container) ([]oci.Mount, error) {
 	var out []oci.Mount
-	for i, mt := range rec.config.GetMounts() {
+	for i, mt := range c.rec.get().config.GetMounts() {
 		if mt.GetImage().GetImage() == "" {
 			continue
 		}
 		if err := checkImageVolume(mt); err != nil {
 			return nil, err
 		}
-		dir, err := m.mountImageVolume(ctx, c, rec, i)
+		dir, err := m.mountImageVolume(ctx, c, i)
 		if err != nil {
 			return nil, fmt.Errorf("image volume at %s: %w", mt.GetContainerPath(), err)
 		}
@@ -45,7 +46,7 @@ func (m *Manager) mountImageVolumes(ctx context.Context, c *Container, rec *cont
 	if len(out) == 0 {
 		return nil, nil
 	}
-	return out, m.writeContainerRecord(c, rec)
+	return out, c.change(written, func(*containerRecord) {})
 }
 
 func checkImageVolume(mt *runtimeapi.Mount) error {
@@ -56,34 +57,26 @@ func checkImageVolume(mt *runtimeapi.Mount) error {
 }
 
 // mountImageVolume mounts the image of mount i; destroy finds it in the record.
-func (m *Manager) mountImageVolume(ctx context.Context, c *Container, rec *containerRecord, i int) (string, error) {
-	img, err := m.opt.Images.Resolve(rec.config.GetMounts()[i].GetImage().GetImage())
+func (m *Manager) mountImageVolume(ctx context.Context, c *Container, i int) (string, error) {
+	img, err := m.opt.Images.Resolve(c.rec.get().config.GetMounts()[i].GetImage().GetImage())
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(m.imageVolumesDir(c.id), strconv.Itoa(i))
-	rec.Volumes = append(rec.Volumes, imageVolume{Target: dir, Layers: img.Layers, ImageID: img.ID})
-	c.commit(*rec)
-	if err := m.opt.Images.Hold(c.id, rec.held()); err != nil {
+	_ = c.change(inMemory, func(rec *containerRecord) { // which can't fail
+		rec.Volumes = append(rec.Volumes, record.Volume{Target: dir, Layers: img.Layers, ImageID: img.ID})
+	})
+	if err := m.opt.Images.Hold(c.id, c.rec.get().Held()); err != nil {
 		return "", fmt.Errorf("hold image: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", fmt.Errorf("make mount point: %w", err)
 	}
-	uids, gids := userMaps(c.pod.record().config)
+	uids, gids := userMaps(c.pod.rec.get().config)
 	if err := m.opt.Images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: dir, UIDMap: uids, GIDMap: gids}); err != nil {
 		return "", fmt.Errorf("mount: %w", err)
 	}
 	return dir, nil
-}
-
-// held are all layers a container keeps on disk.
-func (r *containerRecord) held() []string {
-	out := append([]string(nil), r.Layers...)
-	for _, v := range r.Volumes {
-		out = append(out, v.Layers...)
-	}
-	return out
 }
 
 // subPath resolves a directory or file inside a mounted image without leaving it.
