@@ -14,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 	"berth/server/printable"
 )
 
@@ -30,7 +31,7 @@ func evilPods(t *testing.T, fact shimapi.Record, log string) *Pods {
 	p := pods.all[0]
 	p.ID += evil
 	p.config.Metadata.Name, p.config.Metadata.Namespace = "shop"+evil, evil
-	p.Network.IPs = []string{evil}
+	p.Network = &record.Network{IPs: []string{evil}}
 	p.Intent = "ready" + evil
 	for _, c := range p.containers {
 		c.config.Metadata.Name += evil
@@ -227,7 +228,7 @@ func TestAttackRecordIsNoFile(t *testing.T) {
 	for _, name := range []string{"link", "FIFO", "device"} {
 		t.Run(name, func(t *testing.T) {
 			_, root := records(t, stopped(1), "")
-			file := filepath.Join(root, "pods", "aaaa", "containers", "bbbb", factFile)
+			file := filepath.Join(root, "pods", "aaaa", "containers", "bbbb", record.FactFile)
 			secret := filepath.Join(root, "secret")
 			if err := os.Rename(file, secret); err != nil {
 				t.Fatal(err)

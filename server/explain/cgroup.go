@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"berth/sandbox/record"
 )
 
 const (
@@ -82,7 +84,7 @@ func (l *look) cgroup() {
 	g := group(l.ctr.fact.CgroupPaths)
 	if !l.proc.alive() {
 		l.fact("gone", "", "it went with the process")
-		l.kills(l.ctr.fact.OOMKills, filepath.Join(l.ctr.dir, factFile))
+		l.kills(l.ctr.fact.OOMKills, filepath.Join(l.ctr.dir, record.FactFile))
 		l.pids(g)
 		return
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"berth/sandbox/record"
 )
 
 // Explain looks at the pod or container that what names: an ID, the beginning of
@@ -69,19 +71,19 @@ func (p *pod) pauseProcess() process { return livingProcess(p.PausePID, p.PauseS
 func (l *look) sandbox() {
 	l.enter("process")
 	p := l.pod
-	record := filepath.Join(p.dir, "pod.json")
-	l.fact("intent", record, "%s", p.Intent)
+	file := filepath.Join(p.dir, record.PodFile)
+	l.fact("intent", file, "%s", p.Intent)
 	switch {
 	case l.pause.alive():
 		l.fact("pause", l.pause.file("stat"), "runs as pid %d, below shim %s", p.PausePID, p.ShimID)
-	case p.Intent == "stopped" || p.Intent == "stopping":
-		l.fact("pause", record, "gone; the pod was stopped")
+	case p.Intent == record.Stopped || p.Intent == record.Stopping:
+		l.fact("pause", file, "gone; the pod was stopped")
 		l.find(possible, "remove it, or let the kubelet make another", "the pod was stopped by its client")
 	case p.BootID != bootID():
-		l.fact("pause", record, "gone with another boot of the machine")
+		l.fact("pause", file, "gone with another boot of the machine")
 		l.find(certain, "the kubelet makes another one", "the machine was started again since the pod was made")
 	default:
-		l.fact("pause", record, "gone: pid %d does not run any more", p.PausePID)
+		l.fact("pause", file, "gone: pid %d does not run any more", p.PausePID)
 		l.find(strong, "the kubelet makes another one; the kernel's log tells of a kill", "the pause process has ended, so the pod is not ready")
 	}
 }
@@ -91,7 +93,7 @@ func (l *look) containers() {
 	l.enter("containers")
 	for _, c := range l.pod.containers {
 		r := l.pods.container(c)
-		l.fact(c.name(), filepath.Join(c.dir, factFile), "%s, %.13s", c.state(), c.ID)
+		l.fact(c.name(), filepath.Join(c.dir, record.FactFile), "%s, %.13s", c.state(), c.ID)
 		if len(r.Findings) > 0 && r.Findings[0].Strength >= possible {
 			f := r.Findings[0]
 			f.Layer = "container " + c.name() + ", " + f.Layer
@@ -123,5 +125,5 @@ func (c *container) state() string {
 
 // ended is derived as the daemon derives it, from the same facts.
 func (c *container) ended() bool {
-	return c.fact.Status == "stopped" || c.LostAt != "" || c.fact.BootID != "" && c.fact.BootID != bootID()
+	return c.fact.Status == "stopped" || !c.LostAt.IsZero() || c.fact.BootID != "" && c.fact.BootID != bootID()
 }

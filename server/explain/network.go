@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/sandbox/record"
 )
 
 func (l *look) network() {
@@ -32,7 +34,7 @@ func (l *look) interfaces(pinned string) {
 	file, err := openFile(filepath.Dir(pinned), filepath.Base(pinned))
 	if err != nil {
 		l.fact("namespace", pinned, "gone: %v", err)
-		if l.pod.Intent == "ready" && l.pause.alive() {
+		if l.pod.Intent == record.Ready && l.pause.alive() {
 			l.find(strong, "remove the pod; the kubelet makes another", "the pod's network namespace is not there any more")
 		}
 		return
@@ -65,7 +67,7 @@ func (l *look) interfaces(pinned string) {
 	if more := len(links) - manyInterfaces; more > 0 {
 		l.fact("interfaces", pinned, "%d more", more)
 	}
-	for _, ip := range l.pod.Network.IPs {
+	for _, ip := range l.pod.ips() {
 		if !have[ip] {
 			l.find(strong, "remove the pod; the kubelet makes another", "address %s was given to the pod and is not on any interface", ip)
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/sandbox/record"
 )
 
 // manyZombies is more than a process has between two calls of wait.
@@ -18,7 +20,7 @@ const manyZombies = 10
 func (l *look) process() {
 	l.enter("process")
 	c := l.ctr
-	record := filepath.Join(c.dir, factFile)
+	record := filepath.Join(c.dir, record.FactFile)
 	l.fact("state", record, "%s", c.state())
 	if !c.fact.StartedAt.IsZero() {
 		l.fact("started", record, "%s", c.fact.StartedAt.UTC().Format(time.RFC3339Nano))
@@ -48,7 +50,7 @@ func (l *look) durations() {
 		l.fact("took", filepath.Join(l.ctr.dir, "container.json"), "%s", strings.Join(stages, ", "))
 	}
 	if f := l.ctr.fact; !f.StartedAt.IsZero() {
-		l.fact("start came", filepath.Join(l.ctr.dir, factFile), "%s after the creation", f.StartedAt.Sub(f.CreatedAt).Round(time.Microsecond))
+		l.fact("start came", filepath.Join(l.ctr.dir, record.FactFile), "%s after the creation", f.StartedAt.Sub(f.CreatedAt).Round(time.Microsecond))
 	}
 }
 
@@ -90,7 +92,7 @@ func shellCode(code int) string {
 
 func (l *look) signal(s unix.Signal) {
 	name := unix.SignalName(s)
-	l.fact("signal", filepath.Join(l.ctr.dir, factFile), "%s", name)
+	l.fact("signal", filepath.Join(l.ctr.dir, record.FactFile), "%s", name)
 	switch s {
 	case unix.SIGSYS:
 		l.find(certain, "look at the layer security; the kernel's log names the system call", "seccomp ended it for a system call that its profile forbids")

@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 // Errors of [Pods.Explain].
@@ -39,16 +40,7 @@ type pod struct {
 	config     *runtimeapi.PodSandboxConfig
 	containers []*container
 
-	ID         string          `json:"id"`
-	Intent     string          `json:"intent"`
-	Config     json.RawMessage `json:"config"`
-	BootID     string          `json:"boot_id"`
-	ShimID     string          `json:"shim_id"`
-	PausePID   int             `json:"pause_pid"`
-	PauseStart uint64          `json:"pause_start"`
-	Network    struct {
-		IPs []string `json:"ips"`
-	} `json:"network"`
+	record.Pod
 }
 
 // container is what its record says, and the fact of its process.
@@ -59,27 +51,21 @@ type container struct {
 	fact   shimapi.Record
 	config *runtimeapi.ContainerConfig
 
-	ID      string          `json:"id"`
-	Intent  string          `json:"intent"`
-	Config  json.RawMessage `json:"config"`
-	ImageID string          `json:"image_id"`
-	Layers  []string        `json:"layers"`
-	LogPath string          `json:"log_path"`
-	LostAt  string          `json:"lost_at"` // "" unless the exit was lost
-	Spec    specs.Spec      `json:"spec"`
-	// Unenforced are limits that this node can't enforce.
-	Unenforced []string `json:"unenforced"`
-	Took       []struct {
-		Stage  string `json:"stage"`
-		Micros int64  `json:"us"`
-	} `json:"took"`
+	record.Container
+	Spec specs.Spec `json:"spec"` // in place of the record's undecoded one
 }
-
-const factFile = "status.json"
 
 func (p *pod) name() string {
 	m := p.config.GetMetadata()
 	return m.GetNamespace() + "/" + m.GetName()
+}
+
+// ips are the addresses that the network gave the pod; none on the host network.
+func (p *pod) ips() []string {
+	if p.Network == nil {
+		return nil
+	}
+	return p.Network.IPs
 }
 
 func (p *pod) options() *runtimeapi.NamespaceOption {
@@ -114,12 +100,12 @@ func Open(root, state string) (*Pods, error) {
 // read gives what could not be read; the rest is there.
 func (p *pod) read(rootfs string) (broken []error) {
 	p.config = &runtimeapi.PodSandboxConfig{}
-	err := readRecord(filepath.Join(p.dir, "pod.json"), p)
+	err := readRecord(filepath.Join(p.dir, record.PodFile), p)
 	if err == nil {
 		err = decode(p.Config, p.config)
 	}
 	if err == nil {
-		err = readFact(filepath.Join(p.dir, factFile), &p.fact)
+		err = readFact(filepath.Join(p.dir, record.FactFile), &p.fact)
 	}
 	if err != nil {
 		broken = append(broken, fmt.Errorf("pod %s: %w", filepath.Base(p.dir), err))
@@ -142,12 +128,12 @@ func (p *pod) read(rootfs string) (broken []error) {
 
 func (c *container) read() error {
 	c.config = &runtimeapi.ContainerConfig{}
-	err := readRecord(filepath.Join(c.dir, "container.json"), c)
+	err := readRecord(filepath.Join(c.dir, record.ContainerFile), c)
 	if err == nil {
 		err = decode(c.Config, c.config)
 	}
 	if err == nil {
-		err = readFact(filepath.Join(c.dir, factFile), &c.fact)
+		err = readFact(filepath.Join(c.dir, record.FactFile), &c.fact)
 	}
 	return err
 }
