@@ -11,7 +11,7 @@ import (
 	"berth/sandbox"
 )
 
-// Pods changes pod sandboxes. *sandbox.Manager is one.
+// Pods changes pod sandboxes. *sandbox.Runtime is one.
 type Pods interface {
 	RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error)
 	StopPod(ctx context.Context, id string) error
@@ -19,7 +19,7 @@ type Pods interface {
 	UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error
 }
 
-// Containers makes and ends containers. *sandbox.Manager is one.
+// Containers makes and ends containers. *sandbox.Runtime is one.
 type Containers interface {
 	CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, pod *runtimeapi.PodSandboxConfig) (string, error)
 	StartContainer(ctx context.Context, id string) error
@@ -27,7 +27,7 @@ type Containers interface {
 	RemoveContainer(ctx context.Context, id string) error
 }
 
-// Running changes containers that run. *sandbox.Manager is one.
+// Running changes containers that run. *sandbox.Runtime is one.
 type Running interface {
 	UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error
 	ReopenLog(ctx context.Context, id string) error
@@ -36,7 +36,7 @@ type Running interface {
 }
 
 // States are the snapshots that lists and statuses are served from.
-// *sandbox.Manager has them.
+// *sandbox.Runtime has them.
 type States interface {
 	Pod(id string) (*sandbox.PodStatus, error)
 	Pods() []*sandbox.PodStatus
@@ -45,7 +45,7 @@ type States interface {
 }
 
 // Processes connects clients to processes and ports in a pod.
-// *sandbox.Manager is one.
+// *sandbox.Runtime is one.
 type Processes interface {
 	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (sandbox.ExecResult, error)
 	Exec(ctx context.Context, id string, cmd []string, s sandbox.Streams) (int, error)
@@ -53,7 +53,7 @@ type Processes interface {
 	PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error
 }
 
-// Stats measures. *sandbox.Manager is one.
+// Stats measures. *sandbox.Runtime is one.
 type Stats interface {
 	ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error)
 	ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats

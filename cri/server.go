@@ -12,7 +12,7 @@ import (
 )
 
 // Options is what a [Server] is built on. The domain's fields are usually all
-// the same *sandbox.Manager, Images and Archive the same *image.Store.
+// the same *sandbox.Runtime, Images and Archive the same *image.Store.
 type Options struct {
 	Pods       Pods
 	Containers Containers

@@ -1,27 +1,10 @@
 package sandbox
 
 import (
-	"errors"
 	"io"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-)
-
-// The errors a verb may wrap; package cri maps each to one gRPC code.
-var (
-	// ErrNotFound: no pod sandbox or container has that ID or prefix.
-	ErrNotFound = errors.New("not found")
-	// ErrInvalid: the request can never succeed as it is; the text says what to change.
-	ErrInvalid = errors.New("invalid")
-	// ErrState: the verb does not apply in the present state.
-	ErrState = errors.New("wrong state")
-	// ErrNotReady: the node lacks something for now (network not configured, shim starting).
-	ErrNotReady = errors.New("not ready")
-	// ErrTimeout: the process in the container did not end in the time given; it was killed.
-	ErrTimeout = errors.New("timed out")
-	// ErrUnsupported: this host can't do what was asked (no AppArmor, no user namespaces).
-	ErrUnsupported = errors.New("not supported on this host")
 )
 
 // PodStatus is one pod sandbox as it was at one moment. It is immutable.
@@ -88,31 +71,3 @@ type Event struct {
 	ContainerID string // the pod's ID for events of the sandbox itself
 	At          time.Time
 }
-
-// Manager's methods, for those who build on it:
-//
-//	RunPod(ctx, *runtimeapi.PodSandboxConfig, handler string) (id string, err error)
-//	StopPod(ctx, id string) error                  // unknown: nil
-//	RemovePod(ctx, id string) error                // unknown: nil
-//	Pod(id string) (*PodStatus, error)             // ID or unambiguous prefix
-//	Pods() []*PodStatus                            // newest first
-//	UpdatePodResources(ctx, id string, overhead, resources *runtimeapi.LinuxContainerResources) error
-//	PortForward(ctx, podID string, port int32, stream io.ReadWriteCloser) error
-//	CreateContainer(ctx, podID string, *runtimeapi.ContainerConfig, *runtimeapi.PodSandboxConfig) (id string, err error)
-//	StartContainer(ctx, id string) error
-//	StopContainer(ctx, id string, grace time.Duration) error   // unknown: nil
-//	RemoveContainer(ctx, id string) error                       // unknown: nil
-//	UpdateContainer(ctx, id string, *runtimeapi.LinuxContainerResources, annotations map[string]string) error
-//	ReopenLog(ctx, id string) error
-//	Container(id string) (*ContainerStatus, error) // ID or unambiguous prefix
-//	Containers() []*ContainerStatus                // newest first
-//	ExecSync(ctx, id string, cmd []string, timeout time.Duration) (ExecResult, error)  // ErrTimeout; result holds what was printed
-//	Exec(ctx, id string, cmd []string, Streams) (code int, err error)
-//	Attach(ctx, id string, Streams) error
-//	ContainerStats(ctx, id string) (*runtimeapi.ContainerStats, error)
-//	ListContainerStats(ctx, ids []string) []*runtimeapi.ContainerStats
-//	PodStats(ctx, id string) (*runtimeapi.PodSandboxStats, error)
-//	ListPodStats(ctx, ids []string) []*runtimeapi.PodSandboxStats
-//	Measures(id string) (Measures, error)          // of a running container; PodMeasures of a pod
-//	Subscribe(ctx) <-chan Event                    // closed when ctx ends or the reader is too slow
-//	Ready() error                                  // nil, or why no container can run

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -16,18 +15,18 @@ import (
 
 // detach releases a pod's network, unless that was done. With force a pod goes even
 // though a part of the network is missing: the network takes over to release it then.
-func (m *Manager) detach(ctx context.Context, rec *podRecord, force bool) error {
+func (t *teardown) detach(ctx context.Context, rec *podRecord, force bool) error {
 	if rec.netns == "" || rec.Intent == record.Stopped || rec.Intent == record.Removing {
 		return nil
 	}
-	if err := m.pinAgain(rec); err != nil {
+	if err := t.pinAgain(rec); err != nil {
 		klog.FromContext(ctx).Error(err, "The network namespace of a pod was unmounted and can't be had again; its network is released as far as that goes", "pod", rec.ID)
 	}
 	p := PodNetwork{PodID: rec.ID, NetNS: rec.netns, Config: rec.config}
-	err := m.opt.Network.Detach(ctx, p)
+	err := t.network.Detach(ctx, p)
 	if force && errors.Is(err, ErrNotReady) {
 		klog.FromContext(ctx).Error(err, "A pod goes before its network can be released; that is made up for later", "pod", rec.ID)
-		err = m.opt.Network.Forgo(ctx, p)
+		err = t.network.Forgo(ctx, p)
 	}
 	if err != nil {
 		return fmt.Errorf("release pod network: %w", err)
@@ -38,12 +37,12 @@ func (m *Manager) detach(ctx context.Context, rec *podRecord, force bool) error 
 // pinAgain mounts a pod's network namespace where it belongs when somebody has
 // unmounted it and the pause process still holds it: without it plugins release the
 // address but not what belongs to the interface, such as its masquerading.
-func (m *Manager) pinAgain(rec *podRecord) error {
+func (t *teardown) pinAgain(rec *podRecord) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(rec.netns, &st); err == nil && st.Type == unix.NSFS_MAGIC {
 		return nil
 	}
-	if rec.PausePID == 0 || rec.BootID != m.bootID {
+	if rec.PausePID == 0 || rec.BootID != t.bootID {
 		return nil
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", rec.PausePID))
@@ -55,15 +54,5 @@ func (m *Manager) pinAgain(rec *podRecord) error {
 	if start, err := shimapi.StartTime(rec.PausePID); err != nil || start != rec.PauseStart {
 		return nil //nolint:nilerr // as above
 	}
-	if err := os.MkdirAll(filepath.Dir(rec.netns), 0o711); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(rec.netns, os.O_RDONLY|os.O_CREATE, 0o444)
-	if err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), rec.netns, "", unix.MS_BIND, "")
+	return t.mounts.PinNamespace(ns, rec.netns)
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
 )
@@ -19,14 +21,24 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroupParent is the cgroup the containers of a pod go under. A client that
 // names none (crictl) gets one for its pod alone.
-func (m *Manager) cgroupParent(rec *podRecord) string {
+func cgroupParent(h oci.Host, rec *podRecord) string {
 	if p := rec.config.GetLinux().GetCgroupParent(); p != "" {
 		return p
 	}
-	if m.opt.Host.SystemdCgroup {
+	if h.SystemdCgroup {
 		return "system.slice"
 	}
 	return "/berth-" + rec.ID[:13]
+}
+
+// withCgroupParent is the configuration with the cgroup that is used when it names none.
+func withCgroupParent(cfg *runtimeapi.PodSandboxConfig, parent string) *runtimeapi.PodSandboxConfig {
+	out := proto.Clone(cfg).(*runtimeapi.PodSandboxConfig)
+	if out.Linux == nil {
+		out.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	out.Linux.CgroupParent = parent
+	return out
 }
 
 // cgroupDirs are the directories of a cgroup: one, or on v1 one a hierarchy.

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,11 +17,24 @@ import (
 	"berth/sandbox/record"
 )
 
+// containerVerbs are the verbs on containers.
+type containerVerbs struct {
+	paths    layout
+	index    *index
+	teardown *teardown
+	images   Images
+	shims    *oci.Shims
+	host     oci.Host
+	bootID   string
+	events   *broadcaster
+	looks    *looks
+}
+
 // CreateContainer makes a container whose process waits for StartContainer. On
 // error nothing is left behind. The pod's configuration that clients repeat here
 // is not looked at: the pod is as it was made.
-func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
-	s, err := m.pod(podID)
+func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+	s, err := v.index.pod(podID)
 	if err != nil {
 		return "", err
 	}
@@ -38,19 +50,19 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *runtim
 	if err := checkContainerConfig(s, cfg); err != nil {
 		return "", err
 	}
-	img, err := m.opt.Images.Resolve(cfg.GetImage().GetImage())
+	img, err := v.images.Resolve(cfg.GetImage().GetImage())
 	if err != nil {
 		return "", err
 	}
-	rec, err := m.newContainerRecord(s, cfg, img)
+	rec, err := v.newContainerRecord(s, cfg, img)
 	if err != nil {
 		return "", err
 	}
-	c := newContainer(s, m.containerFile(s.id, rec.ID, record.ContainerFile), rec)
-	c.tell = m.events.publish
-	m.addContainer(c)
-	if err := m.create(ctx, c, img); err != nil {
-		if derr := m.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
+	c := newContainer(s, v.paths.containerFile(s.id, rec.ID, record.ContainerFile), rec)
+	c.tell = v.events.publish
+	v.index.addContainer(c)
+	if err := v.create(ctx, c, img); err != nil {
+		if derr := v.teardown.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
 			klog.FromContext(ctx).Error(derr, "A container that failed to be created is not wholly gone; removal is tried again with its pod", "container", c.id, "pod", s.id)
 		}
 		return "", err
@@ -91,7 +103,7 @@ func checkContainerConfig(s *Sandbox, cfg *runtimeapi.ContainerConfig) error {
 	return nil
 }
 
-func (m *Manager) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig, img Image) (containerRecord, error) {
+func (v *containerVerbs) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig, img Image) (containerRecord, error) {
 	enc, err := encodeConfig(cfg)
 	if err != nil {
 		return containerRecord{}, err
@@ -103,7 +115,7 @@ func (m *Manager) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig
 	rec := containerRecord{config: cfg, Container: record.Container{
 		Version: record.Version, ID: newID(), PodID: s.id, Intent: record.Making,
 		Config: enc, ImageID: img.ID, ImageRef: img.Digest, Layers: img.Layers, StopSignal: sig,
-		CreatedAt: time.Now().UTC(), BootID: m.bootID,
+		CreatedAt: time.Now().UTC(), BootID: v.bootID,
 	}}
 	if dir, path := s.rec.get().config.GetLogDirectory(), cfg.GetLogPath(); dir != "" && path != "" {
 		rec.LogPath = filepath.Join(dir, path)
@@ -112,19 +124,19 @@ func (m *Manager) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig
 }
 
 // create acquires in the order that destroyContainer releases from the end.
-func (m *Manager) create(ctx context.Context, c *Container, img Image) error {
+func (v *containerVerbs) create(ctx context.Context, c *Container, img Image) error {
 	began := time.Now()
-	if err := m.makeContainerDirs(c); err != nil {
+	if err := v.makeContainerDirs(c); err != nil {
 		return err
 	}
-	if err := m.opt.Images.Hold(c.id, img.Layers); err != nil {
+	if err := v.images.Hold(c.id, img.Layers); err != nil {
 		return fmt.Errorf("hold image: %w", err)
 	}
-	if err := m.mountRootfs(ctx, c, img); err != nil {
+	if err := v.mountRootfs(ctx, c, img); err != nil {
 		return err
 	}
 	mounted := time.Now()
-	spec, err := m.buildSpec(ctx, c, img)
+	spec, err := v.buildSpec(ctx, c, img)
 	if err != nil {
 		return err
 	}
@@ -136,14 +148,14 @@ func (m *Manager) create(ctx context.Context, c *Container, img Image) error {
 	if err := c.pod.checkReady(); err != nil {
 		return err // it was stopped meanwhile
 	}
-	shim, err := m.shimOf(c.pod)
+	shim, err := c.pod.shimIn(v.shims)
 	if err != nil {
 		return err
 	}
 	rec := c.rec.get()
 	res, err := shim.Create(ctx, &shimapi.CreateRequest{
-		Pod: c.pod.id, ID: c.id, Dir: m.containerDir(c.pod.id, c.id), Spec: raw,
-		Systemd: m.opt.Host.SystemdCgroup, Stdin: rec.config.GetStdin(), StdinOnce: rec.config.GetStdinOnce(),
+		Pod: c.pod.id, ID: c.id, Dir: v.paths.containerDir(c.pod.id, c.id), Spec: raw,
+		Systemd: v.host.SystemdCgroup, Stdin: rec.config.GetStdin(), StdinOnce: rec.config.GetStdinOnce(),
 		LogRoot: c.pod.rec.get().config.GetLogDirectory(), LogPath: rec.LogPath,
 	})
 	if err != nil {
@@ -151,13 +163,13 @@ func (m *Manager) create(ctx context.Context, c *Container, img Image) error {
 	}
 	c.learn(shimapi.Record{
 		ID: c.id, Pod: c.pod.id, Status: shimapi.StatusCreated, PID: res.PID, StartTime: res.StartTime,
-		BootID: m.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: rec.CreatedAt,
+		BootID: v.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: rec.CreatedAt,
 	})
 	// Not durable: a crash of the machine ends the process, and a writable layer without
 	// a record goes with its pod.
 	return c.change(written, func(rec *containerRecord) {
 		rec.setSpec(raw)
-		rec.Unenforced = oci.Unenforced(rec.config.GetLinux().GetResources(), m.opt.Host)
+		rec.Unenforced = oci.Unenforced(rec.config.GetLinux().GetResources(), v.host)
 		rec.Took = []record.StageTime{stage("rootfs", began, mounted), stage("spec", mounted, built), stage("create", built, time.Now())}
 		rec.Intent = record.Ready
 	})
@@ -168,14 +180,14 @@ func stage(name string, began, ended time.Time) record.StageTime {
 	return record.StageTime{Stage: name, Micros: ended.Sub(began).Microseconds()}
 }
 
-func (m *Manager) makeContainerDirs(c *Container) error {
-	dir := m.containerDir(c.pod.id, c.id)
+func (v *containerVerbs) makeContainerDirs(c *Container) error {
+	dir := v.paths.containerDir(c.pod.id, c.id)
 	_, gids := userMaps(c.pod.rec.get().config)
-	if err := m.makeStateDir(c.id, rootOf(gids)); err != nil {
+	if err := v.paths.makeStateDir(c.id, rootOf(gids)); err != nil {
 		return err
 	}
 	// The writable layer is made by the mount, with owner and mode of the image's root.
-	for _, d := range []string{dir, m.rootfsPath(c.id)} {
+	for _, d := range []string{dir, v.paths.rootfsPath(c.id)} {
 		if err := os.Mkdir(d, 0o711); err != nil {
 			return fmt.Errorf("make container directory: %w", err)
 		}
@@ -183,26 +195,11 @@ func (m *Manager) makeContainerDirs(c *Container) error {
 	return c.change(written, func(*containerRecord) {})
 }
 
-// makeStateDir makes the directory of a container's mounts. Users of the host
-// must not get at what an image or a container made setuid (CVE-2021-41103); only
-// the container's root, which may be none of the host's, has to pass.
-func (m *Manager) makeStateDir(id string, gid uint32) error {
-	dir := m.containerStateDir(id)
-	err := os.Mkdir(dir, 0o710)
-	if err == nil && gid != 0 {
-		err = os.Chown(dir, 0, int(gid))
-	}
-	if err != nil {
-		return fmt.Errorf("make container directory: %w", err)
-	}
-	return nil
-}
-
-func (m *Manager) mountRootfs(ctx context.Context, c *Container, img Image) error {
+func (v *containerVerbs) mountRootfs(ctx context.Context, c *Container, img Image) error {
 	uids, gids := userMaps(c.pod.rec.get().config)
-	dir := m.containerDir(c.pod.id, c.id)
-	err := m.opt.Images.Mount(ctx, RootfsRequest{
-		Layers: img.Layers, Target: m.rootfsPath(c.id),
+	dir := v.paths.containerDir(c.pod.id, c.id)
+	err := v.images.Mount(ctx, RootfsRequest{
+		Layers: img.Layers, Target: v.paths.rootfsPath(c.id),
 		Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
 		UIDMap: uids, GIDMap: gids,
 	})
@@ -214,27 +211,27 @@ func (m *Manager) mountRootfs(ctx context.Context, c *Container, img Image) erro
 
 // buildSpec looks up what the spec needs from the disk and the host, then
 // builds it.
-func (m *Manager) buildSpec(ctx context.Context, c *Container, img Image) (*specs.Spec, error) {
+func (v *containerVerbs) buildSpec(ctx context.Context, c *Container, img Image) (*specs.Spec, error) {
 	rec := c.rec.get()
-	rootfs := m.rootfsPath(c.id)
-	pod := m.ociPod(c.pod)
-	target, err := m.targetPID(c, rec.config)
+	rootfs := v.paths.rootfsPath(c.id)
+	pod := v.ociPod(c.pod)
+	target, err := v.targetPID(c, rec.config)
 	if err != nil {
 		return nil, err
 	}
 	ctr := oci.Container{ID: c.id, Config: rec.config, Rootfs: rootfs, TargetPID: target}
-	if err := m.addProgram(&ctr, c.pod.rec.get().config); err != nil {
+	if err := v.addProgram(&ctr, c.pod.rec.get().config); err != nil {
 		return nil, err
 	}
-	if err := m.lookUp(ctx, &ctr, img); err != nil {
+	if err := v.lookUp(ctx, &ctr, img); err != nil {
 		return nil, asDomain(err)
 	}
-	volumes, err := m.mountImageVolumes(ctx, c)
+	volumes, err := v.mountImageVolumes(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	ctr.Mounts = inOrder(rec.config, ctr.Mounts, volumes)
-	if err := m.checkIDMaps(ctx, ctr.Mounts, pod.PID); err != nil {
+	if err := v.checkIDMaps(ctx, ctr.Mounts, pod.PID); err != nil {
 		return nil, asDomain(err)
 	}
 	uids, gids := userMaps(c.pod.rec.get().config)
@@ -244,7 +241,7 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, img Image) (*spec
 		return nil, err
 	}
 	ctr.Mounts = append(ctr.Mounts, own...)
-	host := m.opt.Host
+	host := v.host
 	if rec.config.GetLinux().GetSecurityContext().GetPrivileged() {
 		// Anew each time: devices come and go while the daemon runs.
 		if host.Devices, err = oci.HostDevices(); err != nil {
@@ -257,23 +254,23 @@ func (m *Manager) buildSpec(ctx context.Context, c *Container, img Image) (*spec
 	}
 	names, err := oci.CDINames(rec.config)
 	if err == nil && len(names) > 0 {
-		err = oci.InjectCDI(spec, names, m.opt.Host.CDIDirs)
+		err = oci.InjectCDI(spec, names, v.host.CDIDirs)
 	}
 	return spec, asDomain(err)
 }
 
 // lookUp fills in what the disk and the host know of a container's config.
-func (m *Manager) lookUp(ctx context.Context, ctr *oci.Container, img Image) (err error) {
+func (v *containerVerbs) lookUp(ctx context.Context, ctr *oci.Container, img Image) (err error) {
 	sc := ctr.Config.GetLinux().GetSecurityContext()
-	if err := oci.CheckAppArmor(sc, m.opt.Host); err != nil {
+	if err := oci.CheckAppArmor(sc, v.host); err != nil {
 		return err
 	}
 	if ctr.User, err = oci.ResolveUser(ctr.Rootfs, oci.UserRequest{Image: img.Config.User, Context: sc}); err != nil {
 		return err
 	}
 	for _, mt := range hostMounts(ctr.Config) {
-		found, err := lookAt(ctx, &m.looks, mt.GetHostPath(), func() ([]oci.Mount, error) {
-			return oci.ResolveMounts([]*runtimeapi.Mount{mt}, m.opt.Host)
+		found, err := lookAt(ctx, v.looks, mt.GetHostPath(), func() ([]oci.Mount, error) {
+			return oci.ResolveMounts([]*runtimeapi.Mount{mt}, v.host)
 		})
 		if err != nil {
 			return err
@@ -281,7 +278,7 @@ func (m *Manager) lookUp(ctx context.Context, ctr *oci.Container, img Image) (er
 		ctr.Mounts = append(ctr.Mounts, found...)
 	}
 	for _, d := range ctr.Config.GetDevices() {
-		found, err := lookAt(ctx, &m.looks, d.GetHostPath(), func() ([]oci.Device, error) {
+		found, err := lookAt(ctx, v.looks, d.GetHostPath(), func() ([]oci.Device, error) {
 			return oci.ResolveDevices([]*runtimeapi.Device{d})
 		})
 		if err != nil {
@@ -289,13 +286,13 @@ func (m *Manager) lookUp(ctx context.Context, ctr *oci.Container, img Image) (er
 		}
 		ctr.Devices = append(ctr.Devices, found...)
 	}
-	ctr.Seccomp, err = oci.LoadSeccomp(sc, m.opt.Host)
+	ctr.Seccomp, err = oci.LoadSeccomp(sc, v.host)
 	return err
 }
 
-func (m *Manager) checkIDMaps(ctx context.Context, mounts []oci.Mount, pid int) error {
+func (v *containerVerbs) checkIDMaps(ctx context.Context, mounts []oci.Mount, pid int) error {
 	for _, mt := range mounts {
-		_, err := lookAt(ctx, &m.looks, mt.Source, func() (struct{}, error) {
+		_, err := lookAt(ctx, v.looks, mt.Source, func() (struct{}, error) {
 			return struct{}{}, oci.CheckIDMap([]oci.Mount{mt}, pid)
 		})
 		if err != nil {
@@ -334,31 +331,31 @@ func inOrder(cfg *runtimeapi.ContainerConfig, fromHost, fromImages []oci.Mount) 
 }
 
 // ociPod describes the pod to the spec builder.
-func (m *Manager) ociPod(s *Sandbox) oci.Pod {
+func (v *containerVerbs) ociPod(s *Sandbox) oci.Pod {
 	rec := s.rec.get()
 	cfg := rec.config
 	if cfg.GetLinux().GetCgroupParent() == "" {
-		cfg = withCgroupParent(cfg, m.cgroupParent(rec))
+		cfg = withCgroupParent(cfg, cgroupParent(v.host, rec))
 	}
 	p := oci.Pod{
 		ID: s.id, Config: cfg, PID: rec.PausePID, NetNS: rec.netns,
-		HostnamePath: m.podFile(s.id, "hostname"),
-		HostsPath:    m.podFile(s.id, "hosts"),
-		ResolvPath:   m.podFile(s.id, "resolv.conf"),
+		HostnamePath: v.paths.podFile(s.id, "hostname"),
+		HostsPath:    v.paths.podFile(s.id, "hosts"),
+		ResolvPath:   v.paths.podFile(s.id, "resolv.conf"),
 	}
 	if !hostIPC(cfg) {
-		p.ShmPath = m.shmPath(s.id)
+		p.ShmPath = v.paths.shmPath(s.id)
 	}
 	return p
 }
 
 // targetPID finds the process whose PID namespace a TARGET container joins.
-func (m *Manager) targetPID(c *Container, cfg *runtimeapi.ContainerConfig) (int, error) {
+func (v *containerVerbs) targetPID(c *Container, cfg *runtimeapi.ContainerConfig) (int, error) {
 	ns := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	if ns.GetPid() != runtimeapi.NamespaceMode_TARGET {
 		return 0, nil
 	}
-	t, err := m.container(ns.GetTargetId())
+	t, err := v.index.container(ns.GetTargetId())
 	if err != nil {
 		return 0, fmt.Errorf("target of the PID namespace: %w", err)
 	}
@@ -369,23 +366,4 @@ func (m *Manager) targetPID(c *Container, cfg *runtimeapi.ContainerConfig) (int,
 		return 0, fmt.Errorf("target %s of the PID namespace does not run: %w", t.id, ErrState)
 	}
 	return t.pid(), nil
-}
-
-// asDomain gives a refusal of the shim or the spec builder the error of this
-// package that fits.
-func asDomain(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, oci.ErrUnsupported):
-		return fmt.Errorf("%w: %w", err, ErrUnsupported)
-	case errors.Is(err, oci.ErrInvalid), isKind(err, shimapi.KindStartFailed), isKind(err, shimapi.KindInvalid):
-		return fmt.Errorf("%w: %w", err, ErrInvalid)
-	case isKind(err, shimapi.KindNotRunning):
-		return fmt.Errorf("%w: %w", err, ErrState)
-	case isKind(err, shimapi.KindNotFound):
-		return fmt.Errorf("%w: %w", err, ErrNotFound)
-	default:
-		return err
-	}
 }

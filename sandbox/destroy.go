@@ -20,69 +20,86 @@ import (
 	"berth/sandbox/record"
 )
 
+// teardown ends pods and containers and releases what they hold. What it does may be
+// repeated and goes on past errors. It serves verbs that failed, stops and removals, and
+// the recovery of what an earlier daemon left.
+type teardown struct {
+	paths       layout
+	index       *index
+	images      Images
+	network     Network
+	mounts      Mounts
+	shims       *oci.Shims
+	host        oci.Host
+	bootID      string
+	events      *broadcaster
+	made        *madeCgroups
+	stopTimeout time.Duration
+}
+
 // destroyPod is the one way a pod goes: release what it holds, erase what it
 // left. It serves a failed run, RemovePod and recovery; it may be repeated, goes
 // on past errors and forgets the pod only when nothing is left of it.
 //
 // The rows below are in the reverse order of acquisition; whoever acquires
 // something new adds its row here in the same commit.
-func (m *Manager) destroyPod(ctx context.Context, s *Sandbox) error {
+func (t *teardown) destroyPod(ctx context.Context, s *Sandbox) error {
 	s.beginStop()
-	if err := m.releasePod(ctx, s, true); err != nil {
+	if err := t.releasePod(ctx, s, true); err != nil {
 		return err
 	}
-	return m.erasePod(ctx, s)
+	return t.erasePod(ctx, s)
 }
 
 // releasePod: containers → network → pause and namespaces → shared memory →
 // cgroups. s.slot is held, or nobody else knows the pod. For force see detach.
-func (m *Manager) releasePod(ctx context.Context, s *Sandbox, force bool) error {
+func (t *teardown) releasePod(ctx context.Context, s *Sandbox, force bool) error {
 	if s.rec.get().Intent == record.Ready {
 		// Killed from here on, the daemon must not take the pod for whole because
 		// its pause process, which goes late, still runs.
-		m.intend(ctx, s, record.Stopping)
+		t.intend(ctx, s, record.Stopping)
 	}
 	rec := s.rec.get()
 	var errs []error
-	for _, c := range m.containersOf(s) {
-		errs = append(errs, m.releaseContainer(ctx, c))
+	for _, c := range t.index.containersOf(s) {
+		errs = append(errs, t.releaseContainer(ctx, c))
 	}
-	if err := m.detach(ctx, rec, force); err != nil {
+	if err := t.detach(ctx, rec, force); err != nil {
 		// The next try needs the namespace, to release all that the interface has.
 		return errors.Join(append(errs, err)...)
 	}
 	errs = append(errs,
-		m.releasePause(ctx, s),
-		unmount(m.netnsPath(s.id)),
-		unmount(m.shmPath(s.id)),
-		removeShell(m.podStateDir(s.id)),
-		m.releasePodCgroups(rec),
+		t.releasePause(ctx, s),
+		t.mounts.Unmount(t.paths.netnsPath(s.id)),
+		t.mounts.Unmount(t.paths.shmPath(s.id)),
+		removeShell(t.paths.podStateDir(s.id)),
+		t.releasePodCgroups(rec),
 	)
 	return errors.Join(errs...)
 }
 
-func (m *Manager) releasePodCgroups(rec *podRecord) error {
-	parent := m.cgroupParent(rec)
+func (t *teardown) releasePodCgroups(rec *podRecord) error {
+	parent := cgroupParent(t.host, rec)
 	var errs []error
-	if p := pauseCgroup(m.opt.Host, parent, rec.ID); p != "" {
-		errs = append(errs, removeCgroup(m.opt.Host, p))
+	if p := pauseCgroup(t.host, parent, rec.ID); p != "" {
+		errs = append(errs, removeCgroup(t.host, p))
 	}
-	return errors.Join(append(errs, m.made.release(m.opt.Host, parent, rec.MadeCgroup))...)
+	return errors.Join(append(errs, t.made.release(t.host, parent, rec.MadeCgroup))...)
 }
 
 // releasePause ends the pause process, by its shim or, when that is gone, by pid.
-func (m *Manager) releasePause(ctx context.Context, s *Sandbox) error {
+func (t *teardown) releasePause(ctx context.Context, s *Sandbox) error {
 	defer s.end()
 	rec := s.rec.get()
 	if rec.ShimID == "" {
 		return nil
 	}
-	shim, err := m.opt.Shims.Get(rec.ShimID)
+	shim, err := t.shims.Get(rec.ShimID)
 	if err == nil {
 		err = shim.StopPod(ctx, s.id)
 	}
 	if err == nil || errors.Is(err, oci.ErrShimGone) {
-		err = m.killPause(rec) // the heir of a shim may not know what that had just started
+		err = t.killPause(rec) // the heir of a shim may not know what that had just started
 	}
 	if err != nil {
 		return fmt.Errorf("end the pause process: %w", err)
@@ -92,13 +109,13 @@ func (m *Manager) releasePause(ctx context.Context, s *Sandbox) error {
 
 // killPause ends a pause process that no shim knows. Of a pod that was never whole
 // only the shim may have written down which one it is.
-func (m *Manager) killPause(rec *podRecord) error {
-	if rec.BootID != m.bootID {
+func (t *teardown) killPause(rec *podRecord) error {
+	if rec.BootID != t.bootID {
 		return nil // pid and start time of another boot may be anyone's
 	}
 	fact := shimapi.Record{PID: rec.PausePID, StartTime: rec.PauseStart}
 	if fact.PID == 0 {
-		err := atomicfile.Read(m.podFile(rec.ID, record.FactFile), &fact)
+		err := atomicfile.Read(t.paths.podFile(rec.ID, record.FactFile), &fact)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -110,15 +127,15 @@ func (m *Manager) killPause(rec *podRecord) error {
 }
 
 // erasePod: containers → shim's memory of the pod → directory, record last.
-func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
+func (t *teardown) erasePod(ctx context.Context, s *Sandbox) error {
 	if s.rec.get().Intent != record.Making {
-		m.intend(ctx, s, record.Removing)
+		t.intend(ctx, s, record.Removing)
 	}
 	var errs []error
-	for _, c := range m.containersOf(s) {
-		errs = append(errs, m.eraseContainer(ctx, c))
+	for _, c := range t.index.containersOf(s) {
+		errs = append(errs, t.eraseContainer(ctx, c))
 	}
-	if shim, err := m.shimOf(s); err == nil {
+	if shim, err := s.shimIn(t.shims); err == nil {
 		if err := shim.RemovePod(ctx, s.id); err != nil && !errors.Is(err, oci.ErrShimGone) {
 			errs = append(errs, fmt.Errorf("forget the pod in its shim: %w", err))
 		}
@@ -126,22 +143,22 @@ func (m *Manager) erasePod(ctx context.Context, s *Sandbox) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := eraseDir(ctx, m.podDir(s.id), record.PodFile); err != nil {
+	if err := eraseDir(ctx, t.paths.podDir(s.id), record.PodFile); err != nil {
 		return fmt.Errorf("remove pod directory: %w", err)
 	}
-	m.forgetPod(s.id)
+	t.index.forgetPod(s.id)
 	return nil
 }
 
 // markStopped commits that a pod has been released.
-func (m *Manager) markStopped(ctx context.Context, s *Sandbox) {
-	m.intend(ctx, s, record.Stopped)
-	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
+func (t *teardown) markStopped(ctx context.Context, s *Sandbox) {
+	t.intend(ctx, s, record.Stopped)
+	t.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
 }
 
 // intend commits how far a pod is on its way out. A full disk must not keep it
 // from going: without the record the next daemon begins anew, which is harmless.
-func (m *Manager) intend(ctx context.Context, s *Sandbox, i record.Intent) {
+func (t *teardown) intend(ctx context.Context, s *Sandbox, i record.Intent) {
 	if err := s.change(ifPossible, func(rec *podRecord) { rec.Intent = i }); err != nil {
 		klog.FromContext(ctx).Error(err, "A pod record could not be written", "pod", s.id, "intent", i)
 	}
@@ -149,8 +166,8 @@ func (m *Manager) intend(ctx context.Context, s *Sandbox, i record.Intent) {
 
 // destroyContainer is destroyPod's counterpart for one container; c.slot is
 // held, or nobody else knows the container.
-func (m *Manager) destroyContainer(ctx context.Context, c *Container) error {
-	if err := m.releaseContainer(ctx, c); err != nil {
+func (t *teardown) destroyContainer(ctx context.Context, c *Container) error {
+	if err := t.releaseContainer(ctx, c); err != nil {
 		return err
 	}
 	if c.rec.get().Intent != record.Making {
@@ -158,17 +175,17 @@ func (m *Manager) destroyContainer(ctx context.Context, c *Container) error {
 			klog.FromContext(ctx).Error(err, "Removal of a container is not recorded", "container", c.id)
 		}
 	}
-	return m.eraseContainer(ctx, c)
+	return t.eraseContainer(ctx, c)
 }
 
 // releaseContainer: processes, shim state and cgroup → image volumes → rootfs.
-func (m *Manager) releaseContainer(ctx context.Context, c *Container) error {
+func (t *teardown) releaseContainer(ctx context.Context, c *Container) error {
 	var errs []error
 	errs = append(errs,
-		m.releaseProcess(ctx, c),
-		m.unmountVolumes(c.id),
-		m.opt.Images.Unmount(m.rootfsPath(c.id)),
-		removeShell(m.containerStateDir(c.id)),
+		t.releaseProcess(ctx, c),
+		t.unmountVolumes(c.id),
+		t.images.Unmount(t.paths.rootfsPath(c.id)),
+		removeShell(t.paths.containerStateDir(c.id)),
 	)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("release container %s: %w", c.id, err)
@@ -178,53 +195,53 @@ func (m *Manager) releaseContainer(ctx context.Context, c *Container) error {
 
 // unmountVolumes finds a container's image volumes by their place: the record
 // may not tell of the last one, or not be readable.
-func (m *Manager) unmountVolumes(id string) error {
-	entries, err := os.ReadDir(m.imageVolumesDir(id))
+func (t *teardown) unmountVolumes(id string) error {
+	entries, err := os.ReadDir(t.paths.imageVolumesDir(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	errs := []error{err}
 	for _, e := range entries {
-		errs = append(errs, m.opt.Images.Unmount(filepath.Join(m.imageVolumesDir(id), e.Name())))
+		errs = append(errs, t.images.Unmount(filepath.Join(t.paths.imageVolumesDir(id), e.Name())))
 	}
 	return errors.Join(errs...)
 }
 
-func (m *Manager) releaseProcess(ctx context.Context, c *Container) error {
-	shim, err := m.shimOf(c.pod)
+func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
+	shim, err := c.pod.shimIn(t.shims)
 	if err == nil {
 		err = shim.Delete(ctx, c.id)
 	}
 	if errors.Is(err, oci.ErrShimGone) {
-		return m.killOrphan(c)
+		return t.killOrphan(c)
 	}
 	if err != nil {
 		return err
 	}
 	// The exit event may still be on its way; a container never created has none.
-	m.refreshFact(c)
-	m.lose(c)
+	t.refreshFact(c)
+	t.lose(c)
 	return nil
 }
 
 // killOrphan ends what is left of a container whose shim is gone, by its
 // cgroup, where pids can't be mistaken for another's. The cgroup goes with it.
-func (m *Manager) killOrphan(c *Container) error {
+func (t *teardown) killOrphan(c *Container) error {
 	c.mu.Lock()
 	paths := c.fact.CgroupPaths
 	c.mu.Unlock()
 	if err := killCgroup(paths); err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}
-	m.refreshFact(c)
-	m.lose(c)
+	t.refreshFact(c)
+	t.lose(c)
 	return removeEmptied(paths)
 }
 
 // lose records that a container's process is out of reach, unless its end is
 // known. On disk as well: the next daemon would find it lost at another time, and
 // the kubelet take it for another end.
-func (m *Manager) lose(c *Container) {
+func (t *teardown) lose(c *Container) {
 	at := time.Now()
 	if !c.lose(at) {
 		return
@@ -238,13 +255,13 @@ func (m *Manager) lose(c *Container) {
 }
 
 // eraseContainer: measuring → hold on the layers → directory, record last.
-func (m *Manager) eraseContainer(ctx context.Context, c *Container) error {
+func (t *teardown) eraseContainer(ctx context.Context, c *Container) error {
 	c.layer.stop()
-	m.opt.Images.Release(c.id)
-	if err := eraseDir(ctx, m.containerDir(c.pod.id, c.id), record.ContainerFile); err != nil {
+	t.images.Release(c.id)
+	if err := eraseDir(ctx, t.paths.containerDir(c.pod.id, c.id), record.ContainerFile); err != nil {
 		return fmt.Errorf("remove directory of container %s: %w", c.id, err)
 	}
-	m.forgetContainer(c.id)
+	t.index.forgetContainer(c.id)
 	return nil
 }
 
@@ -296,14 +313,4 @@ func removeShell(path string) error {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	return nil
-}
-
-// unmount detaches lazily, so that a process that still looks into the mount
-// can't keep a pod from going. What is not mounted, or not there, is fine.
-func unmount(path string) error {
-	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return fmt.Errorf("unmount %s: %w", path, err)
 }

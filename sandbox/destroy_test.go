@@ -75,10 +75,10 @@ func TestRemoveShellNeverDeletesThroughAMount(t *testing.T) {
 	if !exists(precious) {
 		t.Error("a file behind the mount was deleted")
 	}
-	if err := unmount(rootfs); err != nil {
+	if err := (kernelMounts{}).Unmount(rootfs); err != nil {
 		t.Fatal(err)
 	}
-	if err := unmount(rootfs); err != nil {
+	if err := (kernelMounts{}).Unmount(rootfs); err != nil {
 		t.Errorf("unmount of what is not mounted: %v", err)
 	}
 	if err := removeShell(dir); err != nil || exists(dir) {
@@ -151,13 +151,13 @@ func (u *unmounts) Unmount(target string) error {
 // A daemon that dies between a mount and its record must not leave the mount.
 func TestVolumesAreFoundWithoutARecord(t *testing.T) {
 	images := &unmounts{}
-	m := &Manager{opt: Options{State: t.TempDir(), Images: images}}
-	if err := m.unmountVolumes("none"); err != nil || len(images.seen) > 0 {
+	td := &teardown{paths: layout{state: t.TempDir()}, images: images}
+	if err := td.unmountVolumes("none"); err != nil || len(images.seen) > 0 {
 		t.Errorf("a container without volumes: %v, %v", images.seen, err)
 	}
-	mustWrite(t, filepath.Join(m.imageVolumesDir("ctr"), "0", "file"))
-	mustWrite(t, filepath.Join(m.imageVolumesDir("ctr"), "3", "file"))
-	if err := m.unmountVolumes("ctr"); err != nil || !slices.Equal(images.seen, []string{"0", "3"}) {
+	mustWrite(t, filepath.Join(td.paths.imageVolumesDir("ctr"), "0", "file"))
+	mustWrite(t, filepath.Join(td.paths.imageVolumesDir("ctr"), "3", "file"))
+	if err := td.unmountVolumes("ctr"); err != nil || !slices.Equal(images.seen, []string{"0", "3"}) {
 		t.Errorf("unmounted %v, %v", images.seen, err)
 	}
 }

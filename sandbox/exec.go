@@ -13,6 +13,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
 	"berth/oci/shimapi"
@@ -31,11 +32,31 @@ const (
 	firstSizePatience = time.Second
 )
 
+// sessions connect clients to processes and ports in pods. They change no record and
+// hold no slot: each lasts as long as its client likes.
+type sessions struct {
+	index *index
+	shims *oci.Shims
+}
+
+// running finds a running container and its shim.
+func running(ix *index, all *oci.Shims, id string) (*Container, *oci.Shim, error) {
+	c, err := ix.container(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if st := c.state(); st != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return nil, nil, fmt.Errorf("container %s is %s, not running: %w", c.id, stateWord(st), ErrState)
+	}
+	shim, err := c.pod.shimIn(all)
+	return c, shim, err
+}
+
 // ExecSync runs a command in a running container and returns what it printed.
 // A timeout of 0 means none; when it passes, every process the command started
 // is killed and the error wraps [ErrTimeout].
-func (m *Manager) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (ExecResult, error) {
-	c, shim, err := m.running(id)
+func (x *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (ExecResult, error) {
+	c, shim, err := running(x.index, x.shims, id)
 	if err != nil {
 		return ExecResult{}, err
 	}
@@ -138,8 +159,8 @@ func (c *capture) close() {
 
 // Exec runs a command in a running container with a client's streams and
 // returns its exit code. When ctx ends every process it started is killed.
-func (m *Manager) Exec(ctx context.Context, id string, cmd []string, s Streams) (int, error) {
-	c, shim, err := m.running(id)
+func (x *sessions) Exec(ctx context.Context, id string, cmd []string, s Streams) (int, error) {
+	c, shim, err := running(x.index, x.shims, id)
 	if err != nil {
 		return 0, err
 	}
@@ -148,7 +169,7 @@ func (m *Manager) Exec(ctx context.Context, id string, cmd []string, s Streams) 
 		return 0, err
 	}
 	if s.TTY {
-		return m.execTTY(ctx, shim, req, s)
+		return x.execTTY(ctx, shim, req, s)
 	}
 	pipes, err := newStreamPipes(s)
 	if err != nil {
@@ -169,7 +190,7 @@ func (m *Manager) Exec(ctx context.Context, id string, cmd []string, s Streams) 
 	return status.Code, nil
 }
 
-func (m *Manager) execTTY(ctx context.Context, shim *oci.Shim, req *shimapi.ExecRequest, s Streams) (int, error) {
+func (x *sessions) execTTY(ctx context.Context, shim *oci.Shim, req *shimapi.ExecRequest, s Streams) (int, error) {
 	req.Process.ConsoleSize = firstSize(ctx, s.Resize)
 	session, err := shim.Exec(ctx, req, nil)
 	if err != nil {
@@ -304,8 +325,8 @@ func (p *streamPipes) close() {
 }
 
 // Attach joins the streams of a running container until it ends or ctx does.
-func (m *Manager) Attach(ctx context.Context, id string, s Streams) error {
-	c, shim, err := m.running(id)
+func (x *sessions) Attach(ctx context.Context, id string, s Streams) error {
+	c, shim, err := running(x.index, x.shims, id)
 	if err != nil {
 		return err
 	}

@@ -26,13 +26,14 @@ type fakeNode struct {
 	images      *fakeImages
 	network     *fakeNetwork
 	shims       *oci.Shims
-	m           *Manager
+	mounts      *fakeMounts
+	m           *Runtime
 	stop        context.CancelFunc // ends the daemon's work on the shims' events
 }
 
 func newFakeNode(t *testing.T) *fakeNode {
 	t.Helper()
-	n := &fakeNode{t: t, root: t.TempDir(), images: &fakeImages{}, network: &fakeNetwork{}}
+	n := &fakeNode{t: t, root: t.TempDir(), images: &fakeImages{}, network: &fakeNetwork{}, mounts: &fakeMounts{}}
 	// The path of a socket has at most 107 bytes, and the test's own directory more.
 	var err error
 	if n.state, err = os.MkdirTemp("", "berth-sb-"); err != nil {
@@ -55,7 +56,7 @@ func (n *fakeNode) begin() {
 		n.t.Fatal(err)
 	}
 	n.m, err = New(Options{
-		Root: n.root, State: n.state, Images: n.images, Network: n.network, Shims: n.shims,
+		Root: n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims,
 		Host: oci.Host{CgroupV2: true, Hostname: "node", Arch: "amd64", LowerOOM: true, Kernel: [2]int{6, 1},
 			Controllers: map[string]bool{"cpu": true, "memory": true, "pids": true, "cpuset": true, "hugetlb": true, "io": true}},
 		Handlers: []string{"other"}, StopTimeout: time.Second,
@@ -267,6 +268,33 @@ func (f *fakeNetwork) Forgo(_ context.Context, p PodNetwork) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.forgone = append(f.forgone, p.PodID)
+	return nil
+}
+
+// fakeMounts notes what is mounted.
+type fakeMounts struct {
+	mu      sync.Mutex
+	mounted map[string]string // options or the namespace, by path
+}
+
+func (f *fakeMounts) MountShm(path, options string) error { return f.note(path, options) }
+
+func (f *fakeMounts) PinNamespace(ns *os.File, path string) error { return f.note(path, ns.Name()) }
+
+func (f *fakeMounts) note(path, what string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mounted == nil {
+		f.mounted = map[string]string{}
+	}
+	f.mounted[path] = what
+	return nil
+}
+
+func (f *fakeMounts) Unmount(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.mounted, path)
 	return nil
 }
 

@@ -26,12 +26,12 @@ func checkAnnotations(cfg *runtimeapi.PodSandboxConfig) error {
 
 // addProgram has a container use berth's own program as what it needs it for: the
 // init that its pod asks for, and variables that are not UTF-8.
-func (m *Manager) addProgram(ctr *oci.Container, pod *runtimeapi.PodSandboxConfig) error {
+func (v *containerVerbs) addProgram(ctr *oci.Container, pod *runtimeapi.PodSandboxConfig) error {
 	init, bytes := pod.GetAnnotations()[InitAnnotation] == "true", oci.NeedsBytes(ctr.Config)
 	if !init && !bytes {
 		return nil
 	}
-	file, err := tinyinit.Install(m.opt.Root)
+	file, err := tinyinit.Install(v.paths.root)
 	if init {
 		ctr.Init = file
 	}

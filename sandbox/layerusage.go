@@ -114,14 +114,14 @@ func (u *layerUsage) stop() {
 
 // writableLayer tells what du would of a container's upper directory; nil before it
 // was measured.
-func (m *Manager) writableLayer(ctx context.Context, c *Container) *runtimeapi.FilesystemUsage {
-	at, usage := c.layer.read(ctx, m.layerWalks, filepath.Join(m.containerDir(c.pod.id, c.id), "upper"))
+func (u *statistics) writableLayer(ctx context.Context, c *Container) *runtimeapi.FilesystemUsage {
+	at, usage := c.layer.read(ctx, u.layerWalks, filepath.Join(u.paths.containerDir(c.pod.id, c.id), "upper"))
 	if at.IsZero() {
 		return nil
 	}
 	return &runtimeapi.FilesystemUsage{
 		Timestamp: at.UnixNano(),
-		FsId:      &runtimeapi.FilesystemIdentifier{Mountpoint: m.opt.Root},
+		FsId:      &runtimeapi.FilesystemIdentifier{Mountpoint: u.paths.root},
 		UsedBytes: u64(usage.Bytes), InodesUsed: u64(usage.Inodes),
 	}
 }

@@ -64,15 +64,15 @@ func TestLayerThatIsRemovedIsNotMeasured(t *testing.T) {
 // A container makes a tree that takes long to measure, so that every call for stats
 // waits for it, and the stats of its neighbours with it.
 func TestAttackStatsWaitForAHugeLayer(t *testing.T) {
-	m := &Manager{layerWalks: make(chan struct{}, 1), opt: Options{Root: t.TempDir()}}
+	u := &statistics{layerWalks: make(chan struct{}, 1), paths: layout{root: t.TempDir()}}
 	huge := &Container{id: "huge", pod: &Sandbox{id: "pod"}}
 	// A walk that does not end: all places for walks are taken.
-	m.layerWalks <- struct{}{}
+	u.layerWalks <- struct{}{}
 	ctx, cancel := context.WithTimeout(t.Context(), layerPatience)
 	defer cancel()
 	begin := time.Now()
 	for range 100 { // waits once for all
-		if got := m.writableLayer(ctx, huge); got != nil {
+		if got := u.writableLayer(ctx, huge); got != nil {
 			t.Fatalf("measured as %v", got)
 		}
 	}
@@ -81,19 +81,19 @@ func TestAttackStatsWaitForAHugeLayer(t *testing.T) {
 	}
 	begin = time.Now()
 	for range 100 { // it is no longer waited for
-		m.writableLayer(t.Context(), huge)
+		u.writableLayer(t.Context(), huge)
 	}
 	if took := time.Since(begin); took > layerPatience {
 		t.Errorf("later calls took %v", took)
 	}
-	<-m.layerWalks
-	upper := filepath.Join(m.containerDir("pod", "huge"), "upper")
+	<-u.layerWalks
+	upper := filepath.Join(u.paths.containerDir("pod", "huge"), "upper")
 	if err := os.MkdirAll(upper, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	<-huge.layer.idle()
 	huge.layer.at = time.Time{}
-	if got := m.writableLayer(t.Context(), huge); got.GetInodesUsed().GetValue() != 1 {
+	if got := u.writableLayer(t.Context(), huge); got.GetInodesUsed().GetValue() != 1 {
 		t.Errorf("measured as %v when there was room, want one inode", got)
 	}
 }
@@ -158,9 +158,9 @@ func TestAttackStartWaitsForARemoval(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		mustWrite(t, filepath.Join(dir, "upper", name, "file"))
 	}
-	m := &Manager{finishBy: time.Now()} // there is no time left
+	r := &recovery{finishBy: time.Now()} // there is no time left
 	own := newSlot()
-	err := m.finish(t.Context(), own, func(ctx context.Context) error {
+	err := r.finish(t.Context(), own, func(ctx context.Context) error {
 		if _, limited := ctx.Deadline(); !limited && len(own) == 0 {
 			t.Error("removed in the background while a call may do so")
 		}

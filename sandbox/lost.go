@@ -16,11 +16,9 @@ import (
 const heldPatience = 10 * time.Second
 
 // shimsInUse are the shims that pods are said to be in.
-func (m *Manager) shimsInUse() map[string]bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+func (w *shimWatch) shimsInUse() map[string]bool {
 	used := make(map[string]bool)
-	for _, s := range m.pods {
+	for _, s := range w.index.allPods() {
 		used[s.rec.get().ShimID] = true
 	}
 	return used
@@ -30,12 +28,12 @@ func (m *Manager) shimsInUse() map[string]bool {
 // dies while it hands over to the heir of a shim, or a shim before it lent what the
 // next daemon would hand over, nobody has the streams of some container, or waits
 // for a pause, and nobody else would ever tell.
-func (m *Manager) loseUnheld(ctx context.Context, shimID string) {
-	shim, err := m.opt.Shims.Get(shimID)
+func (w *shimWatch) loseUnheld(ctx context.Context, shimID string) {
+	shim, err := w.shims.Get(shimID)
 	if err != nil {
 		return // it tells of its end itself
 	}
-	lost := m.wholeIn(shimID) // first: what becomes whole meanwhile is held by then
+	lost := w.wholeIn(shimID) // first: what becomes whole meanwhile is held by then
 	ctx, cancel := context.WithTimeout(ctx, heldPatience)
 	defer cancel()
 	held, err := shim.List(ctx)
@@ -47,23 +45,21 @@ func (m *Manager) loseUnheld(ctx context.Context, shimID string) {
 		delete(lost, r.ID)
 	}
 	for _, r := range lost {
-		m.shimLost(ctx, r)
+		w.shimLost(ctx, r)
 	}
 }
 
 // wholeIn are the pods and containers of a shim that are made and have not ended.
-func (m *Manager) wholeIn(shimID string) map[string]shimapi.Record {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+func (w *shimWatch) wholeIn(shimID string) map[string]shimapi.Record {
 	whole := make(map[string]shimapi.Record)
-	for id, s := range m.pods {
+	for _, s := range w.index.allPods() {
 		if st := s.status.Load(); st != nil && st.ShimID == shimID && st.State == runtimeapi.PodSandboxState_SANDBOX_READY {
-			whole[id] = shimapi.Record{ID: id}
+			whole[s.id] = shimapi.Record{ID: s.id}
 		}
 	}
-	for id, c := range m.containers {
+	for _, c := range w.index.allContainers() {
 		if c.status.Load() != nil && c.pod.rec.get().ShimID == shimID && c.state() != runtimeapi.ContainerState_CONTAINER_EXITED {
-			whole[id] = shimapi.Record{ID: id, Pod: c.pod.id}
+			whole[c.id] = shimapi.Record{ID: c.id, Pod: c.pod.id}
 		}
 	}
 	return whole
@@ -71,57 +67,50 @@ func (m *Manager) wholeIn(shimID string) map[string]shimapi.Record {
 
 // shimLost ends the one pause or container that the heir of a dead shim could not
 // adopt.
-func (m *Manager) shimLost(ctx context.Context, r shimapi.Record) {
-	m.mu.RLock()
-	s, c := m.pods[r.ID], m.containers[r.ID]
-	m.mu.RUnlock()
+func (w *shimWatch) shimLost(ctx context.Context, r shimapi.Record) {
+	s, c := w.index.podByID(r.ID), w.index.containerByID(r.ID)
 	switch {
 	case c != nil && c.state() == runtimeapi.ContainerState_CONTAINER_EXITED: // it was told before
 	case c != nil:
 		klog.FromContext(ctx).Error(nil, "A container could not be taken over from a dead shim; it is ended", "container", c.id, "pod", c.pod.id)
-		m.endOrphan(ctx, c)
+		w.endOrphan(ctx, c)
 	case s != nil:
-		m.endPause(ctx, s)
+		w.endPause(ctx, s)
 	}
 }
 
 // endOrphan is killOrphan where nobody waits for the error; stop and removal try
 // again.
-func (m *Manager) endOrphan(ctx context.Context, c *Container) {
-	if err := m.killOrphan(c); err != nil {
+func (w *shimWatch) endOrphan(ctx context.Context, c *Container) {
+	if err := w.teardown.killOrphan(c); err != nil {
 		klog.FromContext(ctx).Error(err, "A container without its shim is not wholly gone", "container", c.id, "pod", c.pod.id)
 	}
 }
 
 // endPause ends a pause process that has no shim any more, and with it its pod.
-func (m *Manager) endPause(ctx context.Context, s *Sandbox) {
-	if err := m.killPause(s.rec.get()); err != nil {
+func (w *shimWatch) endPause(ctx context.Context, s *Sandbox) {
+	if err := w.teardown.killPause(s.rec.get()); err != nil {
 		klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
 	}
 	if s.end() {
-		m.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: s.id, ContainerID: s.id, At: time.Now()})
+		w.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: s.id, ContainerID: s.id, At: time.Now()})
 	}
 }
 
 // shimGone ends what a dead shim was the parent of, when no other could take it
 // over: its containers have lost their streams and their exit codes with it.
-func (m *Manager) shimGone(ctx context.Context, ev oci.ShimEvent) {
+func (w *shimWatch) shimGone(ctx context.Context, ev oci.ShimEvent) {
 	if ev.Record.Message != "" {
-		m.noteShim(fmt.Errorf("shim %s died and can't be replaced: %s", ev.ShimID, ev.Record.Message))
+		w.health.noteShim(fmt.Errorf("shim %s died and can't be replaced: %s", ev.ShimID, ev.Record.Message))
 	}
-	m.mu.RLock()
-	var lost []*Sandbox
-	for _, s := range m.pods {
-		if s.rec.get().ShimID == ev.ShimID {
-			lost = append(lost, s)
+	for _, s := range w.index.allPods() {
+		if s.rec.get().ShimID != ev.ShimID {
+			continue
 		}
-	}
-	m.mu.RUnlock()
-	for _, s := range lost {
 		klog.FromContext(ctx).Error(nil, "The shim of a pod sandbox is gone; its containers are ended", "pod", s.id, "shim", ev.ShimID, "reason", ev.Record.Message)
-		for _, c := range m.containersOf(s) {
-			m.endOrphan(ctx, c)
+		for _, c := range w.index.containersOf(s) {
+			w.endOrphan(ctx, c)
 		}
-		m.endPause(ctx, s)
+		w.endPause(ctx, s)
 	}
 }

@@ -64,8 +64,8 @@ type InterfacePackets struct {
 }
 
 // Measures of a container that does not run are empty.
-func (m *Manager) Measures(id string) (Measures, error) {
-	c, err := m.container(id)
+func (u *statistics) Measures(id string) (Measures, error) {
+	c, err := u.index.container(id)
 	if err != nil {
 		return Measures{}, err
 	}
@@ -73,15 +73,15 @@ func (m *Manager) Measures(id string) (Measures, error) {
 	if st == nil || st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return Measures{}, nil
 	}
-	out := cgroupReader{v2: m.opt.Host.CgroupV2, paths: st.Cgroups}.measures()
+	out := cgroupReader{v2: u.host.CgroupV2, paths: st.Cgroups}.measures()
 	out.MostFiles = softFiles(st.PID)
-	out.Disk = measureDisk(m.opt.Root)
+	out.Disk = measureDisk(u.paths.root)
 	return out, nil
 }
 
 // PodMeasures of a pod are its network's.
-func (m *Manager) PodMeasures(id string) (Measures, error) {
-	s, err := m.pod(id)
+func (u *statistics) PodMeasures(id string) (Measures, error) {
+	s, err := u.index.pod(id)
 	if err != nil {
 		return Measures{}, err
 	}

@@ -11,8 +11,8 @@ func TestOnlyRootReachesContainerFiles(t *testing.T) {
 	if err := os.MkdirAll(opt.Root+"/pods", 0o755); err != nil { // of an earlier version
 		t.Fatal(err)
 	}
-	m, err := New(opt)
-	if err != nil {
+	m := layout{root: opt.Root, state: opt.State}
+	if err := m.makeDirs(); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"plain", "mapped"} {

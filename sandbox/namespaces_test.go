@@ -56,7 +56,7 @@ func TestCheckSysctls(t *testing.T) {
 
 func TestPodsNeedACgroupParentForContainers(t *testing.T) {
 	for parent, want := range map[string]error{"": nil, "kubepods-pod1.slice": nil, "/kubepods/pod1": ErrInvalid} {
-		m := &Manager{opt: Options{Host: oci.Host{SystemdCgroup: true}}}
+		m := &podVerbs{host: oci.Host{SystemdCgroup: true}}
 		cfg := podWith(&runtimeapi.NamespaceOption{Network: nsNode}, nil)
 		cfg.Linux.CgroupParent = parent
 		if err := m.checkPodConfig(cfg, ""); !errors.Is(err, want) {

@@ -126,9 +126,9 @@ func cgroupPIDs(dir string) []int {
 
 // refreshFact takes in the shim's last word on a container from its file, for
 // when no event will come.
-func (m *Manager) refreshFact(c *Container) {
+func (t *teardown) refreshFact(c *Container) {
 	var r shimapi.Record
-	if err := atomicfile.Read(m.containerFile(c.pod.id, c.id, record.FactFile), &r); err == nil {
+	if err := atomicfile.Read(t.paths.containerFile(c.pod.id, c.id, record.FactFile), &r); err == nil {
 		c.learn(r)
 	}
 }

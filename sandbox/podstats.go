@@ -17,13 +17,13 @@ import (
 // podStats reads the pod's own cgroup, whose counters keep what ended containers used;
 // own is where that is (see ownCgroups). What is not told there is the sum over the
 // containers. It waits as containerStats does.
-func (m *Manager) podStats(ctx context.Context, s *Sandbox, own string) *runtimeapi.PodSandboxStats {
+func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string) *runtimeapi.PodSandboxStats {
 	st := s.status.Load()
 	if st == nil {
 		return nil
 	}
 	now := time.Now()
-	g := podCgroup(m.opt.Host, own)
+	g := podCgroup(u.host, own)
 	linux := &runtimeapi.LinuxPodSandboxStats{
 		Cpu: g.cpu(now), Memory: g.memory(now), Io: g.io(now),
 		Process: &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: u64(g.processes())},
@@ -40,15 +40,15 @@ func (m *Manager) podStats(ctx context.Context, s *Sandbox, own string) *runtime
 			linux.Network = networkUsage(netDevices(st.PID), now)
 		}
 	}
-	for _, c := range m.containersOf(s) {
-		cs := m.containerStats(ctx, c)
+	for _, c := range u.index.containersOf(s) {
+		cs := u.containerStats(ctx, c)
 		if cs == nil {
 			continue
 		}
 		linux.Containers = append(linux.Containers, cs)
 		addUsage(sums, cs)
 		if own == "" {
-			linux.Process.ProcessCount.Value += cgroupReader{v2: m.opt.Host.CgroupV2, paths: c.status.Load().Cgroups}.processes()
+			linux.Process.ProcessCount.Value += cgroupReader{v2: u.host.CgroupV2, paths: c.status.Load().Cgroups}.processes()
 		}
 	}
 	if linux.Cpu == nil {
@@ -79,24 +79,18 @@ func addUsage(sum *runtimeapi.LinuxPodSandboxStats, cs *runtimeapi.ContainerStat
 // ownCgroups gives, by the pods' IDs, the cgroups that are of one ready pod alone: the
 // parent that its configuration names, as a path below the hierarchy's root. A parent
 // that is given to several pods, or that has another pod's below it, tells of no pod.
-func (m *Manager) ownCgroups() map[string]string {
-	m.mu.RLock()
-	pods := make([]*Sandbox, 0, len(m.pods))
-	for _, s := range m.pods {
-		pods = append(pods, s)
-	}
-	m.mu.RUnlock()
+func (u *statistics) ownCgroups() map[string]string {
 	own, users := make(map[string]string), make(map[string]int)
-	for _, s := range pods {
+	for _, s := range u.index.allPods() {
 		if st := s.status.Load(); st == nil || st.State != runtimeapi.PodSandboxState_SANDBOX_READY {
 			continue
 		}
 		rec := s.rec.get()
-		dir := cgroupPath(m.opt.Host, m.cgroupParent(rec))
+		dir := cgroupPath(u.host, cgroupParent(u.host, rec))
 		for p := dir; p != "/"; p = path.Dir(p) {
 			users[p]++
 		}
-		if dir != "/" && (rec.config.GetLinux().GetCgroupParent() != "" || !m.opt.Host.SystemdCgroup) {
+		if dir != "/" && (rec.config.GetLinux().GetCgroupParent() != "" || !u.host.SystemdCgroup) {
 			own[s.id] = dir
 		}
 	}

@@ -35,13 +35,13 @@ func TestCgroupPathOfSlices(t *testing.T) {
 
 // A cgroup tells of a pod what it tells of that pod alone.
 func TestOwnCgroups(t *testing.T) {
-	m := &Manager{pods: map[string]*Sandbox{}}
+	u := newStatistics(layout{}, newIndex(), oci.Host{})
 	add := func(id, parent string, state record.Intent) {
 		s := newSandbox("", podRecord{
 			Pod:    record.Pod{ID: id, Intent: state},
 			config: &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: parent}},
 		})
-		m.pods[id] = s
+		u.index.addPod(s)
 	}
 	unnamed := strings.Repeat("f", 64)
 	add("own", "/kubepods/burstable/pod1", record.Ready)
@@ -54,11 +54,11 @@ func TestOwnCgroups(t *testing.T) {
 	add("making", "/kubepods/burstable/pod1", record.Making)
 	add(unnamed, "", record.Ready)
 	want := map[string]string{"own": "/kubepods/burstable/pod1", "below": "/kubepods/pod3/x", unnamed: "/berth-" + unnamed[:13]}
-	if got := m.ownCgroups(); !maps.Equal(got, want) {
+	if got := u.ownCgroups(); !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	m.opt.Host.SystemdCgroup = true
-	if got := m.ownCgroups(); got[unnamed] != "" {
+	u.host.SystemdCgroup = true
+	if got := u.ownCgroups(); got[unnamed] != "" {
 		t.Errorf("the slice of all services is the pod's: %v", got)
 	}
 }

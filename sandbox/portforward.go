@@ -18,8 +18,8 @@ const portForwardDial = 10 * time.Second
 // PortForward connects stream with a TCP port on a pod's loopback, IPv4 first
 // then IPv6, until both directions have ended or ctx has, which the caller ends when
 // its client is gone: a program of the pod may never close its side.
-func (m *Manager) PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error {
-	s, err := m.pod(podID)
+func (x *sessions) PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error {
+	s, err := x.index.pod(podID)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,9 @@ const (
 
 // health is what is known of whether containers can run on this node.
 type health struct {
-	mu sync.Mutex // held for assignments only
+	paths layout
+	shims *oci.Shims
+	mu    sync.Mutex // held for assignments only
 
 	dirs    map[string]fs.FileInfo // as they were when the daemon began
 	disk    error                  // what the last look found
@@ -41,20 +43,30 @@ type health struct {
 	probing chan struct{} // closed when the try in progress ends; nil without one
 }
 
+// newHealth remembers which directories the daemon works in.
+func newHealth(paths layout, shims *oci.Shims) (*health, error) {
+	h := &health{paths: paths, shims: shims, dirs: make(map[string]fs.FileInfo)}
+	for _, dir := range []string{paths.podsDir(), paths.podStatesDir()} {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return nil, fmt.Errorf("look at directory: %w", err)
+		}
+		h.dirs[dir] = info
+	}
+	return h, nil
+}
+
 // Ready is nil, or why no container can run on this node. It waits for the disk for
 // two seconds at most.
-func (m *Manager) Ready() error {
-	if m.opt.Shims == nil {
-		return errors.New("no shim is configured")
-	}
-	return errors.Join(m.diskReady(), m.shimReady())
+func (h *health) Ready() error {
+	return errors.Join(h.diskReady(), h.shimReady())
 }
 
 // newShim finds a shim for a pod and notes whether there is one to be had.
-func (m *Manager) newShim(ctx context.Context) (*oci.Shim, error) {
-	shim, err := m.opt.Shims.ForNewPod(ctx)
+func (h *health) newShim(ctx context.Context) (*oci.Shim, error) {
+	shim, err := h.shims.ForNewPod(ctx)
 	if err == nil || ctx.Err() == nil { // else the caller gave up, which says nothing
-		m.noteShim(err)
+		h.noteShim(err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
@@ -62,16 +74,15 @@ func (m *Manager) newShim(ctx context.Context) (*oci.Shim, error) {
 	return shim, nil
 }
 
-func (m *Manager) noteShim(err error) {
-	m.health.mu.Lock()
-	defer m.health.mu.Unlock()
-	m.health.shim, m.health.tried = err, time.Now()
+func (h *health) noteShim(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.shim, h.tried = err, time.Now()
 }
 
 // shimReady tells why no shim can be started. A kubelet that hears it runs no pod any
 // more, so that the daemon has to find out by itself when it can again.
-func (m *Manager) shimReady() error {
-	h := &m.health
+func (h *health) shimReady() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.shim == nil {
@@ -79,48 +90,34 @@ func (m *Manager) shimReady() error {
 	}
 	if h.probing == nil && time.Since(h.tried) >= shimPause {
 		h.probing = make(chan struct{})
-		go m.probeShim(h.probing)
+		go h.probeShim(h.probing)
 	}
 	return fmt.Errorf("no shim can be started, so no pod can run: %w", h.shim)
 }
 
-func (m *Manager) probeShim(done chan struct{}) {
+func (h *health) probeShim(done chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), shimPatience)
 	defer cancel()
-	shim, err := m.opt.Shims.ForNewPod(ctx)
-	m.noteShim(err)
+	shim, err := h.shims.ForNewPod(ctx)
+	h.noteShim(err)
 	if err == nil {
 		shim.Release()
 		klog.Background().Info("Shims can be started again", "shim", shim.ID())
 	}
-	m.health.mu.Lock()
-	defer m.health.mu.Unlock()
-	m.health.probing = nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.probing = nil
 	close(done)
 }
 
-// watchDirs remembers which directories the daemon works in.
-func (m *Manager) watchDirs() error {
-	m.health.dirs = make(map[string]fs.FileInfo)
-	for _, dir := range []string{m.podsDir(), m.opt.State + "/pods"} {
-		info, err := os.Stat(dir)
-		if err != nil {
-			return err
-		}
-		m.health.dirs[dir] = info
-	}
-	return nil
-}
-
 // diskReady tells why no record or container can be written.
-func (m *Manager) diskReady() error {
-	h := &m.health
+func (h *health) diskReady() error {
 	h.mu.Lock()
 	looking := h.looking
 	if looking == nil && time.Since(h.looked) >= diskAge {
 		looking = make(chan struct{})
 		h.looking = looking
-		go m.lookAtDisk(looking)
+		go h.lookAtDisk(looking)
 	}
 	h.mu.Unlock()
 	if looking != nil {
@@ -129,7 +126,7 @@ func (m *Manager) diskReady() error {
 		select {
 		case <-looking:
 		case <-timer.C:
-			return fmt.Errorf("the file system of %s or %s does not answer: is its disk or server alive?", m.opt.Root, m.opt.State)
+			return fmt.Errorf("the file system of %s or %s does not answer: is its disk or server alive?", h.paths.root, h.paths.state)
 		}
 	}
 	h.mu.Lock()
@@ -137,14 +134,14 @@ func (m *Manager) diskReady() error {
 	return h.disk
 }
 
-func (m *Manager) lookAtDisk(done chan struct{}) {
+func (h *health) lookAtDisk(done chan struct{}) {
 	var errs error
-	for dir, was := range m.health.dirs { // not changed after the start
+	for dir, was := range h.dirs { // not changed after the start
 		errs = errors.Join(errs, checkDir(dir, was))
 	}
-	m.health.mu.Lock()
-	defer m.health.mu.Unlock()
-	m.health.disk, m.health.looked, m.health.looking = errs, time.Now(), nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disk, h.looked, h.looking = errs, time.Now(), nil
 	close(done)
 }
 

@@ -14,9 +14,9 @@ import (
 	"berth/oci"
 )
 
-// onTmpfs is a Manager whose root is a file system of 64 KiB of its own, and which
+// onTmpfs is a health of a root that is a file system of 64 KiB of its own, and which
 // expects the program of the shims at binary.
-func onTmpfs(t *testing.T) (m *Manager, root, binary string) {
+func onTmpfs(t *testing.T) (h *health, root, binary string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: can't mount a file system to fill")
@@ -35,18 +35,22 @@ func onTmpfs(t *testing.T) (m *Manager, root, binary string) {
 			t.Error(err)
 		}
 	})
-	if m, err = New(Options{Root: root, State: t.TempDir(), Shims: shims}); err != nil {
+	paths := layout{root: root, state: t.TempDir()}
+	if err := paths.makeDirs(); err != nil {
 		t.Fatal(err)
 	}
-	return m, root, binary
+	if h, err = newHealth(paths, shims); err != nil {
+		t.Fatal(err)
+	}
+	return h, root, binary
 }
 
 // readyNow is what Ready says after a look that is not older than the call.
-func (m *Manager) readyNow() error {
-	m.health.mu.Lock()
-	m.health.looked = time.Time{}
-	m.health.mu.Unlock()
-	return m.Ready()
+func (h *health) readyNow() error {
+	h.mu.Lock()
+	h.looked = time.Time{}
+	h.mu.Unlock()
+	return h.Ready()
 }
 
 func wantReason(t *testing.T, when string, err error, want string) {
@@ -61,37 +65,37 @@ func wantReason(t *testing.T, when string, err error, want string) {
 
 // A node whose disk takes nothing any more can't run a pod and has to say so.
 func TestNotReadyTellsOfTheDisk(t *testing.T) {
-	m, root, _ := onTmpfs(t)
-	wantReason(t, "at first", m.readyNow(), "")
+	h, root, _ := onTmpfs(t)
+	wantReason(t, "at first", h.readyNow(), "")
 	big := filepath.Join(root, "big")
 	if err := os.WriteFile(big, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
-	wantReason(t, "full", m.readyNow(), "no space left")
+	wantReason(t, "full", h.readyNow(), "no space left")
 	if err := os.Remove(big); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, "with room again", m.readyNow(), "")
+	wantReason(t, "with room again", h.readyNow(), "")
 	if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, "read-only", m.readyNow(), "read-only")
+	wantReason(t, "read-only", h.readyNow(), "read-only")
 	if err := unix.Mount("", root, "", unix.MS_REMOUNT, ""); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, "writable again", m.readyNow(), "")
+	wantReason(t, "writable again", h.readyNow(), "")
 	if err := unix.Mount("berth-test", root, "tmpfs", 0, "size=64k"); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, "mounted over", m.readyNow(), "lost")
+	wantReason(t, "mounted over", h.readyNow(), "lost")
 	if err := os.Mkdir(filepath.Join(root, "pods"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, "another root", m.readyNow(), "is not the directory")
+	wantReason(t, "another root", h.readyNow(), "is not the directory")
 	if err := unix.Unmount(root, 0); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, "the root is back", m.readyNow(), "")
+	wantReason(t, "the root is back", h.readyNow(), "")
 }
 
 // Without a shim no pod can run; the kubelet asks for none then, so the daemon itself
@@ -104,23 +108,23 @@ func TestNotReadyTellsOfTheShim(t *testing.T) {
 	if err != nil {
 		t.Skip("no bin/berth-shim: run make build first")
 	}
-	m, _, binary := onTmpfs(t)
-	if _, err := m.newShim(t.Context()); err == nil {
+	h, _, binary := onTmpfs(t)
+	if _, err := h.newShim(t.Context()); err == nil {
 		t.Fatal("a shim without a program")
 	}
-	wantReason(t, "without the program", m.Ready(), binary)
+	wantReason(t, "without the program", h.Ready(), binary)
 	if err := os.Symlink(built, binary); err != nil {
 		t.Fatal(err)
 	}
-	m.health.mu.Lock()
-	m.health.tried = time.Time{}
-	m.health.mu.Unlock()
-	wantReason(t, "before the next try", m.Ready(), binary)
-	m.health.mu.Lock()
-	probing := m.health.probing
-	m.health.mu.Unlock()
+	h.mu.Lock()
+	h.tried = time.Time{}
+	h.mu.Unlock()
+	wantReason(t, "before the next try", h.Ready(), binary)
+	h.mu.Lock()
+	probing := h.probing
+	h.mu.Unlock()
 	if probing != nil {
 		<-probing
 	}
-	wantReason(t, "with the program", m.Ready(), "")
+	wantReason(t, "with the program", h.Ready(), "")
 }

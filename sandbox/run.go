@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -17,35 +16,49 @@ import (
 	"berth/sandbox/record"
 )
 
+// podVerbs are the verbs on pod sandboxes.
+type podVerbs struct {
+	paths    layout
+	index    *index
+	teardown *teardown
+	health   *health
+	network  Network
+	mounts   Mounts
+	host     oci.Host
+	handlers []string
+	bootID   string
+	events   *broadcaster
+}
+
 // shmSize is the size of a pod's /dev/shm in bytes, what both peers give.
 const shmSize = 64 << 20
 
 // RunPod makes a pod sandbox ready: namespaces held by a pause process, files,
 // shared memory and network. On error nothing is left behind.
-func (m *Manager) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
-	if err := m.checkPodConfig(cfg, handler); err != nil {
+func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
+	if err := p.checkPodConfig(cfg, handler); err != nil {
 		return "", err
 	}
-	rec, err := m.newPodRecord(cfg, handler)
+	rec, err := p.newPodRecord(cfg, handler)
 	if err != nil {
 		return "", err
 	}
-	s := newSandbox(m.podFile(rec.ID, record.PodFile), rec)
+	s := newSandbox(p.paths.podFile(rec.ID, record.PodFile), rec)
 	if err := s.slot.take(ctx); err != nil {
 		return "", err
 	}
 	defer s.slot.free()
-	m.addPod(s)
-	if err := m.runPod(ctx, s); err != nil {
+	p.index.addPod(s)
+	if err := p.runPod(ctx, s); err != nil {
 		// The half-made pod goes, whatever became of the client.
-		if derr := m.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
+		if derr := p.teardown.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
 			klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; it is listed as not ready until it is removed", "pod", s.id)
 			s.show()
 		}
 		return "", err
 	}
-	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT))
-	m.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT))
+	p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT))
+	p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT))
 	return s.id, nil
 }
 
@@ -54,65 +67,65 @@ func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
 }
 
 // checkPodConfig refuses what can't become a pod before anything is acquired.
-func (m *Manager) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler string) error {
-	if handler != "" && !slices.Contains(m.opt.Handlers, handler) {
-		return fmt.Errorf("runtime handler %q is not configured; leave it empty or use one of %q: %w", handler, m.opt.Handlers, ErrInvalid)
+func (p *podVerbs) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler string) error {
+	if handler != "" && !slices.Contains(p.handlers, handler) {
+		return fmt.Errorf("runtime handler %q is not configured; leave it empty or use one of %q: %w", handler, p.handlers, ErrInvalid)
 	}
-	if _, err := oci.PodSecurityOf(cfg, m.opt.Host); err != nil {
+	if _, err := oci.PodSecurityOf(cfg, p.host); err != nil {
 		return asDomain(err)
 	}
 	if err := errors.Join(checkSysctls(cfg), checkAnnotations(cfg)); err != nil {
 		return err
 	}
-	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), m.opt.Host); err != nil {
+	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), p.host); err != nil {
 		return asDomain(err)
 	}
-	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", m.opt.Host); err != nil {
+	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", p.host); err != nil {
 		return asDomain(err) // no container of it could be created
 	}
 	if !hostNetwork(cfg) {
-		if err := m.opt.Network.Ready(); err != nil {
+		if err := p.network.Ready(); err != nil {
 			return fmt.Errorf("%w: %w", err, ErrNotReady)
 		}
 	}
 	if uids, _ := userMaps(cfg); len(uids) > 0 {
-		return checkTraversable(m.opt.State)
+		return checkTraversable(p.paths.state)
 	}
 	return nil
 }
 
-func (m *Manager) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string) (podRecord, error) {
+func (p *podVerbs) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string) (podRecord, error) {
 	enc, err := encodeConfig(cfg)
 	if err != nil {
 		return podRecord{}, err
 	}
 	rec := podRecord{config: cfg, Pod: record.Pod{
 		Version: record.Version, ID: newID(), Intent: record.Making,
-		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: m.bootID,
+		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: p.bootID,
 	}}
 	if !hostNetwork(cfg) {
-		rec.netns = m.netnsPath(rec.ID)
+		rec.netns = p.paths.netnsPath(rec.ID)
 	}
-	rec.MadeCgroup = topMissing(m.opt.Host, m.cgroupParent(&rec))
+	rec.MadeCgroup = topMissing(p.host, cgroupParent(p.host, &rec))
 	return rec, nil
 }
 
 // runPod acquires in the order that destroyPod releases from the end.
-func (m *Manager) runPod(ctx context.Context, s *Sandbox) error {
-	shim, err := m.newShim(ctx)
+func (p *podVerbs) runPod(ctx context.Context, s *Sandbox) error {
+	shim, err := p.health.newShim(ctx)
 	if err != nil {
 		return err
 	}
-	if err := m.preparePod(s, shim.ID()); err != nil {
+	if err := p.preparePod(s, shim.ID()); err != nil {
 		shim.Release()
 		return err
 	}
-	if err := m.startPause(ctx, shim, s); err != nil {
+	if err := p.startPause(ctx, shim, s); err != nil {
 		return err
 	}
 	var network *NetworkResult
 	if rec := s.rec.get(); rec.netns != "" {
-		res, err := m.opt.Network.Attach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config})
+		res, err := p.network.Attach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config})
 		if err != nil {
 			return fmt.Errorf("set up pod network: %w", err)
 		}
@@ -127,37 +140,37 @@ func (m *Manager) runPod(ctx context.Context, s *Sandbox) error {
 }
 
 // preparePod makes what is on disk and in the mount table.
-func (m *Manager) preparePod(s *Sandbox, shim string) error {
-	if err := os.MkdirAll(m.containersDir(s.id), 0o711); err != nil {
+func (p *podVerbs) preparePod(s *Sandbox, shim string) error {
+	if err := os.MkdirAll(p.paths.containersDir(s.id), 0o711); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
 	// Durable before anything is acquired: what a crash leaves is found by it.
 	if err := s.change(durably, func(rec *podRecord) { rec.ShimID = shim }); err != nil {
 		return err
 	}
-	return m.makePodFiles(s.rec.get())
+	return p.makePodFiles(s.rec.get())
 }
 
 // makePodFiles makes the shared memory and the files bound into containers.
-func (m *Manager) makePodFiles(rec *podRecord) error {
-	if err := os.MkdirAll(m.podStateDir(rec.ID), 0o711); err != nil {
+func (p *podVerbs) makePodFiles(rec *podRecord) error {
+	if err := os.MkdirAll(p.paths.podStateDir(rec.ID), 0o711); err != nil {
 		return fmt.Errorf("make pod state directory: %w", err)
 	}
 	if !hostIPC(rec.config) {
-		shm := m.shmPath(rec.ID)
+		shm := p.paths.shmPath(rec.ID)
 		if err := os.Mkdir(shm, 0o711); err != nil {
 			return fmt.Errorf("make shared memory directory: %w", err)
 		}
-		if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, m.shmOptions(rec)); err != nil {
+		if err := p.mounts.MountShm(shm, shmOptions(rec)); err != nil {
 			return fmt.Errorf("mount shared memory: %w", err)
 		}
 	}
-	return m.writePodFiles(rec)
+	return p.writePodFiles(rec)
 }
 
 // shmOptions gives the tmpfs to the pod's root, which is not the host's in a
 // user namespace.
-func (m *Manager) shmOptions(rec *podRecord) string {
+func shmOptions(rec *podRecord) string {
 	opts := fmt.Sprintf("mode=1777,size=%d", shmSize)
 	if uids, gids := userMaps(rec.config); len(uids) > 0 {
 		opts += fmt.Sprintf(",uid=%d,gid=%d", rootOf(uids), rootOf(gids))
@@ -165,7 +178,7 @@ func (m *Manager) shmOptions(rec *podRecord) string {
 	return opts
 }
 
-func (m *Manager) writePodFiles(rec *podRecord) error {
+func (p *podVerbs) writePodFiles(rec *podRecord) error {
 	hostResolv, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read the host's resolv.conf: %w", err)
@@ -175,14 +188,14 @@ func (m *Manager) writePodFiles(rec *podRecord) error {
 		hosts = []byte("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
 	}
 	for name, data := range map[string][]byte{
-		"hostname":    []byte(m.hostname(rec.config) + "\n"),
+		"hostname":    []byte(p.hostname(rec.config) + "\n"),
 		"hosts":       hosts,
 		"resolv.conf": oci.ResolvConf(rec.config.GetDnsConfig(), hostResolv),
 	} {
 		// Rewritten whole at the next start of the pod, so no fsync.
-		err := os.WriteFile(m.podFile(rec.ID, name), data, 0o644) //nolint:forbidigo // not a record
+		err := os.WriteFile(p.paths.podFile(rec.ID, name), data, 0o644) //nolint:forbidigo // not a record
 		if uids, gids := userMaps(rec.config); err == nil && len(uids) > 0 {
-			err = os.Chown(m.podFile(rec.ID, name), int(rootOf(uids)), int(rootOf(gids))) // its root may write them
+			err = os.Chown(p.paths.podFile(rec.ID, name), int(rootOf(uids)), int(rootOf(gids))) // its root may write them
 		}
 		if err != nil {
 			return fmt.Errorf("write %s of the pod: %w", name, err)
@@ -191,34 +204,34 @@ func (m *Manager) writePodFiles(rec *podRecord) error {
 	return nil
 }
 
-func (m *Manager) hostname(cfg *runtimeapi.PodSandboxConfig) string {
+func (p *podVerbs) hostname(cfg *runtimeapi.PodSandboxConfig) string {
 	if cfg.GetHostname() != "" && !hostNetwork(cfg) {
 		return cfg.GetHostname()
 	}
-	return m.opt.Host.Hostname
+	return p.host.Hostname
 }
 
 // startPause clones the process that holds the pod's namespaces.
-func (m *Manager) startPause(ctx context.Context, shim *oci.Shim, s *Sandbox) error {
+func (p *podVerbs) startPause(ctx context.Context, shim *oci.Shim, s *Sandbox) error {
 	rec := s.rec.get()
 	cfg := rec.config
 	uids, gids := userMaps(cfg)
 	early, _ := splitSysctls(podSysctls(cfg))
 	req := shimapi.RunPodRequest{
-		ID: rec.ID, Dir: m.podDir(rec.ID),
+		ID: rec.ID, Dir: p.paths.podDir(rec.ID),
 		NewNet: rec.netns != "", NetNSPath: rec.netns,
 		NewUTS:  rec.netns != "",
 		NewIPC:  !hostIPC(cfg),
 		NewPID:  sharedPID(cfg),
 		UIDMaps: uids, GIDMaps: gids,
 		Sysctls:     early,
-		CgroupPath:  pauseCgroup(m.opt.Host, m.cgroupParent(rec), rec.ID),
-		OOMScoreAdj: clampOOM(m.opt.Host, pauseOOMScore),
+		CgroupPath:  pauseCgroup(p.host, cgroupParent(p.host, rec), rec.ID),
+		OOMScoreAdj: clampOOM(p.host, pauseOOMScore),
 	}
 	if req.NewUTS {
-		req.Hostname = m.hostname(cfg)
+		req.Hostname = p.hostname(cfg)
 	}
-	security, err := oci.PodSecurityOf(cfg, m.opt.Host)
+	security, err := oci.PodSecurityOf(cfg, p.host)
 	if err != nil {
 		return asDomain(err)
 	}

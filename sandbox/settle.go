@@ -27,9 +27,9 @@ type task struct {
 }
 
 // settle runs the tasks in the background and waits for them until settleTime is over.
-func (m *Manager) settle(ctx context.Context, tasks []task) {
+func (r *recovery) settle(ctx context.Context, tasks []task) {
 	go func() {
-		defer close(m.settled)
+		defer close(r.settled)
 		var wait sync.WaitGroup
 		slots := make(chan struct{}, settleTogether)
 		for _, t := range tasks {
@@ -49,48 +49,37 @@ func (m *Manager) settle(ctx context.Context, tasks []task) {
 	timer := time.NewTimer(settleTime)
 	defer timer.Stop()
 	select {
-	case <-m.settled:
+	case <-r.settled:
 	case <-timer.C:
 		klog.FromContext(ctx).Info("Pods that earlier daemons left are still being released, in the background")
 	}
 }
 
-// Settled is closed when [Manager.Recover] has tried to release all that earlier
+// Settled is closed when [Runtime.Recover] has tried to release all that earlier
 // daemons left, which may be after it returned.
-func (m *Manager) Settled() <-chan struct{} { return m.settled }
-
-// PodIDs names all pod sandboxes, half-made ones too.
-func (m *Manager) PodIDs() []string {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	ids := make([]string, 0, len(m.pods))
-	for id := range m.pods {
-		ids = append(ids, id)
-	}
-	return ids
-}
+func (r *recovery) Settled() <-chan struct{} { return r.settled }
 
 // unfinished is the task of a pod that was half made or half removed.
-func (m *Manager) unfinished(s *Sandbox) task {
-	return task{s.id, m.alone(s, func(ctx context.Context) error {
-		if !m.knows("pods", s.id) {
+func (r *recovery) unfinished(s *Sandbox) task {
+	return task{s.id, r.alone(s, func(ctx context.Context) error {
+		if r.index.podByID(s.id) == nil {
 			return nil // a call has removed it
 		}
-		return m.destroyPod(ctx, s)
+		return r.teardown.destroyPod(ctx, s)
 	})}
 }
 
 // retired is the task of a pod that was being stopped or whose pause process is gone.
 // The pod stays, not ready, until it is removed.
-func (m *Manager) retired(s *Sandbox) task {
+func (r *recovery) retired(s *Sandbox) task {
 	s.end()
 	s.beginStop()
-	return task{s.id, m.alone(s, func(ctx context.Context) error { return m.stopHeld(ctx, s) })}
+	return task{s.id, r.alone(s, func(ctx context.Context) error { return r.teardown.stopHeld(ctx, s) })}
 }
 
 // alone makes do a verb of the pod: a call that comes meanwhile waits for its end, and
 // does again what it failed to do.
-func (m *Manager) alone(s *Sandbox, do func(context.Context) error) func(context.Context) error {
+func (r *recovery) alone(s *Sandbox, do func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := s.slot.take(ctx); err != nil {
 			return err
@@ -103,17 +92,17 @@ func (m *Manager) alone(s *Sandbox, do func(context.Context) error) func(context
 // putAside is the task of a pod that was quarantined: its network is released by its
 // ID while its namespace is there. Its processes end when their shim tells of them, see
 // disown; the pause process, which takes the namespace with it, only after this.
-func (m *Manager) putAside(id string) task {
+func (r *recovery) putAside(id string) task {
 	released := make(chan struct{})
-	m.mu.Lock()
-	m.aside[id] = released
-	m.mu.Unlock()
+	r.watch.mu.Lock()
+	r.watch.aside[id] = released
+	r.watch.mu.Unlock()
 	return task{id, func(ctx context.Context) error {
 		defer close(released)
-		unknown := PodNetwork{PodID: id, NetNS: m.netnsPath(id), Config: &runtimeapi.PodSandboxConfig{}}
-		if err := m.opt.Network.Detach(ctx, unknown); err != nil {
+		unknown := PodNetwork{PodID: id, NetNS: r.paths.netnsPath(id), Config: &runtimeapi.PodSandboxConfig{}}
+		if err := r.network.Detach(ctx, unknown); err != nil {
 			return fmt.Errorf("release pod network: %w", err)
 		}
-		return m.sweepOne(m.podStateDir(id))
+		return r.sweepOne(r.paths.podStateDir(id))
 	}}
 }

@@ -131,7 +131,7 @@ func TestLoseKeepsARecordedExit(t *testing.T) {
 }
 
 func TestHalfMadeIsNotListed(t *testing.T) {
-	m := &Manager{pods: map[string]*Sandbox{}, containers: map[string]*Container{}}
+	m := newIndex()
 	s := newSandbox("", podRecord{Pod: record.Pod{ID: newID(), Intent: record.Making}, config: &runtimeapi.PodSandboxConfig{}})
 	m.addPod(s)
 	if got := m.Pods(); len(got) != 0 {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
 )
 
 // usageSample keeps the last CPU reading, from which the rate is told.
@@ -38,52 +40,64 @@ func (u *usageSample) nanoCores(at time.Time, cpu uint64) (rate uint64, ok bool)
 	return u.rate, u.seen
 }
 
+// statistics measures what pods and containers use.
+type statistics struct {
+	paths      layout
+	index      *index
+	host       oci.Host
+	layerWalks chan struct{} // holds one for each writable layer that is being measured
+}
+
+func newStatistics(paths layout, ix *index, host oci.Host) *statistics {
+	return &statistics{paths: paths, index: ix, host: host, layerWalks: make(chan struct{}, layerWalks)}
+}
+
 // ContainerStats reads the usage of one container from its cgroup.
-func (m *Manager) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
-	c, err := m.container(id)
+func (u *statistics) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
+	c, err := u.index.container(id)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
-	return m.containerStats(ctx, c), nil
+	return u.containerStats(ctx, c), nil
 }
 
 // ListContainerStats reads the usage of the containers named; those that have
 // gone meanwhile are left out.
-func (m *Manager) ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats {
+func (u *statistics) ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats {
 	wait, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
 	out := make([]*runtimeapi.ContainerStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
-		if c, err := m.container(ids[i]); err == nil {
-			out[i] = m.containerStats(wait, c)
+		if c, err := u.index.container(ids[i]); err == nil {
+			out[i] = u.containerStats(wait, c)
 		}
 	})
 	return compact(out)
 }
 
 // PodStats reads the usage of a pod sandbox and its containers.
-func (m *Manager) PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
-	s, err := m.pod(id)
+func (u *statistics) PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
+	s, err := u.index.pod(id)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
-	return m.podStats(ctx, s, m.ownCgroups()[s.id]), nil
+	return u.podStats(ctx, s, u.ownCgroups()[s.id]), nil
 }
 
 // ListPodStats reads the usage of the pod sandboxes named; those that have gone
 // meanwhile are left out.
-func (m *Manager) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {
+func (u *statistics) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {
 	wait, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
-	own := m.ownCgroups()
+	own := u.ownCgroups()
 	out := make([]*runtimeapi.PodSandboxStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
-		if s, err := m.pod(ids[i]); err == nil {
-			out[i] = m.podStats(wait, s, own[s.id])
+		if s, err := u.index.pod(ids[i]); err == nil {
+			out[i] = u.podStats(wait, s, own[s.id])
 		}
 	})
 	return compact(out)
@@ -124,7 +138,7 @@ func compact[T any](in []*T) []*T {
 }
 
 // containerStats waits for the measure of the writable layer until ctx ends.
-func (m *Manager) containerStats(ctx context.Context, c *Container) *runtimeapi.ContainerStats {
+func (u *statistics) containerStats(ctx context.Context, c *Container) *runtimeapi.ContainerStats {
 	st := c.status.Load()
 	if st == nil {
 		return nil
@@ -133,12 +147,12 @@ func (m *Manager) containerStats(ctx context.Context, c *Container) *runtimeapi.
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.id, Metadata: st.Config.GetMetadata(), Labels: st.Config.GetLabels(), Annotations: st.Config.GetAnnotations(),
 		},
-		WritableLayer: m.writableLayer(ctx, c),
+		WritableLayer: u.writableLayer(ctx, c),
 	}
 	if st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return out
 	}
-	g := cgroupReader{v2: m.opt.Host.CgroupV2, paths: st.Cgroups}
+	g := cgroupReader{v2: u.host.CgroupV2, paths: st.Cgroups}
 	now := time.Now()
 	out.Cpu, out.Memory, out.Swap, out.Io = g.cpu(now), g.memory(now), g.swap(now), g.io(now)
 	setRate(&c.usage, now, out.Cpu)

@@ -20,19 +20,19 @@ import (
 // first process to end and then kills every process of it. An unknown or ended
 // container is no error. Overlapping stops are fine: the signal is sent once
 // and the shorter grace wins.
-func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	c, err := m.container(id)
+func (v *containerVerbs) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	c, err := v.index.container(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return m.stop(ctx, c, grace)
+	return v.teardown.stop(ctx, c, grace)
 }
 
 // stop takes no slot, so that it never waits for another verb.
-func (m *Manager) stop(ctx context.Context, c *Container, grace time.Duration) error {
+func (t *teardown) stop(ctx context.Context, c *Container, grace time.Duration) error {
 	switch c.state() {
 	case runtimeapi.ContainerState_CONTAINER_EXITED:
 		return nil
@@ -40,7 +40,7 @@ func (m *Manager) stop(ctx context.Context, c *Container, grace time.Duration) e
 		grace = 0 // it waits at the exec fifo, where no signal of the user's means anything
 	}
 	if grace > 0 {
-		if err := m.signalOnce(ctx, c); err != nil {
+		if err := t.signalOnce(ctx, c); err != nil {
 			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
 			grace = 0
 		}
@@ -56,11 +56,11 @@ func (m *Manager) stop(ctx context.Context, c *Container, grace time.Duration) e
 			return fmt.Errorf("stop of container %s: %w", c.id, context.Cause(ctx))
 		}
 	}
-	return m.kill(ctx, c)
+	return t.kill(ctx, c)
 }
 
 // signalOnce sends the stop signal unless an earlier stop did.
-func (m *Manager) signalOnce(ctx context.Context, c *Container) error {
+func (t *teardown) signalOnce(ctx context.Context, c *Container) error {
 	c.mu.Lock()
 	sent := c.signalled
 	c.signalled = true
@@ -68,7 +68,7 @@ func (m *Manager) signalOnce(ctx context.Context, c *Container) error {
 	if sent {
 		return nil
 	}
-	err := m.signal(ctx, c, c.rec.get().StopSignal, false)
+	err := t.signal(ctx, c, c.rec.get().StopSignal, false)
 	if err != nil { // the next stop sends it again
 		c.mu.Lock()
 		c.signalled = false
@@ -77,8 +77,8 @@ func (m *Manager) signalOnce(ctx context.Context, c *Container) error {
 	return err
 }
 
-func (m *Manager) signal(ctx context.Context, c *Container, sig int, all bool) error {
-	shim, err := m.shimOf(c.pod)
+func (t *teardown) signal(ctx context.Context, c *Container, sig int, all bool) error {
+	shim, err := c.pod.shimIn(t.shims)
 	if err != nil {
 		return err
 	}
@@ -90,28 +90,28 @@ func (m *Manager) signal(ctx context.Context, c *Container, sig int, all bool) e
 }
 
 // kill ends every process of a container and waits for the end to be recorded.
-func (m *Manager) kill(ctx context.Context, c *Container) error {
-	err := m.signal(ctx, c, int(unix.SIGKILL), true)
+func (t *teardown) kill(ctx context.Context, c *Container) error {
+	err := t.signal(ctx, c, int(unix.SIGKILL), true)
 	if errors.Is(err, oci.ErrShimGone) {
-		return m.killOrphan(c)
+		return t.killOrphan(c)
 	}
 	if isKind(err, shimapi.KindNotFound) {
 		// A shim forgets what it was told to delete; its word on the end may not
 		// have reached the disk.
-		m.refreshFact(c)
-		m.lose(c)
+		t.refreshFact(c)
+		t.lose(c)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("kill container %s: %w", c.id, err)
 	}
-	timer := time.NewTimer(m.opt.StopTimeout)
+	timer := time.NewTimer(t.stopTimeout)
 	defer timer.Stop()
 	select {
 	case <-c.done:
 		return nil
 	case <-timer.C:
-		return fmt.Errorf("container %s did not end within %s of SIGKILL: a process of it is probably in uninterruptible sleep, see /proc/%d/stack: %w", c.id, m.opt.StopTimeout, c.pid(), ErrTimeout)
+		return fmt.Errorf("container %s did not end within %s of SIGKILL: a process of it is probably in uninterruptible sleep, see /proc/%d/stack: %w", c.id, t.stopTimeout, c.pid(), ErrTimeout)
 	case <-ctx.Done():
 		return fmt.Errorf("kill of container %s: %w", c.id, context.Cause(ctx))
 	}
@@ -123,20 +123,11 @@ func (c *Container) pid() int {
 	return c.fact.PID
 }
 
-func (m *Manager) shimOf(s *Sandbox) (*oci.Shim, error) {
-	return m.opt.Shims.Get(s.rec.get().ShimID)
-}
-
-func isKind(err error, k shimapi.Kind) bool {
-	var e *shimapi.Error
-	return errors.As(err, &e) && e.Kind == k
-}
-
 // StopPod ends every process of a pod sandbox and releases what it holds; its
 // records and its containers' writable layers stay. Idempotent; an unknown ID
 // is no error.
-func (m *Manager) StopPod(ctx context.Context, id string) error {
-	s, err := m.pod(id)
+func (p *podVerbs) StopPod(ctx context.Context, id string) error {
+	s, err := p.index.pod(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -145,39 +136,39 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 	}
 	s.beginStop()
 	// Before the slot, so that a verb in progress sees its container end.
-	if err := m.stopContainersOf(ctx, s); err != nil {
+	if err := p.teardown.stopContainersOf(ctx, s); err != nil {
 		return err
 	}
 	if err := s.slot.take(ctx); err != nil {
 		return err
 	}
 	defer s.slot.free()
-	if err := m.stopHeld(ctx, s); err != nil {
+	if err := p.teardown.stopHeld(ctx, s); err != nil {
 		return fmt.Errorf("stop pod sandbox %s: %w", s.id, err)
 	}
 	return nil
 }
 
 // stopHeld releases a pod whose slot is held, unless that was done.
-func (m *Manager) stopHeld(ctx context.Context, s *Sandbox) error {
+func (t *teardown) stopHeld(ctx context.Context, s *Sandbox) error {
 	if s.rec.get().Intent == record.Stopped {
 		return nil
 	}
-	if err := m.releasePod(ctx, s, false); err != nil {
+	if err := t.releasePod(ctx, s, false); err != nil {
 		return err
 	}
-	m.markStopped(ctx, s)
+	t.markStopped(ctx, s)
 	return nil
 }
 
 // stopContainersOf kills a pod's containers side by side. Half-made ones are left
 // to who makes them, or to the release that comes after: the shim may not know
 // them yet, and then nothing would end them.
-func (m *Manager) stopContainersOf(ctx context.Context, s *Sandbox) error {
-	all := slices.DeleteFunc(m.containersOf(s), func(c *Container) bool { return c.status.Load() == nil })
+func (t *teardown) stopContainersOf(ctx context.Context, s *Sandbox) error {
+	all := slices.DeleteFunc(t.index.containersOf(s), func(c *Container) bool { return c.status.Load() == nil })
 	errs := make(chan error, len(all))
 	for _, c := range all {
-		go func() { errs <- m.stop(ctx, c, 0) }()
+		go func() { errs <- t.stop(ctx, c, 0) }()
 	}
 	var joined error
 	for range all {

@@ -17,8 +17,8 @@ import (
 // UpdateContainer changes the limits and the oom_score_adj of a created or running
 // container; fields that are zero keep their value. Nothing of berth acts on the
 // annotations: the last ones are kept and shown.
-func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
-	c, err := m.container(id)
+func (v *containerVerbs) UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
+	c, err := v.index.container(id)
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeap
 	default:
 		return fmt.Errorf("container %s is %s; only a created or running one has limits to change: %w", c.id, stateWord(st), ErrState)
 	}
-	spec, err := m.updateProcesses(ctx, c, c.rec.get().Spec, res)
+	spec, err := v.updateProcesses(ctx, c, c.rec.get().Spec, res)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeap
 	}
 	return c.change(written, func(rec *containerRecord) {
 		rec.setSpec(raw)
-		rec.Unenforced = slices.Compact(slices.Sorted(slices.Values(slices.Concat(rec.Unenforced, oci.Unenforced(res, m.opt.Host)))))
+		rec.Unenforced = slices.Compact(slices.Sorted(slices.Values(slices.Concat(rec.Unenforced, oci.Unenforced(res, v.host)))))
 		if len(annotations) > 0 {
 			rec.UpdateAnnotations = annotations
 		}
@@ -49,20 +49,20 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, res *runtimeap
 }
 
 // updateProcesses has the shim change what runs, and gives the spec that fits it.
-func (m *Manager) updateProcesses(ctx context.Context, c *Container, raw json.RawMessage, res *runtimeapi.LinuxContainerResources) (*specs.Spec, error) {
+func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw json.RawMessage, res *runtimeapi.LinuxContainerResources) (*specs.Spec, error) {
 	var spec specs.Spec
 	err := json.Unmarshal(raw, &spec)
 	if err != nil {
 		return nil, fmt.Errorf("read the container's spec: %w", err)
 	}
-	if spec.Linux.Resources, err = oci.UpdateResources(spec.Linux.Resources, res, m.opt.Host); err != nil {
+	if spec.Linux.Resources, err = oci.UpdateResources(spec.Linux.Resources, res, v.host); err != nil {
 		return nil, asDomain(err)
 	}
-	shim, err := m.shimOf(c.pod)
+	shim, err := c.pod.shimIn(v.shims)
 	if err != nil {
 		return nil, err
 	}
-	req := &shimapi.UpdateRequest{ID: c.id, Resources: spec.Linux.Resources, OOMScoreAdj: oci.UpdateOOMScoreAdj(res, m.opt.Host)}
+	req := &shimapi.UpdateRequest{ID: c.id, Resources: spec.Linux.Resources, OOMScoreAdj: oci.UpdateOOMScoreAdj(res, v.host)}
 	if err := shim.Update(ctx, req); err != nil {
 		return nil, fmt.Errorf("update container %s: %w", c.id, asDomain(err))
 	}
@@ -74,8 +74,8 @@ func (m *Manager) updateProcesses(ctx context.Context, c *Container, raw json.Ra
 
 // UpdatePodResources records a pod's new overhead and resources (KEP-5419). The
 // kubelet has already written the pod's cgroup.
-func (m *Manager) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
-	s, err := m.pod(id)
+func (p *podVerbs) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
+	s, err := p.index.pod(id)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 
 // mountImageVolumes mounts the images a container wants as volumes (KEP-4639)
 // and returns the binds of them.
-func (m *Manager) mountImageVolumes(ctx context.Context, c *Container) ([]oci.Mount, error) {
+func (v *containerVerbs) mountImageVolumes(ctx context.Context, c *Container) ([]oci.Mount, error) {
 	var out []oci.Mount
 	for i, mt := range c.rec.get().config.GetMounts() {
 		if mt.GetImage().GetImage() == "" {
@@ -29,7 +29,7 @@ func (m *Manager) mountImageVolumes(ctx context.Context, c *Container) ([]oci.Mo
 		if err := checkImageVolume(mt); err != nil {
 			return nil, err
 		}
-		dir, err := m.mountImageVolume(ctx, c, i)
+		dir, err := v.mountImageVolume(ctx, c, i)
 		if err != nil {
 			return nil, fmt.Errorf("image volume at %s: %w", mt.GetContainerPath(), err)
 		}
@@ -57,23 +57,23 @@ func checkImageVolume(mt *runtimeapi.Mount) error {
 }
 
 // mountImageVolume mounts the image of mount i; destroy finds it in the record.
-func (m *Manager) mountImageVolume(ctx context.Context, c *Container, i int) (string, error) {
-	img, err := m.opt.Images.Resolve(c.rec.get().config.GetMounts()[i].GetImage().GetImage())
+func (v *containerVerbs) mountImageVolume(ctx context.Context, c *Container, i int) (string, error) {
+	img, err := v.images.Resolve(c.rec.get().config.GetMounts()[i].GetImage().GetImage())
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(m.imageVolumesDir(c.id), strconv.Itoa(i))
+	dir := filepath.Join(v.paths.imageVolumesDir(c.id), strconv.Itoa(i))
 	_ = c.change(inMemory, func(rec *containerRecord) { // which can't fail
 		rec.Volumes = append(rec.Volumes, record.Volume{Target: dir, Layers: img.Layers, ImageID: img.ID})
 	})
-	if err := m.opt.Images.Hold(c.id, c.rec.get().Held()); err != nil {
+	if err := v.images.Hold(c.id, c.rec.get().Held()); err != nil {
 		return "", fmt.Errorf("hold image: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", fmt.Errorf("make mount point: %w", err)
 	}
 	uids, gids := userMaps(c.pod.rec.get().config)
-	if err := m.opt.Images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: dir, UIDMap: uids, GIDMap: gids}); err != nil {
+	if err := v.images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: dir, UIDMap: uids, GIDMap: gids}); err != nil {
 		return "", fmt.Errorf("mount: %w", err)
 	}
 	return dir, nil
@@ -124,13 +124,4 @@ func pathOfHandle(fd int) (string, error) {
 		return "", fmt.Errorf("it is neither a directory nor a regular file: %w", ErrInvalid)
 	}
 	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-}
-
-func withCgroupParent(cfg *runtimeapi.PodSandboxConfig, parent string) *runtimeapi.PodSandboxConfig {
-	out := proto.Clone(cfg).(*runtimeapi.PodSandboxConfig)
-	if out.Linux == nil {
-		out.Linux = &runtimeapi.LinuxPodSandboxConfig{}
-	}
-	out.Linux.CgroupParent = parent
-	return out
 }

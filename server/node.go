@@ -36,7 +36,7 @@ type node struct {
 	network *cni.Network
 	host    oci.Host
 	shims   *oci.Shims
-	pods    *sandbox.Manager
+	pods    *sandbox.Runtime
 	cri     *cri.Server
 
 	closers []closer
@@ -210,7 +210,7 @@ func (n *node) openPods(context.Context) error {
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network},
 		Shims: n.shims, Host: n.host,
-		SeccompRoot: n.cfg.SeccompRoot, Handlers: n.cfg.RuntimeHandlers,
+		Handlers: n.cfg.RuntimeHandlers,
 	})
 	if err != nil {
 		return fmt.Errorf("open the pods: %w", err)

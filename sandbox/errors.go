@@ -1,0 +1,49 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+
+	"berth/oci"
+	"berth/oci/shimapi"
+)
+
+// The errors a verb may wrap; package cri maps each to one gRPC code.
+var (
+	// ErrNotFound: no pod sandbox or container has that ID or prefix.
+	ErrNotFound = errors.New("not found")
+	// ErrInvalid: the request can never succeed as it is; the text says what to change.
+	ErrInvalid = errors.New("invalid")
+	// ErrState: the verb does not apply in the present state.
+	ErrState = errors.New("wrong state")
+	// ErrNotReady: the node lacks something for now (network not configured, shim starting).
+	ErrNotReady = errors.New("not ready")
+	// ErrTimeout: the process in the container did not end in the time given; it was killed.
+	ErrTimeout = errors.New("timed out")
+	// ErrUnsupported: this host can't do what was asked (no AppArmor, no user namespaces).
+	ErrUnsupported = errors.New("not supported on this host")
+)
+
+// asDomain gives a refusal of the shim or the spec builder the error of this
+// package that fits.
+func asDomain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, oci.ErrUnsupported):
+		return fmt.Errorf("%w: %w", err, ErrUnsupported)
+	case errors.Is(err, oci.ErrInvalid), isKind(err, shimapi.KindStartFailed), isKind(err, shimapi.KindInvalid):
+		return fmt.Errorf("%w: %w", err, ErrInvalid)
+	case isKind(err, shimapi.KindNotRunning):
+		return fmt.Errorf("%w: %w", err, ErrState)
+	case isKind(err, shimapi.KindNotFound):
+		return fmt.Errorf("%w: %w", err, ErrNotFound)
+	default:
+		return err
+	}
+}
+
+func isKind(err error, k shimapi.Kind) bool {
+	var e *shimapi.Error
+	return errors.As(err, &e) && e.Kind == k
+}

@@ -1,0 +1,95 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"sync"
+
+	"berth/oci"
+)
+
+// Sandbox is a pod sandbox. See doc.go for its locks.
+type Sandbox struct {
+	id     string
+	slot   slot
+	done   chan struct{} // closed when the pause process has ended
+	status statusPointer[PodStatus]
+	usage  usageSample
+	rec    stored[podRecord]
+
+	mu       sync.Mutex
+	stopping bool                    // no container may be created or started any more
+	ended    bool                    // done is closed
+	giveUp   context.CancelCauseFunc // ends the creation of a container that is under way; nil without one
+}
+
+// newSandbox makes a sandbox of a record whose file need not be there yet.
+func newSandbox(file string, rec podRecord) *Sandbox {
+	s := &Sandbox{id: rec.ID, slot: newSlot(), done: make(chan struct{})}
+	s.rec.file = file
+	s.rec.value.Store(&rec)
+	s.publish()
+	return s
+}
+
+// shimIn is the shim that holds the pod; the error wraps [oci.ErrShimGone] when it is
+// no more.
+func (s *Sandbox) shimIn(all *oci.Shims) (*oci.Shim, error) { return all.Get(s.rec.get().ShimID) }
+
+// Container is a container of a sandbox. See doc.go for its locks.
+type Container struct {
+	id     string
+	pod    *Sandbox
+	slot   slot
+	done   chan struct{} // closed when the first process has ended, or never ran
+	status statusPointer[ContainerStatus]
+	usage  usageSample
+	layer  layerUsage
+	rec    stored[containerRecord]
+
+	mu        sync.Mutex
+	fact      containerFact
+	signalled bool        // the stop signal was sent
+	ended     bool        // done is closed
+	tell      func(Event) // publishes events; nil while none is to be published
+	told      int         // how many of lifeEvents were published, or passed over
+}
+
+// newContainer makes a container of a record whose file need not be there yet.
+func newContainer(pod *Sandbox, file string, rec containerRecord) *Container {
+	c := &Container{id: rec.ID, pod: pod, slot: newSlot(), done: make(chan struct{})}
+	c.rec.file = file
+	c.rec.value.Store(&rec)
+	return c
+}
+
+// slot admits one verb at a time.
+type slot chan struct{}
+
+func newSlot() slot { return make(slot, 1) }
+
+// take waits for the slot or the end of ctx.
+func (s slot) take(ctx context.Context) error {
+	select {
+	case s <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another call on it to end: %w", context.Cause(ctx))
+	}
+}
+
+func (s slot) free() { <-s }
+
+// newID is a random ID of 64 hexadecimal digits, as clients expect.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}

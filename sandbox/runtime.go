@@ -1,0 +1,97 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"berth/oci"
+)
+
+// Options is what a Runtime is made of.
+type Options struct {
+	Root    string // durable records
+	State   string // sockets, namespaces, mounts; dies with the boot
+	Images  Images
+	Network Network
+	Shims   *oci.Shims
+	Host    oci.Host
+	// Mounts are the mounts that the domain makes itself; nil: the kernel's.
+	Mounts Mounts
+	// Handlers are the runtime handlers pods may name besides "".
+	Handlers []string
+	// StopTimeout bounds the wait after SIGKILL before a stop is given up with
+	// an error that names the process.
+	StopTimeout time.Duration
+}
+
+// Runtime is the domain as others see it: the node's pods and containers and every verb
+// on them. It has hardly any method of its own but those of its parts, each of which
+// can be made and tested without the others. They may be called at the same time from
+// any goroutine.
+type Runtime struct {
+	*index          // Pod, Pods, Container, Containers, ContainersOf, PodIDs
+	*podVerbs       // RunPod, StopPod, RemovePod, UpdatePodResources
+	*containerVerbs // Create-, Start-, Stop-, Remove- and UpdateContainer, ReopenLog
+	*sessions       // ExecSync, Exec, Attach, PortForward
+	*statistics     // ContainerStats, PodStats, their lists, Measures, PodMeasures
+	*recovery       // Recover, Settled
+	*health         // Ready
+
+	events *broadcaster
+}
+
+// New makes a Runtime without pods; Recover loads those on disk and must be called
+// once, before any other method.
+func New(opt Options) (*Runtime, error) {
+	if opt.StopTimeout == 0 {
+		opt.StopTimeout = 30 * time.Second
+	}
+	if opt.Mounts == nil {
+		opt.Mounts = kernelMounts{}
+	}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read boot id: %w", err)
+	}
+	boot := strings.TrimSpace(string(id))
+	paths := layout{root: opt.Root, state: opt.State}
+	if err := paths.makeDirs(); err != nil {
+		return nil, err
+	}
+	h, err := newHealth(paths, opt.Shims)
+	if err != nil {
+		return nil, err
+	}
+	ix, events := newIndex(), newBroadcaster()
+	t := &teardown{
+		paths: paths, index: ix, images: opt.Images, network: opt.Network, mounts: opt.Mounts, shims: opt.Shims,
+		host: opt.Host, bootID: boot, events: events, stopTimeout: opt.StopTimeout,
+		made: &madeCgroups{top: make(map[string]string)},
+	}
+	w := &shimWatch{index: ix, teardown: t, health: h, shims: opt.Shims, host: opt.Host, events: events, aside: make(map[string]chan struct{})}
+	return &Runtime{
+		index: ix, health: h, events: events,
+		podVerbs: &podVerbs{
+			paths: paths, index: ix, teardown: t, health: h, network: opt.Network, mounts: opt.Mounts,
+			host: opt.Host, handlers: opt.Handlers, bootID: boot, events: events,
+		},
+		containerVerbs: &containerVerbs{
+			paths: paths, index: ix, teardown: t, images: opt.Images, shims: opt.Shims, host: opt.Host,
+			bootID: boot, events: events, looks: &looks{},
+		},
+		sessions:   &sessions{index: ix, shims: opt.Shims},
+		statistics: newStatistics(paths, ix, opt.Host),
+		recovery: &recovery{
+			paths: paths, index: ix, teardown: t, watch: w, images: opt.Images, network: opt.Network, mounts: opt.Mounts,
+			shims: opt.Shims, bootID: boot, events: events, settled: make(chan struct{}),
+		},
+	}, nil
+}
+
+// Subscribe sends every change after it is committed, until ctx ends. A reader
+// that falls too far behind is cut off by closing its channel, so that it
+// knows to list anew.
+func (r *Runtime) Subscribe(ctx context.Context) <-chan Event { return r.events.subscribe(ctx) }

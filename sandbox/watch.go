@@ -1,0 +1,138 @@
+package sandbox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/oci"
+	"berth/oci/shimapi"
+	"berth/sandbox/record"
+)
+
+// shimWatch takes in what the shims report: facts about containers and pause processes,
+// and the end of a shim.
+type shimWatch struct {
+	index    *index
+	teardown *teardown
+	health   *health
+	shims    *oci.Shims
+	host     oci.Host
+	events   *broadcaster
+
+	mu    sync.Mutex
+	aside map[string]chan struct{} // of quarantined pods; closed when the network is released
+}
+
+// follow takes in what the shims tell until ctx ends.
+func (w *shimWatch) follow(ctx context.Context) {
+	events := w.shims.Events()
+	for {
+		select {
+		case ev, ok := <-events:
+			if !ok {
+				return
+			}
+			w.take(ctx, ev)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *shimWatch) take(ctx context.Context, ev oci.ShimEvent) {
+	switch {
+	case ev.Kind == oci.ShimGone:
+		w.shimGone(ctx, ev)
+	case ev.Kind == oci.ShimReplaced:
+		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
+		w.loseUnheld(ctx, ev.ShimID)
+	case ev.Kind == oci.ShimLost:
+		w.shimLost(ctx, ev.Record)
+	case ev.Replay && !w.knowsAny(ev.Record):
+		w.disownInTime(ctx, ev)
+	case ev.Record.Pod == "":
+		w.pauseEvent(ctx, ev.Record)
+	default:
+		w.containerEvent(ctx, ev.Record)
+	}
+}
+
+func (w *shimWatch) knowsAny(r shimapi.Record) bool {
+	if r.Pod == "" {
+		return w.index.podByID(r.ID) != nil
+	}
+	return w.index.containerByID(r.ID) != nil
+}
+
+// disownInTime disowns, a pause process whose namespace is still needed a little later.
+func (w *shimWatch) disownInTime(ctx context.Context, ev oci.ShimEvent) {
+	disown := func() {
+		if err := w.disown(ctx, ev); err != nil {
+			klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
+		}
+	}
+	w.mu.Lock()
+	released := w.aside[ev.Record.ID]
+	w.mu.Unlock()
+	if released == nil {
+		disown()
+		return
+	}
+	go func() {
+		select {
+		case <-released:
+			disown()
+		case <-ctx.Done(): // the next daemon does
+		}
+	}()
+}
+
+// disown ends what a shim holds and no record tells of, such as a pod that was put
+// aside: nobody could stop it any more, and the kubelet starts it a second time.
+func (w *shimWatch) disown(ctx context.Context, ev oci.ShimEvent) error {
+	klog.FromContext(ctx).Info("Ending what a shim holds without a record", "id", ev.Record.ID, "pod", ev.Record.Pod, "shim", ev.ShimID)
+	shim, err := w.shims.Get(ev.ShimID)
+	switch {
+	case err == nil && ev.Record.Pod != "":
+		err = shim.Delete(ctx, ev.Record.ID)
+	case err == nil:
+		err = shim.RemovePod(ctx, ev.Record.ID)
+	}
+	if err != nil && !errors.Is(err, oci.ErrShimGone) {
+		return err
+	}
+	pod := cmp.Or(ev.Record.Pod, ev.Record.ID)
+	if w.index.podByID(pod) != nil {
+		return nil // a container of it was removed since the shim told of it
+	}
+	// The last of a pod to go leaves the cgroup empty that was made for it alone.
+	_ = removeCgroup(w.host, cgroupParent(w.host, &podRecord{Pod: record.Pod{ID: pod}}))
+	return nil
+}
+
+func (w *shimWatch) containerEvent(ctx context.Context, r shimapi.Record) {
+	if c := w.index.containerByID(r.ID); c != nil {
+		c.learn(r)
+		return
+	}
+	if r.Status == shimapi.StatusStopped { // it may have outlived its pod
+		if err := w.teardown.made.retry(w.host); err != nil {
+			klog.FromContext(ctx).Error(err, "A cgroup that was made for a pod which is gone could not be removed")
+		}
+	}
+}
+
+// pauseEvent: without its pause process a pod has lost its namespaces.
+func (w *shimWatch) pauseEvent(ctx context.Context, r shimapi.Record) {
+	s := w.index.podByID(r.ID)
+	if s == nil || r.Status != shimapi.StatusStopped || s.isStopping() || !s.end() {
+		return // a stop in progress tells of the end itself
+	}
+	klog.FromContext(ctx).Info("The pause process of a pod sandbox ended; the pod is no longer ready", "pod", s.id, "code", r.ExitCode)
+	w.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
+}
