@@ -4,17 +4,15 @@
 //
 // # What it owns
 //
-// Decoding and validation of requests, one call of the domain, encoding of
-// what it says. The only table from errors to gRPC codes ([toStatus]). The
-// interceptors: readiness, log line, counters, panics. The in-flight map.
+// Decoding of requests, checks of their shape, one call of the domain ([Domain]) or of
+// the image store, and encoding of what it says. The only table from errors to gRPC
+// codes ([toStatus]). The interceptors: readiness, log line, counters, panics.
 //
 // # Invariants
 //
 //   - A handler is decode and validate → one domain call → encode.
-//   - Every mutating call runs detached from its client's context ([flights]).
-//     A client that gave up and retries joins the call that is running. A pull
-//     that no client has waited for during 30 s is cancelled.
-//   - RunPodSandbox and CreateContainer are idempotent: see "Retries".
+//   - What a retry of a call means is the domain's to say, see package inflight. A pull
+//     and the removal of an image, which are not the domain's, go through the same Calls.
 //   - Lists are served from the domain's snapshots and never wait for a verb.
 //   - No list grows beyond what the kubelet takes in one message; see fit.go.
 //   - No request is logged as a whole: it may hold a registry's password.
@@ -25,21 +23,9 @@
 //   - A client whose stream the daemon ends, because it stops, gets a failure before
 //     the daemon leaves.
 //
-// # Retries
-//
-// A pod sandbox is known by (name, namespace, uid, attempt), a container by
-// (pod, name, attempt). A call for a name that is being made joins the making
-// when the request is the same, and is told to wait (Aborted) when it differs.
-// A call for a name that exists gets the existing ID when nothing can tell the
-// difference: same request, pod ready and still empty, or container created
-// and never started. That is what a retry after a lost answer looks like, and
-// also after a restart of the daemon. Every other existing name is
-// AlreadyExists, with the ID in the text. The kubelet lists before it runs a
-// pod and raises the attempt, so it meets AlreadyExists only by mistake.
-//
 // # Locks
 //
-// flights.mu guards the in-flight map, counters.mu the counters, strangers.mu the
+// counters.mu guards the counters, strangers.mu the
 // connections without a token, tokens.mu the memory of unused tokens, hangups.mu the
 // watched connections, streamFront.mu the streams of unused tokens. They are held for
 // map access only and never while another is, except for tokens.mu: it is held while the
@@ -48,12 +34,6 @@
 // # Files
 //
 // None. The streaming server listens on a loopback TCP port.
-//
-// # Why not keep results for clients that gave up
-//
-// A cache of unfetched results needs a bound, a lifetime and a guess whether an
-// answer arrived; it forgets at a restart. The records already say what exists,
-// and whether it was used says whether the answer can have mattered.
 //
 // # Why a closed port is no error of a port-forward
 //

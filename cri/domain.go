@@ -11,7 +11,17 @@ import (
 	"berth/sandbox"
 )
 
-// Pods changes pod sandboxes. *sandbox.Runtime is one.
+// Domain is the pods and containers of the node. *sandbox.Runtime is one.
+type Domain interface {
+	Pods
+	Containers
+	Running
+	States
+	Sessions
+	Stats
+}
+
+// Pods changes pod sandboxes.
 type Pods interface {
 	RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error)
 	StopPod(ctx context.Context, id string) error
@@ -19,7 +29,7 @@ type Pods interface {
 	UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error
 }
 
-// Containers makes and ends containers. *sandbox.Runtime is one.
+// Containers makes and ends containers.
 type Containers interface {
 	CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, pod *runtimeapi.PodSandboxConfig) (string, error)
 	StartContainer(ctx context.Context, id string) error
@@ -27,7 +37,7 @@ type Containers interface {
 	RemoveContainer(ctx context.Context, id string) error
 }
 
-// Running changes containers that run. *sandbox.Runtime is one.
+// Running changes containers that run, and tells of changes and of the node.
 type Running interface {
 	UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error
 	ReopenLog(ctx context.Context, id string) error
@@ -36,24 +46,23 @@ type Running interface {
 }
 
 // States are the snapshots that lists and statuses are served from.
-// *sandbox.Runtime has them.
 type States interface {
 	Pod(id string) (*sandbox.PodStatus, error)
 	Pods() []*sandbox.PodStatus
 	Container(id string) (*sandbox.ContainerStatus, error)
 	Containers() []*sandbox.ContainerStatus
+	ContainersOf(podID string) []*sandbox.ContainerStatus
 }
 
-// Processes connects clients to processes and ports in a pod.
-// *sandbox.Runtime is one.
-type Processes interface {
+// Sessions connect clients to processes and ports in a pod.
+type Sessions interface {
 	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (sandbox.ExecResult, error)
 	Exec(ctx context.Context, id string, cmd []string, s sandbox.Streams) (int, error)
 	Attach(ctx context.Context, id string, s sandbox.Streams) error
 	PortForward(ctx context.Context, podID string, port int32, stream io.ReadWriteCloser) error
 }
 
-// Stats measures. *sandbox.Runtime is one.
+// Stats measures.
 type Stats interface {
 	ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error)
 	ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats

@@ -13,6 +13,7 @@ import (
 
 	"berth/image"
 	"berth/sandbox"
+	"berth/sandbox/inflight"
 )
 
 // maxMessage is the longest error text sent, in bytes; it travels in a header.
@@ -29,7 +30,9 @@ var codeTable = []struct {
 	code   codes.Code
 	prefix string
 }{
-	{errStopping, codes.Unavailable, ""},
+	{inflight.ErrStopping, codes.Unavailable, ""},
+	{inflight.ErrBusy, codes.Aborted, ""},
+	{inflight.ErrPanicked, codes.Internal, ""},
 	{image.ErrRegistryUnavailable, codes.Unknown, crierrors.ErrRegistryUnavailable.Error() + ": "},
 	{image.ErrSignature, codes.Unknown, crierrors.ErrSignatureValidationFailed.Error() + ": "},
 	{image.ErrInvalidReference, codes.InvalidArgument, ""},
@@ -39,6 +42,7 @@ var codeTable = []struct {
 	{unix.EDQUOT, codes.ResourceExhausted, ""},
 	{image.ErrCorrupt, codes.DataLoss, ""},
 	{sandbox.ErrInvalid, codes.InvalidArgument, ""},
+	{sandbox.ErrExists, codes.AlreadyExists, ""},
 	{sandbox.ErrState, codes.FailedPrecondition, ""},
 	{sandbox.ErrUnsupported, codes.FailedPrecondition, ""},
 	{sandbox.ErrNotReady, codes.Unavailable, ""},

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -9,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/sandbox"
+	"berth/sandbox/inflight"
 )
 
 // GetContainerEvents sends every change until the client goes or berth has
@@ -16,10 +18,11 @@ import (
 func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	ctx, cancel := context.WithCancel(out.Context())
 	defer cancel()
-	defer context.AfterFunc(s.flights.base, cancel)()
-	events := s.opt.Running.Subscribe(ctx)
+	stopping := s.opt.Calls.Lifetime()
+	defer context.AfterFunc(stopping, cancel)()
+	events := s.opt.Domain.Subscribe(ctx)
 	last := make(map[string]*sandbox.PodStatus)
-	for _, p := range s.opt.States.Pods() {
+	for _, p := range s.opt.Domain.Pods() {
 		last[p.ID] = p
 	}
 	for e := range events {
@@ -28,8 +31,8 @@ func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out 
 		}
 	}
 	switch {
-	case s.flights.base.Err() != nil:
-		return stopping()
+	case stopping.Err() != nil:
+		return fmt.Errorf("%w; retry when it is up again", inflight.ErrStopping)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
@@ -45,9 +48,9 @@ func (s *Server) encodeEvent(e sandbox.Event, last map[string]*sandbox.PodStatus
 		ContainerEventType: e.Type,
 		CreatedAt:          e.At.UnixNano(),
 		PodSandboxStatus:   &runtimeapi.PodSandboxStatus{Id: e.PodID, State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY, Metadata: &runtimeapi.PodSandboxMetadata{}},
-		ContainersStatuses: s.encodeContainerStatuses(s.containersOf(e.PodID)),
+		ContainersStatuses: s.encodeContainerStatuses(s.opt.Domain.ContainersOf(e.PodID)),
 	}
-	if p, err := s.opt.States.Pod(e.PodID); err == nil {
+	if p, err := s.opt.Domain.Pod(e.PodID); err == nil {
 		last[e.PodID] = p
 		resp.PodSandboxStatus = encodePodStatus(p)
 	} else if p := last[e.PodID]; p != nil {

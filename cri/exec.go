@@ -25,7 +25,7 @@ func (s *runtimeService) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncR
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.opt.Processes.ExecSync(ctx, req.GetContainerId(), req.GetCmd(), timeout)
+	res, err := s.opt.Domain.ExecSync(ctx, req.GetContainerId(), req.GetCmd(), timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (s *runtimeService) PortForward(_ context.Context, req *runtimeapi.PortForw
 			return nil, invalid("port %d is not a port; use 1 to 65535", p)
 		}
 	}
-	p, err := s.opt.States.Pod(req.GetPodSandboxId())
+	p, err := s.opt.Domain.Pod(req.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func checkStreams(tty, stdin, stdout, stderr bool) error {
 }
 
 func (s *Server) runningContainer(id string) (*sandbox.ContainerStatus, error) {
-	c, err := s.opt.States.Container(id)
+	c, err := s.opt.Domain.Container(id)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"berth/image"
 	"berth/sandbox"
+	"berth/sandbox/inflight"
 )
 
 // fake is the domain and the image store: records in maps, and a hook for each
@@ -34,9 +36,13 @@ type fake struct {
 	result sandbox.ExecResult
 	events chan sandbox.Event
 	ready  error
+
+	inflight *inflight.Calls
 }
 
-func newFake() *fake { return &fake{calls: map[string]int{}, events: make(chan sandbox.Event, 16)} }
+func newFake() *fake {
+	return &fake{calls: map[string]int{}, events: make(chan sandbox.Event, 16), inflight: inflight.New()}
+}
 
 func (f *fake) call(ctx context.Context, verb string) error {
 	f.mu.Lock()
@@ -68,8 +74,21 @@ func (f *fake) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, han
 	return p.ID, nil
 }
 
-func (f *fake) StopPod(ctx context.Context, _ string) error   { return f.call(ctx, "StopPod") }
-func (f *fake) RemovePod(ctx context.Context, _ string) error { return f.call(ctx, "RemovePod") }
+// StopPod and RemovePod are among the calls in flight, as the domain's are.
+func (f *fake) StopPod(ctx context.Context, id string) error {
+	_, err := f.inflight.Do(ctx, inflight.Call{Name: "StopPodSandbox of " + id}, func(ctx context.Context) (string, error) {
+		return "", f.call(ctx, "StopPod")
+	})
+	return err
+}
+
+func (f *fake) RemovePod(ctx context.Context, id string) error {
+	_, err := f.inflight.Do(ctx, inflight.Call{Name: "RemovePodSandbox of " + id}, func(ctx context.Context) (string, error) {
+		return "", f.call(ctx, "RemovePod")
+	})
+	return err
+}
+
 func (f *fake) UpdatePodResources(ctx context.Context, _ string, _, _ *runtimeapi.LinuxContainerResources) error {
 	return f.call(ctx, "UpdatePodResources")
 }
@@ -127,6 +146,10 @@ func (f *fake) Containers() []*sandbox.ContainerStatus {
 	defer f.mu.Unlock()
 	return append([]*sandbox.ContainerStatus{}, f.containers...)
 }
+func (f *fake) ContainersOf(podID string) []*sandbox.ContainerStatus {
+	return slices.DeleteFunc(f.Containers(), func(c *sandbox.ContainerStatus) bool { return c.PodID != podID })
+}
+
 func (f *fake) PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error) {
 	if _, err := f.Pod(id); err != nil {
 		return nil, err
@@ -323,7 +346,7 @@ func (f fakeImages) Check(context.Context, bool) (image.Report, error) { return 
 // options of a server on f, with everything a test needs.
 func options(f *fake) Options {
 	return Options{
-		Pods: f, Containers: f, Running: f, States: f, Processes: f, Stats: f, Images: fakeImages{f}, Archive: fakeImages{f},
+		Domain: f, Calls: f.inflight, Images: fakeImages{f}, Archive: fakeImages{f},
 		Version: "1.2.3", CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS, Handlers: []string{"berth"},
 	}
 }

@@ -13,7 +13,12 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/image"
+	"berth/sandbox/inflight"
 )
+
+// pullGrace is how long a pull goes on without a client. A client that was cut off
+// or restarted is back before: the kubelet tries a failed pull again after 10 s.
+const pullGrace = 30 * time.Second
 
 // PullImage answers with the image's ID: image_ref, Image.id and the image_id
 // of containers are one and the same value.
@@ -26,8 +31,8 @@ func (s *imageService) PullImage(ctx context.Context, req *runtimeapi.PullImageR
 		return nil, err
 	}
 	// Only what decides what is fetched: pods of different configuration share a pull.
-	what := digest(&runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}, Auth: req.GetAuth()})
-	ref, err := s.flights.do(ctx, fmt.Sprintf("PullImage of %s as %.12s", name, what), what, pullGrace, func(ctx context.Context) (string, error) {
+	what := inflight.Digest(&runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}, Auth: req.GetAuth()})
+	ref, err := s.opt.Calls.Do(ctx, inflight.Call{Name: fmt.Sprintf("PullImage of %s as %.12s", name, what), Request: what, Grace: pullGrace}, func(ctx context.Context) (string, error) {
 		clock := startPullClock()
 		img, err := s.opt.Images.Pull(ctx, image.PullRequest{Reference: name, Auth: decodeAuth(req.GetAuth()), Progress: clock.note})
 		if err != nil {
@@ -70,8 +75,8 @@ func (s *imageService) RemoveImage(ctx context.Context, req *runtimeapi.RemoveIm
 	if err != nil {
 		return nil, err
 	}
-	err = s.flights.change(ctx, "RemoveImage of "+name, &runtimeapi.ImageSpec{Image: name}, func(ctx context.Context) error {
-		return s.opt.Images.Remove(ctx, name)
+	_, err = s.opt.Calls.Do(ctx, inflight.Call{Name: "RemoveImage of " + name}, func(ctx context.Context) (string, error) {
+		return "", s.opt.Images.Remove(ctx, name)
 	})
 	return &runtimeapi.RemoveImageResponse{}, err
 }
@@ -195,10 +200,10 @@ func (s *imageService) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInf
 	now := time.Now().UnixNano()
 	var bytes, inodes uint64
 	var ids []string // of those that have ended as well: what they wrote is there until they are removed
-	for _, c := range s.opt.States.Containers() {
+	for _, c := range s.opt.Domain.Containers() {
 		ids = append(ids, c.ID)
 	}
-	for _, st := range s.opt.Stats.ListContainerStats(ctx, ids) {
+	for _, st := range s.opt.Domain.ListContainerStats(ctx, ids) {
 		bytes += st.GetWritableLayer().GetUsedBytes().GetValue()
 		inodes += st.GetWritableLayer().GetInodesUsed().GetValue()
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/cri/operator"
+	"berth/sandbox/inflight"
 )
 
 // slowCall is how long a call may take before it is logged whatever the level.
@@ -53,7 +54,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	c := s.begin(ctx, info.FullMethod, req)
 	defer func() {
 		if p := recover(); p != nil {
-			err = panicked(c.ctx, p)
+			err = inflight.Panicked(c.ctx, p)
 		}
 		err = c.end(resp, err)
 	}()
@@ -67,7 +68,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	c := s.begin(ss.Context(), info.FullMethod, nil)
 	defer func() {
 		if p := recover(); p != nil {
-			err = panicked(c.ctx, p)
+			err = inflight.Panicked(c.ctx, p)
 		}
 		err = c.end(nil, err)
 	}()

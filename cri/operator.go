@@ -100,11 +100,11 @@ func (b *backend) Check(ctx context.Context, repair bool) (json.RawMessage, erro
 func (b *backend) Info() operator.Info {
 	info := operator.Info{
 		Version: b.opt.Version, Go: runtime.Version(), PID: os.Getpid(), Ready: b.isReady(),
-		UptimeSec: int64(time.Since(b.started).Seconds()), Streaming: b.StreamAddress(), InFlight: b.flights.keys(),
+		UptimeSec: int64(time.Since(b.started).Seconds()), Streaming: b.StreamAddress(), InFlight: b.opt.Calls.Names(),
 	}
 	info.RPCs, _ = json.Marshal(b.Counters()) // plain numbers: can't fail
 	if info.Ready {
-		info.Pods, info.Containers, info.Images = len(b.opt.States.Pods()), len(b.opt.States.Containers()), len(b.opt.Images.List())
+		info.Pods, info.Containers, info.Images = len(b.opt.Domain.Pods()), len(b.opt.Domain.Containers()), len(b.opt.Images.List())
 	}
 	return info
 }

@@ -39,7 +39,7 @@ func (s *runtimeService) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxM
 
 func (s *Server) podMetrics(ctx context.Context) []*runtimeapi.PodSandboxMetrics {
 	containers := make(map[string]*sandbox.ContainerStatus)
-	for _, c := range s.opt.States.Containers() {
+	for _, c := range s.opt.Domain.Containers() {
 		containers[c.ID] = c
 	}
 	var out []*runtimeapi.PodSandboxMetrics
@@ -117,7 +117,7 @@ func (s *Server) measurePod(p *runtimeapi.PodSandboxStats) *runtimeapi.PodSandbo
 	for _, n := range l.GetNetwork().GetInterfaces() {
 		out.network(n)
 	}
-	if m, err := s.opt.Stats.PodMeasures(a.GetId()); err == nil { // else it went meanwhile
+	if m, err := s.opt.Domain.PodMeasures(a.GetId()); err == nil { // else it went meanwhile
 		for _, i := range m.Interfaces {
 			out.add(netRxPackets, i.Received, i.Name)
 			out.add(netRxDropped, i.ReceivedDropped, i.Name)
@@ -135,7 +135,7 @@ func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.Con
 	out.seconds(cpuSeconds, st.GetCpu().GetUsageCoreNanoSeconds(), "total")
 	out.memory(st.GetMemory(), "container")
 	out.put(memSwap, st.GetSwap().GetSwapUsageBytes())
-	if m, err := s.opt.Stats.Measures(c.ID); err == nil && m.Disk != nil { // else it went meanwhile
+	if m, err := s.opt.Domain.Measures(c.ID); err == nil && m.Disk != nil { // else it went meanwhile
 		out.cgroup(m)
 		out.processes(m)
 		out.disk(m, st.GetWritableLayer())

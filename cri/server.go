@@ -9,19 +9,18 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cri/operator"
+	"berth/sandbox/inflight"
 )
 
-// Options is what a [Server] is built on. The domain's fields are usually all
-// the same *sandbox.Runtime, Images and Archive the same *image.Store.
+// Options is what a [Server] is built on. Images and Archive are usually the same
+// *image.Store.
 type Options struct {
-	Pods       Pods
-	Containers Containers
-	Running    Running
-	States     States
-	Processes  Processes
-	Stats      Stats
-	Images     Images
-	Archive    Archive // nil: the operator service can't load, export or check
+	Domain  Domain
+	Images  Images
+	Archive Archive // nil: the operator service can't load, export or check
+	// Calls are the mutating calls that run; the domain's own are among them. nil: none
+	// are shared.
+	Calls *inflight.Calls
 
 	// NetworkReady is nil while pods can be networked, else the reason, which
 	// becomes the NetworkReady condition's message. Must not block.
@@ -47,7 +46,6 @@ type Options struct {
 // with [Server.Register] and [Server.Interceptors].
 type Server struct {
 	opt      Options
-	flights  *flights
 	counters *counters
 	streams  *streams
 	started  time.Time
@@ -62,10 +60,13 @@ func NewServer(opt Options) (*Server, error) {
 	if opt.RuntimeName == "" {
 		opt.RuntimeName = "berth"
 	}
+	if opt.Calls == nil {
+		opt.Calls = inflight.New()
+	}
 	if opt.NetworkReady == nil {
 		opt.NetworkReady = func() error { return nil }
 	}
-	s := &Server{opt: opt, flights: newFlights(), counters: newCounters(), started: time.Now(), ready: make(chan struct{})}
+	s := &Server{opt: opt, counters: newCounters(), started: time.Now(), ready: make(chan struct{})}
 	streams, err := serveStreams(opt)
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func (s *Server) isReady() bool {
 // Drain refuses new mutating calls and waits for those that run, detached from
 // their clients as they are. When ctx ends first they are cancelled, and have a few
 // seconds to undo what they had begun; the error names them.
-func (s *Server) Drain(ctx context.Context) error { return s.flights.drain(ctx) }
+func (s *Server) Drain(ctx context.Context) error { return s.opt.Calls.Drain(ctx) }
 
 // Close ends the streaming server and every open stream. It does not wait for
 // calls: see [Server.Drain].

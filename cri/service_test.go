@@ -21,6 +21,7 @@ import (
 
 	"berth/image"
 	"berth/sandbox"
+	"berth/sandbox/inflight"
 )
 
 // emptyRequest is what each method answers to one; those not named answer OK.
@@ -170,6 +171,10 @@ func TestErrorTable(t *testing.T) {
 	}{
 		{nil, codes.OK, ""},
 		{fmt.Errorf("container x: %w", sandbox.ErrNotFound), codes.NotFound, "container x: not found"},
+		{fmt.Errorf("x: %w", sandbox.ErrExists), codes.AlreadyExists, ""},
+		{fmt.Errorf("x %w", inflight.ErrBusy), codes.Aborted, ""},
+		{fmt.Errorf("%w; retry", inflight.ErrStopping), codes.Unavailable, ""},
+		{inflight.ErrPanicked, codes.Internal, ""},
 		{fmt.Errorf("x: %w", sandbox.ErrState), codes.FailedPrecondition, ""},
 		{fmt.Errorf("x: %w", sandbox.ErrInvalid), codes.InvalidArgument, ""},
 		{fmt.Errorf("x: %w", sandbox.ErrNotReady), codes.Unavailable, ""},

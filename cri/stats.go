@@ -12,7 +12,7 @@ func (s *runtimeService) ContainerStats(ctx context.Context, req *runtimeapi.Con
 	if err := checkID("container_id", req.GetContainerId()); err != nil {
 		return nil, err
 	}
-	st, err := s.opt.Stats.ContainerStats(ctx, req.GetContainerId())
+	st, err := s.opt.Domain.ContainerStats(ctx, req.GetContainerId())
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (s *Server) listContainerStats(ctx context.Context, f *runtimeapi.Container
 		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
 	}
 	var ids []string
-	for _, c := range s.opt.States.Containers() {
+	for _, c := range s.opt.Domain.Containers() {
 		if matchContainer(c, running) {
 			ids = append(ids, c.ID)
 		}
@@ -44,14 +44,14 @@ func (s *Server) listContainerStats(ctx context.Context, f *runtimeapi.Container
 	if len(ids) == 0 {
 		return nil
 	}
-	return s.opt.Stats.ListContainerStats(ctx, ids)
+	return s.opt.Domain.ListContainerStats(ctx, ids)
 }
 
 func (s *runtimeService) PodSandboxStats(ctx context.Context, req *runtimeapi.PodSandboxStatsRequest) (*runtimeapi.PodSandboxStatsResponse, error) {
 	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
-	st, err := s.opt.Stats.PodStats(ctx, req.GetPodSandboxId())
+	st, err := s.opt.Domain.PodStats(ctx, req.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (s *runtimeService) StreamPodSandboxStats(req *runtimeapi.StreamPodSandboxS
 
 func (s *Server) listPodStats(ctx context.Context, f *runtimeapi.PodSandboxStatsFilter) []*runtimeapi.PodSandboxStats {
 	var ids []string
-	for _, p := range s.opt.States.Pods() {
+	for _, p := range s.opt.Domain.Pods() {
 		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY && strings.HasPrefix(p.ID, f.GetId()) &&
 			matchLabels(p.Config.GetLabels(), f.GetLabelSelector()) {
 			ids = append(ids, p.ID)
@@ -79,5 +79,5 @@ func (s *Server) listPodStats(ctx context.Context, f *runtimeapi.PodSandboxStats
 	if len(ids) == 0 {
 		return nil
 	}
-	return s.opt.Stats.ListPodStats(ctx, ids)
+	return s.opt.Domain.ListPodStats(ctx, ids)
 }

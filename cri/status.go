@@ -65,7 +65,7 @@ func (s *Server) runtimeCondition() *runtimeapi.RuntimeCondition {
 			Type: runtimeapi.RuntimeReady, Reason: "Recovering", Message: "berth is taking over the running pods",
 		}
 	}
-	return condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.opt.Running.Ready())
+	return condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.opt.Domain.Ready())
 }
 
 // condition is true when err is nil; else reason and message say why not.

@@ -16,6 +16,7 @@ import (
 	utilexec "k8s.io/utils/exec"
 
 	"berth/sandbox"
+	"berth/sandbox/inflight"
 )
 
 const defaultStreamAddress = "127.0.0.1:0"
@@ -69,7 +70,7 @@ func newStreamingServer(opt Options, address string) (streaming.Server, error) {
 	cfg := streaming.DefaultConfig
 	cfg.BaseURL = &url.URL{Scheme: "http", Host: address}
 	cfg.StreamIdleTimeout = cmp.Or(opt.StreamIdleTimeout, cfg.StreamIdleTimeout)
-	server, err := streaming.NewServer(cfg, streamRuntime{opt.Processes, opt.States})
+	server, err := streaming.NewServer(cfg, streamRuntime{opt.Domain})
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func newStreamingServer(opt Options, address string) (streaming.Server, error) {
 // close ends every stream, and returns when the clients were told: those upgraded from
 // HTTP are no longer known to the http.Server, but their contexts descend from ours.
 func (s *streams) close() error {
-	s.cancel(errStopping)
+	s.cancel(inflight.ErrStopping)
 	err := s.http.Close()
 	<-s.done
 	s.listener.settle()
@@ -92,8 +93,7 @@ func (s *streams) close() error {
 
 // streamRuntime connects the streaming library to the domain.
 type streamRuntime struct {
-	processes Processes
-	states    States
+	domain Domain
 }
 
 //nolint:revive // argument-limit: the library's signature
@@ -101,7 +101,7 @@ func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.
 	ctx, cancel := streamContext(ctx, "Exec", "container", id)
 	defer cancel()
 	defer func() { err = streamEnd(ctx, recover(), err) }()
-	code, err := r.processes.Exec(ctx, id, cmd, sandbox.Streams{
+	code, err := r.domain.Exec(ctx, id, cmd, sandbox.Streams{
 		Stdin: in, Stdout: out, Stderr: errOut, TTY: tty, Resize: sizes(ctx, resize),
 	})
 	if err != nil {
@@ -122,7 +122,7 @@ func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out,
 	ctx, cancel := streamContext(ctx, "Attach", "container", id)
 	defer cancel()
 	defer func() { err = streamEnd(ctx, recover(), err) }()
-	c, err := r.states.Container(id)
+	c, err := r.domain.Container(id)
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out,
 	if !st.TTY {
 		st.Stderr = errOut
 	}
-	if err := r.processes.Attach(ctx, id, st); err != nil {
+	if err := r.domain.Attach(ctx, id, st); err != nil {
 		return err
 	}
 	return ctx.Err() // the container goes on when the daemon stops
@@ -145,7 +145,7 @@ func (r streamRuntime) PortForward(ctx context.Context, podID string, port int32
 	ctx, cancel := streamContext(ctx, "PortForward", "pod", podID)
 	defer cancel()
 	defer func() { err = streamEnd(ctx, recover(), err) }()
-	err = r.processes.PortForward(ctx, podID, port, client)
+	err = r.domain.PortForward(ctx, podID, port, client)
 	if ofConnection(err) {
 		// A client ends its whole session at anything on an error stream, so the
 		// log has to tell.
@@ -164,10 +164,10 @@ func streamContext(ctx context.Context, what string, keys ...any) (context.Conte
 // along: some of these run on goroutines of the library.
 func streamEnd(ctx context.Context, p any, err error) error {
 	if p != nil {
-		err = panicked(ctx, p)
+		err = inflight.Panicked(ctx, p)
 	}
-	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errStopping) {
-		err = fmt.Errorf("%w: %w", errStopping, err)
+	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), inflight.ErrStopping) {
+		err = fmt.Errorf("%w: %w", inflight.ErrStopping, err)
 	}
 	var exit utilexec.ExitError
 	if err != nil && !errors.As(err, &exit) {

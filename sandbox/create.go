@@ -14,6 +14,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
 
@@ -27,47 +28,41 @@ type containerVerbs struct {
 	host     oci.Host
 	bootID   string
 	events   *broadcaster
+	calls    *inflight.Calls
 	looks    *looks
 }
 
 // CreateContainer makes a container whose process waits for StartContainer. On
-// error nothing is left behind. The pod's configuration that clients repeat here
-// is not looked at: the pod is as it was made.
-func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, _ *runtimeapi.PodSandboxConfig) (string, error) {
+// error nothing is left behind. The pod's configuration that clients repeat here only
+// tells calls apart: the pod is as it was made.
+func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, podConfig *runtimeapi.PodSandboxConfig) (string, error) {
 	s, err := v.index.pod(podID)
 	if err != nil {
 		return "", err
 	}
-	if err := s.slot.take(ctx); err != nil {
-		return "", err
-	}
-	defer s.slot.free()
-	ctx, made := s.making(ctx)
-	defer made()
-	if err := s.checkReady(); err != nil {
-		return "", err
-	}
-	if err := checkContainerConfig(s, cfg); err != nil {
-		return "", err
-	}
-	img, err := v.images.Resolve(cfg.GetImage().GetImage())
-	if err != nil {
-		return "", err
-	}
-	rec, err := v.newContainerRecord(s, cfg, img)
-	if err != nil {
-		return "", err
-	}
-	c := newContainer(s, v.paths.containerFile(s.id, rec.ID, record.ContainerFile), rec)
-	c.tell = v.events.publish
-	v.index.addContainer(c)
-	if err := v.create(ctx, c, img); err != nil {
-		if derr := v.teardown.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
-			klog.FromContext(ctx).Error(derr, "A container that failed to be created is not wholly gone; removal is tried again with its pod", "container", c.id, "pod", s.id)
+	return v.calls.Do(ctx, createCall(s, cfg, podConfig), func(ctx context.Context) (string, error) {
+		if id, err := v.madeBefore(ctx, s, cfg); id != "" || err != nil {
+			return id, err
 		}
-		return "", err
-	}
-	return c.id, nil
+		if err := s.slot.take(ctx); err != nil {
+			return "", err
+		}
+		defer s.slot.free()
+		ctx, made := s.making(ctx)
+		defer made()
+		c, img, err := v.newContainer(s, cfg)
+		if err != nil {
+			return "", err
+		}
+		v.index.addContainer(c)
+		if err := v.acquire(ctx, c, img); err != nil {
+			if derr := v.teardown.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
+				klog.FromContext(ctx).Error(derr, "A container that failed to be created is not wholly gone; removal is tried again with its pod", "container", c.id, "pod", s.id)
+			}
+			return "", err
+		}
+		return c.id, nil
+	})
 }
 
 // making gives the context of a container's creation. It ends when the pod is asked to
@@ -103,14 +98,26 @@ func checkContainerConfig(s *Sandbox, cfg *runtimeapi.ContainerConfig) error {
 	return nil
 }
 
-func (v *containerVerbs) newContainerRecord(s *Sandbox, cfg *runtimeapi.ContainerConfig, img Image) (containerRecord, error) {
+// newContainer checks what is asked for and gives the container of which nothing is made
+// yet, and its image.
+func (v *containerVerbs) newContainer(s *Sandbox, cfg *runtimeapi.ContainerConfig) (*Container, Image, error) {
+	if err := s.checkReady(); err != nil {
+		return nil, Image{}, err
+	}
+	if err := checkContainerConfig(s, cfg); err != nil {
+		return nil, Image{}, err
+	}
+	img, err := v.images.Resolve(cfg.GetImage().GetImage())
+	if err != nil {
+		return nil, Image{}, err
+	}
 	enc, err := encodeConfig(cfg)
 	if err != nil {
-		return containerRecord{}, err
+		return nil, Image{}, err
 	}
 	sig, err := oci.StopSignal(cfg, img.Config.StopSignal)
 	if err != nil {
-		return containerRecord{}, asDomain(err)
+		return nil, Image{}, asDomain(err)
 	}
 	rec := containerRecord{config: cfg, Container: record.Container{
 		Version: record.Version, ID: newID(), PodID: s.id, Intent: record.Making,
@@ -120,11 +127,14 @@ func (v *containerVerbs) newContainerRecord(s *Sandbox, cfg *runtimeapi.Containe
 	if dir, path := s.rec.get().config.GetLogDirectory(), cfg.GetLogPath(); dir != "" && path != "" {
 		rec.LogPath = filepath.Join(dir, path)
 	}
-	return rec, nil
+	c := newContainer(s, v.paths.containerFile(s.id, rec.ID, record.ContainerFile), rec)
+	c.tell = v.events.publish
+	return c, img, nil
 }
 
-// create acquires in the order that destroyContainer releases from the end.
-func (v *containerVerbs) create(ctx context.Context, c *Container, img Image) error {
+// acquire makes all that belongs to a container, in the order that destroyContainer
+// releases from the end.
+func (v *containerVerbs) acquire(ctx context.Context, c *Container, img Image) error {
 	began := time.Now()
 	if err := v.makeContainerDirs(c); err != nil {
 		return err

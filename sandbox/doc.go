@@ -2,54 +2,68 @@
 //
 // # What it owns
 //
-// [Manager] holds every pod sandbox and container of the node, in memory and
-// as records on disk, and carries out the verbs of the CRI on them. It knows
-// nothing of gRPC, registries or CNI: images and networks are two small
-// interfaces ([Images], [Network]), processes are the shim's ([oci.Shims]).
+// Every pod sandbox and container of the node, in memory and as records on disk, and the
+// verbs of the CRI on them. It knows nothing of gRPC, registries or CNI: images, networks
+// and its own mounts are small interfaces ([Images], [Network], [Mounts]), processes are
+// the shim's. [Runtime] is what others see. It consists of
+//
+//   - layout (layout.go): where everything is on disk
+//   - index (index.go): the pods and containers by ID, by name and by pod
+//   - podVerbs (run.go, stop.go, remove.go, update.go) and containerVerbs (create.go and
+//     the same): the verbs. Which verb applies in which state is one table (guard.go),
+//     what a repeated call gets is in retry.go and package inflight
+//   - teardown (destroy.go, stop.go, lost.go): ends and releases, whoever asks for it
+//   - recovery (recover.go, settle.go): what earlier daemons left
+//   - shimWatch (watch.go, lost.go): what the shims report
+//   - sessions (exec.go, portforward.go): streams of clients
+//   - statistics (stats.go, podstats.go, measures.go and the readers of cgroups)
+//   - health (ready.go): whether pods can run on this node
 //
 // # Invariants
 //
 //   - Record first, destroy last: a pod's directory exists before anything is
 //     acquired for it and goes after all is released. One idempotent destroy
 //     serves a failed run, Stop and Remove, and recovery.
-//   - On its way out a pod goes ready → stopping → stopped → removing, each
-//     written down first, so that a daemon that is killed there never takes a half
-//     for a whole: the next one finishes what was begun.
+//   - On its way out a pod goes ready → stopping → stopped → removing. Each step is
+//     recorded before it begins, so that a daemon that finds it finishes it.
 //   - Intent and fact: this package writes pod.json and container.json (what is
 //     wanted), the shim writes status.json (what happened). No file has two writers.
+//   - A record changes only through stored.change, one change at a time, in memory and
+//     in its file.
 //   - State is never stored: podState and containerState derive it from intent,
 //     fact and the boot ID. State changes only in state.go.
-//   - Names are functions of the ID (paths.go), so that every leak can be found
+//   - Names are functions of the ID (layout.go), so that every leak can be found
 //     by listing.
-//   - What is said to be in a shim is held by it: what the shim does not list at
-//     the start, or after another took over, is ended (lost.go).
-//   - A start waits a second, in all, for what earlier daemons left to be released; the
-//     rest is done beside the node's work (settle.go), as verbs of those pods.
-//   - A stop never waits for the creation of a container: it ends its context. What may
-//     block in the kernel all the same, as a look at a volume, runs where it can be left
-//     behind (look.go), in the shim as well.
+//   - A pod or container whose record names a shim is held by that shim. What the shim
+//     does not list, at the start and after another took its place, is ended (lost.go).
+//   - A start waits one second, in all, until what earlier daemons left is released. The
+//     rest is released in the background, by verbs of those pods (settle.go).
+//   - A stop never waits for the creation of a container: it cancels that. A system call
+//     that may block in the kernel all the same, such as a stat of a path on a dead NFS
+//     server, runs on a goroutine that can be left behind (look.go).
 //   - Exit is a broadcast: done of a sandbox or container is a closed channel.
-//   - What a container made of its writable layer costs no call its time: it is
-//     measured in the background, four layers at a time (layerusage.go), removed
-//     only until the call's context ends, and by a start for seconds at most.
+//   - The size of a writable layer is measured in the background, four layers at a time
+//     (layerusage.go). No call for statistics waits for a large one.
 //
 // # Locks
 //
-//  1. Manager.mu guards the maps, never held across I/O.
+//  1. index.mu guards the maps, never held across I/O.
 //  2. slot of a Sandbox, then slot of a Container: one verb at a time, waiting
-//     obeys the context. Stop takes a container's slot never: it signals, waits
+//     obeys the context. A stop takes no slot of a container: it signals, waits
 //     for done, kills.
-//  3. mu of a Sandbox or Container guards intent and fact in memory; it is held
+//  3. stored.writer of a record, held while its file is written.
+//  4. mu of a Sandbox or Container guards the facts in memory; it is held
 //     for assignments only, and innermost.
-//  4. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
-//     are looked at, health.mu why the node may not be ready; for assignments only.
+//  5. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
+//     are looked at, health.mu why the node may not be ready, shimWatch.mu the pods in
+//     quarantine; for assignments only.
 //
-// Readers take none of the first three: a status is an immutable value behind an atomic
-// pointer, so List, Status and Stats never wait for a verb.
+// Readers take none of 2 to 4: a status is an immutable value behind an atomic
+// pointer, and so is a record, so List, Status and Stats never wait for a verb.
 //
 // # Files
 //
-//	ROOT/pods/POD/pod.json                       intent
+//	ROOT/pods/POD/pod.json                       intent, see package record
 //	ROOT/pods/POD/status.json                    fact (shim): the pause process
 //	ROOT/pods/POD/{hostname,hosts,resolv.conf}   bound into the containers
 //	ROOT/pods/POD/containers/CTR/container.json  intent

@@ -16,6 +16,8 @@ var (
 	ErrInvalid = errors.New("invalid")
 	// ErrState: the verb does not apply in the present state.
 	ErrState = errors.New("wrong state")
+	// ErrExists: a pod sandbox or container of that name exists and is in use.
+	ErrExists = errors.New("exists")
 	// ErrNotReady: the node lacks something for now (network not configured, shim starting).
 	ErrNotReady = errors.New("not ready")
 	// ErrTimeout: the process in the container did not end in the time given; it was killed.
@@ -47,3 +49,20 @@ func isKind(err error, k shimapi.Kind) bool {
 	var e *shimapi.Error
 	return errors.As(err, &e) && e.Kind == k
 }
+
+// failure is an error with a text of its own that matches one of the errors above.
+type failure struct {
+	text string
+	kind error
+}
+
+// failed makes a failure.
+func failed(kind error, format string, args ...any) error {
+	return &failure{fmt.Sprintf(format, args...), kind}
+}
+
+// Error implements error.
+func (f *failure) Error() string { return f.text }
+
+// Unwrap is for [errors.Is].
+func (f *failure) Unwrap() error { return f.kind }

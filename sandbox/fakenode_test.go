@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/sandbox/inflight"
 )
 
 // fakeNode is a node in a temporary directory: the domain on a fakeShim, fakeImages and
@@ -26,6 +27,7 @@ type fakeNode struct {
 	images      *fakeImages
 	network     *fakeNetwork
 	shims       *oci.Shims
+	calls       *inflight.Calls
 	mounts      *fakeMounts
 	m           *Runtime
 	stop        context.CancelFunc // ends the daemon's work on the shims' events
@@ -55,8 +57,10 @@ func (n *fakeNode) begin() {
 	if n.shims, err = oci.OpenShims(ctx, oci.ShimConfig{Binary: "/nonexistent/berth-shim", StateDir: n.state, Version: "test"}); err != nil {
 		n.t.Fatal(err)
 	}
+	n.calls = inflight.New()
 	n.m, err = New(Options{
-		Root: n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims,
+		Calls: n.calls,
+		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims,
 		Host: oci.Host{CgroupV2: true, Hostname: "node", Arch: "amd64", LowerOOM: true, Kernel: [2]int{6, 1},
 			Controllers: map[string]bool{"cpu": true, "memory": true, "pids": true, "cpuset": true, "hugetlb": true, "io": true}},
 		Handlers: []string{"other"}, StopTimeout: time.Second,

@@ -7,11 +7,20 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/sandbox/inflight"
 )
 
 // RemovePod stops a pod sandbox and removes it with its containers. Idempotent;
 // an unknown ID is no error.
 func (p *podVerbs) RemovePod(ctx context.Context, id string) error {
+	_, err := p.calls.Do(ctx, inflight.Call{Name: "RemovePodSandbox of " + id}, func(ctx context.Context) (string, error) {
+		return "", p.remove(ctx, id)
+	})
+	return err
+}
+
+func (p *podVerbs) remove(ctx context.Context, id string) error {
 	s, err := p.index.pod(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -41,6 +50,13 @@ func (p *podVerbs) RemovePod(ctx context.Context, id string) error {
 // RemoveContainer kills a container if it still runs and removes it. Idempotent;
 // an unknown ID is no error.
 func (v *containerVerbs) RemoveContainer(ctx context.Context, id string) error {
+	_, err := v.calls.Do(ctx, inflight.Call{Name: "RemoveContainer of " + id}, func(ctx context.Context) (string, error) {
+		return "", v.remove(ctx, id)
+	})
+	return err
+}
+
+func (v *containerVerbs) remove(ctx context.Context, id string) error {
 	c, err := v.index.container(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil

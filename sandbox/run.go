@@ -13,6 +13,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
 
@@ -28,6 +29,7 @@ type podVerbs struct {
 	handlers []string
 	bootID   string
 	events   *broadcaster
+	calls    *inflight.Calls
 }
 
 // shmSize is the size of a pod's /dev/shm in bytes, what both peers give.
@@ -35,31 +37,34 @@ const shmSize = 64 << 20
 
 // RunPod makes a pod sandbox ready: namespaces held by a pause process, files,
 // shared memory and network. On error nothing is left behind.
+//
+// Pods of one name are told apart as the comment in retry.go says.
 func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
-	if err := p.checkPodConfig(cfg, handler); err != nil {
-		return "", err
-	}
-	rec, err := p.newPodRecord(cfg, handler)
-	if err != nil {
-		return "", err
-	}
-	s := newSandbox(p.paths.podFile(rec.ID, record.PodFile), rec)
-	if err := s.slot.take(ctx); err != nil {
-		return "", err
-	}
-	defer s.slot.free()
-	p.index.addPod(s)
-	if err := p.runPod(ctx, s); err != nil {
-		// The half-made pod goes, whatever became of the client.
-		if derr := p.teardown.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
-			klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; it is listed as not ready until it is removed", "pod", s.id)
-			s.show()
+	return p.calls.Do(ctx, runPodCall(cfg, handler), func(ctx context.Context) (string, error) {
+		if id, err := p.madeBefore(ctx, cfg, handler); id != "" || err != nil {
+			return id, err
 		}
-		return "", err
-	}
-	p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT))
-	p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT))
-	return s.id, nil
+		s, err := p.newPod(cfg, handler)
+		if err != nil {
+			return "", err
+		}
+		if err := s.slot.take(ctx); err != nil {
+			return "", err
+		}
+		defer s.slot.free()
+		p.index.addPod(s)
+		if err := p.acquire(ctx, s); err != nil {
+			// The half-made pod goes, whatever became of the client.
+			if derr := p.teardown.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
+				klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; it is listed as not ready until it is removed", "pod", s.id)
+				s.show()
+			}
+			return "", err
+		}
+		p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT))
+		p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT))
+		return s.id, nil
+	})
 }
 
 func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
@@ -94,10 +99,14 @@ func (p *podVerbs) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler stri
 	return nil
 }
 
-func (p *podVerbs) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string) (podRecord, error) {
+// newPod checks what is asked for and gives the pod of which nothing is made yet.
+func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler string) (*Sandbox, error) {
+	if err := p.checkPodConfig(cfg, handler); err != nil {
+		return nil, err
+	}
 	enc, err := encodeConfig(cfg)
 	if err != nil {
-		return podRecord{}, err
+		return nil, err
 	}
 	rec := podRecord{config: cfg, Pod: record.Pod{
 		Version: record.Version, ID: newID(), Intent: record.Making,
@@ -107,11 +116,12 @@ func (p *podVerbs) newPodRecord(cfg *runtimeapi.PodSandboxConfig, handler string
 		rec.netns = p.paths.netnsPath(rec.ID)
 	}
 	rec.MadeCgroup = topMissing(p.host, cgroupParent(p.host, &rec))
-	return rec, nil
+	return newSandbox(p.paths.podFile(rec.ID, record.PodFile), rec), nil
 }
 
-// runPod acquires in the order that destroyPod releases from the end.
-func (p *podVerbs) runPod(ctx context.Context, s *Sandbox) error {
+// acquire makes all that belongs to a pod, in the order that destroyPod releases from
+// the end.
+func (p *podVerbs) acquire(ctx context.Context, s *Sandbox) error {
 	shim, err := p.health.newShim(ctx)
 	if err != nil {
 		return err
@@ -120,16 +130,28 @@ func (p *podVerbs) runPod(ctx context.Context, s *Sandbox) error {
 		shim.Release()
 		return err
 	}
-	if err := p.startPause(ctx, shim, s); err != nil {
+	pause, err := p.pauseRequest(s.rec.get())
+	if err != nil {
+		shim.Release()
+		return err
+	}
+	res, err := shim.RunPod(ctx, pause)
+	if isKind(err, shimapi.KindInvalid) {
+		err = asDomain(err)
+	}
+	if err != nil {
+		return fmt.Errorf("start the pause process: %w", err)
+	}
+	if err := s.change(inMemory, func(rec *podRecord) { rec.PausePID, rec.PauseStart = res.PID, res.StartTime }); err != nil {
 		return err
 	}
 	var network *NetworkResult
 	if rec := s.rec.get(); rec.netns != "" {
-		res, err := p.network.Attach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config})
+		got, err := p.network.Attach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config})
 		if err != nil {
 			return fmt.Errorf("set up pod network: %w", err)
 		}
-		network = &res
+		network = &got
 		if err := writeLateSysctls(rec); err != nil {
 			return err
 		}
@@ -211,9 +233,8 @@ func (p *podVerbs) hostname(cfg *runtimeapi.PodSandboxConfig) string {
 	return p.host.Hostname
 }
 
-// startPause clones the process that holds the pod's namespaces.
-func (p *podVerbs) startPause(ctx context.Context, shim *oci.Shim, s *Sandbox) error {
-	rec := s.rec.get()
+// pauseRequest describes the process that holds the pod's namespaces.
+func (p *podVerbs) pauseRequest(rec *podRecord) (*shimapi.RunPodRequest, error) {
 	cfg := rec.config
 	uids, gids := userMaps(cfg)
 	early, _ := splitSysctls(podSysctls(cfg))
@@ -233,17 +254,10 @@ func (p *podVerbs) startPause(ctx context.Context, shim *oci.Shim, s *Sandbox) e
 	}
 	security, err := oci.PodSecurityOf(cfg, p.host)
 	if err != nil {
-		return asDomain(err)
+		return nil, asDomain(err)
 	}
 	req.User, req.AppArmor = &security.User, security.AppArmor
-	res, err := shim.RunPod(ctx, &req)
-	if isKind(err, shimapi.KindInvalid) {
-		err = asDomain(err)
-	}
-	if err != nil {
-		return fmt.Errorf("start the pause process: %w", err)
-	}
-	return s.change(inMemory, func(rec *podRecord) { rec.PausePID, rec.PauseStart = res.PID, res.StartTime })
+	return &req, nil
 }
 
 // pauseOOMScore is what both peers give: the last of a pod to be killed.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"berth/oci"
+	"berth/sandbox/inflight"
 )
 
 // Options is what a Runtime is made of.
@@ -18,6 +19,8 @@ type Options struct {
 	Network Network
 	Shims   *oci.Shims
 	Host    oci.Host
+	// Calls are the mutating calls that run; nil: none are shared with others.
+	Calls *inflight.Calls
 	// Mounts are the mounts that the domain makes itself; nil: the kernel's.
 	Mounts Mounts
 	// Handlers are the runtime handlers pods may name besides "".
@@ -49,6 +52,9 @@ func New(opt Options) (*Runtime, error) {
 	if opt.StopTimeout == 0 {
 		opt.StopTimeout = 30 * time.Second
 	}
+	if opt.Calls == nil {
+		opt.Calls = inflight.New()
+	}
 	if opt.Mounts == nil {
 		opt.Mounts = kernelMounts{}
 	}
@@ -76,11 +82,11 @@ func New(opt Options) (*Runtime, error) {
 		index: ix, health: h, events: events,
 		podVerbs: &podVerbs{
 			paths: paths, index: ix, teardown: t, health: h, network: opt.Network, mounts: opt.Mounts,
-			host: opt.Host, handlers: opt.Handlers, bootID: boot, events: events,
+			host: opt.Host, handlers: opt.Handlers, bootID: boot, events: events, calls: opt.Calls,
 		},
 		containerVerbs: &containerVerbs{
 			paths: paths, index: ix, teardown: t, images: opt.Images, shims: opt.Shims, host: opt.Host,
-			bootID: boot, events: events, looks: &looks{},
+			bootID: boot, events: events, calls: opt.Calls, looks: &looks{},
 		},
 		sessions:   &sessions{index: ix, shims: opt.Shims},
 		statistics: newStatistics(paths, ix, opt.Host),

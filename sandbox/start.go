@@ -5,35 +5,40 @@ import (
 	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/sandbox/inflight"
 )
 
 // StartContainer lets a created container's process run. When its program can't
 // be executed the container ends EXITED with code 128 and reason StartError.
 func (v *containerVerbs) StartContainer(ctx context.Context, id string) error {
-	c, err := v.index.container(id)
-	if err != nil {
-		return err
-	}
-	if err := c.slot.take(ctx); err != nil {
-		return err
-	}
-	defer c.slot.free()
-	if st := c.state(); st != runtimeapi.ContainerState_CONTAINER_CREATED {
-		return fmt.Errorf("container %s is %s, only a created one can be started: %w", c.id, stateWord(st), ErrState)
-	}
-	if err := c.pod.checkReady(); err != nil {
-		return err
-	}
-	shim, err := c.pod.shimIn(v.shims)
-	if err != nil {
-		return err
-	}
-	err = shim.Start(ctx, c.id)
-	v.teardown.refreshFact(c) // the shim wrote it before it answered
-	if err != nil {
-		return fmt.Errorf("start container %s: %w", c.id, asDomain(err))
-	}
-	return nil
+	_, err := v.calls.Do(ctx, inflight.Call{Name: "StartContainer of " + id}, func(ctx context.Context) (string, error) {
+		c, err := v.index.container(id)
+		if err != nil {
+			return "", err
+		}
+		if err := c.slot.take(ctx); err != nil {
+			return "", err
+		}
+		defer c.slot.free()
+		if st := c.state(); st != runtimeapi.ContainerState_CONTAINER_CREATED {
+			return "", fmt.Errorf("container %s is %s, only a created one can be started: %w", c.id, stateWord(st), ErrState)
+		}
+		if err := c.pod.checkReady(); err != nil {
+			return "", err
+		}
+		shim, err := c.pod.shimIn(v.shims)
+		if err != nil {
+			return "", err
+		}
+		err = shim.Start(ctx, c.id)
+		v.teardown.refreshFact(c) // the shim wrote it before it answered
+		if err != nil {
+			return "", fmt.Errorf("start container %s: %w", c.id, asDomain(err))
+		}
+		return "", nil
+	})
+	return err
 }
 
 func stateWord(s runtimeapi.ContainerState) string {

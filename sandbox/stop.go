@@ -13,6 +13,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
 
@@ -20,15 +21,21 @@ import (
 // first process to end and then kills every process of it. An unknown or ended
 // container is no error. Overlapping stops are fine: the signal is sent once
 // and the shorter grace wins.
+//
+// A stop with another grace is another call, so that a shorter one is not refused.
 func (v *containerVerbs) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	c, err := v.index.container(id)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return v.teardown.stop(ctx, c, grace)
+	call := inflight.Call{Name: fmt.Sprintf("StopContainer of %s within %s", id, grace)}
+	_, err := v.calls.Do(ctx, call, func(ctx context.Context) (string, error) {
+		c, err := v.index.container(id)
+		if errors.Is(err, ErrNotFound) {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		return "", v.teardown.stop(ctx, c, grace)
+	})
+	return err
 }
 
 // stop takes no slot, so that it never waits for another verb.
@@ -127,6 +134,13 @@ func (c *Container) pid() int {
 // records and its containers' writable layers stay. Idempotent; an unknown ID
 // is no error.
 func (p *podVerbs) StopPod(ctx context.Context, id string) error {
+	_, err := p.calls.Do(ctx, inflight.Call{Name: "StopPodSandbox of " + id}, func(ctx context.Context) (string, error) {
+		return "", p.stop(ctx, id)
+	})
+	return err
+}
+
+func (p *podVerbs) stop(ctx context.Context, id string) error {
 	s, err := p.index.pod(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil

@@ -12,12 +12,20 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/sandbox/inflight"
 )
 
 // UpdateContainer changes the limits and the oom_score_adj of a created or running
 // container; fields that are zero keep their value. Nothing of berth acts on the
 // annotations: the last ones are kept and shown.
 func (v *containerVerbs) UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
+	digest := inflight.Digest(&runtimeapi.UpdateContainerResourcesRequest{Linux: res, Annotations: annotations})
+	call := inflight.Call{Name: fmt.Sprintf("UpdateContainerResources of %s to %.12s", id, digest), Request: digest}
+	_, err := v.calls.Do(ctx, call, func(ctx context.Context) (string, error) { return "", v.update(ctx, id, res, annotations) })
+	return err
+}
+
+func (v *containerVerbs) update(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
 	c, err := v.index.container(id)
 	if err != nil {
 		return err
@@ -75,6 +83,13 @@ func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw 
 // UpdatePodResources records a pod's new overhead and resources (KEP-5419). The
 // kubelet has already written the pod's cgroup.
 func (p *podVerbs) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
+	digest := inflight.Digest(&runtimeapi.UpdatePodSandboxResourcesRequest{Overhead: overhead, Resources: resources})
+	call := inflight.Call{Name: fmt.Sprintf("UpdatePodSandboxResources of %s to %.12s", id, digest), Request: digest}
+	_, err := p.calls.Do(ctx, call, func(ctx context.Context) (string, error) { return "", p.update(ctx, id, overhead, resources) })
+	return err
+}
+
+func (p *podVerbs) update(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
 	s, err := p.index.pod(id)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"berth/image"
 	"berth/oci"
 	"berth/sandbox"
+	"berth/sandbox/inflight"
 	"berth/server/config"
 )
 
@@ -37,6 +38,7 @@ type node struct {
 	host    oci.Host
 	shims   *oci.Shims
 	pods    *sandbox.Runtime
+	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
 
 	closers []closer
@@ -65,7 +67,7 @@ func (n *node) close(ctx context.Context) {
 // open takes the directories and makes every part of the daemon. On an error
 // nothing stays open.
 func open(ctx context.Context, cfg config.Config, version string) (_ *node, err error) {
-	n := &node{cfg: cfg, version: version}
+	n := &node{cfg: cfg, version: version, calls: inflight.New()}
 	defer func() {
 		if err != nil {
 			n.close(ctx)
@@ -210,7 +212,7 @@ func (n *node) openPods(context.Context) error {
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network},
 		Shims: n.shims, Host: n.host,
-		Handlers: n.cfg.RuntimeHandlers,
+		Calls: n.calls, Handlers: n.cfg.RuntimeHandlers,
 	})
 	if err != nil {
 		return fmt.Errorf("open the pods: %w", err)
@@ -225,7 +227,7 @@ func (n *node) openCRI(context.Context) error {
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
 	server, err := cri.NewServer(cri.Options{
-		Pods: n.pods, Containers: n.pods, Running: n.pods, States: n.pods, Processes: n.pods, Stats: n.pods,
+		Domain: n.pods, Calls: n.calls,
 		Images: n.images, Archive: n.images,
 		NetworkReady: n.network.Ready, Info: n.info,
 		Version: n.version, CgroupDriver: driver, Handlers: n.cfg.RuntimeHandlers,
