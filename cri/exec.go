@@ -16,7 +16,8 @@ import (
 // most: two full streams would make the call fail, which the CRI forbids.
 const maxOutput = 16<<20 - 4<<10
 
-// ExecSync obeys its client's context: nobody waits for a probe's answer twice.
+// ExecSync is cancelled with its client, unlike the calls that change something: a probe
+// is not repeated, so that nobody would join it.
 func (s *runtimeService) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
 	if err := firstError(checkID("container_id", req.GetContainerId()), checkCommand(req.GetCmd())); err != nil {
 		return nil, err
@@ -116,8 +117,8 @@ func (s *runtimeService) PortForward(_ context.Context, req *runtimeapi.PortForw
 	if err != nil {
 		return nil, err
 	}
-	if p.State != runtimeapi.PodSandboxState_SANDBOX_READY {
-		return nil, status.Errorf(codes.FailedPrecondition, "pod sandbox %s is stopped; ports can be forwarded while it is ready", p.ID)
+	if err := p.CanForward(); err != nil {
+		return nil, err
 	}
 	kept := &runtimeapi.PortForwardRequest{PodSandboxId: p.ID, Port: slices.Clone(req.GetPort())}
 	url, err := s.streams.tokens.give(portBytes*len(kept.GetPort()), func() (string, error) {
@@ -146,8 +147,5 @@ func (s *Server) runningContainer(id string) (*sandbox.ContainerStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return nil, status.Errorf(codes.FailedPrecondition, "container %s is in state %s; start it first", c.ID, c.State)
-	}
-	return c, nil
+	return c, c.CanExec()
 }

@@ -23,7 +23,8 @@ const (
 	maxAnnotations = 512 << 10
 )
 
-// checkID refuses what can't be an ID; whether it is one the domain says.
+// checkID refuses empty and overlong IDs. Whether there is such an ID is for the domain
+// to look up.
 func checkID(field, id string) error {
 	switch {
 	case id == "":

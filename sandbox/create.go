@@ -80,15 +80,6 @@ func (s *Sandbox) making(ctx context.Context) (making context.Context, made func
 	}
 }
 
-func (s *Sandbox) checkReady() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if podState(s.rec.get().Intent, s.ended, s.stopping) != runtimeapi.PodSandboxState_SANDBOX_READY {
-		return fmt.Errorf("pod sandbox %s is not ready; run a new one: %w", s.id, ErrState)
-	}
-	return nil
-}
-
 // checkContainerConfig refuses what contradicts the pod, before anything is made.
 func checkContainerConfig(s *Sandbox, cfg *runtimeapi.ContainerConfig) error {
 	sc := cfg.GetLinux().GetSecurityContext()
@@ -101,7 +92,7 @@ func checkContainerConfig(s *Sandbox, cfg *runtimeapi.ContainerConfig) error {
 // newContainer checks what is asked for and gives the container of which nothing is made
 // yet, and its image.
 func (v *containerVerbs) newContainer(s *Sandbox, cfg *runtimeapi.ContainerConfig) (*Container, Image, error) {
-	if err := s.checkReady(); err != nil {
+	if err := s.guard(verbCreate); err != nil {
 		return nil, Image{}, err
 	}
 	if err := checkContainerConfig(s, cfg); err != nil {
@@ -155,7 +146,7 @@ func (v *containerVerbs) acquire(ctx context.Context, c *Container, img Image) e
 		return fmt.Errorf("encode spec: %w", err)
 	}
 	built := time.Now()
-	if err := c.pod.checkReady(); err != nil {
+	if err := c.pod.guard(verbCreate); err != nil {
 		return err // it was stopped meanwhile
 	}
 	shim, err := c.pod.shimIn(v.shims)
@@ -372,8 +363,8 @@ func (v *containerVerbs) targetPID(c *Container, cfg *runtimeapi.ContainerConfig
 	if t.pod != c.pod {
 		return 0, fmt.Errorf("target %s of the PID namespace is in another pod sandbox: %w", t.id, ErrInvalid)
 	}
-	if t.state() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return 0, fmt.Errorf("target %s of the PID namespace does not run: %w", t.id, ErrState)
+	if _, err := t.guard(verbJoin); err != nil {
+		return 0, fmt.Errorf("target of the PID namespace: %w", err)
 	}
 	return t.pid(), nil
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
 	"berth/oci/shimapi"
@@ -39,14 +38,14 @@ type sessions struct {
 	shims *oci.Shims
 }
 
-// running finds a running container and its shim.
-func running(ix *index, all *oci.Shims, id string) (*Container, *oci.Shim, error) {
+// running finds a container that a verb needs to be running, and its shim.
+func running(ix *index, all *oci.Shims, v verb, id string) (*Container, *oci.Shim, error) {
 	c, err := ix.container(id)
 	if err != nil {
 		return nil, nil, err
 	}
-	if st := c.state(); st != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return nil, nil, fmt.Errorf("container %s is %s, not running: %w", c.id, stateWord(st), ErrState)
+	if _, err := c.guard(v); err != nil {
+		return nil, nil, err
 	}
 	shim, err := c.pod.shimIn(all)
 	return c, shim, err
@@ -56,7 +55,7 @@ func running(ix *index, all *oci.Shims, id string) (*Container, *oci.Shim, error
 // A timeout of 0 means none; when it passes, every process the command started
 // is killed and the error wraps [ErrTimeout].
 func (x *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (ExecResult, error) {
-	c, shim, err := running(x.index, x.shims, id)
+	c, shim, err := running(x.index, x.shims, verbExec, id)
 	if err != nil {
 		return ExecResult{}, err
 	}
@@ -160,7 +159,7 @@ func (c *capture) close() {
 // Exec runs a command in a running container with a client's streams and
 // returns its exit code. When ctx ends every process it started is killed.
 func (x *sessions) Exec(ctx context.Context, id string, cmd []string, s Streams) (int, error) {
-	c, shim, err := running(x.index, x.shims, id)
+	c, shim, err := running(x.index, x.shims, verbExec, id)
 	if err != nil {
 		return 0, err
 	}
@@ -326,7 +325,7 @@ func (p *streamPipes) close() {
 
 // Attach joins the streams of a running container until it ends or ctx does.
 func (x *sessions) Attach(ctx context.Context, id string, s Streams) error {
-	c, shim, err := running(x.index, x.shims, id)
+	c, shim, err := running(x.index, x.shims, verbExec, id)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func (x *sessions) PortForward(ctx context.Context, podID string, port int32, st
 	if err != nil {
 		return err
 	}
-	if err := s.checkReady(); err != nil {
+	if err := s.guard(verbForward); err != nil {
 		return err
 	}
 	if port <= 0 || port > 65535 {

@@ -11,7 +11,7 @@ import (
 // after the kubelet renamed the old one. No byte is lost between the two.
 func (v *containerVerbs) ReopenLog(ctx context.Context, id string) error {
 	_, err := v.calls.Do(ctx, inflight.Call{Name: "ReopenContainerLog of " + id}, func(ctx context.Context) (string, error) {
-		c, shim, err := running(v.index, v.shims, id)
+		c, shim, err := running(v.index, v.shims, verbReopen, id)
 		if err != nil {
 			return "", err
 		}

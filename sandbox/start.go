@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"berth/sandbox/inflight"
 )
 
@@ -21,10 +19,7 @@ func (v *containerVerbs) StartContainer(ctx context.Context, id string) error {
 			return "", err
 		}
 		defer c.slot.free()
-		if st := c.state(); st != runtimeapi.ContainerState_CONTAINER_CREATED {
-			return "", fmt.Errorf("container %s is %s, only a created one can be started: %w", c.id, stateWord(st), ErrState)
-		}
-		if err := c.pod.checkReady(); err != nil {
+		if _, err := c.guard(verbStart); err != nil {
 			return "", err
 		}
 		shim, err := c.pod.shimIn(v.shims)
@@ -39,17 +34,4 @@ func (v *containerVerbs) StartContainer(ctx context.Context, id string) error {
 		return "", nil
 	})
 	return err
-}
-
-func stateWord(s runtimeapi.ContainerState) string {
-	switch s {
-	case runtimeapi.ContainerState_CONTAINER_CREATED:
-		return "created"
-	case runtimeapi.ContainerState_CONTAINER_RUNNING:
-		return "running"
-	case runtimeapi.ContainerState_CONTAINER_EXITED:
-		return "exited"
-	default:
-		return "in an unknown state"
-	}
 }

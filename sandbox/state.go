@@ -195,6 +195,13 @@ func (c *Container) state() runtimeapi.ContainerState {
 	return containerState(c.fact)
 }
 
+// state is the sandbox's state now, visible or not.
+func (s *Sandbox) state() runtimeapi.PodSandboxState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return podState(s.rec.get().Intent, s.ended, s.stopping)
+}
+
 // end records that the pause process is gone.
 func (s *Sandbox) end() bool {
 	s.mu.Lock()

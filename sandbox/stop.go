@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"berth/oci"
@@ -40,11 +39,11 @@ func (v *containerVerbs) StopContainer(ctx context.Context, id string, grace tim
 
 // stop takes no slot, so that it never waits for another verb.
 func (t *teardown) stop(ctx context.Context, c *Container, grace time.Duration) error {
-	switch c.state() {
-	case runtimeapi.ContainerState_CONTAINER_EXITED:
-		return nil
-	case runtimeapi.ContainerState_CONTAINER_CREATED:
-		grace = 0 // it waits at the exec fifo, where no signal of the user's means anything
+	switch do, err := c.guard(verbStop); {
+	case err != nil || do == nothing:
+		return err
+	case do == killAtOnce:
+		grace = 0
 	}
 	if grace > 0 {
 		if err := t.signalOnce(ctx, c); err != nil {

@@ -34,10 +34,8 @@ func (v *containerVerbs) update(ctx context.Context, id string, res *runtimeapi.
 		return err
 	}
 	defer c.slot.free()
-	switch st := c.state(); st {
-	case runtimeapi.ContainerState_CONTAINER_CREATED, runtimeapi.ContainerState_CONTAINER_RUNNING:
-	default:
-		return fmt.Errorf("container %s is %s; only a created or running one has limits to change: %w", c.id, stateWord(st), ErrState)
+	if _, err := c.guard(verbUpdate); err != nil {
+		return err
 	}
 	spec, err := v.updateProcesses(ctx, c, c.rec.get().Spec, res)
 	if err != nil {
@@ -98,7 +96,7 @@ func (p *podVerbs) update(ctx context.Context, id string, overhead, resources *r
 		return err
 	}
 	defer s.slot.free()
-	if err := s.checkReady(); err != nil {
+	if err := s.guard(verbUpdatePod); err != nil {
 		return err
 	}
 	cfg := proto.Clone(s.rec.get().config).(*runtimeapi.PodSandboxConfig)
