@@ -107,7 +107,7 @@ func mustRefuse(t *testing.T, op, arg, reason string) {
 	if left := layerDirs(t, s); len(left) != 0 || len(s.List()) != 0 {
 		t.Errorf("it left %v and %v", left, s.List())
 	}
-	if left, _ := os.ReadDir(s.images); len(left) != 1 { // the lock
+	if left, _ := os.ReadDir(s.cat.dir); len(left) != 1 { // the lock
 		t.Errorf("it left %v", left)
 	}
 }
@@ -240,7 +240,7 @@ func TestAttackResidentConfigurations(t *testing.T) {
 	}
 	// A new name is a new record, with the documents.
 	pullOK(t, s, reg.image(t, "again", configs[0]))
-	root := s.opts.Root
+	root := s.root
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +370,7 @@ func TestAttackArchiveFillsDisk(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if left, _ := os.ReadDir(s.images); len(left) != 1 {
+	if left, _ := os.ReadDir(s.cat.dir); len(left) != 1 {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -420,11 +420,11 @@ func TestAttackSlowLayerHoldsNoLock(t *testing.T) {
 			if p.Stage != StageCommit {
 				return
 			}
-			s.mu.Lock()
-			for _, st := range s.stages {
+			s.staging.mu.Lock()
+			for _, st := range s.staging.stages {
 				st.inheriting <- struct{}{} // as if the work went on
 			}
-			s.mu.Unlock()
+			s.staging.mu.Unlock()
 			close(committing)
 		}})
 		ended <- err
@@ -444,7 +444,7 @@ func TestAttackSlowLayerHoldsNoLock(t *testing.T) {
 	if err := <-ended; !errors.Is(err, gone) {
 		t.Error(err)
 	}
-	s.flights.Wait() // for the removal of what the pull leaves
+	s.bg.running.Wait() // for the removal of what the pull leaves
 	if left := layerDirs(t, s); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
@@ -455,7 +455,7 @@ func TestAttackSlowLayerHoldsNoLock(t *testing.T) {
 func TestAttackHugeLayerDelaysEnd(t *testing.T) {
 	root := smallDisk(t, "1g")
 	s := openStore(t, Options{Root: root})
-	tree := filepath.Join(s.layerDir, tmpPrefix+"huge")
+	tree := filepath.Join(s.pool.dir, tmpPrefix+"huge")
 	for d := range 20 {
 		dir := filepath.Join(tree, strconv.Itoa(d))
 		if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -3,10 +3,9 @@ package image
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -33,48 +32,57 @@ type Problem struct {
 // pulled by. With repair, broken images and layers are dropped. Pulls and removals
 // may go on meanwhile.
 func (s *Store) Check(ctx context.Context, repair bool) (Report, error) {
-	var rep Report
-	s.checkRecords(&rep, repair)
+	c := checker{cat: s.cat, pool: s.pool, repair: repair}
+	err := c.run(ctx)
+	return c.report, err
+}
+
+// checker is one run of [Store.Check].
+type checker struct {
+	cat    *catalogue
+	pool   *layerPool
+	repair bool
+	report Report
+}
+
+func (c *checker) run(ctx context.Context) error {
+	c.records()
 	byLayer := map[string][]string{}
 	layers := map[string]layerRecord{}
-	s.mu.Lock()
-	for id, r := range s.records {
-		rep.Images++
+	for _, chain := range c.pool.chains() {
+		layers[chain] = layerRecord{ChainID: chain}
+	}
+	for id, r := range c.cat.view().records {
+		c.report.Images++
 		for _, l := range r.Layers {
 			byLayer[l.ChainID] = append(byLayer[l.ChainID], id)
 			layers[l.ChainID] = l
 		}
 	}
-	for c := range s.layers {
-		if _, ok := layers[c]; !ok {
-			layers[c] = layerRecord{ChainID: c}
-		}
-	}
-	s.mu.Unlock()
 	for chain, l := range layers {
 		if ctx.Err() != nil {
-			return rep, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
-		rep.Layers++
-		faults, err := s.checkLayer(ctx, l)
+		c.report.Layers++
+		faults, err := c.faults(ctx, l)
 		if err != nil {
-			return rep, err
+			return err
 		}
 		if len(faults) > 0 {
-			s.reportLayer(&rep, chain, byLayer[chain], faults, repair)
+			c.layer(ctx, chain, byLayer[chain], faults)
 		}
 	}
-	return rep, nil
+	return nil
 }
 
-// checkLayer verifies one layer, unless it is deleted meanwhile.
-func (s *Store) checkLayer(ctx context.Context, l layerRecord) ([]string, error) {
-	release, err := s.holdBriefly([]string{l.ChainID})
+// faults verifies one layer, unless it is deleted meanwhile.
+func (c *checker) faults(ctx context.Context, l layerRecord) ([]string, error) {
+	release, err := c.pool.holdBriefly([]string{l.ChainID})
 	if err != nil {
 		return nil, nil
 	}
 	defer release()
-	dir := s.layerPath(l.ChainID)
+	dir := c.pool.path(l.ChainID)
 	if l.DiffID == "" { // no image names it: it must at least be readable
 		if err := layer.Assemble(dir, &contextWriter{ctx, new(counter)}); err != nil {
 			if ctx.Err() != nil {
@@ -88,16 +96,25 @@ func (s *Store) checkLayer(ctx context.Context, l layerRecord) ([]string, error)
 	if err != nil {
 		return nil, fmt.Errorf("check layer %s: %w", l.ChainID, err)
 	}
-	if _, inodes, err := layer.Usage(ctx, dir); err == nil && l.Inodes > 0 && inodes != l.Inodes {
-		faults = append(faults, fmt.Sprintf("%d files and directories, %d were unpacked", inodes, l.Inodes))
+	if u, err := dirtree.Measure(ctx, dir); err == nil && l.Inodes > 0 && u.Inodes != l.Inodes {
+		faults = append(faults, fmt.Sprintf("%d files and directories, %d were unpacked", u.Inodes, l.Inodes))
 	}
 	return faults, nil
 }
 
-func (s *Store) reportLayer(rep *Report, chain string, images, faults []string, repair bool) {
+// layer reports a layer that is not as it should be and, to repair that, takes it away
+// with all images that have it.
+func (c *checker) layer(ctx context.Context, chain string, images, faults []string) {
 	var err error
-	if repair {
-		err = s.dropLayer(chain, images)
+	if c.repair {
+		var remove func(context.Context) error
+		err = c.cat.removeAllWith(chain, func() (err error) {
+			remove, err = c.pool.drop(chain)
+			return err
+		})
+		if err == nil {
+			err = remove(ctx)
+		}
 	}
 	if len(images) == 0 {
 		images = []string{""}
@@ -105,77 +122,26 @@ func (s *Store) reportLayer(rep *Report, chain string, images, faults []string, 
 	slices.Sort(images)
 	for _, id := range images {
 		for _, f := range faults {
-			p := Problem{Image: id, Layer: chain, What: f, Repaired: repair && err == nil}
+			p := Problem{Image: id, Layer: chain, What: f, Repaired: c.repair && err == nil}
 			if err != nil {
 				p.What += fmt.Sprintf(" (repair failed: %v)", err)
 			}
-			rep.Problems = append(rep.Problems, p)
+			c.report.Problems = append(c.report.Problems, p)
 		}
 	}
 }
 
-// dropLayer forgets a broken layer and all images that have it. Where it is mounted
-// the mount goes on: overlayfs holds the directory, not its name.
-func (s *Store) dropLayer(chain string, images []string) error {
-	s.commit.Lock()
-	var freed []string
-	for _, id := range images {
-		if err := s.eraseRecord(id); err != nil {
-			s.commit.Unlock()
-			return err
-		}
-		s.mu.Lock()
-		if r := s.records[id]; r != nil {
-			freed = append(freed, r.chains()...)
-			delete(s.records, id)
-		}
-		s.publish()
-		s.mu.Unlock()
-	}
-	s.mu.Lock()
-	inUse := s.heldCount(chain) > 0
-	delete(s.layers, chain)
-	s.mu.Unlock()
-	tmp, err := s.setAside(chain)
-	s.commit.Unlock()
-	if err == nil && !inUse {
-		err = dirtree.Remove(s.ctx, tmp)
-	}
-	s.unref(freed)
-	return err
-}
-
-// heldCount is how many holds name the layer. The caller holds mu.
-func (s *Store) heldCount(chain string) (n int) {
-	for key, chains := range s.holds {
-		if strings.HasPrefix(key, briefly) {
-			continue
-		}
-		for _, c := range chains {
-			if c == chain {
-				n++
-			}
-		}
-	}
-	return n
-}
-
-// checkRecords reports what [Open] had to leave out.
-func (s *Store) checkRecords(rep *Report, repair bool) {
-	entries, err := os.ReadDir(s.images)
+// records reports the images that [Open] had to leave out.
+func (c *checker) records() {
+	bad, err := c.cat.unreadable()
 	if err != nil {
-		rep.Problems = append(rep.Problems, Problem{What: err.Error()})
-		return
+		c.report.Problems = append(c.report.Problems, Problem{What: err.Error()})
 	}
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".json"+badSuffix)
-		if !ok {
-			continue
+	for _, id := range slices.Sorted(maps.Keys(bad)) {
+		p := Problem{Image: id, What: "its record was unreadable, or a layer of it was missing, when the store was opened"}
+		if c.repair {
+			p.Repaired = os.Remove(bad[id]) == nil
 		}
-		p := Problem{Image: "sha256:" + name, What: "its record was unreadable, or a layer of it was missing, when the store was opened"}
-		if repair {
-			p.Repaired = os.Remove(filepath.Join(s.images, e.Name())) == nil
-		}
-		rep.Problems = append(rep.Problems, p)
+		c.report.Problems = append(c.report.Problems, p)
 	}
 }

@@ -136,14 +136,14 @@ func TestCrashWhileATagMoves(t *testing.T) {
 	s := openStore(t, Options{Root: root})
 	ref := reg.push(t, "app", imageOf(t, layerOf(t, layerTar(t, entry{"v", "1"}))))
 	first := pullOK(t, s, ref)
-	old, err := os.ReadFile(s.recordPath(first.ID))
+	old, err := os.ReadFile(s.cat.path(first.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
 	reg.push(t, "app", imageOf(t, layerOf(t, layerTar(t, entry{"v", "2"}))))
 	second := pullOK(t, s, ref)
 	s.Close()
-	if err := os.WriteFile(s.recordPath(first.ID), old, 0o600); err != nil {
+	if err := os.WriteFile(s.cat.path(first.ID), old, 0o600); err != nil {
 		t.Fatal(err)
 	}
 
@@ -192,7 +192,7 @@ func onlyListed(t *testing.T, s *Store) {
 	want := map[string]bool{}
 	for _, img := range s.List() {
 		for _, l := range img.Layers {
-			want[filepath.Base(s.layerPath(l))] = true
+			want[filepath.Base(s.pool.path(l))] = true
 		}
 	}
 	for _, d := range layerDirs(t, s) {

@@ -40,14 +40,14 @@ func TestDamagedLayer(t *testing.T) {
 	if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrRegistryUnavailable) || asked.Load() != 2 {
 		t.Errorf("after %d requests: %v", asked.Load(), err)
 	}
-	s.flights.Wait() // for the removal of what was damaged
+	s.bg.running.Wait() // for the removal of what was damaged
 	if left := layerDirs(t, s); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 	asked.Store(0)
 	damaged.Store(1)
 	pullOK(t, s, ref)
-	s.flights.Wait()
+	s.bg.running.Wait()
 	if n := len(layerDirs(t, s)); n != 1 || asked.Load() != 2 {
 		t.Errorf("%d layers after %d requests", n, asked.Load())
 	}

@@ -1,7 +1,7 @@
 // Package image is the image store: it pulls images, keeps their layers unpacked,
 // mounts them, and gives them up again.
 //
-// # Owns
+// # What it owns
 //
 //	ROOT/images/HEX.json   one record per image, named by its ID: manifest,
 //	                       configuration, tags, digests, layers; written durably.
@@ -32,7 +32,7 @@
 //     credentials, serve all who want it; it is cancelled when the last of them gave
 //     up. Pulls that would have a layer from different registries don't wait for each
 //     other: the first that has it ends the other's download.
-//   - No registry and no pull holds up another's: see [Options].MaxParallel and, for
+//   - No registry and no pull holds up another's: see [Options] and, for
 //     registries that send too slowly, package image/registry.
 //   - Readers (Get, List) take no lock: they see an immutable index.
 //   - What an image can make slow (unpacking, completing, measuring, removing a layer)
@@ -56,13 +56,37 @@
 //
 // What is beyond one is refused with an error that names it, and leaves nothing.
 //
+// # Parts
+//
+// [Store] only puts these together; each can be made and tested by itself:
+//
+//	catalogue   ROOT/images: records, and which image has which name
+//	layerPool   ROOT/layers: complete layers, references to them, their deletion
+//	staging     layers in the making, with the slots that bound them
+//	pulls       pulls in progress, shared by those who ask for the same
+//	puller      one pull: what the name means now, the trust policy
+//	loader      archives: what docker save writes, OCI layouts
+//	examiner    manifests and configurations, checked
+//	importer    an examined image, from its layers to its record
+//
 // # Locks
 //
-// Store.commit serializes what changes records and layer names; it is held across
-// small writes, never across a download, a syncfs or a walk through a layer. A stage's
-// inheriting channel lets one pull at a time complete a layer; it is waited for with a
-// context, holding nothing. Store.mu guards the maps and is never held across I/O.
-// Order: commit, then mu, then the slots' own.
+// Each part has its own. A function that says so is called with its part's mu locked.
+//
+//	catalogue.mu        whoever changes records or names; held across the writes of
+//	                    records and, in put and removeAllWith, calls into the pool.
+//	                    Readers take an immutable index and no lock
+//	staging.publishing  stages become layers one after the other; held across renames
+//	                    and the fsync of their directory, and guards stage.renamed
+//	staging.mu          the stages and what they say of themselves; never across I/O
+//	layerPool.renames   changes of names in ROOT/layers; held across renames only
+//	layerPool.mu        layers, references and holds; never across I/O
+//	pulls.mu            the pulls; never across I/O
+//
+// They are taken in this order; pulls.mu and the slots' own are innermost. None is held
+// across a download, a syncfs, the hashing of a layer or a walk through one.
+// A stage's inheriting channel lets one pull at a time complete a layer; it is waited for
+// with a context, holding nothing.
 //
 // # Why not ...
 //

@@ -23,7 +23,7 @@ import (
 // was made of, so it keeps its ID; the manifest is a new one. A ref that is a tag
 // exports under that tag, any other under all tags of the image.
 func (s *Store) Export(ctx context.Context, refs []string, w io.Writer) error {
-	e := exporter{store: s, ctx: ctx, tw: tar.NewWriter(w), written: map[digest.Digest]bool{}}
+	e := exporter{cat: s.cat, pool: s.pool, ctx: ctx, tw: tar.NewWriter(w), written: map[digest.Digest]bool{}}
 	for _, ref := range refs {
 		if err := e.image(ref); err != nil {
 			return fmt.Errorf("export %s: %w", ref, classify(err))
@@ -36,7 +36,8 @@ func (s *Store) Export(ctx context.Context, refs []string, w io.Writer) error {
 }
 
 type exporter struct {
-	store   *Store
+	cat     *catalogue
+	pool    *layerPool
 	ctx     context.Context
 	tw      *tar.Writer
 	written map[digest.Digest]bool
@@ -45,25 +46,20 @@ type exporter struct {
 }
 
 func (e *exporter) image(ref string) error {
-	img, err := e.store.Get(ref)
+	img, err := e.cat.view().get(ref)
 	if err != nil {
 		return err
 	}
 	if img.Artifact {
 		return fmt.Errorf("it is an OCI artifact; only images can be exported")
 	}
-	release, err := e.store.holdBriefly(img.Layers)
+	release, err := e.pool.holdBriefly(img.Layers)
 	if err != nil {
 		return err
 	}
 	defer release()
-	e.store.mu.Lock()
-	r := e.store.records[img.ID]
-	e.store.mu.Unlock()
-	if r == nil {
-		return ErrNotFound
-	}
-	if r, err = e.store.withDocuments(r); err != nil {
+	r, err := e.cat.record(img.ID)
+	if err != nil {
 		return err
 	}
 	names := img.Tags
@@ -141,7 +137,7 @@ func (e *exporter) layer(l layerRecord, d ocispec.Descriptor) error {
 		return err
 	}
 	sum := digest.SHA256.Digester()
-	err := layer.Assemble(e.store.layerPath(l.ChainID), &contextWriter{e.ctx, io.MultiWriter(sum.Hash(), e.tw)})
+	err := layer.Assemble(e.pool.path(l.ChainID), &contextWriter{e.ctx, io.MultiWriter(sum.Hash(), e.tw)})
 	if err != nil {
 		return err
 	}

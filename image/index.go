@@ -27,28 +27,19 @@ type Image struct {
 	PulledAt    time.Time
 }
 
-// index is what readers see.
+// hasNames tells whether the image has both names; an empty one counts as had.
+func (img *Image) hasNames(tag, digestName string) bool {
+	return (tag == "" || slices.Contains(img.Tags, tag)) &&
+		(digestName == "" || slices.Contains(img.Digests, digestName))
+}
+
+// index is the catalogue at one moment. It is immutable.
 type index struct {
+	records  map[string]*record // by ID, slim
 	byID     map[string]*Image
 	byName   map[string]*Image // tags and digests, full names
 	byDigest map[string]*Image // manifest and index digests, bare
 	sorted   []*Image          // newest pull first
-}
-
-// RawConfig reads the configuration of the image with this ID as it was published. It
-// is not kept in memory.
-func (s *Store) RawConfig(id string) ([]byte, error) {
-	s.mu.Lock()
-	r := s.records[id]
-	s.mu.Unlock()
-	if r == nil {
-		return nil, fmt.Errorf("%w: no image has the ID %s", ErrNotFound, id)
-	}
-	r, err := s.withDocuments(r)
-	if err != nil {
-		return nil, fmt.Errorf("configuration of image %s: %w", id, err)
-	}
-	return r.Config, nil
 }
 
 func newImage(r *record, pinned []string) *Image {
@@ -63,15 +54,13 @@ func newImage(r *record, pinned []string) *Image {
 	return img
 }
 
-// publish makes the present records what readers see. The caller holds mu, or is
-// alone.
-func (s *Store) publish() {
-	old := s.index.Load()
-	ix := &index{byID: map[string]*Image{}, byName: map[string]*Image{}, byDigest: map[string]*Image{}}
-	for id, r := range s.records {
+// newIndex makes the index of records; old may be nil.
+func newIndex(old *index, records map[string]*record, pinned []string) *index {
+	ix := &index{records: records, byID: map[string]*Image{}, byName: map[string]*Image{}, byDigest: map[string]*Image{}}
+	for id, r := range records {
 		img := old.reuse(id, r)
 		if img == nil {
-			img = newImage(r, s.opts.PinnedImages)
+			img = newImage(r, pinned)
 		}
 		ix.byID[id] = img
 		ix.byDigest[r.ManifestDigest] = img
@@ -87,7 +76,7 @@ func (s *Store) publish() {
 	slices.SortFunc(ix.sorted, func(a, b *Image) int {
 		return cmp.Or(b.PulledAt.Compare(a.PulledAt), cmp.Compare(a.ID, b.ID))
 	})
-	s.index.Store(ix)
+	return ix
 }
 
 // reuse gives the image of an unchanged record.
@@ -102,14 +91,8 @@ func (ix *index) reuse(id string, r *record) *Image {
 	return img
 }
 
-// List gives all images, the last pulled first. The slice must not be changed.
-func (s *Store) List() []*Image { return s.index.Load().sorted }
-
-// Get finds an image by its ID (with or without sha256:), an unambiguous prefix of
-// it, a tag or digest in full or in docker's short form, or both. A reference with
-// a digest ignores its tag, as when pulling.
-func (s *Store) Get(ref string) (*Image, error) {
-	ix := s.index.Load()
+// get is [Store.Get].
+func (ix *index) get(ref string) (*Image, error) {
 	if hex := strings.TrimPrefix(ref, "sha256:"); isHex(hex) && len(hex) == 64 {
 		if img := ix.byID["sha256:"+hex]; img != nil {
 			return img, nil
@@ -129,6 +112,18 @@ func (s *Store) Get(ref string) (*Image, error) {
 		return nil, err
 	}
 	return nil, fmt.Errorf("%w: %s", ErrNotFound, r)
+}
+
+// layer gives what an image's record says of a layer.
+func (ix *index) layer(chain string) (layerRecord, bool) {
+	for _, r := range ix.records {
+		for _, l := range r.Layers {
+			if l.ChainID == chain {
+				return l, true
+			}
+		}
+	}
+	return layerRecord{}, false
 }
 
 func (ix *index) find(r registry.Reference) *Image {

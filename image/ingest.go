@@ -12,14 +12,21 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"berth/image/layer"
 )
 
+// importer brings images into the store: it has their layers made and enters them in the
+// catalogue.
+type importer struct {
+	cat     *catalogue
+	staging *staging
+	limits  layer.Limits // of one layer
+}
+
 // ingest brings one examined image into the store.
 type ingest struct {
-	store      *Store
+	*importer
 	src        source
 	found      *found
 	name       string // for progress
@@ -35,8 +42,14 @@ type ingest struct {
 
 // run acquires all layers, side by side, and commits the image.
 func (g *ingest) run(ctx context.Context) (*Image, error) {
-	defer g.unpin()
-	err := g.layers(ctx)
+	// What kept layers while the image was made; the references of the image itself stay.
+	defer func() { g.staging.pool.unref(g.pinned) }()
+	g.stages, g.attempts = make([]*stage, len(g.found.layers)), make([]*attempt, len(g.found.layers))
+	joined := make([]bool, len(g.stages))
+	for i := range g.stages {
+		joined[i] = g.start(i)
+	}
+	err := g.waitAll(ctx, joined)
 	if err == nil {
 		g.tell(Progress{Reference: g.name, Stage: StageCommit, Layers: len(g.found.layers)})
 		var img *Image
@@ -46,29 +59,16 @@ func (g *ingest) run(ctx context.Context) (*Image, error) {
 		}
 	}
 	for _, st := range g.stages {
-		if st != nil && !g.isPinned(st.rec.ChainID) {
-			g.store.leave(st, err)
+		if st != nil && !slices.Contains(g.pinned, st.rec.ChainID) {
+			g.staging.leave(st, err)
 		}
 	}
 	return nil, err
 }
 
-// unpin gives up the references that kept layers while the image was made; those
-// of the image itself stay.
-func (g *ingest) unpin() {
-	g.store.unref(g.pinned)
-}
-
-func (g *ingest) isPinned(chain string) bool { return contains(g.pinned, chain) }
-
-// layers starts all layers, then waits for all.
-func (g *ingest) layers(ctx context.Context) error {
-	g.stages, g.attempts = make([]*stage, len(g.found.layers)), make([]*attempt, len(g.found.layers))
-	joined := make([]bool, len(g.stages))
-	for i := range g.found.layers {
-		joined[i] = g.start(i)
-	}
-	eg, ctx := errgroup.WithContext(ctx) // the first that fails ends the wait for all
+// waitAll waits for all layers; the first that fails ends the wait.
+func (g *ingest) waitAll(ctx context.Context, joined []bool) error {
+	eg, ctx := errgroup.WithContext(ctx)
 	for i, st := range g.stages {
 		if st != nil {
 			eg.Go(func() error { return g.wait(ctx, i, st, joined[i]) })
@@ -84,7 +84,7 @@ func (g *ingest) start(i int) (joined bool) {
 		p.Reference, p.Index, p.Layers = g.name, i, len(g.found.layers)
 		g.tell(p)
 	}
-	st, a, joined := g.store.acquire(rec, g.origin(i), tell, g.unpacker(i))
+	st, a, joined := g.staging.acquire(rec, g.origin(i), tell, g.unpacker(i))
 	g.mu.Lock()
 	g.stages[i], g.attempts[i] = st, a
 	if st == nil {
@@ -108,7 +108,7 @@ func (g *ingest) wait(ctx context.Context, i int, st *stage, joined bool) error 
 		if err == nil || !joined || ctx.Err() != nil {
 			return err
 		}
-		g.store.leave(st, err)
+		g.staging.leave(st, err)
 		joined = g.start(i)
 		g.mu.Lock()
 		st = g.stages[i]
@@ -123,7 +123,7 @@ func (g *ingest) unpacker(i int) unpack {
 	}
 	rec := g.found.layers[i]
 	d := ocispec.Descriptor{MediaType: rec.MediaType, Digest: digest.Digest(rec.Digest), Size: rec.BlobSize, URLs: g.found.urls[rec.Digest]}
-	return blobUnpacker(g.src, d, g.store.opts.Limits)
+	return blobUnpacker(g.src, d, g.limits)
 }
 
 func (g *ingest) artifactUnpacker() unpack {
@@ -134,21 +134,37 @@ func (g *ingest) artifactUnpacker() unpack {
 		archive := artifactTar(ctx, g.src, g.found.parsed.Layers, check)
 		defer archive.Close() // only read
 		sum := digest.SHA256.Digester()
-		res, err := layer.Apply(ctx, dir, io.TeeReader(archive, sum.Hash()), g.store.opts.Limits)
+		res, err := layer.Apply(ctx, dir, io.TeeReader(archive, sum.Hash()), g.limits)
 		st.result, st.rec.TarSize, st.rec.DiffID = res, res.Size, sum.Digest().String()
 		return err
 	}
 }
 
+// origin tells where layer i would come from.
+func (g *ingest) origin(i int) origin {
+	l := g.found.layers[i]
+	src, ok := g.src.(registrySource)
+	if !ok {
+		return origin{pull: g, source: fmt.Sprintf("archive %p", g)}
+	}
+	o := origin{pull: g, registry: src.repo.Registry(), source: src.repo.Registry() + " " + l.Digest}
+	switch {
+	case g.found.artifact: // its blobs may have URLs, which the manifest pins
+		o.source += " " + g.found.manifest.Digest.String()
+	case isForeign(l.MediaType):
+		o.source += fmt.Sprintf(" %q", g.found.urls[l.Digest])
+	}
+	return o
+}
+
 // commit makes the staged layers and the image durable and visible. All that takes
-// time, and can be made to take more by an image, is done before the lock is taken.
+// time, and can be made to take more by an image, is done before a lock is taken.
 func (g *ingest) commit(ctx context.Context) (*Image, error) {
 	if err := g.inherit(ctx); err != nil {
 		return nil, classify(err)
 	}
-	s := g.store
-	if g.dirty() {
-		if err := s.flush(); err != nil {
+	if g.staging.unflushed(g.stages) {
+		if err := g.staging.pool.flush(); err != nil {
 			return nil, classify(err)
 		}
 	}
@@ -159,23 +175,12 @@ func (g *ingest) commit(ctx context.Context) (*Image, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	s.commit.Lock()
-	defer s.commit.Unlock()
-	if err := g.rename(); err != nil {
+	public, err := g.staging.publish(g.stages)
+	g.pinned = append(g.pinned, public...)
+	if err != nil {
 		return nil, classify(err)
 	}
-	s.mu.Lock()
-	old := s.records[g.found.id()]
-	s.mu.Unlock()
-	if old != nil { // another manifest of the same image, or a pull that was faster
-		return s.putRecord(old.with(g.tag, g.digestName), g.tag)
-	}
-	s.ref(r.chains())
-	img, err := s.putRecord(r, g.tag)
-	if img == nil {
-		s.deref(r.chains())
-	}
-	return img, err
+	return g.cat.put(r, g.tag, g.digestName)
 }
 
 // inherit completes directories that a layer only implies, from the lowest layer up.
@@ -187,7 +192,7 @@ func (g *ingest) inherit(ctx context.Context) error {
 	for i, st := range g.stages {
 		var err error
 		if st == nil {
-			err = below.Push(g.store.layerPath(g.found.layers[i].ChainID))
+			err = below.Push(g.staging.pool.path(g.found.layers[i].ChainID))
 		} else if err = st.inherit(ctx, &below); err == nil {
 			err = g.pushStage(&below, st)
 		}
@@ -203,75 +208,18 @@ func (g *ingest) inherit(ctx context.Context) error {
 func (g *ingest) pushStage(below *layer.Below, st *stage) error {
 	err := below.Push(st.dir)
 	if errors.Is(err, os.ErrNotExist) {
-		err = below.Push(g.store.layerPath(st.rec.ChainID))
+		err = below.Push(g.staging.pool.path(st.rec.ChainID))
 	}
 	return err
 }
 
-// dirty tells whether some layer is not on disk for sure: one that has its name was
-// flushed before.
-func (g *ingest) dirty() bool {
-	g.store.commit.Lock()
-	defer g.store.commit.Unlock()
-	return slices.ContainsFunc(g.stages, func(st *stage) bool { return st != nil && !st.renamed })
-}
-
-// flush writes all that was unpacked to disk: one call orders it before the record.
-func (s *Store) flush() error {
-	d, err := os.Open(s.layerDir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
-}
-
-// rename gives the staged layers their names. The caller holds commit.
-func (g *ingest) rename() error {
-	s, renamed := g.store, false
-	for _, st := range g.stages {
-		if st == nil {
-			continue
-		}
-		chain := st.rec.ChainID
-		if !st.renamed {
-			if err := s.rename(st.dir, chain); err != nil {
-				return err
-			}
-			st.renamed, renamed = true, true
-		}
-		s.mu.Lock()
-		if s.stages[chain] == st {
-			delete(s.stages, chain)
-			st.public = true
-			s.layers[chain] = &layerInfo{bytes: st.rec.Bytes, inodes: st.rec.Inodes, known: true, refs: st.refs + s.heldCount(chain)}
-		}
-		s.mu.Unlock()
-		g.pinned = append(g.pinned, chain) // this pull's part of refs
-	}
-	if !renamed {
-		return nil
-	}
-	return syncPath(s.layerDir)
-}
-
-// rename gives a layer its name. A directory that has the name already is one that
-// could not be deleted.
-func (s *Store) rename(dir, chain string) error {
-	err := os.Rename(dir, s.layerPath(chain))
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
-		if _, err = s.setAside(chain); err == nil {
-			err = os.Rename(dir, s.layerPath(chain))
-		}
-	}
-	return err
-}
-
+// record describes the image as it will be in the catalogue.
 func (g *ingest) record(ctx context.Context) (*record, error) {
 	f := g.found
 	r := &record{
 		Version: recordVersion, ID: f.id(), Artifact: f.artifact,
 		MediaType: f.manifest.MediaType, ManifestDigest: f.manifest.Digest.String(),
-		Manifest: f.manifest.Raw, Config: f.config, PulledAt: now(), Layers: append([]layerRecord(nil), f.layers...),
+		Manifest: f.manifest.Raw, Config: f.config, PulledAt: now(), Layers: slices.Clone(f.layers),
 		served: f.served, documents: len(f.manifest.Raw) + len(f.config),
 	}
 	r.Tags, r.Digests = added(nil, g.tag), added(nil, g.digestName)
@@ -279,9 +227,37 @@ func (g *ingest) record(ctx context.Context) (*record, error) {
 		if st != nil {
 			r.Layers[i] = st.rec
 			r.Layers[i].Digest, r.Layers[i].MediaType, r.Layers[i].BlobSize = f.layers[i].Digest, f.layers[i].MediaType, f.layers[i].BlobSize
-		} else if err := g.store.fill(ctx, &r.Layers[i]); err != nil {
+		} else if err := g.describePresent(ctx, &r.Layers[i]); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+// describePresent completes the description of a layer that was in the pool already.
+// Where another image has the layer, its record says what the uncompressed archive is.
+// Else that record was lost in a crash, and the whole archive is put together and hashed.
+func (g *ingest) describePresent(ctx context.Context, l *layerRecord) (err error) {
+	pool := g.staging.pool
+	if l.Bytes, l.Inodes, err = pool.size(ctx, l.ChainID); err != nil {
+		return err
+	}
+	if other, ok := g.cat.view().layer(l.ChainID); ok {
+		l.TarSize, l.DiffID = other.TarSize, other.DiffID
+	}
+	if l.TarSize > 0 {
+		return nil
+	}
+	sum := digest.SHA256.Digester()
+	n := counter(0)
+	err = layer.Assemble(pool.path(l.ChainID), &contextWriter{ctx, io.MultiWriter(sum.Hash(), &n)})
+	l.TarSize, l.DiffID = int64(n), sum.Digest().String()
+	return err
+}
+
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
 }

@@ -27,24 +27,30 @@ type LoadOptions struct {
 	Progress func(Progress)
 }
 
-// Load brings in the images of an archive: what docker save writes, or an OCI image
-// layout as tar; either may be compressed. It gives the images in archive order.
-func (s *Store) Load(ctx context.Context, r io.Reader, opts LoadOptions) ([]*Image, error) {
-	a, err := openTarArchive(ctx, r, s.images, s.opts.MaxArchive)
+// loader brings in the images of archives.
+type loader struct {
+	*importer
+	examiner
+	bg         *background
+	maxArchive int64 // bytes, uncompressed
+}
+
+// loadTar is [Store.Load].
+func (l *loader) loadTar(ctx context.Context, r io.Reader, opts LoadOptions) ([]*Image, error) {
+	a, err := openTarArchive(ctx, r, l.cat.dir, l.maxArchive)
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", classify(err))
 	}
-	return s.load(ctx, a, opts)
+	return l.load(ctx, a, opts)
 }
 
-// LoadDir does the same for a directory that holds an OCI image layout or an
-// unpacked docker archive.
-func (s *Store) LoadDir(ctx context.Context, dir string, opts LoadOptions) ([]*Image, error) {
+// loadDir is [Store.LoadDir].
+func (l *loader) loadDir(ctx context.Context, dir string, opts LoadOptions) ([]*Image, error) {
 	a, err := openDirArchive(dir)
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	return s.load(ctx, a, opts)
+	return l.load(ctx, a, opts)
 }
 
 // Bounds of what one archive may hold, beside those of its index and its documents.
@@ -61,11 +67,11 @@ type candidate struct {
 	names  []string           // full references
 }
 
-func (s *Store) load(ctx context.Context, a *archive, opts LoadOptions) (imgs []*Image, err error) {
-	s.flights.Add(1)
-	defer s.flights.Done()
+func (l *loader) load(ctx context.Context, a *archive, opts LoadOptions) (imgs []*Image, err error) {
+	l.bg.running.Add(1) // the store stays open until it has ended
+	defer l.bg.running.Done()
 	defer func() { err = errors.Join(err, a.close()) }()
-	found, err := a.candidates(ctx, s.platform)
+	found, err := a.candidates(ctx, l.platform)
 	if err == nil {
 		err = nameAll(found, opts.Name)
 	}
@@ -78,7 +84,7 @@ func (s *Store) load(ctx context.Context, a *archive, opts LoadOptions) (imgs []
 		return nil, fmt.Errorf("load: %w", classify(err))
 	}
 	for _, c := range found {
-		img, err := s.loadOne(ctx, a, c, opts.Progress)
+		img, err := l.loadOne(ctx, a, c, opts.Progress)
 		if err != nil {
 			return imgs, fmt.Errorf("load %s: %w", strings.Join(c.names, " "), classify(err))
 		}
@@ -104,12 +110,12 @@ func nameAll(found []candidate, name string) error {
 }
 
 // loadOne brings in one image, or finds that it is here, and gives it its names.
-func (s *Store) loadOne(ctx context.Context, a *archive, c candidate, progress func(Progress)) (*Image, error) {
-	root, err := a.root(ctx, c, s.opts.MaxLayers)
+func (l *loader) loadOne(ctx context.Context, a *archive, c candidate, progress func(Progress)) (*Image, error) {
+	root, err := a.root(ctx, c, l.maxLayers)
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.examine(ctx, a, root)
+	f, err := l.examine(ctx, a, root)
 	if err != nil {
 		return nil, err
 	}
@@ -119,20 +125,20 @@ func (s *Store) loadOne(ctx context.Context, a *archive, c candidate, progress f
 	}
 	var to listeners
 	to.add(progress)
-	job := &ingest{store: s, src: a, found: f, name: f.id(), tag: names[0].tag, digestName: names[0].digest, tell: to.tell}
+	job := &ingest{importer: l.importer, src: a, found: f, name: f.id(), tag: names[0].tag, digestName: names[0].digest, tell: to.tell}
 	if len(c.names) > 0 {
 		job.name = c.names[0]
 	}
 	var img *Image
-	if s.index.Load().byID[f.id()] != nil {
-		img, err = s.addNames(f.id(), job.tag, job.digestName)
+	if l.cat.view().byID[f.id()] != nil {
+		img, err = l.cat.addNames(f.id(), job.tag, job.digestName)
 	}
 	if img == nil && err == nil {
 		img, err = job.run(ctx)
 	}
 	for _, n := range names[1:] {
 		if err == nil {
-			img, err = s.addNames(f.id(), n.tag, n.digest)
+			img, err = l.cat.addNames(f.id(), n.tag, n.digest)
 		}
 	}
 	if img == nil && err == nil {

@@ -71,7 +71,7 @@ func TestLoadExport(t *testing.T) {
 		if len(imgs) != 1 || imgs[0].ID != idOf(t, sample) || imgs[0].Tags[0] != "berth.test/sample:v1" {
 			t.Fatalf("%s: %+v", n, imgs)
 		}
-		left, _ := os.ReadDir(s.images)
+		left, _ := os.ReadDir(s.cat.dir)
 		if len(left) != 2 { // the lock and the record
 			t.Errorf("%s left %v", n, left)
 		}
@@ -165,7 +165,7 @@ func TestCheck(t *testing.T) {
 	if err != nil || len(rep.Problems) != 0 || rep.Layers != 2 {
 		t.Fatalf("%+v %v", rep, err)
 	}
-	f := filepath.Join(s.layerPath(imgs[0].Layers[1]), "fs", "b")
+	f := filepath.Join(s.pool.path(imgs[0].Layers[1]), "fs", "b")
 	if err := os.WriteFile(f, []byte("tampered"), 0o644); err != nil {
 		t.Fatal(err)
 	}

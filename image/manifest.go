@@ -62,8 +62,15 @@ func (e either) schema1(mediaType string) bool {
 	return e.SchemaVersion == 1 || types.MediaType(mediaType).IsSchema1() || e.FSLayers != nil
 }
 
+// examiner reads manifests and configurations, and refuses those that contradict
+// themselves.
+type examiner struct {
+	platform  platform // chosen from indexes
+	maxLayers int      // of one image
+}
+
 // descend goes from the root to the manifest for this platform.
-func (s *Store) descend(ctx context.Context, src source, root registry.Manifest) (registry.Manifest, ocispec.Manifest, error) {
+func (x examiner) descend(ctx context.Context, src source, root registry.Manifest) (registry.Manifest, ocispec.Manifest, error) {
 	m := root
 	for range maxIndexDepth {
 		var e either
@@ -86,7 +93,7 @@ func (s *Store) descend(ctx context.Context, src source, root registry.Manifest)
 			return m, ocispec.Manifest{}, corrupt("%s (%.100q) is neither a manifest nor an index", m.Digest, m.MediaType)
 		}
 		var err error
-		if m, err = s.pick(ctx, src, e.Manifests); err != nil {
+		if m, err = x.pick(ctx, src, e.Manifests); err != nil {
 			return m, ocispec.Manifest{}, err
 		}
 	}
@@ -98,8 +105,8 @@ const maxUnsaid = 8
 
 // pick fetches the manifest for this platform of those in an index. Where none is said
 // to be for it, the configurations of those tell that say nothing.
-func (s *Store) pick(ctx context.Context, src source, list []ocispec.Descriptor) (registry.Manifest, error) {
-	d, none := s.platform.choose(list)
+func (x examiner) pick(ctx context.Context, src source, list []ocispec.Descriptor) (registry.Manifest, error) {
+	d, none := x.platform.choose(list)
 	if none == nil {
 		return src.manifest(ctx, d.Digest)
 	}
@@ -111,7 +118,7 @@ func (s *Store) pick(ctx context.Context, src source, list []ocispec.Descriptor)
 		if m.MediaType == "" {
 			m.MediaType = d.MediaType
 		}
-		if ok, err := s.madeForHere(ctx, src, m); ok || err != nil {
+		if ok, err := x.madeForHere(ctx, src, m); ok || err != nil {
 			return m, err
 		}
 	}
@@ -131,7 +138,7 @@ func unsaid(list []ocispec.Descriptor) []ocispec.Descriptor {
 }
 
 // madeForHere tells by its configuration whether a manifest is for this platform.
-func (s *Store) madeForHere(ctx context.Context, src source, m registry.Manifest) (bool, error) {
+func (x examiner) madeForHere(ctx context.Context, src source, m registry.Manifest) (bool, error) {
 	var e either
 	if registry.Decode(m.Raw, &e) != nil || e.Config == nil || !isImageConfig(e.Config.MediaType) || e.Config.Digest.Validate() != nil {
 		return false, nil
@@ -141,7 +148,7 @@ func (s *Store) madeForHere(ctx context.Context, src source, m registry.Manifest
 		return false, err
 	}
 	var config ocispec.Platform
-	return registry.Decode(raw, &config) == nil && config.OS == s.platform.os && config.Architecture == s.platform.arch, nil
+	return registry.Decode(raw, &config) == nil && config.OS == x.platform.os && config.Architecture == x.platform.arch, nil
 }
 
 func parseManifest(m *registry.Manifest) (ocispec.Manifest, error) {
@@ -164,15 +171,15 @@ func parseManifest(m *registry.Manifest) (ocispec.Manifest, error) {
 }
 
 // examine fetches the configuration and works out the layers.
-func (s *Store) examine(ctx context.Context, src source, root registry.Manifest) (*found, error) {
-	m, parsed, err := s.descend(ctx, src, root)
+func (x examiner) examine(ctx context.Context, src source, root registry.Manifest) (*found, error) {
+	m, parsed, err := x.descend(ctx, src, root)
 	if err != nil {
 		return nil, err
 	}
 	f := &found{root: root.Digest, manifest: m, parsed: parsed, urls: map[string][]string{}}
 	f.artifact = parsed.ArtifactType != "" && parsed.Config.MediaType == ocispec.MediaTypeEmptyJSON || !isImageConfig(parsed.Config.MediaType)
-	if len(parsed.Layers) > s.opts.MaxLayers {
-		return nil, corrupt("%d layers; overlayfs can stack %d", len(parsed.Layers), s.opts.MaxLayers)
+	if len(parsed.Layers) > x.maxLayers {
+		return nil, corrupt("%d layers; overlayfs can stack %d", len(parsed.Layers), x.maxLayers)
 	}
 	if f.artifact {
 		f.config = []byte("{}")

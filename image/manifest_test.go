@@ -40,7 +40,7 @@ func FuzzManifest(f *testing.F) {
 	f.Add([]byte(index), []byte(index), []byte(`{}`))
 	f.Add([]byte(`{"manifests":[],"layers":null}`), []byte(`null`), []byte(`[]`))
 	f.Add([]byte(strings.ReplaceAll(manifest, "image.config", "other")), []byte(`1`), []byte(`"`))
-	s := &Store{opts: Options{}.withDefaults(), platform: platform{os: "linux", arch: "amd64", variants: []string{""}}}
+	s := examiner{platform: platform{os: "linux", arch: "amd64", variants: []string{""}}, maxLayers: 500}
 	f.Fuzz(func(t *testing.T, root, next, config []byte) {
 		m := registry.Manifest{Digest: digest.FromBytes(root), Raw: root}
 		got, err := s.examine(t.Context(), canned{next, config}, m)
@@ -71,7 +71,7 @@ func TestAttackAmbiguousManifest(t *testing.T) {
 	manifest := "{" + image + "}"
 	index := fmt.Sprintf(`"manifests":[{"digest":%q,"platform":{"os":"linux","architecture":"amd64"}}]`, digest.FromString(manifest))
 	named := func(mediaType, fields string) string { return fmt.Sprintf(`{"mediaType":%q,%s}`, mediaType, fields) }
-	s := &Store{opts: Options{}.withDefaults(), platform: platform{os: "linux", arch: "amd64", variants: []string{""}}}
+	s := examiner{platform: platform{os: "linux", arch: "amd64", variants: []string{""}}, maxLayers: 500}
 	for name, c := range map[string]struct {
 		raw, header string
 		fine        bool
@@ -126,7 +126,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add(uint8(1), fmt.Appendf(nil, `{"config":{"User":"7:8","Env":["A=b"],"Volumes":{"/v":{}}},"rootfs":{"diff_ids":[%q]}}`, d))
 	f.Add(uint8(2), fmt.Appendf(nil, `{"created":"2020-01-01T00:00:00Z","rootfs":{"diff_ids":[%q,%q]},"history":[{"empty_layer":true}]}`, d, d))
 	f.Add(uint8(0), []byte(`{"rootfs":{"diff_ids":null},"config":{"Cmd":"not a list"}}`))
-	s := &Store{opts: Options{}.withDefaults(), platform: platform{os: "linux", arch: "amd64", variants: []string{""}}}
+	s := examiner{platform: platform{os: "linux", arch: "amd64", variants: []string{""}}, maxLayers: 500}
 	f.Fuzz(func(t *testing.T, layers uint8, config []byte) {
 		m := ocispec.Manifest{Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))}}
 		for range layers {

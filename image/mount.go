@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -38,16 +37,16 @@ type MountRequest struct {
 // Mount makes the view. The layers should be held ([Store.Hold]). What was mounted
 // at the target before stays below.
 func (s *Store) Mount(_ context.Context, req MountRequest) error {
-	c := overlay.Config{Target: req.Target, Upper: req.Upper, Work: req.Work, Links: s.layerDir}
+	c := overlay.Config{Target: req.Target, Upper: req.Upper, Work: req.Work, Links: s.pool.dir}
 	for _, chain := range slices.Backward(req.Layers) {
-		c.Lower = append(c.Lower, filepath.Join(s.layerPath(chain), layer.FSDir))
+		c.Lower = append(c.Lower, filepath.Join(s.pool.path(chain), layer.FSDir))
 	}
 	need := 1 // overlayfs wants a lower directory, and two of them when read-only
 	if req.Upper == "" {
 		need = 2
 	}
 	for i := 0; len(c.Lower) < need; i++ {
-		c.Lower = append(c.Lower, filepath.Join(s.layerDir, emptyDir, strconv.Itoa(i)))
+		c.Lower = append(c.Lower, s.pool.emptyLower(i))
 	}
 	for _, o := range req.Options {
 		if overlay.IsFlag(o) {

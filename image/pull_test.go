@@ -104,11 +104,11 @@ func TestPullCanceled(t *testing.T) {
 				<-g.entered
 			} else {
 				for joined := false; !joined; {
-					s.mu.Lock()
-					for _, p := range s.pulls {
+					s.pulls.mu.Lock()
+					for _, p := range s.pulls.byKey {
 						joined = p.refs == 2
 					}
-					s.mu.Unlock()
+					s.pulls.mu.Unlock()
 				}
 			}
 			giveUp()
@@ -119,7 +119,7 @@ func TestPullCanceled(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Errorf("the second got %v", err)
 			}
-			s.flights.Wait()
+			s.bg.running.Wait()
 			for _, d := range layerDirs(t, s) {
 				if strings.HasPrefix(d, tmpPrefix) {
 					t.Errorf("left: %s", d)
@@ -150,7 +150,7 @@ func TestPullAbandoned(t *testing.T) {
 		t.Error(err)
 	}
 	close(g.hold)
-	s.flights.Wait()
+	s.bg.running.Wait()
 	if left := layerDirs(t, s); len(left) != 0 || len(s.List()) != 0 {
 		t.Errorf("left: %v", left)
 	}

@@ -8,11 +8,8 @@ import (
 	"path/filepath"
 )
 
-// Seed loads every image archive in a directory: tar files of any accepted form and
-// directories with an OCI image layout. Images that are here already cost a look at
-// their manifest. A file that can't be loaded does not keep the others from it; a
-// directory that does not exist holds nothing.
-func (s *Store) Seed(ctx context.Context, dir string) ([]*Image, error) {
+// seed is [Store.Seed].
+func (l *loader) seed(ctx context.Context, dir string) ([]*Image, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -26,7 +23,7 @@ func (s *Store) Seed(ctx context.Context, dir string) ([]*Image, error) {
 		if ctx.Err() != nil {
 			return imgs, context.Cause(ctx)
 		}
-		got, err := s.seedOne(ctx, filepath.Join(dir, e.Name()))
+		got, err := l.seedOne(ctx, filepath.Join(dir, e.Name()))
 		imgs = append(imgs, got...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("seed images: %s: %w", e.Name(), err))
@@ -35,7 +32,7 @@ func (s *Store) Seed(ctx context.Context, dir string) ([]*Image, error) {
 	return imgs, errors.Join(errs...)
 }
 
-func (s *Store) seedOne(ctx context.Context, path string) ([]*Image, error) {
+func (l *loader) seedOne(ctx context.Context, path string) ([]*Image, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -46,9 +43,9 @@ func (s *Store) seedOne(ctx context.Context, path string) ([]*Image, error) {
 	case err != nil:
 		return nil, err
 	case st.IsDir():
-		return s.LoadDir(ctx, path, LoadOptions{})
+		return l.loadDir(ctx, path, LoadOptions{})
 	case st.Mode().IsRegular():
-		return s.Load(ctx, f, LoadOptions{})
+		return l.loadTar(ctx, f, LoadOptions{})
 	}
 	return nil, nil
 }

@@ -87,7 +87,7 @@ func TestAttackDripTakesAllSlots(t *testing.T) {
 		drips = append(drips, d.push(t, evil, fmt.Sprint("drip", i), imageOf(t, layersOf(t, fmt.Sprint("drip", i), 6)...)))
 	}
 	s := openStore(t, Options{MaxParallel: 2})
-	s.slots.patience = 20 * time.Millisecond
+	s.staging.slots.patience = 20 * time.Millisecond
 	for _, ref := range drips {
 		defer begin(t, s, ref)()
 	}
@@ -124,12 +124,12 @@ func TestAttackDripSharedLayer(t *testing.T) {
 		t.Errorf("beside one that drips its layers: %v", err)
 	}
 	end()
-	s.flights.Wait()
+	s.bg.running.Wait()
 	if left := layerDirs(t, s); len(left) != 2 {
 		t.Errorf("on disk: %v", left)
 	}
-	if len(s.stages) != 0 || s.slots.held != 0 || len(s.slots.byPull)+len(s.slots.byRegistry) != 0 {
-		t.Errorf("left: %v, %+v", s.stages, s.slots)
+	if len(s.staging.stages) != 0 || s.staging.slots.held != 0 || len(s.staging.slots.byPull)+len(s.staging.slots.byRegistry) != 0 {
+		t.Errorf("left: %v, %+v", s.staging.stages, s.staging.slots)
 	}
 }
 

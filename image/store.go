@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,11 +16,8 @@ import (
 	"berth/image/registry"
 )
 
-const (
-	tmpPrefix = ".tmp-"
-	emptyDir  = ".empty"
-	lockFile  = ".lock"
-)
+// lockFile is held while the store is open.
+const lockFile = ".lock"
 
 // Options configures a store. Only Root is required.
 type Options struct {
@@ -72,39 +67,20 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Store is the image store of one root directory. It is safe for concurrent use.
+// Store is the image store of one root directory. It is safe for concurrent use. It
+// only puts together what it consists of; see the package documentation.
 type Store struct {
-	opts     Options
-	platform platform
-	images   string // directories
-	layerDir string
-	lock     *os.File
-	client   *registry.Client
-	slots    *slots // one for each layer being worked on
-	ctx      context.Context
-	cancel   context.CancelFunc
-	flights  sync.WaitGroup
+	root   string
+	lock   *os.File
+	bg     *background
+	client *registry.Client
 
-	index  atomic.Pointer[index]
-	commit sync.Mutex
-
-	mu      sync.Mutex
-	records map[string]*record    // by ID
-	layers  map[string]*layerInfo // complete ones, by ChainID
-	holds   map[string][]string
-	stages  map[string]*stage // layers in the making, by ChainID
-	pulls   map[string]*pull
-	swept   bool
-	left    []string // .tmp directories of an earlier process
-	seq     uint64   // of the last record
-	keys    uint64   // of the last brief hold or layer set aside
-}
-
-// layerInfo is a complete layer.
-type layerInfo struct {
-	bytes, inodes uint64
-	known         bool // bytes and inodes are
-	refs          int  // by images, holds and pulls
+	pool    *layerPool
+	staging *staging
+	cat     *catalogue
+	pulls   *pulls
+	puller  *puller
+	loader  *loader
 }
 
 // Open takes the store at opts.Root, creating it if need be, and reads what is
@@ -115,81 +91,54 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{
-		opts: opts, platform: p,
-		images: filepath.Join(opts.Root, "images"), layerDir: filepath.Join(opts.Root, "layers"),
-		slots:   newSlots(opts.MaxParallel),
-		records: map[string]*record{}, layers: map[string]*layerInfo{}, holds: map[string][]string{},
-		stages: map[string]*stage{}, pulls: map[string]*pull{},
-		client: registry.New(registry.Options{
-			CertsDirs: opts.CertsDirs, UserAgent: opts.UserAgent, Timeout: opts.ProgressTimeout,
-			Attempts: opts.RetryAttempts, Backoff: opts.RetryBackoff,
-		}),
-	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if err := s.open(); err != nil {
+	s := &Store{root: opts.Root, bg: newBackground(), client: registry.New(registry.Options{
+		CertsDirs: opts.CertsDirs, UserAgent: opts.UserAgent, Timeout: opts.ProgressTimeout,
+		Attempts: opts.RetryAttempts, Backoff: opts.RetryBackoff,
+	})}
+	if err := s.open(opts, p); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the image store at %s: %w", opts.Root, classify(err)), s.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) open() error {
-	empty := filepath.Join(s.layerDir, emptyDir)
-	for _, dir := range []string{s.images, s.layerDir, empty, filepath.Join(empty, "0"), filepath.Join(empty, "1")} {
-		perm := os.FileMode(0o700)
-		if filepath.Dir(dir) == empty {
-			perm = 0o755
-		}
-		if err := os.MkdirAll(dir, perm); err != nil {
-			return err
-		}
-	}
-	if err := s.takeLock(); err != nil {
+func (s *Store) open(opts Options, p platform) (err error) {
+	images := filepath.Join(opts.Root, "images")
+	if err := os.MkdirAll(images, 0o700); err != nil {
 		return err
 	}
-	if err := s.findLayers(); err != nil {
+	if s.lock, err = lockDir(images); err != nil {
 		return err
 	}
-	if err := s.loadRecords(); err != nil {
+	if s.pool, err = openPool(filepath.Join(opts.Root, "layers"), s.bg); err != nil {
 		return err
 	}
-	s.publish()
+	if s.cat, err = openCatalogue(images, opts.PinnedImages, s.pool); err != nil {
+		return err
+	}
+	s.staging = newStaging(s.pool, newSlots(opts.MaxParallel), s.bg)
+	s.pulls = newPulls(s.bg)
+	im := &importer{cat: s.cat, staging: s.staging, limits: opts.Limits}
+	x := examiner{platform: p, maxLayers: opts.MaxLayers}
+	s.puller = &puller{importer: im, examiner: x, client: s.client, trust: opts.Trust}
+	s.loader = &loader{importer: im, examiner: x, bg: s.bg, maxArchive: opts.MaxArchive}
 	return nil
 }
 
-func (s *Store) takeLock() error {
-	f, err := os.OpenFile(filepath.Join(s.images, lockFile), os.O_CREATE|os.O_RDONLY, 0o600)
+// lockDir keeps other processes out of the directory until the file is closed.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("another process has it open; give this one another root: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("another process has it open; give this one another root: %w", err), f.Close())
 	}
-	s.lock = f
-	return nil
-}
-
-// findLayers lists the complete layers and what an earlier process left behind.
-func (s *Store) findLayers() error {
-	entries, err := os.ReadDir(s.layerDir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		switch name := e.Name(); {
-		case strings.HasPrefix(name, tmpPrefix):
-			s.left = append(s.left, name)
-		case isHex(name) && len(name) == 64 && e.IsDir():
-			s.layers["sha256:"+name] = &layerInfo{}
-		}
-	}
-	return nil
+	return f, nil
 }
 
 // Close ends all pulls, waits for them, and gives up the lock. Mounts stay.
 func (s *Store) Close() error {
-	s.cancel()
-	s.flights.Wait()
+	s.bg.stop()
 	s.client.Close()
 	if s.lock == nil {
 		return nil
@@ -197,10 +146,101 @@ func (s *Store) Close() error {
 	return s.lock.Close()
 }
 
-// layerPath is the directory of a complete layer.
-func (s *Store) layerPath(chain string) string {
-	return filepath.Join(s.layerDir, strings.TrimPrefix(chain, "sha256:"))
+// Pull makes the image the reference names in its registry now present, and gives
+// it. Callers that ask for the same with the same credentials share one pull; it
+// goes on until the last of them gave up.
+func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
+	ref, err := registry.Parse(req.Reference)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.puller.trust.allowName(ref); err != nil {
+		return nil, err
+	}
+	p := s.pulls.join(pullKey(ref, req.Auth), req.Progress, func(ctx context.Context, tell func(Progress)) (*Image, error) {
+		img, err := s.puller.pull(ctx, ref, req.Auth, tell)
+		return img, pullFailure(ref, err)
+	})
+	select {
+	case <-p.done:
+		return p.img, p.err
+	case <-ctx.Done():
+		s.pulls.leave(p, context.Cause(ctx))
+		return nil, fmt.Errorf("pull %s: %w", ref, context.Cause(ctx))
+	}
 }
+
+// Load brings in the images of an archive: what docker save writes, or an OCI image
+// layout as tar; either may be compressed. It gives the images in archive order.
+func (s *Store) Load(ctx context.Context, r io.Reader, opts LoadOptions) ([]*Image, error) {
+	return s.loader.loadTar(ctx, r, opts)
+}
+
+// LoadDir does the same for a directory that holds an OCI image layout or an
+// unpacked docker archive.
+func (s *Store) LoadDir(ctx context.Context, dir string, opts LoadOptions) ([]*Image, error) {
+	return s.loader.loadDir(ctx, dir, opts)
+}
+
+// Seed loads every image archive in a directory: tar files of any accepted form and
+// directories with an OCI image layout. Images that are here already cost a look at
+// their manifest. A file that can't be loaded does not keep the others from it; a
+// directory that does not exist holds nothing.
+func (s *Store) Seed(ctx context.Context, dir string) ([]*Image, error) {
+	return s.loader.seed(ctx, dir)
+}
+
+// List gives all images, the last pulled first. The slice must not be changed.
+func (s *Store) List() []*Image { return s.cat.view().sorted }
+
+// Get finds an image by its ID (with or without sha256:), an unambiguous prefix of
+// it, a tag or digest in full or in docker's short form, or both. A reference with
+// a digest ignores its tag, as when pulling.
+func (s *Store) Get(ref string) (*Image, error) { return s.cat.view().get(ref) }
+
+// RawConfig reads the configuration of the image with this ID as it was published. It
+// is not kept in memory.
+func (s *Store) RawConfig(id string) ([]byte, error) {
+	r, err := s.cat.record(id)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of image %s: %w", id, err)
+	}
+	return r.Config, nil
+}
+
+// Remove deletes the image with all its tags, whichever of them ref is; no such
+// image is no error. Its space is free when it returns, except for layers that
+// other images or holds refer to.
+func (s *Store) Remove(_ context.Context, ref string) error {
+	img, err := s.Get(ref)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.cat.remove(img.ID); err != nil {
+		return fmt.Errorf("remove image %s: %w", ref, err)
+	}
+	return nil
+}
+
+// Hold keeps layers (Image.Layers) from being deleted, in the name of a container
+// or another user, until [Store.Release] of the same key. Holding again replaces
+// what the key held. It fails with ErrNotFound, and holds nothing new, when a layer
+// is not there.
+func (s *Store) Hold(key string, layers []string) error { return s.pool.hold(key, layers) }
+
+// Release ends a hold. Layers of images that were removed meanwhile are deleted
+// before it returns.
+func (s *Store) Release(key string) { s.pool.release(key) }
+
+// Sweep is to be called once all holds are known again after a restart. It deletes
+// what an earlier process left half done and every layer nobody refers to; from
+// then on layers are deleted as soon as the last reference goes. What there is to
+// delete is settled at once, deleting it may take minutes: the store can be used
+// meanwhile. Ended by ctx, the next start's Sweep deletes the rest.
+func (s *Store) Sweep(ctx context.Context) error { return s.pool.sweep(ctx) }
 
 func isHex(s string) bool {
 	for _, c := range []byte(s) {

@@ -26,7 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
-	"berth/image/layer"
+	"berth/oci/dirtree"
 )
 
 // entry is one file of a layer; a name that ends in / is a directory.
@@ -229,19 +229,19 @@ func sameAsDu(t testing.TB, s *Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b1, n1, err1 := layer.Usage(t.Context(), s.images)
-	b2, n2, err2 := layer.Usage(t.Context(), s.layerDir)
+	u1, err1 := dirtree.Measure(t.Context(), s.cat.dir)
+	u2, err2 := dirtree.Measure(t.Context(), s.pool.dir)
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
-	if u.Bytes != b1+b2 || u.Inodes != n1+n2 {
-		t.Errorf("Usage says %d bytes, %d inodes; the disk has %d, %d", u.Bytes, u.Inodes, b1+b2, n1+n2)
+	if u.Bytes != u1.Bytes+u2.Bytes || u.Inodes != u1.Inodes+u2.Inodes {
+		t.Errorf("Usage says %d bytes, %d inodes; the disk has %d, %d", u.Bytes, u.Inodes, u1.Bytes+u2.Bytes, u1.Inodes+u2.Inodes)
 	}
 }
 
 func layerDirs(t testing.TB, s *Store) (names []string) {
 	t.Helper()
-	entries, err := os.ReadDir(s.layerDir)
+	entries, err := os.ReadDir(s.pool.dir)
 	if err != nil {
 		t.Fatal(err)
 	}

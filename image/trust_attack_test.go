@@ -106,10 +106,8 @@ func TestNamesOfEarlierRecords(t *testing.T) {
 	root := t.TempDir()
 	s := openStore(t, Options{Root: root})
 	img := pullOK(t, s, reg.push(t, "a", sampleImage(t)))
-	s.mu.Lock()
-	r := s.records[img.ID].with("EXAMPLE.com:443/a:v1", "")
-	s.mu.Unlock()
-	if err := s.writeRecord(r); err != nil {
+	r := s.cat.view().records[img.ID].with("EXAMPLE.com:443/a:v1", "")
+	if err := s.cat.writeRecord(r); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
