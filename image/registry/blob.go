@@ -54,6 +54,12 @@ func (r *Repository) External(ctx context.Context, urls []string) (io.ReadCloser
 	return nil, fmt.Errorf("%w: fetch a foreign layer: tried %s", kind, strings.Join(tried, "; "))
 }
 
+// roundTripper is a function as [http.RoundTripper].
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements [http.RoundTripper].
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
 func (c *Client) external(ctx context.Context, h *host, own reach, u string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
@@ -148,7 +154,7 @@ func startsAt(resp *http.Response, first int64) bool {
 
 func refusesRange(err error) bool {
 	var se *statusError
-	return errors.As(err, &se) && (se.answer.StatusCode == http.StatusRequestedRangeNotSatisfiable || se.answer.StatusCode == http.StatusBadRequest)
+	return errors.As(err, &se) && (se.code == http.StatusRequestedRangeNotSatisfiable || se.code == http.StatusBadRequest)
 }
 
 // skip brings a fresh answer to where the blob goes on, when it starts at the blob's

@@ -1,7 +1,7 @@
 // Package registry speaks the distribution protocol: from an image's name to the
 // bytes of its manifests and blobs, over all the hosts that may serve them.
 //
-// # Owns
+// # What it owns
 //
 // References ([Parse]), the certs.d directories with their hosts.toml (read anew for
 // every pull, so a change needs no restart), credentials, retries and resumption.
@@ -43,27 +43,52 @@
 //
 // Client.mu guards its caches of transports and tokens; it is never held across I/O.
 //
-// # What go-containerregistry does, and what it can't
+// # Why not containerd's core/remotes/docker
 //
-// Its packages name (references), types (media types), authn (credentials) and
-// transport (challenges, token exchange, error bodies) are used; docker's
-// credential-helpers package runs the helpers. Where they are laxer or stricter than
-// wanted, this package says so beside the call: name lets pass hosts and
-// repositories that are neither directory names nor paths of URLs, transport refuses
-// token servers by what is written in their URLs, where names are let pass.
+// It is a fetcher that gives a plain ReadCloser, and needs no content store. It was tried
+// (v2.4.2, go1.26, amd64, stripped) in a program that pulls a manifest and three times a
+// layer of 256 MiB over the loopback, and linked into the daemon:
 //
-// Its package remote, which would fetch, is not used. It knows one host per registry
-// where hosts.toml names several, each with its own certificates, headers,
-// credentials and capabilities; it asks /v2/ before anything else, a round trip per
-// pull; it turns to plain HTTP for any private address; it has no ranges, and so can
-// neither resume a blob nor fetch it in parts; it does not wait as long as
-// Retry-After says. transport.New, the client it is made of, is tied to one host by
-// the same.
+//	                            this package       containerd's
+//	size of the program         7.4 MB             9.8 MB (net/http alone: 5.8 MB)
+//	packages, modules           224, 11            316, 28
+//	berthd                      19.5 MB            20.7 MB (added; this package stays for names)
+//	largest resident memory     9 MB               10 MB; with 3 parts of 8 MiB: 107-118 MB
+//	requests for a tag          GET                HEAD, then GET
+//
+// The measurements of time were the same within their spread. Of the five things that
+// must not be lost, three can be kept by round-trippers below it: Retry-After (it retries
+// 429 at once, so the round-tripper would wait), credentials per host and their helpers
+// (all but a bearer token given as it is), and no plain HTTP that was not asked for. Two
+// can't:
+//
+//   - The error is the first host's alone; what the others said is lost above the
+//     round-tripper, as are bytes of the wrong digest, for which no other host is asked.
+//   - Whether a layer comes in parts is decided before its first byte, from the
+//     configuration. Deciding by the rate that is measured would mean to fetch the parts
+//     below it: the code of this package again.
+//
+// And the URLs of foreign layers are fetched with http.DefaultClient, past every
+// round-tripper: a manifest could have this machine connect to any address.
+//
+// # Why not go-containerregistry's remote
+//
+// Of that library the packages name (references) and types (media types) are used.
+// Where name is laxer or stricter than wanted, this package says so beside the call: it
+// lets pass hosts and repositories that are neither directory names nor paths of URLs.
+// Its package remote knows one host per registry where hosts.toml names several, each
+// with its own certificates, headers, credentials and capabilities; it asks /v2/ before
+// anything else, a round trip per pull; it turns to plain HTTP for any private address; it
+// has no ranges, and so can neither resume a blob nor fetch it in parts; it does not wait
+// as long as Retry-After says.
+//
+// Its package remote/transport could read challenges and exchange tokens, but is made for
+// a client that asks /v2/ first and for one registry at one address: it had to be shown
+// an invented answer and a false name. The two protocols are 100 lines here.
 //
 // # Why not ...
 //
 //   - authn's keychains: the default one reads the home directory's docker
 //     configuration, which is nobody's of a daemon; the one for helpers takes a helper
 //     that fails for one that has nothing.
-//   - containerd's remotes: they bring containerd's content store along.
 package registry

@@ -5,14 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 var (
@@ -28,20 +27,26 @@ var (
 	ErrRefused = errors.New("registry gave no usable answer")
 )
 
-// statusError is an answer that is no success: the library's, shown shorter, and
-// when to come back.
+// statusError is an answer that is no success.
 type statusError struct {
-	answer     *transport.Error
+	code       int // the HTTP status
+	details    []errorDetail
 	retryAfter time.Duration
 	hasRetry   bool
+}
+
+// errorDetail is an element of the distribution API's error body.
+type errorDetail struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
 }
 
 // Error leaves out the request, which whoever wraps it names, and the bodies that
 // are no registry's answer but some proxy's page.
 func (e *statusError) Error() string {
-	s := fmt.Sprintf("%d %s", e.answer.StatusCode, http.StatusText(e.answer.StatusCode))
+	s := fmt.Sprintf("%d %s", e.code, http.StatusText(e.code))
 	var parts []string
-	for _, d := range e.answer.Errors {
+	for _, d := range e.details {
 		parts = append(parts, strings.Trim(fmt.Sprintf("%s: %s", d.Code, d.Message), ": "))
 	}
 	if len(parts) > 0 {
@@ -50,22 +55,35 @@ func (e *statusError) Error() string {
 	return s
 }
 
-// Unwrap makes the library's error one to look for with [errors.As].
-func (e *statusError) Unwrap() error { return e.answer }
-
-// temporary goes by the status alone, where the library trusts the codes in the body:
-// a 503 with any code is worth another try, a 404 with code UNKNOWN is not.
+// temporary goes by the status alone and not by the codes in the body: a 503 with any
+// code is worth another try, a 404 with code UNKNOWN is not.
 func (e *statusError) temporary() bool {
-	return (&transport.Error{StatusCode: e.answer.StatusCode}).Temporary()
+	switch e.code {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
 }
+
+// maxErrorBody is how many bytes of an error's body are read; a longer one is no
+// registry's.
+const maxErrorBody = 64 << 10
 
 // newStatusError reads the distribution API's error body, when it is from the
 // registry: another host's may be anything, and its text goes where people look.
 func (c *Client) newStatusError(resp *http.Response, own bool) *statusError {
-	e := &statusError{answer: &transport.Error{StatusCode: resp.StatusCode}}
+	e := &statusError{code: resp.StatusCode}
 	if own {
 		resp.Body = c.watch(resp)
-		errors.As(transport.CheckError(resp), &e.answer) // the status alone will do
+		raw, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody+1))
+		var body struct {
+			Errors []errorDetail `json:"errors"`
+		}
+		if err == nil && len(raw) <= maxErrorBody {
+			_ = Decode(raw, &body) // what can't be read is left out: the status alone will do
+			e.details = body.Errors
+		}
 	}
 	e.retryAfter, e.hasRetry = parseRetryAfter(resp.Header.Get("Retry-After"))
 	return e
@@ -144,7 +162,7 @@ func kindOf(err error) error {
 	case !errors.As(err, &se):
 		return ErrUnavailable
 	}
-	switch code := se.answer.StatusCode; {
+	switch code := se.code; {
 	case code == http.StatusNotFound:
 		return ErrNotFound
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:

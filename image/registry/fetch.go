@@ -89,7 +89,7 @@ func saysNothing(err error) bool {
 	if !errors.As(err, &se) || errors.Is(err, ErrUnauthorized) {
 		return false
 	}
-	switch se.answer.StatusCode {
+	switch se.code {
 	case http.StatusNotFound, http.StatusUnauthorized, http.StatusTooManyRequests:
 		return false
 	}

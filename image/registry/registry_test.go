@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -186,8 +187,8 @@ func TestAllHostsNamed(t *testing.T) {
 	}
 }
 
-// tokenServer is a registry that wants bearer tokens, and its token server.
-func tokenServer(t testing.TB, accept func(*http.Request) bool) (reg, auth *fake) {
+// newTokenServer is a registry that wants bearer tokens, and its token server.
+func newTokenServer(t testing.TB, accept func(*http.Request) bool) (reg, auth *fake) {
 	auth = newFake(t, nil)
 	auth.hook = func(w http.ResponseWriter, r *http.Request) bool {
 		if err := r.ParseForm(); err != nil || r.Form.Get("scope") != "repository:library/busybox:pull" || r.Form.Get("service") != "svc" || !accept(r) {
@@ -236,7 +237,7 @@ func TestTokens(t *testing.T) {
 		"no base64":      {&Credentials{Auth: "%%"}, basic("u", "p"), false},
 	} {
 		t.Run(n, func(t *testing.T) {
-			reg, auth := tokenServer(t, x.accept)
+			reg, auth := newTokenServer(t, x.accept)
 			if x.creds != nil && x.creds.ServerAddress == "" {
 				c := *x.creds
 				c.ServerAddress = reg.Listener.Addr().String()
@@ -597,7 +598,9 @@ func FuzzHosts(f *testing.F) {
 func FuzzChallenge(f *testing.F) {
 	f.Add(`Bearer realm="https://x/t",service="a\"b",scope=c`)
 	f.Fuzz(func(t *testing.T, s string) {
-		challenge(t.Context(), unauthorized("http://x/v2/", `Basic realm="x"`, s))
+		if c := challengeOf(unauthorized("http://x/v2/", `Basic realm="x"`, s)); c.scheme != "basic" && c.scheme != "bearer" {
+			t.Errorf("got %+v, want one that can be met", c)
+		}
 	})
 }
 
@@ -607,19 +610,39 @@ func unauthorized(u string, challenges ...string) *http.Response {
 }
 
 func TestChallenge(t *testing.T) {
-	c := challenge(t.Context(), unauthorized("http://x/v2/", "Negotiate", `Basic realm="x"`, `BEARER realm="https://x/t", service="a\"b",scope=c`))
-	if c.Scheme != "bearer" || !c.Insecure || c.Parameters["realm"] != "https://x/t" || c.Parameters["service"] != `a"b` || c.Parameters["scope"] != "c" {
+	c := challengeOf(unauthorized("http://x/v2/", "Negotiate", `Basic realm="x"`, `BEARER realm="https://x/t", service="a\"b",scope=c`))
+	if c.scheme != "bearer" || !c.plain || c.params["realm"] != "https://x/t" || c.params["service"] != `a"b` || c.params["scope"] != "c" {
 		t.Errorf("%+v", c)
 	}
-	if c := challenge(t.Context(), unauthorized("https://x/v2/", "Negotiate", `basic realm="x"`)); c.Scheme != "basic" || c.Insecure {
+	if c := challengeOf(unauthorized("https://x/v2/", "Negotiate", `basic realm="x"`)); c.scheme != "basic" || c.plain {
 		t.Errorf("%+v", c)
 	}
-	if c := challenge(t.Context(), unauthorized("https://x/v2/")); c.Scheme != "" {
+	if c := challengeOf(unauthorized("https://x/v2/")); c.scheme != "" {
 		t.Errorf("%+v", c)
 	}
 }
 
-// TestTokenServers has token servers do what the library does not foresee.
+// TestChallengeForms has hosts write their challenges as hosts do.
+func TestChallengeForms(t *testing.T) {
+	for header, want := range map[string]challenge{
+		`Bearer realm="https://x/t",service="s"`: {"bearer", map[string]string{"realm": "https://x/t", "service": "s"}, false},
+		`Basic realm="a, b", charset=UTF-8, Bearer realm="https://x/t" , scope="repository:a:pull,push"`: {
+			"bearer", map[string]string{"realm": "https://x/t", "scope": "repository:a:pull,push"}, false},
+		`Negotiate YWJj==, Basic realm=x`:               {"basic", map[string]string{"realm": "x"}, false},
+		`bearer Realm = https://x/t,scope=repository:a`: {"bearer", map[string]string{"realm": "https://x/t", "scope": "repository:a"}, false},
+		`Bearer realm="never ends`:                      {"bearer", map[string]string{"realm": "never ends"}, false},
+		`realm="of nothing", Basic`:                     {"basic", map[string]string{}, false},
+		`"Bearer" realm="x"`:                            {},
+		"":                                              {},
+		"Digest realm=x":                                {},
+	} {
+		if got := challengeOf(unauthorized("https://x/v2/", header)); got.scheme != want.scheme || !maps.Equal(got.params, want.params) || got.plain {
+			t.Errorf("%s: got %+v, want %+v", header, got, want)
+		}
+	}
+}
+
+// TestTokenServers has token servers do what the protocol does not foresee.
 func TestTokenServers(t *testing.T) {
 	elsewhere := newFake(t, nil)
 	once := 0
