@@ -105,21 +105,24 @@ type blob struct {
 
 // open asks for what is left of the blob.
 func (b *blob) open() error {
-	what := "fetch " + b.repo.ref.DigestName(b.digest)
-	return b.repo.each(b.ctx, what, b.digest, func(e *endpoint) error {
-		resp, err := b.request(e) //nolint:bodyclose // watch closes it
+	tries := b.repo.tries(b.ctx, "fetch "+b.repo.ref.DigestName(b.digest), b.digest)
+	for tries.next() {
+		resp, err := b.request(tries.host) //nolint:bodyclose // watch closes it
 		if err != nil {
-			return err
+			tries.failed(err)
+			continue
 		}
 		body := b.repo.client.watch(resp)
-		b.repo.gives(b.digest, e.host)
+		b.repo.gives(b.digest, tries.host.host)
 		if err := b.skip(resp, body); err != nil {
-			return errors.Join(err, body.Close())
+			tries.failed(errors.Join(err, body.Close()))
+			continue
 		}
-		b.body, b.from, b.started, b.waited = body, e.host, b.off, 0
+		b.body, b.from, b.started, b.waited = body, tries.host.host, b.off, 0
 		b.canRange = resp.StatusCode == http.StatusPartialContent || resp.Header.Get("Accept-Ranges") == "bytes"
 		return nil
-	})
+	}
+	return tries.err
 }
 
 // request asks one host for what is left, as a range with an end: some caches answer

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
@@ -61,24 +59,25 @@ func (r *Repository) Registry() string { return r.ref.Host }
 // Resolve asks what the repository's reference is now, without fetching it. The digest
 // is empty when the registry can't tell: some answer this question with an error (400,
 // 403, 405, 500) where they do give the manifest.
-func (r *Repository) Resolve(ctx context.Context) (m Manifest, err error) {
-	err = r.each(ctx, "resolve "+r.ref.String(), r.ref.Digest, func(e *endpoint) error {
-		resp, err := e.do(ctx, http.MethodHead, "manifests/"+r.ref.wanted(), manifestHeader())
+func (r *Repository) Resolve(ctx context.Context) (Manifest, error) {
+	tries := r.tries(ctx, "resolve "+r.ref.String(), r.ref.Digest)
+	for tries.next() {
+		resp, err := tries.host.do(ctx, http.MethodHead, "manifests/"+r.ref.wanted(), manifestHeader())
 		if saysNothing(err) {
-			m = Manifest{}
-			return nil
+			return Manifest{}, nil
 		}
 		if err != nil {
-			return err
+			tries.failed(err)
+			continue
 		}
 		resp.Body.Close() // HEAD has none
-		m = Manifest{Digest: digest.Digest(resp.Header.Get("Docker-Content-Digest")), MediaType: mediaType(resp)}
+		m := Manifest{Digest: digest.Digest(resp.Header.Get("Docker-Content-Digest")), MediaType: mediaType(resp)}
 		if m.Digest.Validate() != nil {
 			m.Digest = ""
 		}
-		return nil
-	})
-	return m, err
+		return m, nil
+	}
+	return Manifest{}, tries.err
 }
 
 // saysNothing tells whether a host refused a HEAD in a way that says nothing about what
@@ -114,16 +113,11 @@ func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
 // Referrers lists the artifacts that refer to a manifest (OCI distribution 1.1). A
 // registry without that interface keeps the list under a tag.
 func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
-	var raw []byte
-	err := r.each(ctx, "list referrers of "+r.ref.DigestName(d), d, func(e *endpoint) error {
-		resp, err := e.do(ctx, http.MethodGet, "referrers/"+d.String(), nil) //nolint:bodyclose // readDocument closes it
-		if err != nil {
-			return err
+	raw, err := r.document(ctx, "list referrers of "+r.ref.DigestName(d), "referrers/"+d.String(), d, func(resp *http.Response, raw []byte) error {
+		if isObject(raw) {
+			return nil
 		}
-		if raw, err = r.client.readDocument(resp); err == nil && !isObject(raw) {
-			err = fmt.Errorf("%w: it sent no list but %s", errWrong, kindOfDocument(resp))
-		}
-		return err
+		return fmt.Errorf("%w: it sent no list but %s", errWrong, kindOfDocument(resp))
 	})
 	var idx ocispec.Index
 	if errors.Is(err, ErrNotFound) || errors.Is(err, errWrong) || err == nil && Decode(raw, &idx) != nil {
@@ -148,16 +142,8 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 	if want != "" {
 		what = "fetch manifest " + r.ref.DigestName(want)
 	}
-	err = r.each(ctx, what, want, func(e *endpoint) error {
-		resp, err := e.do(ctx, http.MethodGet, "manifests/"+name, manifestHeader()) //nolint:bodyclose // readDocument closes it
-		if err != nil {
-			return err
-		}
-		raw, err := r.client.readDocument(resp)
-		if err != nil {
-			return err
-		}
-		m = Manifest{MediaType: mediaType(resp), Raw: raw, Digest: want}
+	m.Raw, err = r.document(ctx, what, "manifests/"+name, want, func(resp *http.Response, raw []byte) error {
+		m.MediaType, m.Digest = mediaType(resp), want
 		if want == "" {
 			if !isManifest(raw) {
 				return fmt.Errorf("%w: it sent no manifest but %s", errWrong, kindOfDocument(resp))
@@ -172,102 +158,41 @@ func (r *Repository) manifest(ctx context.Context, name string, want digest.Dige
 }
 
 // Document fetches a small blob, such as an image configuration, and verifies it.
-func (r *Repository) Document(ctx context.Context, d digest.Digest) (raw []byte, err error) {
-	err = r.each(ctx, "fetch "+r.ref.DigestName(d), d, func(e *endpoint) error {
-		resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), nil) //nolint:bodyclose // readDocument closes it
-		if err != nil {
-			return err
-		}
-		if raw, err = r.client.readDocument(resp); err != nil {
-			return err
-		}
+func (r *Repository) Document(ctx context.Context, d digest.Digest) ([]byte, error) {
+	return r.document(ctx, "fetch "+r.ref.DigestName(d), "blobs/"+d.String(), d, func(_ *http.Response, raw []byte) error {
 		if got := d.Algorithm().FromBytes(raw); got != d {
 			return fmt.Errorf("%w: the blob it sent has the digest %s", errWrong, got)
 		}
 		return nil
 	})
-	return raw, err
+}
+
+// document fetches something small, whose answer check accepts, from the first host that
+// gives it. want is the digest asked for, empty when a tag is.
+func (r *Repository) document(ctx context.Context, what, resource string, want digest.Digest, check func(*http.Response, []byte) error) ([]byte, error) {
+	var header http.Header
+	if strings.HasPrefix(resource, "manifests/") {
+		header = manifestHeader()
+	}
+	tries := r.tries(ctx, what, want)
+	for tries.next() {
+		resp, err := tries.host.do(ctx, http.MethodGet, resource, header) //nolint:bodyclose // readDocument closes it
+		var raw []byte
+		if err == nil {
+			raw, err = r.client.readDocument(resp)
+		}
+		if err == nil {
+			err = check(resp, raw)
+		}
+		if err == nil {
+			return raw, nil
+		}
+		tries.failed(err)
+	}
+	return nil, tries.err
 }
 
 func manifestHeader() http.Header { return http.Header{"Accept": {acceptManifests}} }
-
-// each tries the hosts in order until f succeeds with one. want is the digest asked
-// for, empty when a tag is.
-func (r *Repository) each(ctx context.Context, what string, want digest.Digest, f func(*endpoint) error) error {
-	able := r.candidates(want)
-	var tried []attempt
-	for i, h := range able {
-		limit := r.client.opts.Attempts
-		if i < len(able)-1 {
-			limit = min(limit, 2)
-		}
-		err := r.try(ctx, h, limit, f)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
-		}
-		tried = append(tried, attempt{h, err})
-	}
-	return failure(what, tried)
-}
-
-// try asks one host up to limit times.
-func (r *Repository) try(ctx context.Context, h *host, limit int, f func(*endpoint) error) error {
-	for n := 1; ; n++ {
-		e, err := r.endpoint(ctx, h)
-		if err == nil {
-			err = f(e)
-		}
-		if errors.Is(err, errWrong) {
-			limit = min(limit, 2)
-		}
-		if err == nil || n >= limit || !worthRetry(err) || ctx.Err() != nil {
-			return err
-		}
-		if err := r.client.pause(ctx, n, err); err != nil {
-			return err
-		}
-	}
-}
-
-// pause waits before attempt n+1: as long as the host says, else ever longer.
-func (c *Client) pause(ctx context.Context, n int, cause error) error {
-	d := c.opts.Backoff << min(n-1, 5)
-	d = min(d/2+rand.N(d/2+1), 30*c.opts.Backoff)
-	var se *statusError
-	if errors.As(cause, &se) && se.hasRetry {
-		if d = se.retryAfter; d > c.opts.MaxRetryAfter {
-			return fmt.Errorf("%w; it asks to come back in %v, which is too long", cause, d.Round(time.Second))
-		}
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return cause
-	case <-timer.C:
-		return nil
-	}
-}
-
-func (r *Repository) endpoint(ctx context.Context, h *host) (*endpoint, error) {
-	r.mu.Lock()
-	e, ok := r.endpoints[h]
-	r.mu.Unlock()
-	if ok {
-		return e, nil
-	}
-	e, err := r.client.newEndpoint(ctx, h, r.ref, r.given)
-	if err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.endpoints[h] = e
-	return e, nil
-}
 
 // url is the address of a resource of the repository.
 func (e *endpoint) url(resource string) *url.URL {

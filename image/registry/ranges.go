@@ -126,25 +126,32 @@ func (r *ranged) Close() error {
 // fetchPart fills the part's buffer; what a broken connection brought is kept.
 func (r *Repository) fetchPart(ctx context.Context, d digest.Digest, p *part) error {
 	have := 0
-	what := fmt.Sprintf("fetch %s from byte %d", r.ref.DigestName(d), p.off)
-	return r.each(ctx, what, d, func(e *endpoint) error {
-		first := p.off + int64(have)
-		header := rangeHeader(first, p.off+int64(len(p.buf)))
-		resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), header) //nolint:bodyclose // watch closes it
-		if err != nil {
-			return err
+	tries := r.tries(ctx, fmt.Sprintf("fetch %s from byte %d", r.ref.DigestName(d), p.off), d)
+	for tries.next() {
+		n, err := r.readRange(ctx, tries.host, d, p.off+int64(have), p.buf[have:])
+		if have += n; err == nil {
+			return nil
 		}
-		body := r.client.watch(resp)
-		defer body.Close() //nolint:errcheck // only read
-		if !startsAt(resp, first) {
-			return fmt.Errorf("%w: the host offers ranges and does not give them", errFinal)
-		}
-		r.gives(d, e.host)
-		n, err := io.ReadFull(body, p.buf[have:])
-		have += n
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
-	})
+		tries.failed(err)
+	}
+	return tries.err
+}
+
+// readRange fills buf with the blob's bytes from first on; it tells how many it got.
+func (r *Repository) readRange(ctx context.Context, e *endpoint, d digest.Digest, first int64, buf []byte) (int, error) {
+	resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), rangeHeader(first, first+int64(len(buf)))) //nolint:bodyclose // watch closes it
+	if err != nil {
+		return 0, err
+	}
+	body := r.client.watch(resp)
+	defer body.Close() //nolint:errcheck // only read
+	if !startsAt(resp, first) {
+		return 0, fmt.Errorf("%w: the host offers ranges and does not give them", errFinal)
+	}
+	r.gives(d, e.host)
+	n, err := io.ReadFull(body, buf)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
