@@ -1,7 +1,7 @@
 # Every target works from a clean clone and may be repeated.
 #   make run    a pod on this machine, until Ctrl-C     make test    all tests
 #   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
-#   make attack | critest | bench | churn | fmt | clean | install
+#   make attack | critest | bench | churn | house | fmt | clean | install
 SHELL   := /bin/bash
 GO      ?= go
 export PATH := $(PATH):/usr/local/go/bin
@@ -12,7 +12,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps run test attack critest bench bench-pull churn crash lint fmt clean install go-is-here tools
+.PHONY: all build static cni deps run test attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -48,6 +48,7 @@ run: deps build cni
 test: deps build cni
 	@$(TEST) -c -o /dev/null ./... >/dev/null
 	$(TEST) -p 1 -timeout 40m ./...
+	$(GO) -C hack/house test -buildvcs=false ./...
 
 # The crash tests of `make test` and those that take long or kill at random.
 crash: deps build cni
@@ -72,6 +73,10 @@ bin/golangci-lint: hack/tools/lint/go.mod hack/tools/lint/go.sum
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) -C hack/tools/lint build -buildvcs=false -trimpath -ldflags "-s -w" -o "$(CURDIR)/bin/" tool
 	@touch $@
+
+# Figures about the source: sizes, shapes, tests and how deep the calls are.
+house: tools static
+	@$(GO) -C hack/house run -buildvcs=false . -root ../.. -tags $(TAGS)
 
 lint: tools static bin/golangci-lint
 	bin/golangci-lint run ./...

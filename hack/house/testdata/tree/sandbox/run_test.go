@@ -1,0 +1,7 @@
+package sandbox
+
+import "testing"
+
+func TestNothing(t *testing.T) {
+	t.Log("nothing")
+}

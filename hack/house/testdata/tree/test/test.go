@@ -1,0 +1,4 @@
+// Package test counts as test.
+package test
+
+const lines = 4
