@@ -48,7 +48,7 @@ var foreign = map[string][]string{
 	"github.com/google/go-containerregistry":    {"image", "test"},
 	"github.com/docker":                         {"image"},
 	"github.com/containernetworking/cni":        {"cni", "test"},
-	"google.golang.org/grpc":                    {"cri", "server", "test", "hack"},
+	"google.golang.org/grpc":                    {"cri", "server", "test"},
 	"github.com/BurntSushi/toml":                {"server/config", "image", "test"},
 	"github.com/containernetworking/plugins":    {"test"},
 	"github.com/seccomp/libseccomp-golang":      {},

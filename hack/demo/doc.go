@@ -9,8 +9,8 @@
 //
 // # What it owns
 //
-// The one image and the one pod it makes. It is a CRI client like any other and
-// knows nothing of berth's packages.
+// The one image and the one pod it makes. It is a CRI client like any other: of
+// berth's packages it knows only the tests' client.
 //
 // # Locks and files
 //

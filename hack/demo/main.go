@@ -9,11 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"berth/test/client"
+
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // patience is how long everything up to the first line of log may take.
@@ -51,42 +49,25 @@ func run(ctx context.Context, args []string) error {
 // daemon is a CRI runtime at the other end of a socket.
 type daemon struct {
 	socket string
-	pods   runtimeapi.RuntimeServiceClient
+	cri    *client.Client
 }
 
 func withDaemon(socket string, do func(daemon) error) error {
-	conn, err := grpc.NewClient(socket,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second, Backoff: backoff.Config{
-			BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 200 * time.Millisecond}}),
-		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	cri, err := client.Dial(socket)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	return do(daemon{socket: socket, pods: runtimeapi.NewRuntimeServiceClient(conn)})
+	defer cri.Close() //nolint:errcheck // the process ends
+	return do(daemon{socket: socket, cri: cri})
 }
 
 // wait returns when the daemon serves.
 func (d daemon) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err := d.pods.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	_, err := d.cri.Pods(ctx, nil)
 	return err
 }
 
 // clean stops and removes every pod.
-func (d daemon) clean(ctx context.Context) error {
-	list, err := d.pods.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, pod := range list.GetItems() {
-		_, err := d.pods.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: pod.GetId()})
-		errs = append(errs, err)
-		_, err = d.pods.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: pod.GetId()})
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
+func (d daemon) clean(ctx context.Context) error { return d.cri.RemovePods(ctx, nil) }

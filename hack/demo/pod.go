@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"berth/test/client"
+
 	"github.com/fsnotify/fsnotify"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -50,26 +52,17 @@ func (d daemon) start(ctx context.Context, logDir string) (string, error) {
 		LogDirectory: logDir,
 		Linux:        &runtimeapi.LinuxPodSandboxConfig{},
 	}
-	sandbox, err := d.pods.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: pod})
+	id, err := d.cri.RunPod(ctx, pod)
 	if err != nil {
 		return "", err
 	}
-	container, err := d.pods.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
-		PodSandboxId:  sandbox.GetPodSandboxId(),
-		SandboxConfig: pod,
-		Config: &runtimeapi.ContainerConfig{
-			Metadata: &runtimeapi.ContainerMetadata{Name: "hello"},
-			Image:    &runtimeapi.ImageSpec{Image: imageName},
-			Command:  []string{"sh", "-c", script},
-			LogPath:  logName,
-			Linux:    &runtimeapi.LinuxContainerConfig{},
-		},
-	})
+	config := client.Shell("hello", script)
+	config.Image.Image = imageName
+	container, err := d.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: id, SandboxConfig: pod, Config: config})
 	if err != nil {
 		return "", err
 	}
-	_, err = d.pods.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: container.GetContainerId()})
-	return sandbox.GetPodSandboxId(), err
+	return id, d.cri.StartContainer(ctx, container)
 }
 
 // show prints what a newcomer wants to see of a pod.
@@ -78,11 +71,11 @@ func (d daemon) show(ctx context.Context, pod, logDir string, took time.Duration
 	if err != nil {
 		return fmt.Errorf("wait for the container's first line of log: %w", err)
 	}
-	status, err := d.pods.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod})
+	status, err := d.cri.PodStatus(ctx, pod)
 	if err != nil {
 		return err
 	}
-	ip := status.GetStatus().GetNetwork().GetIp()
+	ip := status.GetNetwork().GetIp()
 	answer, err := get(ctx, "http://"+ip)
 	if err != nil {
 		return fmt.Errorf("ask the pod at its address: %w", err)

@@ -15,7 +15,7 @@ import (
 
 // alive is false for a daemon that never started or has ended.
 func (r *runtimeUnderTest) alive() bool {
-	if r.exited == nil || r.conn == nil {
+	if r.exited == nil || r.cri == nil {
 		return false
 	}
 	select {
@@ -28,7 +28,7 @@ func (r *runtimeUnderTest) alive() bool {
 
 // version is the runtime's name and version as CRI tells it.
 func (r *runtimeUnderTest) version(ctx context.Context) string {
-	v, err := r.cri.Version(ctx, &runtimeapi.VersionRequest{})
+	v, err := r.cri.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
 	if err != nil {
 		return err.Error()
 	}

@@ -112,13 +112,9 @@ func (r *runtimeUnderTest) up(ctx context.Context, image string) (*pod, upTimes,
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	p := &pod{config: config, cgroup: config.Linux.CgroupParent}
-	t.run, err = timed(func() error {
-		resp, err := r.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
-		p.id = resp.GetPodSandboxId()
-		return err
-	})
+	t.run, err = timed(func() (err error) { p.id, err = r.cri.RunPod(ctx, config); return err })
 	if err != nil {
-		return nil, t, fmt.Errorf("RunPodSandbox: %w", err)
+		return nil, t, err
 	}
 	t.create, t.start, err = r.upContainer(ctx, p, image)
 	return p, t, err
@@ -126,24 +122,13 @@ func (r *runtimeUnderTest) up(ctx context.Context, image string) (*pod, upTimes,
 
 // upContainer creates and starts the container of p.
 func (r *runtimeUnderTest) upContainer(ctx context.Context, p *pod, image string) (create, start time.Duration, err error) {
-	create, err = timed(func() error {
-		resp, err := r.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
-			PodSandboxId: p.id, Config: containerConfig(image), SandboxConfig: p.config,
-		})
-		p.container = resp.GetContainerId()
-		return err
-	})
+	request := &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: containerConfig(image), SandboxConfig: p.config}
+	create, err = timed(func() (err error) { p.container, err = r.cri.CreateContainer(ctx, request); return err })
 	if err != nil {
-		return create, 0, fmt.Errorf("CreateContainer: %w", err)
+		return create, 0, err
 	}
-	start, err = timed(func() error {
-		_, err := r.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: p.container})
-		return err
-	})
-	if err != nil {
-		return create, start, fmt.Errorf("StartContainer: %w", err)
-	}
-	return create, start, nil
+	start, err = timed(func() error { return r.cri.StartContainer(ctx, p.container) })
+	return create, start, err
 }
 
 // down takes one pod away: kill at once, remove, as when a pod is deleted with
@@ -153,31 +138,18 @@ func (r *runtimeUnderTest) down(ctx context.Context, p *pod) (downTimes, error) 
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	steps := []struct {
-		name  string
 		spent *time.Duration
 		call  func() error
 	}{
-		{"StopContainer", &t.stopContainer, func() error {
-			_, err := r.cri.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: p.container})
-			return err
-		}},
-		{"RemoveContainer", &t.removeContainer, func() error {
-			_, err := r.cri.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: p.container})
-			return err
-		}},
-		{"StopPodSandbox", &t.stopPod, func() error {
-			_, err := r.cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id})
-			return err
-		}},
-		{"RemovePodSandbox", &t.removePod, func() error {
-			_, err := r.cri.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
-			return err
-		}},
+		{&t.stopContainer, func() error { return r.cri.StopContainer(ctx, p.container, 0) }},
+		{&t.removeContainer, func() error { return r.cri.RemoveContainer(ctx, p.container) }},
+		{&t.stopPod, func() error { return r.cri.StopPod(ctx, p.id) }},
+		{&t.removePod, func() error { return r.cri.RemovePod(ctx, p.id) }},
 	}
 	for _, s := range steps {
 		var err error
 		if *s.spent, err = timed(s.call); err != nil {
-			return t, fmt.Errorf("%s: %w", s.name, err)
+			return t, err
 		}
 	}
 	return t, errors.Join(removeCgroups(p.cgroup), os.RemoveAll(p.config.LogDirectory))
@@ -187,17 +159,10 @@ func (r *runtimeUnderTest) down(ctx context.Context, p *pod) (downTimes, error) 
 func (r *runtimeUnderTest) removeAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	list, err := r.cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		return fmt.Errorf("%s: list pods to remove: %w", r.name, err)
+	if err := r.cri.RemovePods(ctx, nil); err != nil {
+		return fmt.Errorf("%s: remove all pods: %w", r.name, err)
 	}
-	var errs []error
-	for _, item := range list.GetItems() {
-		_, stop := r.cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: item.GetId()})
-		_, remove := r.cri.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: item.GetId()})
-		errs = append(errs, stop, remove)
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // emptyOut is removeAll, again when that failed: after an interrupt a call that
@@ -219,36 +184,21 @@ func (r *runtimeUnderTest) emptyOut(ctx context.Context) error {
 func (r *runtimeUnderTest) exec(ctx context.Context, p *pod) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err := r.cri.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
-		ContainerId: p.container, Cmd: []string{"/bin/true"}, Timeout: 30,
-	})
-	if err != nil {
-		return fmt.Errorf("ExecSync: %w", err)
-	}
-	if resp.GetExitCode() != 0 {
-		return fmt.Errorf("ExecSync true ended with %d: %s", resp.GetExitCode(), resp.GetStderr())
-	}
-	return nil
+	_, err := r.cri.Exec(ctx, p.container, "/bin/true")
+	return err
 }
 
 // pull gets an image.
 func (r *runtimeUnderTest) pull(ctx context.Context, image string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := r.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: image}})
-	if err != nil {
-		return fmt.Errorf("PullImage %s: %w", image, err)
-	}
-	return nil
+	_, err := r.cri.Pull(ctx, image)
+	return err
 }
 
 // remove drops an image and what only it used.
 func (r *runtimeUnderTest) remove(ctx context.Context, image string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := r.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: image}})
-	if err != nil {
-		return fmt.Errorf("RemoveImage %s: %w", image, err)
-	}
-	return nil
+	return r.cri.RemoveImage(ctx, image)
 }

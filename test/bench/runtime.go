@@ -8,10 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"berth/test/client"
+
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -44,9 +43,7 @@ type runtimeUnderTest struct {
 	children *children
 	cmd      *exec.Cmd
 	exited   chan struct{} // closed when the daemon ended
-	conn     *grpc.ClientConn
-	cri      runtimeapi.RuntimeServiceClient
-	images   runtimeapi.ImageServiceClient
+	cri      *client.Client
 }
 
 // start launches the daemon and waits until it says it and its network are ready.
@@ -69,27 +66,10 @@ func (r *runtimeUnderTest) start(ctx context.Context) error {
 		_ = r.children.wait(cmd)
 		close(exited)
 	}(r.cmd, r.exited)
-	if err := r.dial(); err != nil {
+	if r.cri, err = client.Dial("unix://" + r.socket); err != nil {
 		return err
 	}
 	return r.waitReady(ctx)
-}
-
-func (r *runtimeUnderTest) dial() error {
-	var err error
-	r.conn, err = grpc.NewClient("unix://"+r.socket,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 200 * time.Millisecond},
-			MinConnectTimeout: time.Second,
-		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20), grpc.WaitForReady(true)))
-	if err != nil {
-		return err
-	}
-	r.cri = runtimeapi.NewRuntimeServiceClient(r.conn)
-	r.images = runtimeapi.NewImageServiceClient(r.conn)
-	return nil
 }
 
 // waitReady asks for the status until both conditions hold. CRI has no event
@@ -102,7 +82,7 @@ func (r *runtimeUnderTest) waitReady(ctx context.Context) error {
 	var last string
 	for {
 		call, done := context.WithTimeout(ctx, time.Second)
-		resp, err := r.cri.Status(call, &runtimeapi.StatusRequest{})
+		resp, err := r.cri.Runtime.Status(call, &runtimeapi.StatusRequest{})
 		done()
 		if err != nil {
 			last = err.Error()
@@ -131,8 +111,8 @@ func notReady(status *runtimeapi.RuntimeStatus) string {
 
 // stop ends the daemon; its shims end with their pods, or with the namespace.
 func (r *runtimeUnderTest) stop() error {
-	if r.conn != nil {
-		_ = r.conn.Close()
+	if r.cri != nil {
+		_ = r.cri.Close()
 	}
 	if r.exited == nil {
 		return nil

@@ -80,13 +80,13 @@ func slow(inner http.Handler) http.Handler {
 
 // whole is everything between the start of the node and its end.
 func (c *churner) whole(ctx context.Context) error {
-	clients, err := c.newClients()
+	clients, err := c.newWorkers()
 	if err != nil {
 		return err
 	}
 	defer func() {
 		for _, cl := range clients {
-			cl.conn.Close()
+			cl.cri.Close()
 		}
 	}()
 	c.verifier = verifier{node: c.node, known: c.known}
@@ -111,7 +111,7 @@ func (c *churner) whole(ctx context.Context) error {
 }
 
 // work runs the clients to their end, and kills the daemon meanwhile.
-func (c *churner) work(ctx context.Context, clients []*client) error {
+func (c *churner) work(ctx context.Context, clients []*worker) error {
 	began := time.Now()
 	killing, stop := context.WithCancel(ctx)
 	killed := make(chan error, 1)
@@ -131,7 +131,7 @@ func (c *churner) work(ctx context.Context, clients []*client) error {
 	case err = <-killed:
 		c.over.Store(true)
 		for _, cl := range clients {
-			cl.conn.Close()
+			cl.cri.Close()
 		}
 		<-finished
 		stop()

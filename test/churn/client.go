@@ -4,39 +4,33 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
+	"berth/test/client"
+
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// client pulls and removes, one call after the other.
-type client struct {
+// worker pulls and removes, one call after the other.
+type worker struct {
 	*churner
 	number  int
 	rng     *rand.Rand
-	conn    *grpc.ClientConn
-	images  runtimeapi.ImageServiceClient
-	runtime runtimeapi.RuntimeServiceClient
+	cri     *client.Client
 	private private
 	pod     *pod // what it holds; nil: nothing
 	pods    int  // that it has made
 }
 
-func (c *churner) newClients() ([]*client, error) {
-	var out []*client
+func (c *churner) newWorkers() ([]*worker, error) {
+	var out []*worker
 	for i := range c.opts.clients {
-		conn, err := dial(c.node.Endpoint)
+		cri, err := client.Dial(c.node.Endpoint)
 		if err != nil {
 			return nil, err
 		}
-		cl := &client{
-			churner: c, number: i, rng: rand.New(rand.NewPCG(c.opts.seed, uint64(i)+1)), conn: conn,
-			images: runtimeapi.NewImageServiceClient(conn), runtime: runtimeapi.NewRuntimeServiceClient(conn),
-		}
+		cl := &worker{churner: c, number: i, rng: rand.New(rand.NewPCG(c.opts.seed, uint64(i)+1)), cri: cri}
 		out = append(out, cl)
 		if err := cl.makePrivate(); err != nil {
 			return out, err
@@ -45,16 +39,8 @@ func (c *churner) newClients() ([]*client, error) {
 	return out, nil
 }
 
-// dial makes a connection that is there again soon after the daemon is.
-func dial(endpoint string) (*grpc.ClientConn, error) {
-	again := backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 50 * time.Millisecond}
-	return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: time.Second}),
-		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
-}
-
 // take tells whether one more operation is to be done.
-func (c *client) take(ctx context.Context) bool {
+func (c *worker) take(ctx context.Context) bool {
 	if ctx.Err() != nil || c.ended() {
 		return false
 	}
@@ -66,7 +52,7 @@ func (c *client) take(ctx context.Context) bool {
 }
 
 // work does operations until the round has enough, and lets go of what it holds.
-func (c *client) work(ctx context.Context) {
+func (c *worker) work(ctx context.Context) {
 	for c.take(ctx) {
 		switch x := c.rng.IntN(100); {
 		case x < 15:
@@ -88,10 +74,10 @@ func (c *client) work(ctx context.Context) {
 
 func one[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-func (c *client) pick() *picture { return one(c.rng, c.common) }
+func (c *worker) pick() *picture { return one(c.rng, c.common) }
 
 // pullOne pulls a common image by one of its names, and sometimes gives up.
-func (c *client) pullOne(ctx context.Context) {
+func (c *worker) pullOne(ctx context.Context) {
 	p := c.pick()
 	name := one(c.rng, p.names)
 	if c.rng.IntN(8) > 0 {
@@ -102,43 +88,35 @@ func (c *client) pullOne(ctx context.Context) {
 	c.call(ctx, "pull", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, short)
 		defer cancel()
-		_, err := c.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}})
+		_, err := c.cri.Pull(ctx, name)
 		return err
 	}, reason{codes.DeadlineExceeded, gaveUp}, reason{codes.Canceled, gaveUp})
 }
 
 // pull pulls an image, which must turn out to be one of those.
-func (c *client) pull(ctx context.Context, kind, name string, ids ...string) outcome {
+func (c *worker) pull(ctx context.Context, kind, name string, ids ...string) outcome {
 	return c.call(ctx, kind, func(ctx context.Context) error {
-		r, err := c.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}})
-		if err != nil {
-			return err
+		id, err := c.cri.Pull(ctx, name)
+		if err == nil && !slices.Contains(ids, id) {
+			err = fmt.Errorf("%s turned out to be %s, want one of %v", name, id, ids)
 		}
-		for _, id := range ids {
-			if r.GetImageRef() == id {
-				return nil
-			}
-		}
-		return fmt.Errorf("%s turned out to be %s, want %v", name, r.GetImageRef(), ids)
+		return err
 	})
 }
 
-func (c *client) remove(ctx context.Context, name string) outcome {
-	return c.call(ctx, "removal", func(ctx context.Context) error {
-		_, err := c.images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: name}})
-		return err
-	})
+func (c *worker) remove(ctx context.Context, name string) outcome {
+	return c.call(ctx, "removal", func(ctx context.Context) error { return c.cri.RemoveImage(ctx, name) })
 }
 
 // moving are the images that the moving tag is of, one after the other.
 func (c *churner) moving() []*picture { return c.common[:2] }
 
-func (c *client) moveTag() {
+func (c *worker) moveTag() {
 	if err := c.reg.Push(movingTag, one(c.rng, c.moving()).image); err != nil {
 		c.problem("move the tag: %v", err)
 	}
 }
 
-func (c *client) pullMoving(ctx context.Context) {
+func (c *worker) pullMoving(ctx context.Context) {
 	c.pull(ctx, "pull", movingTag, c.moving()[0].id, c.moving()[1].id)
 }

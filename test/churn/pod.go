@@ -25,7 +25,7 @@ type pod struct {
 }
 
 // podStep now and then makes a pod, and ends one that has lived long enough.
-func (c *client) podStep(ctx context.Context) {
+func (c *worker) podStep(ctx context.Context) {
 	if c.pod == nil {
 		if c.rng.IntN(40) == 0 {
 			c.makePod(ctx)
@@ -38,7 +38,7 @@ func (c *client) podStep(ctx context.Context) {
 	}
 }
 
-func (c *client) makePod(ctx context.Context) {
+func (c *worker) makePod(ctx context.Context) {
 	img, volume := c.pick(), c.pick()
 	p := &pod{holds: []*picture{img, volume}, steps: 5 + c.rng.IntN(40)}
 	c.pods++
@@ -50,15 +50,9 @@ func (c *client) makePod(ctx context.Context) {
 			NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE},
 		}},
 	}
-	ok := c.call(ctx, "pod", func(ctx context.Context) error {
-		r, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: conf})
-		p.id = r.GetPodSandboxId()
-		return err
-	}) == fine && c.makeContainer(ctx, p, conf)
-	ok = ok && c.call(ctx, "start", func(ctx context.Context) error {
-		_, err := c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: p.container})
-		return err
-	}) == fine
+	ok := c.call(ctx, "pod", func(ctx context.Context) (err error) { p.id, err = c.cri.RunPod(ctx, conf); return err }) == fine
+	ok = ok && c.makeContainer(ctx, p, conf)
+	ok = ok && c.call(ctx, "start", func(ctx context.Context) error { return c.cri.StartContainer(ctx, p.container) }) == fine
 	if !ok {
 		c.dropPods(ctx)
 		return
@@ -73,7 +67,7 @@ func (c *client) makePod(ctx context.Context) {
 
 // makeContainer pulls the two images, which does not count as operations, and
 // makes the container before they are removed again: not always at once.
-func (c *client) makeContainer(ctx context.Context, p *pod, conf *runtimeapi.PodSandboxConfig) bool {
+func (c *worker) makeContainer(ctx context.Context, p *pod, conf *runtimeapi.PodSandboxConfig) bool {
 	o := removed
 	for range 10 {
 		for _, h := range p.holds {
@@ -81,11 +75,10 @@ func (c *client) makeContainer(ctx context.Context, p *pod, conf *runtimeapi.Pod
 				return false
 			}
 		}
-		o = c.call(ctx, "container", func(ctx context.Context) error {
-			r, err := c.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
+		o = c.call(ctx, "container", func(ctx context.Context) (err error) {
+			p.container, err = c.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
 				PodSandboxId: p.id, SandboxConfig: conf, Config: containerOf(p.holds[0], p.holds[1]),
 			})
-			p.container = r.GetContainerId()
 			return err
 		}, reason{codes.NotFound, removed})
 		if o != removed {
@@ -108,14 +101,14 @@ func containerOf(img, volume *picture) *runtimeapi.ContainerConfig {
 
 // checkPod looks whether the container has all it needs: it runs, its files are
 // there, and every layer below is what it was.
-func (c *client) checkPod(ctx context.Context) {
+func (c *worker) checkPod(ctx context.Context) {
 	p := c.pod
 	o := cut
 	for o == cut {
 		o = c.call(ctx, "check", func(ctx context.Context) error {
-			r, err := c.runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: p.container})
-			if err == nil && r.GetStatus().GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-				err = fmt.Errorf("the container is %v: %s", r.GetStatus().GetState(), r.GetStatus().GetReason())
+			st, err := c.cri.ContainerStatus(ctx, p.container)
+			if err == nil && st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				err = fmt.Errorf("the container is %v: %s", st.GetState(), st.GetReason())
 			}
 			return err
 		})
@@ -137,7 +130,7 @@ func (c *client) checkPod(ctx context.Context) {
 }
 
 // dropPods ends all pods of this client, however often that is cut short.
-func (c *client) dropPods(ctx context.Context) {
+func (c *worker) dropPods(ctx context.Context) {
 	c.pod = nil
 	if c.pods == 0 {
 		return
@@ -147,19 +140,6 @@ func (c *client) dropPods(ctx context.Context) {
 	}
 }
 
-func (c *client) dropAll(ctx context.Context) error {
-	filter := &runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{ownerLabel: strconv.Itoa(c.number)}}
-	list, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: filter})
-	if err != nil {
-		return err
-	}
-	for _, p := range list.GetItems() {
-		if _, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
-			return err
-		}
-		if _, err := c.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
-			return err
-		}
-	}
-	return nil
+func (c *worker) dropAll(ctx context.Context) error {
+	return c.cri.RemovePods(ctx, map[string]string{ownerLabel: strconv.Itoa(c.number)})
 }

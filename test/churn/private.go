@@ -21,7 +21,7 @@ type private struct {
 // names says which image each tag leads to in the store; absent: none.
 type names map[string]string
 
-func (c *client) makePrivate() error {
+func (c *worker) makePrivate() error {
 	p := &c.private
 	p.there = names{}
 	for i := range p.images {
@@ -42,7 +42,7 @@ func (c *client) makePrivate() error {
 
 // privateStep pulls or removes one of the client's own images, after looking
 // whether what it knows is still so.
-func (c *client) privateStep(ctx context.Context) {
+func (c *worker) privateStep(ctx context.Context) {
 	p := &c.private
 	if now, ok := c.look(ctx); ok && !maps.Equal(now, p.there) {
 		c.problem("client %d: its images are %v, must be %v", c.number, now, p.there)
@@ -82,13 +82,13 @@ func (c *client) privateStep(ctx context.Context) {
 
 // look asks the daemon of the moment for all the client's own images. It is not ok
 // when the run is over.
-func (c *client) look(ctx context.Context) (now names, ok bool) {
+func (c *worker) look(ctx context.Context) (now names, ok bool) {
 	now = names{}
 	for _, tag := range c.private.tags {
 		o := cut
 		for o == cut {
 			o = c.call(ctx, "image status", func(ctx context.Context) error {
-				r, err := c.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: tag}})
+				r, err := c.cri.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: tag}})
 				if id := r.GetImage().GetId(); id != "" {
 					now[tag] = id
 				}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -25,11 +26,11 @@ func TestAnotherBoot(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})
 	d.shimKills = 1
 	d.pull(busybox)
-	d.pod("first").remove() // its directories stay
+	d.pod("first").Remove() // its directories stay
 	before := d.facts()
 	running, ended := d.counts("running"), d.pod("ended").start("c", "exit 3")
-	was := ended.ended()
-	created := running.p.create(running.p.config("created", "sleep 1000"))
+	was := ended.Ended()
+	created := running.p.create(client.Shell("created", "sleep 1000"))
 	half := d.podConfig("half")
 	tr := trace(t, d.PID(), 18, d.Dir) // its network is attached
 	_, _ = d.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: half})
@@ -44,7 +45,7 @@ func TestAnotherBoot(t *testing.T) {
 		p.released()
 	}
 	for name, c := range map[string]*ctr{"running": running, "created": created} {
-		st := c.status()
+		st := c.Status()
 		if st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 255 || st.GetReason() != "ContainerStatusUnknown" {
 			t.Errorf("the %s container is %v with code %d, reason %s", name, st.GetState(), st.GetExitCode(), st.GetReason())
 		}
@@ -52,7 +53,7 @@ func TestAnotherBoot(t *testing.T) {
 			t.Errorf("the %s container ended at %v, before the boot was known to be another", name, at)
 		}
 	}
-	if is := ended.status(); is.String() != was.String() {
+	if is := ended.Status(); is.String() != was.String() {
 		t.Errorf("a container that had ended before is\n%v, was\n%v", is, was)
 	}
 	if found := d.find(half); len(found) > 0 {
@@ -60,9 +61,9 @@ func TestAnotherBoot(t *testing.T) {
 	}
 	again := d.run(half)
 	again.works()
-	again.remove()
-	running.p.remove()
-	ended.p.remove()
+	again.Remove()
+	running.p.Remove()
+	ended.p.Remove()
 	d.settled("after all pods of another boot are removed", before)
 }
 
@@ -199,17 +200,17 @@ func TestRecordOfAnotherBootWhileAllRuns(t *testing.T) {
 	d.pull(busybox)
 	p := d.pod("first")
 	p.works() // directories of the network and the shim stay
-	p.remove()
+	p.Remove()
 	before := d.facts()
 	c := d.counts("old")
 	d.kill()
 	d.otherBoot()
 	d.restart()
 	c.p.released()
-	if st := c.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED {
+	if st := c.Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED {
 		t.Errorf("the container is %v", st.GetState())
 	}
-	c.p.remove()
+	c.p.Remove()
 	d.settled("after the pod is removed", before)
 }
 
@@ -254,7 +255,7 @@ func TestUnreadablePod(t *testing.T) {
 			d.witness.stillRuns()
 			again := d.run(c.p.Config) // the kubelet starts it anew
 			again.works()
-			again.remove()
+			again.Remove()
 			d.settled("after a pod that was put aside", before)
 		})
 	}
@@ -278,7 +279,7 @@ func TestUnreadableContainer(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})
 	d.watch()
 	p := d.pod("keeps-on")
-	conf := p.config("other", "")
+	conf := client.Shell("other", "")
 	conf.Command = []string{"sleep", "1000"}
 	other := p.create(conf)
 	other.start()
@@ -302,7 +303,7 @@ func TestUnreadableContainer(t *testing.T) {
 			}
 		})
 	}
-	p.remove()
+	p.Remove()
 	d.unnoticed()
 }
 
@@ -313,7 +314,7 @@ func TestLostFacts(t *testing.T) {
 	c := d.counts("no-facts")
 	p := c.p
 	ended := p.start("ended", "exit 3")
-	ended.ended()
+	ended.Ended()
 	d.kill()
 	for _, file := range []string{"status.json", "containers/" + c.ID + "/status.json", "containers/" + ended.ID + "/status.json"} {
 		if err := os.Remove(filepath.Join(d.Root, "pods", p.ID, file)); err != nil {
@@ -321,11 +322,11 @@ func TestLostFacts(t *testing.T) {
 		}
 	}
 	d.restart()
-	eventually(t, "the shim has told", func() bool { return c.status().GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING })
+	eventually(t, "the shim has told", func() bool { return c.Status().GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING })
 	c.stillRuns()
-	if st := ended.ended(); st.GetExitCode() != 3 {
+	if st := ended.Ended(); st.GetExitCode() != 3 {
 		t.Errorf("exit code %d, want 3", st.GetExitCode())
 	}
-	p.remove()
+	p.Remove()
 	d.unnoticed()
 }

@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,39 +8,43 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
-// pod is a pod sandbox of a test; what it was when it became ready.
+var (
+	within     = client.Within
+	eventually = client.Eventually
+)
+
+// pod is a pod of a test on a node whose daemon comes and goes.
 type pod struct {
-	d      *daemon
-	ID, IP string
-	Config *runtimeapi.PodSandboxConfig
+	*client.Pod
+	d *daemon
+}
+
+// ctr is a container of a test.
+type ctr struct {
+	*client.Container
+	p   *pod
+	pid int // of the first process on the host; 0: never asked
+}
+
+// kit makes pods on the daemon's node. Their containers' ends are found by status:
+// the event may have been sent while no daemon and no client was there.
+func (d *daemon) kit() *client.Kit {
+	return &client.Kit{Client: d.Client, T: d.t, LogDir: d.LogDir, Namespace: "crash"}
 }
 
 func (d *daemon) podConfig(name string) *runtimeapi.PodSandboxConfig {
 	d.t.Helper()
-	logs, err := os.MkdirTemp(d.LogDir, name+"-")
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return &runtimeapi.PodSandboxConfig{
-		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "crash", Uid: filepath.Base(logs)},
-		Labels:       map[string]string{"uid": filepath.Base(logs)},
-		LogDirectory: logs,
-		Linux:        &runtimeapi.LinuxPodSandboxConfig{},
-	}
+	return d.kit().PodConfig(name)
 }
 
 // run runs a pod; it stays until it is removed.
 func (d *daemon) run(c *runtimeapi.PodSandboxConfig) *pod {
 	d.t.Helper()
-	r, err := d.Runtime.RunPodSandbox(within(d.t), &runtimeapi.RunPodSandboxRequest{Config: c})
-	if err != nil {
-		d.t.Fatalf("RunPodSandbox: %v", err)
-	}
-	p := &pod{d: d, ID: r.GetPodSandboxId(), Config: c}
-	p.IP = p.status().GetNetwork().GetIp()
-	return p
+	return &pod{d.kit().Run(c), d}
 }
 
 func (d *daemon) pod(name string) *pod {
@@ -49,160 +52,58 @@ func (d *daemon) pod(name string) *pod {
 	return d.run(d.podConfig(name))
 }
 
-func (p *pod) status() *runtimeapi.PodSandboxStatus {
-	p.d.t.Helper()
-	r, err := p.d.Runtime.PodSandboxStatus(within(p.d.t), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.ID})
-	if err != nil {
-		p.d.t.Fatalf("PodSandboxStatus: %v", err)
-	}
-	return r.GetStatus()
-}
-
-func (p *pod) stop() {
-	p.d.t.Helper()
-	if _, err := p.d.Runtime.StopPodSandbox(within(p.d.t), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.ID}); err != nil {
-		p.d.t.Fatalf("StopPodSandbox: %v", err)
-	}
-}
-
-func (p *pod) remove() {
-	p.d.t.Helper()
-	if _, err := p.d.Runtime.RemovePodSandbox(within(p.d.t), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.ID}); err != nil {
-		p.d.t.Fatalf("RemovePodSandbox: %v", err)
-	}
+// podOf is the pod with an ID, which a test has made by a call of its own.
+func (d *daemon) podOf(id string, c *runtimeapi.PodSandboxConfig) *pod {
+	return &pod{&client.Pod{Kit: *d.kit(), ID: id, Config: c}, d}
 }
 
 // find lists the pods of a configuration.
 func (d *daemon) find(c *runtimeapi.PodSandboxConfig) []*runtimeapi.PodSandbox {
 	d.t.Helper()
-	r, err := d.Runtime.ListPodSandbox(within(d.t), &runtimeapi.ListPodSandboxRequest{
-		Filter: &runtimeapi.PodSandboxFilter{LabelSelector: c.GetLabels()},
-	})
-	if err != nil {
-		d.t.Fatalf("ListPodSandbox: %v", err)
-	}
-	return r.GetItems()
-}
-
-// containers lists those of a pod.
-func (p *pod) containers() []*runtimeapi.Container {
-	p.d.t.Helper()
-	r, err := p.d.Runtime.ListContainers(within(p.d.t), &runtimeapi.ListContainersRequest{
-		Filter: &runtimeapi.ContainerFilter{PodSandboxId: p.ID},
-	})
-	if err != nil {
-		p.d.t.Fatalf("ListContainers: %v", err)
-	}
-	return r.GetContainers()
+	return d.kit().Find(c)
 }
 
 func (d *daemon) pull(ref string) {
 	d.t.Helper()
-	_, err := d.Images.PullImage(within(d.t), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
-	if err != nil {
-		d.t.Fatalf("PullImage %s: %v", ref, err)
+	if _, err := d.Pull(within(d.t), ref); err != nil {
+		d.t.Fatal(err)
 	}
-}
-
-// ctr is a container of a test.
-type ctr struct {
-	p   *pod
-	ID  string
-	pid int // of the first process on the host; 0: never asked
-}
-
-func (p *pod) config(name, script string) *runtimeapi.ContainerConfig {
-	return &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: name},
-		Image:    &runtimeapi.ImageSpec{Image: busybox},
-		Command:  []string{"sh", "-c", script},
-		LogPath:  name + ".log",
-		Linux:    &runtimeapi.LinuxContainerConfig{},
-	}
-}
-
-func (p *pod) createRequest(c *runtimeapi.ContainerConfig) *runtimeapi.CreateContainerRequest {
-	return &runtimeapi.CreateContainerRequest{PodSandboxId: p.ID, Config: c, SandboxConfig: p.Config}
 }
 
 func (p *pod) create(c *runtimeapi.ContainerConfig) *ctr {
-	p.d.t.Helper()
-	r, err := p.d.Runtime.CreateContainer(within(p.d.t), p.createRequest(c))
-	if err != nil {
-		p.d.t.Fatalf("CreateContainer: %v", err)
-	}
-	return &ctr{p: p, ID: r.GetContainerId()}
+	p.T.Helper()
+	return &ctr{Container: p.Create(c), p: p}
 }
 
-func (c *ctr) start() {
-	c.p.d.t.Helper()
-	if _, err := c.p.d.Runtime.StartContainer(within(c.p.d.t), &runtimeapi.StartContainerRequest{ContainerId: c.ID}); err != nil {
-		c.p.d.t.Fatalf("StartContainer: %v", err)
-	}
+// ctr is the container with an ID.
+func (p *pod) ctr(id string) *ctr {
+	return &ctr{Container: &client.Container{Kit: p.Kit, Pod: p.Pod, ID: id}, p: p}
 }
 
-// start creates and starts a container.
+// start creates and starts a container that runs a shell command.
 func (p *pod) start(name, script string) *ctr {
-	p.d.t.Helper()
-	c := p.create(p.config(name, script))
+	p.T.Helper()
+	c := p.create(client.Shell(name, script))
 	c.start()
 	_, c.pid = c.details()
 	return c
 }
 
-func (c *ctr) status() *runtimeapi.ContainerStatus {
-	c.p.d.t.Helper()
-	st, _ := c.details()
-	return st
+func (c *ctr) start() {
+	c.T.Helper()
+	if err := c.TryStart(); err != nil {
+		c.T.Fatal(err)
+	}
 }
 
+// details are the container's status and its first process.
 func (c *ctr) details() (*runtimeapi.ContainerStatus, int) {
-	c.p.d.t.Helper()
-	r, err := c.p.d.Runtime.ContainerStatus(within(c.p.d.t), &runtimeapi.ContainerStatusRequest{ContainerId: c.ID, Verbose: true})
-	if err != nil {
-		c.p.d.t.Fatalf("ContainerStatus: %v", err)
-	}
+	c.T.Helper()
 	var info struct {
 		PID int `json:"pid"`
 	}
-	if err := json.Unmarshal([]byte(r.GetInfo()["info"]), &info); err != nil {
-		c.p.d.t.Fatal(err)
-	}
-	return r.GetStatus(), info.PID
-}
-
-// ended waits for the end of a container, by its status: the event may have been
-// told while nobody listened.
-func (c *ctr) ended() *runtimeapi.ContainerStatus {
-	c.p.d.t.Helper()
-	var st *runtimeapi.ContainerStatus
-	eventually(c.p.d.t, "container has ended", func() bool {
-		st = c.status()
-		return st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED
-	})
-	return st
-}
-
-func (c *ctr) remove() {
-	c.p.d.t.Helper()
-	if _, err := c.p.d.Runtime.RemoveContainer(within(c.p.d.t), &runtimeapi.RemoveContainerRequest{ContainerId: c.ID}); err != nil {
-		c.p.d.t.Fatalf("RemoveContainer: %v", err)
-	}
-}
-
-// exec runs a shell command in the container; it must succeed.
-func (c *ctr) exec(script string) string {
-	c.p.d.t.Helper()
-	r, err := c.p.d.Runtime.ExecSync(within(c.p.d.t), &runtimeapi.ExecSyncRequest{
-		ContainerId: c.ID, Cmd: []string{"sh", "-c", script}, Timeout: 10,
-	})
-	if err != nil {
-		c.p.d.t.Fatalf("ExecSync %q: %v", script, err)
-	}
-	if r.GetExitCode() != 0 {
-		c.p.d.t.Fatalf("%q ended with %d: %s%s", script, r.GetExitCode(), r.GetStdout(), r.GetStderr())
-	}
-	return string(r.GetStdout())
+	st := c.Verbose(&info)
+	return st, info.PID
 }
 
 // counter prints 0, 1, 2, … a line each, some fifty a second. It waits for a FIFO that
@@ -242,7 +143,7 @@ func (c *ctr) lines() int {
 func (c *ctr) stillRuns() {
 	t := c.p.d.t
 	t.Helper()
-	if st := c.p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() != c.p.IP {
+	if st := c.p.Status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() != c.p.IP {
 		t.Errorf("pod %.13s is %v with IP %q, was ready with %q", c.p.ID, st.GetState(), st.GetNetwork().GetIp(), c.p.IP)
 	}
 	st, pid := c.details()
@@ -275,7 +176,7 @@ func (d *daemon) unnoticed() {
 	d.witness.stillRuns()
 	n := d.witness.lines()
 	eventually(d.t, "the witness goes on", func() bool { return d.witness.lines() > n })
-	if got := strings.TrimSpace(d.witness.exec("echo still here")); got != "still here" {
+	if got := strings.TrimSpace(d.witness.Sh("echo still here")); got != "still here" {
 		d.t.Errorf("exec in the witness says %q", got)
 	}
 }

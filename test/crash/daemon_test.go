@@ -13,10 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -24,7 +22,6 @@ import (
 type daemon struct {
 	*node.Node
 	t       *testing.T
-	conn    *grpc.ClientConn
 	witness *ctr
 	// shimKills is how often a shim was killed: from the first on, the shims' own
 	// processes and files are no facts, since others take their place.
@@ -40,6 +37,10 @@ func start(t *testing.T, opt node.Options) *daemon {
 		t.Fatal(err)
 	}
 	d := &daemon{Node: n, t: t}
+	d.hangUp()
+	if d.Client, err = dial(n.Endpoint); err != nil {
+		t.Fatal(errors.Join(err, n.Close()))
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("end of berthd's log:\n%s", n.Tail(20))
@@ -52,35 +53,25 @@ func start(t *testing.T, opt node.Options) *daemon {
 		}
 		d.hangUp()
 	})
-	d.dial()
 	return d
 }
 
-// dial connects anew: a connection that saw the daemon die waits a second
-// before it tries again.
-func (d *daemon) dial() {
+// dial makes a connection on which calls fail at once while there is no daemon.
+func dial(endpoint string) (*client.Client, error) {
+	return client.Dial(endpoint, grpc.WithDefaultCallOptions(grpc.WaitForReady(false)))
+}
+
+// redial connects anew: a connection that saw the daemon die waits a while before
+// it tries again.
+func (d *daemon) redial() {
 	d.t.Helper()
-	d.hangUp()
-	conn, err := dial(d.Endpoint)
-	if err != nil {
+	if err := d.Redial(); err != nil {
 		d.t.Fatal(err)
 	}
-	d.conn = conn
-	d.Runtime, d.Images = runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
 }
 
-func dial(endpoint string) (*grpc.ClientConn, error) {
-	soon := backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, MaxDelay: 50 * time.Millisecond}
-	return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: time.Second}))
-}
-
-func (d *daemon) hangUp() {
-	if d.conn != nil {
-		_ = d.conn.Close()
-		d.conn = nil
-	}
-}
+// hangUp ends the connection, so that calls fail at once.
+func (d *daemon) hangUp() { _ = d.Client.Close() }
 
 // kill ends the daemon as a crash does. It may be dead, or dying, already.
 func (d *daemon) kill() {
@@ -97,7 +88,7 @@ func (d *daemon) restart() {
 	if err := d.Restart(context.Background()); err != nil { // it has a deadline of its own
 		d.t.Fatal(err)
 	}
-	d.dial()
+	d.redial()
 }
 
 // crash is a kill and a restart.

@@ -11,6 +11,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -96,9 +97,9 @@ func TestKilledInAStorm(t *testing.T) {
 		d.restart()
 		for _, c := range configs {
 			for _, found := range d.find(c) {
-				p := &pod{d: d, ID: found.GetId(), Config: c}
+				p := d.podOf(found.GetId(), c)
 				p.wantContainers(runtimeapi.ContainerState_CONTAINER_CREATED, runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
-				p.remove()
+				p.Remove()
 			}
 		}
 		d.settled("after a storm", before)
@@ -114,8 +115,8 @@ func (d *daemon) liveAndDie(ctx context.Context, c *runtimeapi.PodSandboxConfig)
 		if err != nil {
 			return
 		}
-		p := &pod{d: d, ID: r.GetPodSandboxId(), Config: c}
-		made, err := rt.CreateContainer(ctx, p.createRequest(p.config("c", "sleep 1000")))
+		p := d.podOf(r.GetPodSandboxId(), c)
+		made, err := rt.CreateContainer(ctx, p.Request(client.Shell("c", "sleep 1000")))
 		if err != nil {
 			return
 		}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -74,7 +75,7 @@ func (d *daemon) firstAnswer(containers int) time.Duration {
 	if err := d.listening(); err != nil {
 		d.t.Fatal(err)
 	}
-	d.dial()
+	d.redial()
 	r, err := d.Runtime.ListContainers(within(d.t), &runtimeapi.ListContainersRequest{})
 	took := time.Since(began)
 	if err != nil || len(r.GetContainers()) != containers {
@@ -129,7 +130,7 @@ func TestEndsWhileTheDaemonIsDown(t *testing.T) {
 		if err := unix.Mkfifo(filepath.Join(gate, name), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		conf := p.config(name, "echo ready; "+c.script)
+		conf := client.Shell(name, "echo ready; "+c.script)
 		conf.Mounts = []*runtimeapi.Mount{{HostPath: gate, ContainerPath: "/gate"}}
 		ct := p.create(conf)
 		ct.start()
@@ -151,7 +152,7 @@ func TestEndsWhileTheDaemonIsDown(t *testing.T) {
 	until := time.Now()
 	d.restart()
 	for name, c := range cases {
-		st := containers[name].ended()
+		st := containers[name].Ended()
 		if st.GetExitCode() != c.code || st.GetReason() != c.reason {
 			t.Errorf("%s: code %d, reason %s; want %d, %s", name, st.GetExitCode(), st.GetReason(), c.code, c.reason)
 		}
@@ -162,13 +163,13 @@ func TestEndsWhileTheDaemonIsDown(t *testing.T) {
 		if log := p.log(name); !strings.HasSuffix(log, " stdout F last words\n") {
 			t.Errorf("%s: the log is %q", name, log)
 		}
-		again := containers[name].status()
+		again := containers[name].Status()
 		d.crash()
-		if diff := containers[name].status(); diff.String() != again.String() {
+		if diff := containers[name].Status(); diff.String() != again.String() {
 			t.Errorf("%s: another restart changed the status from\n%v to\n%v", name, again, diff)
 		}
 	}
-	p.remove()
+	p.Remove()
 	d.unnoticed()
 }
 
@@ -273,6 +274,6 @@ func TestLogIsRotatedAcrossARestart(t *testing.T) {
 		}
 		n++
 	}
-	c.p.remove()
+	c.p.Remove()
 	d.unnoticed()
 }

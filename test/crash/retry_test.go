@@ -13,40 +13,34 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
 // leavings are the ways in which a client goes away in the middle of a call.
 var leavings = map[string]struct {
-	leave func(cancel context.CancelFunc, own *daemonClient)
+	leave func(cancel context.CancelFunc, own *client.Client)
 	code  codes.Code
 }{
-	"cancels": {func(cancel context.CancelFunc, _ *daemonClient) { cancel() }, codes.Canceled},
-	"dies":    {func(_ context.CancelFunc, own *daemonClient) { own.die() }, codes.Canceled},
+	"cancels": {func(cancel context.CancelFunc, _ *client.Client) { cancel() }, codes.Canceled},
+	"dies":    {func(_ context.CancelFunc, own *client.Client) { _ = own.Close() }, codes.Canceled},
 }
 
-// daemonClient is a connection of its own, as another process would have.
-type daemonClient struct {
-	runtimeapi.RuntimeServiceClient
-	runtimeapi.ImageServiceClient
-	die func()
-}
-
-func (d *daemon) client() *daemonClient {
+// client makes a connection of its own, as another process would have.
+func (d *daemon) client() *client.Client {
 	d.t.Helper()
-	conn, err := dial(d.Endpoint)
+	c, err := dial(d.Endpoint)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	die := func() { _ = conn.Close() }
-	d.t.Cleanup(die)
-	return &daemonClient{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), die}
+	d.t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // abandoned makes a call whose client goes away once it is under way, and retries
 // it twice: while the first call runs and after it. All three are one.
 type abandoned struct {
-	call     func(context.Context, *daemonClient) (string, error)
+	call     func(context.Context, *client.Client) (string, error)
 	underWay func() // returns when the call is where it can't go on
 	goOn     func() // lets it
 }
@@ -56,14 +50,14 @@ func (d *daemon) abandon(how string, a abandoned) string {
 	ctx, cancel := context.WithCancel(within(d.t))
 	defer cancel()
 	first := make(chan error, 1)
-	client := d.client()
+	own := d.client()
 	go func() {
-		_, err := a.call(ctx, client)
+		_, err := a.call(ctx, own)
 		first <- err
 	}()
 	a.underWay()
 	l := leavings[how]
-	l.leave(cancel, client)
+	l.leave(cancel, own)
 	if err := <-first; status.Code(err) != l.code {
 		d.t.Errorf("the client that %s hears %v", how, err)
 	}
@@ -102,10 +96,7 @@ func TestRetriedRunPodSandbox(t *testing.T) {
 			gt := g.shut("before-ADD")
 			c := d.podConfig("retried")
 			id := d.abandon(how, abandoned{
-				call: func(ctx context.Context, client *daemonClient) (string, error) {
-					r, err := client.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: c})
-					return r.GetPodSandboxId(), err
-				},
+				call: func(ctx context.Context, own *client.Client) (string, error) { return own.RunPod(ctx, c) },
 				underWay: func() {
 					gt.await()
 					gt.remove()
@@ -118,10 +109,10 @@ func TestRetriedRunPodSandbox(t *testing.T) {
 			if n := g.calls("ADD") - calls; n != 1 {
 				t.Errorf("the network was attached %d times", n)
 			}
-			p := &pod{d: d, ID: id, Config: c}
-			p.IP = p.status().GetNetwork().GetIp()
+			p := d.podOf(id, c)
+			p.IP = p.Status().GetNetwork().GetIp()
 			p.works()
-			p.remove()
+			p.Remove()
 			d.settled("the pod is removed", before)
 			d.unnoticed()
 		})
@@ -136,17 +127,14 @@ func TestRetriedCreateContainer(t *testing.T) {
 			p := d.pod("retried")
 			p.works()
 			before := d.facts()
-			req := p.createRequest(p.config("c", "echo once; sleep 1000"))
+			req := p.Request(client.Shell("c", "echo once; sleep 1000"))
 			shim := d.shimPID()
 			t.Cleanup(func() { _ = unix.Kill(shim, unix.SIGCONT) })
 			if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
 			id := d.abandon(how, abandoned{
-				call: func(ctx context.Context, client *daemonClient) (string, error) {
-					r, err := client.CreateContainer(ctx, req)
-					return r.GetContainerId(), err
-				},
+				call: func(ctx context.Context, own *client.Client) (string, error) { return own.CreateContainer(ctx, req) },
 				underWay: func() {
 					eventually(t, "the container has a record", func() bool {
 						found, _ := filepath.Glob(filepath.Join(d.Root, "pods", p.ID, "containers", "*", "container.json"))
@@ -162,12 +150,12 @@ func TestRetriedCreateContainer(t *testing.T) {
 			if all := p.wantContainers(runtimeapi.ContainerState_CONTAINER_CREATED); len(all) != 1 {
 				t.Errorf("containers: %v", all)
 			}
-			c := &ctr{p: p, ID: id}
+			c := p.ctr(id)
 			c.start()
 			c.saidOnce()
-			c.remove()
+			c.Remove()
 			d.settled("the container is removed", before)
-			p.remove()
+			p.Remove()
 			d.unnoticed()
 		})
 	}
@@ -201,10 +189,7 @@ func TestRetriedPullImage(t *testing.T) {
 			first := images.Blobs()
 			held := holdBlob(2)
 			id := d.abandon(how, abandoned{
-				call: func(ctx context.Context, client *daemonClient) (string, error) {
-					r, err := client.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: layered}})
-					return r.GetImageRef(), err
-				},
+				call:     func(ctx context.Context, own *client.Client) (string, error) { return own.Pull(ctx, layered) },
 				underWay: func() { <-held.reached },
 				goOn:     held.release,
 			})

@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/atomicfile"
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -35,7 +36,7 @@ func (d *daemon) killShim() {
 // daemon alone keeps it, and a verb that has nothing left to do ends before that.
 func (d *daemon) handedOver() {
 	d.t.Helper()
-	d.witness.exec("true")
+	d.witness.Sh("true")
 }
 
 // cutOffWrites makes what is left in the container's and its pod's directories when the
@@ -82,15 +83,15 @@ func TestShimIsKilled(t *testing.T) {
 	}
 	q := d.pod("new")
 	q.works()
-	q.remove()
+	q.Remove()
 	if _, err := d.Runtime.StopContainer(within(t), &runtimeapi.StopContainerRequest{ContainerId: c.ID, Timeout: 10}); err != nil {
 		t.Error(err)
 	}
-	if st := c.status(); st.GetExitCode() != 5 {
+	if st := c.Status(); st.GetExitCode() != 5 {
 		t.Errorf("a container that was handed on ended with %d, want 5: %v", st.GetExitCode(), st)
 	}
 	d.crash() // the heir is found again
-	p.remove()
+	p.Remove()
 	d.settled("after pods that outlived a shim", before)
 	d.unnoticed()
 }
@@ -187,12 +188,12 @@ func TestShimAndDaemonAreKilled(t *testing.T) {
 			d := start(t, node.Options{Tmpfs: true})
 			d.shimKills = 1
 			d.pull(busybox)
-			d.pod("first").remove() // its directories stay
+			d.pod("first").Remove() // its directories stay
 			before := d.facts()
 			c := d.counts("lost")
-			created := c.p.create(c.p.config("created", "sleep 1000"))
+			created := c.p.create(client.Shell("created", "sleep 1000"))
 			ended := c.p.start("ended", "exit 3")
-			ended.ended()
+			ended.Ended()
 			if first == "daemon" {
 				d.kill()
 				d.killShim()
@@ -208,13 +209,13 @@ func TestShimAndDaemonAreKilled(t *testing.T) {
 			if first == "daemon" {
 				c.p.lostWith(c, created, began)
 			}
-			if st := ended.status(); st.GetExitCode() != 3 {
+			if st := ended.Status(); st.GetExitCode() != 3 {
 				t.Errorf("what had ended before has code %d", st.GetExitCode())
 			}
 			p := d.pod("new") // a new shim
 			p.works()
-			p.remove()
-			c.p.remove()
+			p.Remove()
+			c.p.Remove()
 			d.settled("after the lost pod is removed", before)
 		})
 	}
@@ -226,7 +227,7 @@ func TestDaemonKilledInAHandOver(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})
 	d.shimKills = 1
 	d.pull(busybox)
-	d.pod("first").remove() // its directories stay
+	d.pod("first").Remove() // its directories stay
 	before := d.facts()
 	for n, last := 1, false; !last; n++ {
 		if n > most {
@@ -243,7 +244,7 @@ func TestDaemonKilledInAHandOver(t *testing.T) {
 			step := tr.killed(t)
 			d.restart()
 			outcome := c.wholeOrEnded()
-			c.p.remove()
+			c.p.Remove()
 			d.settled("after a hand-over that was cut short", before)
 			t.Logf("%s: killed at %s", outcome, step)
 			last = step == ""
@@ -260,7 +261,7 @@ func (c *ctr) wholeOrEnded() (outcome string) {
 	t.Helper()
 	lines := c.lines()
 	eventually(t, "the container is whole, or known to have ended", func() bool {
-		outcome = c.status().GetState().String()
+		outcome = c.Status().GetState().String()
 		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.pid))
 		alive := err == nil && strings.Contains(string(cgroup), c.ID)
 		if outcome == runtimeapi.ContainerState_CONTAINER_RUNNING.String() {
@@ -268,12 +269,12 @@ func (c *ctr) wholeOrEnded() (outcome string) {
 		}
 		return !alive
 	})
-	if st := c.p.status(); st.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
+	if st := c.p.Status(); st.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
 		if pid := c.p.pause(); pid > 1 { // else it has just ended
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		eventually(t, "the end of the pause is noticed", func() bool {
-			return c.p.status().GetState() == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+			return c.p.Status().GetState() == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 		})
 	}
 	return outcome
@@ -301,7 +302,7 @@ func (p *pod) lostWith(running, created *ctr, began time.Time) {
 	t.Helper()
 	p.released()
 	for name, c := range map[string]*ctr{"running": running, "created": created} {
-		st := c.status()
+		st := c.Status()
 		if st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 255 || st.GetReason() != "ContainerStatusUnknown" {
 			t.Errorf("the %s container is %v with code %d, reason %s", name, st.GetState(), st.GetExitCode(), st.GetReason())
 		}
@@ -309,9 +310,9 @@ func (p *pod) lostWith(running, created *ctr, began time.Time) {
 			t.Errorf("the %s container was found lost at %v", name, at)
 		}
 	}
-	was := running.status()
+	was := running.Status()
 	p.d.crash()
-	if is := running.status(); is.String() != was.String() {
+	if is := running.Status(); is.String() != was.String() {
 		t.Errorf("another restart changed the status from\n%v to\n%v", was, is)
 	}
 }
@@ -323,7 +324,7 @@ func TestHalfMadePodWithoutItsShim(t *testing.T) {
 	d.pull(busybox)
 	p := d.pod("first")
 	p.works() // directories of the network stay
-	p.remove()
+	p.Remove()
 	d.shimKills = 1
 	before := d.facts()
 	c := d.podConfig("half")

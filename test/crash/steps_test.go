@@ -53,7 +53,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 func TestFirstPodKilledAtEveryStep(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})
 	d.pull(busybox)
-	d.pod("first").remove() // its directories stay
+	d.pod("first").Remove() // its directories stay
 	d.quit()
 	before := d.facts()
 	for n, last := 1, false; !last; n++ {
@@ -72,7 +72,7 @@ func TestFirstPodKilledAtEveryStep(t *testing.T) {
 				judge: func() {
 					p := d.run(c)
 					p.works()
-					p.remove()
+					p.Remove()
 				},
 			}, n)
 			last = strings.Contains(step, "/pods/") // from here on it is as any pod

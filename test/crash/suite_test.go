@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -9,22 +8,21 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"berth/test/client"
 	"berth/test/registry"
 )
 
 // Names under which the registry has its images.
 const (
-	busybox = "docker.io/library/busybox:latest"
+	busybox = client.Busybox
 	layered = "docker.io/library/layered:latest" // three small layers
 	volume  = "docker.io/library/volume:latest"  // for image volumes: /file
 )
 
-// patience bounds every wait; what it waits for takes milliseconds.
-const patience = 20 * time.Second
+var patience = client.Patience
 
 var seed = flag.Uint64("seed", 0, "of the random kills; 0: a new one")
 
@@ -110,21 +108,4 @@ func random(t *testing.T) *rand.Rand {
 		salt = salt*131 + uint64(c)
 	}
 	return rand.New(rand.NewPCG(*seed, salt))
-}
-
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually asks until the answer is yes: for facts that nobody tells of.
-func eventually(t *testing.T, what string, yes func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !yes(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so after %v: %s", patience, what)
-		}
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // attempt is one call that is cut short.
@@ -51,8 +53,8 @@ func runPod(d *daemon) attempt {
 				d.t.Errorf("there was pod %s, the retry made %s", found[0].GetId(), p.ID)
 			}
 			p.works()
-			p.stop()
-			p.remove()
+			p.Stop()
+			p.Remove()
 		},
 	}
 }
@@ -60,14 +62,14 @@ func runPod(d *daemon) attempt {
 // works checks that a ready pod has a network and can run containers.
 func (p *pod) works() {
 	p.d.t.Helper()
-	if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() == "" {
+	if st := p.Status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() == "" {
 		p.d.t.Errorf("pod %.13s is %v with IP %q", p.ID, st.GetState(), st.GetNetwork().GetIp())
 	}
 	c := p.start("works", "sleep 1000")
-	if got := c.exec("ip -4 -o addr show eth0"); !strings.Contains(got, p.IP+"/") {
+	if got := c.Sh("ip -4 -o addr show eth0"); !strings.Contains(got, p.IP+"/") {
 		p.d.t.Errorf("in pod %.13s eth0 is %q, want %s", p.ID, got, p.IP)
 	}
-	c.remove()
+	c.Remove()
 }
 
 func stopPod(d *daemon) attempt {
@@ -80,17 +82,17 @@ func stopPod(d *daemon) attempt {
 		},
 		judge: func() {
 			d.t.Helper()
-			if p.status().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
+			if p.Status().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
 				p.works() // ready means whole
 			} else {
 				p.released()
 			}
-			p.stop()
+			p.Stop()
 			p.released()
-			if st := c.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 137 {
+			if st := c.Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 137 {
 				d.t.Errorf("container of the stopped pod is %v with code %d", st.GetState(), st.GetExitCode())
 			}
-			p.remove()
+			p.Remove()
 		},
 	}
 }
@@ -98,7 +100,7 @@ func stopPod(d *daemon) attempt {
 // released checks that a pod that is not ready holds nothing of the machine's.
 func (p *pod) released() {
 	p.d.t.Helper()
-	if st := p.status().GetState(); st != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+	if st := p.Status().GetState(); st != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		p.d.t.Errorf("pod %.13s is %v", p.ID, st)
 	}
 	var left facts
@@ -125,7 +127,7 @@ func removePod(d *daemon) attempt {
 				d.settled("the pod is removed", before)
 			}
 			p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
-			p.remove()
+			p.Remove()
 		},
 	}
 }
@@ -133,7 +135,7 @@ func removePod(d *daemon) attempt {
 // wantContainers checks the states of a pod's containers and gives them.
 func (p *pod) wantContainers(states ...runtimeapi.ContainerState) []*runtimeapi.Container {
 	p.d.t.Helper()
-	all := p.containers()
+	all := p.Containers()
 	for _, c := range all {
 		if !slices.Contains(states, c.GetState()) {
 			p.d.t.Errorf("container %.13s is %v, want one of %v", c.GetId(), c.GetState(), states)
@@ -146,7 +148,7 @@ func createContainer(d *daemon) attempt {
 	p := d.pod("create")
 	p.works() // the first container makes the pod's cgroup
 	before := d.facts()
-	req := p.createRequest(p.config("c", "echo once; sleep 1000"))
+	req := p.Request(client.Shell("c", "echo once; sleep 1000"))
 	req.Config.Mounts = []*runtimeapi.Mount{{
 		ContainerPath: "/volume", Image: &runtimeapi.ImageSpec{Image: volume}, Readonly: true,
 	}}
@@ -167,12 +169,12 @@ func createContainer(d *daemon) attempt {
 			}
 			c.start()
 			c.saidOnce()
-			if got := c.exec("cat /volume/file"); got != "from the volume\n" {
+			if got := c.Sh("cat /volume/file"); got != "from the volume\n" {
 				d.t.Errorf("the image volume has %q", got)
 			}
-			c.remove()
+			c.Remove()
 			d.settled("the container is removed", before)
-			p.remove()
+			p.Remove()
 		},
 	}
 }
@@ -193,7 +195,7 @@ func (c *ctr) saidOnce() {
 
 func startContainer(d *daemon) attempt {
 	p := d.pod("start")
-	c := p.create(p.config("c", "echo once; sleep 1000"))
+	c := p.create(client.Shell("c", "echo once; sleep 1000"))
 	return attempt{
 		call: func(ctx context.Context) error {
 			_, err := d.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
@@ -209,7 +211,7 @@ func startContainer(d *daemon) attempt {
 				c.start()
 			}
 			c.saidOnce()
-			p.remove()
+			p.Remove()
 		},
 	}
 }
@@ -230,10 +232,10 @@ func stopContainer(d *daemon) attempt {
 			if _, err := d.Runtime.StopContainer(within(d.t), req); err != nil {
 				d.t.Errorf("StopContainer: %v", err)
 			}
-			if st := c.status(); st.GetExitCode() != 7 || st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED {
+			if st := c.Status(); st.GetExitCode() != 7 || st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED {
 				d.t.Errorf("the container is %v with code %d, want 7", st.GetState(), st.GetExitCode())
 			}
-			p.remove()
+			p.Remove()
 		},
 	}
 }
@@ -252,10 +254,10 @@ func removeContainer(d *daemon) attempt {
 			d.t.Helper()
 			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
 			if len(found) > 0 {
-				c.remove()
+				c.Remove()
 			}
 			d.settled("the container is removed", before)
-			p.remove()
+			p.Remove()
 		},
 	}
 }

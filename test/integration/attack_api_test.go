@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // Fields of a pod, which an API server hands through from a tenant, made so that
@@ -67,7 +69,7 @@ func TestAttackPodFields(t *testing.T) {
 			r, err := shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: c, RuntimeHandler: handler})
 			refused(t, name, err)
 			if err == nil {
-				(&pod{s: shared, t: t, ID: r.GetPodSandboxId()}).remove()
+				shared.podOf(t, r.GetPodSandboxId(), nil).End()
 			}
 		})
 	}
@@ -176,9 +178,9 @@ func TestAttackContainerFields(t *testing.T) {
 	}
 	for name, change := range cases {
 		t.Run(name, func(t *testing.T) {
-			id, err := p.in(t).create(p.config("c", "true", change))
+			id, err := p.in(t).create(client.Shell("c", "true", change))
 			if err == nil {
-				err = (&ctr{p: p.in(t), ID: id}).startErr()
+				err = p.in(t).ctr(id).TryStart()
 				_, _ = shared.Runtime.RemoveContainer(within(t), &runtimeapi.RemoveContainerRequest{ContainerId: id})
 				t.Errorf("it was made; its start: %v", err)
 				return
@@ -239,7 +241,7 @@ func TestAttackIDs(t *testing.T) {
 			}
 			_, _ = rt.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
 			_, _ = rt.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: strings.Replace(id, p.ID, c.ID, 1)})
-			if got := c.in(t).exec("echo alive"); got != "alive\n" {
+			if got := c.in(t).Sh("echo alive"); got != "alive\n" {
 				t.Error(got)
 			}
 		})

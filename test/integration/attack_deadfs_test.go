@@ -6,6 +6,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // stopTime is within what a stop takes that waits for nothing which hangs.
@@ -28,7 +30,7 @@ func TestAttackDeadVolume(t *testing.T) {
 			shared.pull(t, busybox)
 			created := make(chan error, 1)
 			go func() {
-				_, err := p.create(p.config("c", "true", func(c *runtimeapi.ContainerConfig) {
+				_, err := p.create(client.Shell("c", "true", func(c *runtimeapi.ContainerConfig) {
 					sameNamespaces(own)(c)
 					c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/volume", HostPath: dead.Path}}
 				}))
@@ -41,7 +43,7 @@ func TestAttackDeadVolume(t *testing.T) {
 			default:
 			}
 			began := time.Now()
-			p.remove()
+			p.End()
 			if took := time.Since(began); took > stopTime {
 				t.Errorf("StopPodSandbox and RemovePodSandbox took %v", took)
 			}
@@ -51,7 +53,7 @@ func TestAttackDeadVolume(t *testing.T) {
 			} else if answered() == 0 && !strings.Contains(err.Error(), dead.Path) {
 				t.Errorf("the error does not name the volume: %v", err)
 			}
-			if got := shared.pod(t).start("after", "echo fine").ended(); got.GetExitCode() != 0 {
+			if got := shared.pod(t).start("after", "echo fine").Ended(); got.GetExitCode() != 0 {
 				t.Errorf("another pod: %v", got)
 			}
 		})

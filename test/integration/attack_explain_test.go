@@ -27,14 +27,14 @@ func TestAttackExplainOfAHostileContainer(t *testing.T) {
 			{ContainerPath: "/a\x1b[2J\nMost likely: b", HostPath: t.TempDir()},
 		}
 	})
-	c.exec(`until grep -q likely /logs/hostile.log; do sleep 0.1; done`)
+	c.Sh(`until grep -q likely /logs/hostile.log; do sleep 0.1; done`)
 	for what, script := range map[string]string{
 		"log":    "true",
 		"link":   "rm -f /logs/hostile.log; ln -s " + secret + " /logs/hostile.log",
 		"FIFO":   "rm -f /logs/hostile.log; mkfifo /logs/hostile.log",
 		"device": "rm -f /logs/hostile.log; mknod /logs/hostile.log c 1 5",
 	} {
-		c.exec(script)
+		c.Sh(script)
 		for _, args := range [][]string{{"explain", c.ID}, {"explain", "--json", c.ID}, {"explain", p.ID}, {"audit"}} {
 			said := shared.berth(t, args...)
 			if strings.Contains(said, "SECRET") {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/registry"
 )
 
@@ -20,22 +21,22 @@ func TestAttackImageSubPathIsAFIFO(t *testing.T) {
 	const ref = "docker.io/test/attack-subpath:v1"
 	withShell(t, ref, registry.File{Path: "/d/fifo", Mode: os.ModeNamedPipe | 0o644})
 	p := shared.pod(t)
-	_, err := p.create(p.config("c", "true", func(c *runtimeapi.ContainerConfig) {
+	_, err := p.create(client.Shell("c", "true", func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = append(c.Mounts, &runtimeapi.Mount{
 			ContainerPath: "/v", Readonly: true, Image: &runtimeapi.ImageSpec{Image: ref}, ImageSubPath: "d/fifo",
 		})
 	}))
 	wantCode(t, "a sub-path that is a FIFO", err, codes.InvalidArgument)
-	p.remove()
+	p.End()
 }
 
 // An image's /etc/passwd is a FIFO, so that CreateContainer waits for a writer.
 func TestAttackPasswdIsAFIFO(t *testing.T) {
 	from := withShell(t, "docker.io/test/attack-passwd:v1", registry.File{Path: "/etc/passwd", Mode: os.ModeNamedPipe | 0o644})
 	p := shared.pod(t)
-	_, err := p.create(p.config("c", "true", from))
+	_, err := p.create(client.Shell("c", "true", from))
 	wantCode(t, "an image whose /etc/passwd is a FIFO", err, codes.InvalidArgument)
-	p.remove()
+	p.End()
 }
 
 // An image's USER is a number too large for a UID and the name of an account of
@@ -46,7 +47,7 @@ func TestAttackUserIsAHugeNumber(t *testing.T) {
 	from := extended(t, "docker.io/test/attack-user:v1", func(c *v1.Config) { c.User = number }, passwd)
 	p := shared.pod(t)
 	for name, sc := range map[string]*runtimeapi.LinuxContainerSecurityContext{"USER": nil, "run_as_username": {RunAsUsername: number}} {
-		_, err := p.create(p.config("c", "id", from, func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext = sc }))
+		_, err := p.create(client.Shell("c", "id", from, func(c *runtimeapi.ContainerConfig) { c.Linux.SecurityContext = sc }))
 		wantCode(t, name+" "+number, err, codes.InvalidArgument)
 	}
 }

@@ -67,7 +67,7 @@ func masksHold(t *testing.T, c *ctr) {
 			t.Errorf("nothing covers %s", file)
 		}
 	}
-	if got := c.exec("cat /proc/keys /proc/timer_list 2>/dev/null | wc -c"); strings.TrimSpace(got) != "0" {
+	if got := c.Sh("cat /proc/keys /proc/timer_list 2>/dev/null | wc -c"); strings.TrimSpace(got) != "0" {
 		t.Errorf("of masked files it reads %s bytes", got)
 	}
 }
@@ -77,11 +77,11 @@ func nullIsALink(t *testing.T) {
 		registry.File{Path: "/dev/null", Link: "/proc/sys/kernel/core_pattern"},
 		registry.File{Path: "/dev/full", Link: "/proc/sysrq-trigger"}, registry.File{Path: "/dev/zero", Link: above("/dev/kmsg")})
 	c := shared.pod(t).idle("c", asTenant, image)
-	if got := c.exec("stat -c %t:%T /dev/null /dev/full /dev/zero"); got != "1:3\n1:7\n1:5\n" {
+	if got := c.Sh("stat -c %t:%T /dev/null /dev/full /dev/zero"); got != "1:3\n1:7\n1:5\n" {
 		t.Errorf("the devices are %q", got)
 	}
 	masksHold(t, c)
-	if got := c.exec("stat -c %t:%T /proc/keys"); got != "1:3\n" {
+	if got := c.Sh("stat -c %t:%T /proc/keys"); got != "1:3\n" {
 		t.Errorf("the mask is %q", got)
 	}
 }
@@ -92,7 +92,7 @@ func consoleIsALink(t *testing.T) {
 		registry.File{Path: "/dev/pts/0", Link: "/proc/sysrq-trigger"}, registry.File{Path: "/dev/ptmx", Link: above("/dev/ptmx")})
 	c := shared.pod(t).start("c", sleeper, asTenant, image, func(c *runtimeapi.ContainerConfig) { c.Tty = true })
 	c.says("up")
-	if got := c.exec("stat -c %F /dev/console; readlink /dev/ptmx; stat -c %F /dev/pts/0"); got != "character special file\npts/ptmx\ncharacter special file\n" {
+	if got := c.Sh("stat -c %F /dev/console; readlink /dev/ptmx; stat -c %F /dev/pts/0"); got != "character special file\npts/ptmx\ncharacter special file\n" {
 		t.Errorf("the console is %q", got)
 	}
 	for _, m := range mountTable(t, c.hostPID()) {
@@ -112,12 +112,12 @@ func podFilesAreLinks(t *testing.T) {
 	c, err := shared.pod(t).tryStart("c", sleeper, image)
 	if err == nil {
 		c.says("up")
-		c.exec("for f in hosts hostname resolv.conf mtab; do echo x > /etc/$f; done; true")
+		c.Sh("for f in hosts hostname resolv.conf mtab; do echo x > /etc/$f; done; true")
 	}
 	image = evil(t, "pod-files-direct", nil, registry.File{Path: "/etc/hosts", Link: dir + "/secret"}, registry.File{Path: "/etc/resolv.conf", Link: "/proc/1/root" + dir + "/secret"})
 	if c, err := shared.pod(t, named("direct")).tryStart("c", sleeper, image); err == nil {
 		c.says("up")
-		c.exec("for f in hosts resolv.conf; do echo x > /etc/$f; done; true")
+		c.Sh("for f in hosts resolv.conf; do echo x > /etc/$f; done; true")
 	}
 }
 
@@ -136,7 +136,7 @@ func volumeFromTheHost(t *testing.T) {
 		return
 	}
 	c.says("up")
-	if got := c.exec(fmt.Sprintf("cat /data/secret /deep/data/secret /deeper/secret .%[1]s/secret; find / -xdev -name secret; "+
+	if got := c.Sh(fmt.Sprintf("cat /data/secret /deep/data/secret /deeper/secret .%[1]s/secret; find / -xdev -name secret; "+
 		"for m in $(awk '{print $5}' /proc/self/mountinfo); do find $m -maxdepth 2 -name secret; done 2>/dev/null; true", dir)); got != "" {
 		t.Errorf("it finds %q", got)
 	}
@@ -154,8 +154,8 @@ func passwdIsALink(t *testing.T) {
 			registry.File{Path: "/etc/passwd", Link: link}, registry.File{Path: "/etc/group", Link: link})
 		c, err := p.tryStart(fmt.Sprint("c-", i), "id -u", image)
 		if err == nil {
-			c.ended()
-			t.Errorf("by %s the host's file made it user %q", link, output(readLog(t, c.logFile()), "stdout"))
+			c.Ended()
+			t.Errorf("by %s the host's file made it user %q", link, output(readLog(t, c.LogFile()), "stdout"))
 		} else if strings.Contains(err.Error(), "evil") {
 			t.Errorf("the error has the host's file in it: %v", err)
 		}
@@ -245,8 +245,8 @@ func subPathOut(t *testing.T) {
 			}
 			continue
 		}
-		c.ended()
-		if got := output(readLog(t, c.logFile()), "stdout"); sub != "fine" && strings.Contains(got, "secret") || sub == "fine" && got != "file\n" {
+		c.Ended()
+		if got := output(readLog(t, c.LogFile()), "stdout"); sub != "fine" && strings.Contains(got, "secret") || sub == "fine" && got != "file\n" {
 			t.Errorf("at sub path %s it sees %q", sub, got)
 		}
 	}
@@ -386,7 +386,7 @@ func targetExchanged(t *testing.T) {
 		if _, err := os.Stat(root + dir + "/secret"); err == nil {
 			t.Errorf("container %d sees the host's file", i)
 		}
-		if log := output(readLog(t, c.logFile()), "stdout"); log != "" {
+		if log := output(readLog(t, c.LogFile()), "stdout"); log != "" {
 			t.Errorf("container %d reads %q", i, log)
 		}
 		if _, err := shared.Runtime.RemoveContainer(within(t), &runtimeapi.RemoveContainerRequest{ContainerId: c.ID}); err != nil {
@@ -468,7 +468,7 @@ func hostsOfTheHost(t *testing.T) {
 		o := &runtimeapi.NamespaceOption{Network: mode}
 		c := shared.pod(t, named(mode.String()), namespaces(o)).idle("c", sameNamespaces(o))
 		for _, f := range files {
-			if got := c.exec("echo '192.0.2.1 planted' > /etc/" + f + "; cat /etc/" + f); got != "192.0.2.1 planted\n" {
+			if got := c.Sh("echo '192.0.2.1 planted' > /etc/" + f + "; cat /etc/" + f); got != "192.0.2.1 planted\n" {
 				t.Errorf("its own %s is %q", f, got)
 			}
 		}

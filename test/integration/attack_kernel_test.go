@@ -62,7 +62,7 @@ func TestAttackSystemCalls(t *testing.T) {
 	said := func(c *ctr) map[string]string {
 		out := map[string]string{}
 		names := slices.Sorted(maps.Values(calls))
-		for line := range strings.Lines(c.exec(probePath + " try " + strings.Join(names, " "))) {
+		for line := range strings.Lines(c.Sh(probePath + " try " + strings.Join(names, " "))) {
 			name, answer, _ := strings.Cut(strings.TrimSpace(line), " ")
 			out[name] = answer
 		}
@@ -108,7 +108,7 @@ func TestAttackDroppedCapabilities(t *testing.T) {
 			if got := capMask(t, c.hostPID(), "CapInh"); got != 0 && c == bare {
 				t.Errorf("the bare one may inherit %x", got)
 			}
-			want := strings.TrimSpace(c.in(t).exec("grep CapInh /proc/self/status"))
+			want := strings.TrimSpace(c.in(t).Sh("grep CapInh /proc/self/status"))
 			if got := "CapInh:\t" + statusField(t, c.hostPID(), "CapInh"); got != want {
 				t.Errorf("an exec has %s, the container %s", want, got)
 			}
@@ -117,7 +117,7 @@ func TestAttackDroppedCapabilities(t *testing.T) {
 		if got := capMask(t, plain.hostPID(), "CapInh"); got != 0 {
 			t.Errorf("a container of defaults may inherit %x", got)
 		}
-		if got := plain.in(t).exec("grep CapInh /proc/self/status"); strings.Trim(got, "CapInh:\t0\n") != "" {
+		if got := plain.in(t).Sh("grep CapInh /proc/self/status"); strings.Trim(got, "CapInh:\t0\n") != "" {
 			t.Errorf("an exec has %s", got)
 		}
 	})
@@ -127,7 +127,7 @@ func TestAttackDroppedCapabilities(t *testing.T) {
 			if got := capMask(t, plain.hostPID(), set); got != 0 {
 				t.Errorf("%s of a user other than root is %x", set, got)
 			}
-			if got := plain.exec("grep " + set + " /proc/self/status"); strings.TrimSpace(strings.TrimPrefix(got, set+":")) != strings.Repeat("0", 16) {
+			if got := plain.Sh("grep " + set + " /proc/self/status"); strings.TrimSpace(strings.TrimPrefix(got, set+":")) != strings.Repeat("0", 16) {
 				t.Errorf("an exec has %s", got)
 			}
 		}

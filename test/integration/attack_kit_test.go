@@ -72,14 +72,11 @@ func try(t *testing.T, tenant, mighty *ctr, scripts []script) {
 				t.Errorf("%q failed with %d and %q, not by the guard, which makes it say %q", s.run, r.GetExitCode(), said, s.says)
 			}
 			if control := strings.Replace(s.control, same, s.run, 1); control != "" {
-				mighty.in(t).exec(control)
+				mighty.in(t).Sh(control)
 			}
 		})
 	}
 }
-
-// in gives the container to a subtest.
-func (c *ctr) in(t *testing.T) *ctr { return &ctr{p: c.p.in(t), ID: c.ID} }
 
 // unchanged fails the test when the file of the host changes until its end.
 func unchanged(t *testing.T, file string) {

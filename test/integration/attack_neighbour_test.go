@@ -39,7 +39,7 @@ func TestAttackNeighbour(t *testing.T) {
 		}
 	})
 	t.Run("see_processes_of_another_pod", func(t *testing.T) {
-		if got := tenant.in(t).exec("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c [b]erthd; true"); got != "0\n" {
+		if got := tenant.in(t).Sh("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c [b]erthd; true"); got != "0\n" {
 			t.Errorf("%s processes are the daemon's", got)
 		}
 	})
@@ -52,27 +52,27 @@ func TestAttackNeighbour(t *testing.T) {
 		if state := statusField(t, pause, "State"); !strings.HasPrefix(state, "S") {
 			t.Errorf("it is %s", state)
 		}
-		if got := p.in(t).status().GetState(); got != runtimeapi.PodSandboxState_SANDBOX_READY {
+		if got := p.in(t).Status().GetState(); got != runtimeapi.PodSandboxState_SANDBOX_READY {
 			t.Errorf("the pod is %v", got)
 		}
-		if got := tenant.in(t).exec("echo alive"); got != "alive\n" {
+		if got := tenant.in(t).Sh("echo alive"); got != "alive\n" {
 			t.Error(got)
 		}
 	})
 	t.Run("keys_of_another_container", func(t *testing.T) {
 		const search = " try request_key"
-		if got := free.in(t).exec(probePath + " try add_key request_key"); got != "add_key allowed\nrequest_key allowed\n" {
+		if got := free.in(t).Sh(probePath + " try add_key request_key"); got != "add_key allowed\nrequest_key allowed\n" {
 			t.Skipf("this kernel keeps no keys: %q", got)
 		}
 		other := victim.p.in(t).idle("other", withProbe(t), filtered(runtimeapi.SecurityProfile_Unconfined, ""))
 		for _, c := range []*ctr{other, p.in(t).idle("beside", withProbe(t), filtered(runtimeapi.SecurityProfile_Unconfined, ""))} {
-			if got := c.in(t).exec(probePath + search); strings.Contains(got, "allowed") {
+			if got := c.in(t).Sh(probePath + search); strings.Contains(got, "allowed") {
 				t.Errorf("it finds the key: %q", got)
 			}
 		}
 	})
 	t.Run("shared_memory_of_another_pod", func(t *testing.T) {
-		victim.in(t).exec(probePath + " shm-put 4711 mine && echo mine > /dev/shm/file")
+		victim.in(t).Sh(probePath + " shm-put 4711 mine && echo mine > /dev/shm/file")
 		if r, err := tenant.in(t).execSync(5, "sh", "-c", probePath+" shm-get 4711 || cat /dev/shm/file"); err != nil || r.GetExitCode() == 0 || len(r.GetStdout()) > 0 {
 			t.Errorf("%v %v", r, err)
 		}
@@ -124,7 +124,7 @@ func TestAttackNetwork(t *testing.T) {
 				t.Errorf("%v %v", r, err)
 			}
 		}
-		if got := onHostNet.in(t).exec(probePath + " connect " + name); got != "connected\n" {
+		if got := onHostNet.in(t).Sh(probePath + " connect " + name); got != "connected\n" {
 			t.Errorf("even in the host's network %q", got)
 		}
 	})
@@ -198,9 +198,9 @@ func hostLoopback(t *testing.T, admin *ctr) {
 	}()
 	port := l.Addr().(*net.TCPAddr).Port
 	gateway := strings.TrimSuffix(shared.Subnet, "0/24") + "1"
-	admin.exec("ip link set lo up; ip addr flush dev lo; ip route del local 127.0.0.0/8 table local 2>/dev/null; " +
+	admin.Sh("ip link set lo up; ip addr flush dev lo; ip route del local 127.0.0.0/8 table local 2>/dev/null; " +
 		"ip route flush table local type local dev lo 2>/dev/null; ip route add 127.0.0.1/32 via " + gateway + " dev eth0")
-	if route := admin.exec("ip route get 127.0.0.1; true"); !strings.Contains(route, "eth0") {
+	if route := admin.Sh("ip route get 127.0.0.1; true"); !strings.Contains(route, "eth0") {
 		t.Errorf("the attack has no route: %s", route)
 	}
 	r, err := admin.execSync(8, "nc", "-w", "2", "127.0.0.1", strconv.Itoa(port))
@@ -232,8 +232,8 @@ func TestAttackLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := p.in(t).start(name, c.script)
-			run.ended()
-			lines := readLog(t, run.logFile()) // which fails the test at a line that is none
+			run.Ended()
+			lines := readLog(t, run.LogFile()) // which fails the test at a line that is none
 			if got := strings.TrimSuffix(output(lines, "stdout"), "\n") + "\n"; got != c.want {
 				t.Errorf("%d bytes, want %d: %.200q", len(got), len(c.want), got)
 			}
@@ -259,7 +259,7 @@ func TestAttackLog(t *testing.T) {
 		for _, path := range []string{"link/made.log", "link/secret", "file.log"} {
 			c, err := p.tryStart(strings.ReplaceAll(path, "/", "-"), "echo written", func(c *runtimeapi.ContainerConfig) { c.LogPath = path })
 			if err == nil {
-				c.ended()
+				c.Ended()
 				t.Errorf("a log at %s is written", path)
 			}
 		}
@@ -271,7 +271,7 @@ func TestAttackLog(t *testing.T) {
 		}
 		began := time.Now()
 		if c, err := p.tryStart("c", "echo x"); err == nil {
-			c.ended()
+			c.Ended()
 		}
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("it took %v", took)
@@ -279,9 +279,9 @@ func TestAttackLog(t *testing.T) {
 	})
 	t.Run("flood_of_two_streams", func(t *testing.T) {
 		c := p.in(t).start("flood", "head -c 30000000 /dev/zero & head -c 30000000 /dev/zero >&2; wait")
-		c.exec("true") // while it floods
-		c.ended()
-		data, err := os.ReadFile(c.logFile())
+		c.Sh("true") // while it floods
+		c.Ended()
+		data, err := os.ReadFile(c.LogFile())
 		if err != nil {
 			t.Fatal(err)
 		}

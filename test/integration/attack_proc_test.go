@@ -72,8 +72,8 @@ func (a procAttack) run(t *testing.T) {
 	if err := syscall.Kill(searcher.hostPID(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	searcher.ended()
-	a.judge(t, output(readLog(t, searcher.logFile()), "stdout"))
+	searcher.Ended()
+	a.judge(t, output(readLog(t, searcher.LogFile()), "stdout"))
 }
 
 func (a procAttack) searcher(t *testing.T, p *pod, o *runtimeapi.NamespaceOption) *ctr {
@@ -117,14 +117,14 @@ func (a procAttack) disturb(p *pod, searcher *ctr, o *runtimeapi.NamespaceOption
 	all.Go(func() {
 		for range 6 {
 			if _, err := searcher.execSync(10, "sleep", "0.2"); err != nil {
-				p.t.Error(err)
+				p.T.Error(err)
 			}
 		}
 	})
 	for i := range 4 {
 		c := p.idle(fmt.Sprint("neighbour-", i), sameNamespaces(o))
-		c.exec("true")
-		c.stop(0)
+		c.Sh("true")
+		c.Stop(0)
 	}
 	all.Wait()
 }

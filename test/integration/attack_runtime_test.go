@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/registry"
 )
 
@@ -40,13 +41,13 @@ func evil(t *testing.T, name string, change func(*v1.Config), files ...registry.
 
 // tryStart is start for what may be refused: then it returns nil and why.
 func (p *pod) tryStart(name, script string, change ...func(*runtimeapi.ContainerConfig)) (*ctr, error) {
-	p.t.Helper()
-	id, err := p.create(p.config(name, script, change...))
+	p.T.Helper()
+	id, err := p.create(client.Shell(name, script, change...))
 	if err != nil {
 		return nil, err
 	}
-	c := &ctr{p: p, ID: id}
-	if err := c.startErr(); err != nil {
+	c := p.ctr(id)
+	if err := c.TryStart(); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -87,13 +88,13 @@ func overwriteRuntime(t *testing.T) {
 	for i, command := range []string{"/proc/self/exe", "/bin/script", "/proc/self/exe"} {
 		c, err := p.tryStart(fmt.Sprint("self-", i), "", link, func(c *runtimeapi.ContainerConfig) { c.Command = []string{command, "init"} })
 		if err == nil {
-			c.ended()
+			c.Ended()
 		}
 		_, _ = victim.execSync(5, command, "init") // whatever it becomes, it must not be the runtime
-		victim.exec("true")
+		victim.Sh("true")
 	}
-	hunter.ended()
-	if log := output(readLog(t, hunter.logFile()), "stdout"); strings.Contains(log, "OPENED") || !strings.Contains(log, "seen") {
+	hunter.Ended()
+	if log := output(readLog(t, hunter.LogFile()), "stdout"); strings.Contains(log, "OPENED") || !strings.Contains(log, "seen") {
 		t.Errorf("the hunter says %s", log)
 	}
 	if content(t, shim) != before {
@@ -110,8 +111,8 @@ func leakedDirectory(t *testing.T) {
 		if err != nil {
 			return
 		}
-		c.ended()
-		if got := output(readLog(t, c.logFile()), "stdout"); got != "" {
+		c.Ended()
+		if got := output(readLog(t, c.LogFile()), "stdout"); got != "" {
 			t.Errorf("from %s it reads %q", workdir, got)
 		}
 	}
@@ -128,11 +129,11 @@ func leakedDirectoryOfExec(t *testing.T) {
 	dir := secret(t)
 	p := shared.pod(t)
 	c := p.idle("c", func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/work" })
-	if got := c.exec("pwd"); got != "/work\n" {
+	if got := c.Sh("pwd"); got != "/work\n" {
 		t.Fatalf("an exec is in %q", got)
 	}
 	for fd := 3; fd < 24; fd++ {
-		c.exec(fmt.Sprintf("cd / && rm -rf /work && ln -s /proc/self/fd/%d /work && mkdir /next && mv /next /next-%d", fd, fd))
+		c.Sh(fmt.Sprintf("cd / && rm -rf /work && ln -s /proc/self/fd/%d /work && mkdir /next && mv /next /next-%d", fd, fd))
 		r, err := c.execSync(5, "cat", "."+dir+"/secret", ".."+above(dir)+"/secret")
 		if err == nil && len(r.GetStdout()) > 0 {
 			t.Errorf("by descriptor %d an exec reads %q", fd, r.GetStdout())
@@ -152,9 +153,9 @@ func openDescriptors(t *testing.T) {
 	const list = "cd /proc/self/fd && for f in [0-9]*; do readlink $f; done; true"
 	p := shared.pod(t)
 	run := p.start("run", list)
-	run.ended()
-	lines := output(readLog(t, run.logFile()), "stdout")
-	if out := lines + p.idle("c").exec(list); strings.Contains(out, "/") && !onlyPipes(out) {
+	run.Ended()
+	lines := output(readLog(t, run.LogFile()), "stdout")
+	if out := lines + p.idle("c").Sh(list); strings.Contains(out, "/") && !onlyPipes(out) {
 		t.Errorf("open are %q", out)
 	}
 }
@@ -173,7 +174,7 @@ func onlyPipes(list string) bool {
 func environment(t *testing.T) {
 	o := pidMode(runtimeapi.NamespaceMode_CONTAINER)
 	c := shared.pod(t, namespaces(o)).idle("c", sameNamespaces(o))
-	got := c.exec("env; tr '\\0' '\\n' < /proc/1/environ")
+	got := c.Sh("env; tr '\\0' '\\n' < /proc/1/environ")
 	there := procFile(t, shared.PID(), "environ")
 	if !strings.Contains(there, "NOTIFY_SOCKET=") {
 		t.Errorf("the daemon's environment is %q, nothing to leak", there)
@@ -259,7 +260,7 @@ func endlessOutput(t *testing.T) {
 	if peak := number(t, strings.Fields(statusField(t, shared.PID(), "VmHWM"))[0]); peak-before > 256<<10 {
 		t.Errorf("the daemon grew by %d KiB", peak-before)
 	}
-	if got := c.exec("echo alive"); got != "alive\n" {
+	if got := c.Sh("echo alive"); got != "alive\n" {
 		t.Error(got)
 	}
 }
@@ -278,9 +279,9 @@ func groups(t *testing.T) {
 			}
 		}))
 		if name == "user" {
-			want = strings.TrimSpace(c.exec("id -g")) // the group of a user whom no passwd names
+			want = strings.TrimSpace(c.Sh("id -g")) // the group of a user whom no passwd names
 		}
-		for who, got := range map[string]string{"the container": statusField(t, c.hostPID(), "Groups"), "an exec": c.exec(show)} {
+		for who, got := range map[string]string{"the container": statusField(t, c.hostPID(), "Groups"), "an exec": c.Sh(show)} {
 			got = strings.TrimSpace(strings.TrimPrefix(strings.Join(strings.Fields(got), " "), "Groups:"))
 			// A group that is only primary makes a file forbidden to it readable again by newgrp.
 			if got != want {
@@ -301,8 +302,8 @@ func passwdByHome(t *testing.T) {
 	if err != nil {
 		return
 	}
-	c.ended()
-	got := output(readLog(t, c.logFile()), "stdout")
+	c.Ended()
+	got := output(readLog(t, c.LogFile()), "stdout")
 	if strings.Contains(got, "evil") || !strings.HasSuffix(got, "4242\n") {
 		t.Errorf("it has %q", got)
 	}
@@ -329,7 +330,7 @@ func longMappings(t *testing.T) {
 	namespaces(&runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}})(config)
 	r, err := shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: config})
 	if err == nil {
-		(&pod{s: shared, t: t, ID: r.GetPodSandboxId()}).remove()
+		shared.podOf(t, r.GetPodSandboxId(), nil).End()
 		t.Fatal("6000 mappings were accepted")
 	}
 	refused(t, "6000 mappings", err)
@@ -343,7 +344,7 @@ func setuidProgram(t *testing.T) {
 			sc.RunAsUser, sc.NoNewPrivs = &runtimeapi.Int64Value{Value: 1000}, forbidden
 		}))
 		want := map[bool]string{true: "1000\n", false: "0\n"}[forbidden]
-		if got := c.exec("/su user"); got != want {
+		if got := c.Sh("/su user"); got != want {
 			t.Errorf("no_new_privs %v: the setuid program is user %q, want %q", forbidden, got, want)
 		}
 	}

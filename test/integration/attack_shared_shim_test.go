@@ -120,14 +120,14 @@ func (s *suite) factsOf(t *testing.T, name string, kind podKind) map[string]stri
 			kind.ctr(c)
 		}
 	})
-	waitFor(t, c.logFile(), func(text string) bool { return strings.Contains(text, " done") })
-	facts := map[string]string{"first process": output(readLog(t, c.logFile()), "stdout"), "namespaces": namespacesOf(t, c.hostPID())}
+	waitFor(t, c.LogFile(), func(text string) bool { return strings.Contains(text, " done") })
+	facts := map[string]string{"first process": output(readLog(t, c.LogFile()), "stdout"), "namespaces": namespacesOf(t, c.hostPID())}
 	r, err := c.execSync(20, probePath, "facts")
 	if err != nil || r.GetExitCode() != 0 {
 		t.Fatalf("exec in %s: %v, %v", name, err, r)
 	}
 	facts["executed"] = string(r.GetStdout())
-	p.remove()
+	p.End()
 	return facts
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // v2 tells whether the machine has cgroup v2 alone.
@@ -25,7 +27,7 @@ func onlyV2(t *testing.T, p *pod, file, value string) {
 	if v2 {
 		return
 	}
-	_, err := p.create(p.config("unified", "true", resources(&runtimeapi.LinuxContainerResources{Unified: map[string]string{file: value}})))
+	_, err := p.create(client.Shell("unified", "true", resources(&runtimeapi.LinuxContainerResources{Unified: map[string]string{file: value}})))
 	if err == nil || !strings.Contains(err.Error(), "cgroup v2") {
 		t.Errorf("%s asked for: %v", file, err)
 	}
@@ -135,7 +137,7 @@ func TestCgroupsAreReadOnly(t *testing.T) {
 	const write = "for d in /sys/fs/cgroup /sys/fs/cgroup/*/; do mkdir $d/x 2>/dev/null && echo $d && rmdir $d/x; done; ls /sys/fs/cgroup | wc -l"
 	for name, o := range map[string]*runtimeapi.NamespaceOption{"host-users": {}, "own-users": own} {
 		c := shared.pod(t, named(name), namespaces(o)).idle("c", sameNamespaces(o))
-		if got := c.exec(write); strings.Contains(got, "/") || strings.TrimSpace(got) == "0" {
+		if got := c.Sh(write); strings.Contains(got, "/") || strings.TrimSpace(got) == "0" {
 			t.Errorf("%s: written to are %q", name, got)
 		}
 	}
@@ -145,7 +147,7 @@ func TestCgroupsAreReadOnly(t *testing.T) {
 	c := p.idle("privileged", func(c *runtimeapi.ContainerConfig) {
 		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{Privileged: true}
 	})
-	if got := c.exec(write); !strings.Contains(got, "/sys/fs/cgroup") {
+	if got := c.Sh(write); !strings.Contains(got, "/sys/fs/cgroup") {
 		t.Errorf("privileged: written to are %q", got)
 	}
 }

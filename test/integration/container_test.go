@@ -17,10 +17,10 @@ import (
 
 // hostPID is the container's first process as the host sees it.
 func (c *ctr) hostPID() int {
-	c.p.t.Helper()
+	c.p.T.Helper()
 	pids, err := c.p.s.PIDs(c.ID)
 	if err != nil || len(pids) == 0 {
-		c.p.t.Fatalf("processes of %s: %v, %v", c.ID, pids, err)
+		c.p.T.Fatalf("processes of %s: %v, %v", c.ID, pids, err)
 	}
 	return pids[0] // parents come first; numbers wrap around
 }
@@ -40,7 +40,7 @@ func TestExitsAreExact(t *testing.T) {
 	}
 	for name, c := range cases {
 		before := time.Now()
-		ended := p.start(name, "sleep 0.2; "+c.script).ended()
+		ended := p.start(name, "sleep 0.2; "+c.script).Ended()
 		after := time.Now()
 		if ended.GetExitCode() != c.code || ended.GetReason() != c.reason {
 			t.Errorf("%s: %d %s, want %d %s", name, ended.GetExitCode(), ended.GetReason(), c.code, c.reason)
@@ -84,10 +84,10 @@ func TestWhatRuns(t *testing.T) {
 	}
 	for name, c := range cases {
 		run := p.start(name, c.script, c.change...)
-		if st := run.ended(); st.GetExitCode() != 0 {
+		if st := run.Ended(); st.GetExitCode() != 0 {
 			t.Errorf("%s ended with %d %s", name, st.GetExitCode(), st.GetMessage())
 		}
-		if got := output(readLog(t, run.logFile()), "stdout"); got != c.want {
+		if got := output(readLog(t, run.LogFile()), "stdout"); got != c.want {
 			t.Errorf("%s printed %q, want %q", name, got, c.want)
 		}
 	}
@@ -99,8 +99,8 @@ func TestLogFormat(t *testing.T) {
 	before := time.Now().Add(-time.Second)
 	c := p.start("c", "echo out; echo err >&2; for i in 1 2 3 4 5; do echo -n 0123456789abcdef; done; echo; "+
 		"yes 0123456789abcdef | head -5000 | tr -d '\\n'; echo; echo; printf 'no end'")
-	c.ended()
-	lines := readLog(t, c.logFile())
+	c.Ended()
+	lines := readLog(t, c.LogFile())
 	want := "out\n" + strings.Repeat("0123456789abcdef", 5) + "\n" + long + "\n\nno end"
 	got := strings.TrimSuffix(output(lines, "stdout"), "\n")
 	if got != want {
@@ -120,7 +120,7 @@ func TestLogFormat(t *testing.T) {
 			t.Errorf("a part has %d bytes", len(l.Text))
 		}
 	}
-	if st, err := os.Stat(c.logFile()); err != nil || st.Mode().Perm() != 0o640 && st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(c.LogFile()); err != nil || st.Mode().Perm() != 0o640 && st.Mode().Perm() != 0o600 {
 		t.Errorf("the log is %v, %v: others must not read it", st.Mode(), err)
 	}
 }
@@ -129,7 +129,7 @@ func TestLogFormat(t *testing.T) {
 func TestLogRotation(t *testing.T) {
 	p := shared.pod(t)
 	c := p.start("c", "i=0; while [ $i -lt 20000 ]; do echo line-$i; i=$((i+1)); done")
-	file := c.logFile()
+	file := c.LogFile()
 	var parts []string
 	for n := 0; ; n++ {
 		old := fmt.Sprintf("%s.%d", file, n)
@@ -143,7 +143,7 @@ func TestLogRotation(t *testing.T) {
 			break
 		}
 	}
-	c.ended()
+	c.Ended()
 	if _, err := os.Stat(file); err == nil {
 		parts = append(parts, file)
 	}
@@ -177,16 +177,16 @@ func TestStop(t *testing.T) {
 	}
 	for name, c := range cases {
 		run := p.start(name, c.script)
-		run.exec("true") // the shell has set its trap
+		run.Sh("true") // the shell has set its trap
 		began := time.Now()
-		run.stop(c.grace)
+		run.Stop(c.grace)
 		if took := time.Since(began); took < c.least || took > c.most {
 			t.Errorf("%s took %v", name, took)
 		}
-		if st := run.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != c.code {
+		if st := run.Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != c.code {
 			t.Errorf("%s: %v with %d, want %d", name, st.GetState(), st.GetExitCode(), c.code)
 		}
-		run.stop(c.grace) // repeating is fine
+		run.Stop(c.grace) // repeating is fine
 		if pids, _ := shared.PIDs(run.ID); len(pids) > 0 {
 			t.Errorf("%s: processes left: %v", name, pids)
 		}
@@ -196,14 +196,14 @@ func TestStop(t *testing.T) {
 // Of two stops with different grace the shorter counts.
 func TestOverlappingStops(t *testing.T) {
 	c := shared.pod(t).start("c", "trap '' TERM; while :; do sleep 0.05; done")
-	c.exec("true")
+	c.Sh("true")
 	began := time.Now()
 	first := make(chan struct{})
 	go func() {
 		defer close(first)
-		c.stop(15 * time.Second)
+		c.Stop(15 * time.Second)
 	}()
-	c.stop(time.Second)
+	c.Stop(time.Second)
 	<-first
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("both stops took %v", took)
@@ -238,7 +238,7 @@ func TestLimitsAreTheKernels(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(96<<20, "50000")
-	if got := c.status().GetResources().GetLinux().GetMemoryLimitInBytes(); got != 96<<20 {
+	if got := c.Status().GetResources().GetLinux().GetMemoryLimitInBytes(); got != 96<<20 {
 		t.Errorf("the status tells a memory limit of %d", got)
 	}
 }
@@ -291,7 +291,7 @@ func TestListFiltersContainers(t *testing.T) {
 		return func(c *runtimeapi.ContainerConfig) { c.Labels = map[string]string{"which": v} }
 	}
 	a, b := p.start("a", "sleep 1000", label("a")), p.start("b", "true", label("b"))
-	b.ended()
+	b.Ended()
 	running := &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING}
 	for name, c := range map[string]struct {
 		filter *runtimeapi.ContainerFilter
@@ -332,7 +332,7 @@ func TestMounts(t *testing.T) {
 			{ContainerPath: "/deep/file", HostPath: filepath.Join(host, "file")},
 		}
 	})
-	if got := c.exec("cat /ro/file /deep/file; echo new > /rw/made; touch /ro/x 2>&1 || true"); got != "host\nhost\ntouch: /ro/x: Read-only file system\n" {
+	if got := c.Sh("cat /ro/file /deep/file; echo new > /rw/made; touch /ro/x 2>&1 || true"); got != "host\nhost\ntouch: /ro/x: Read-only file system\n" {
 		t.Errorf("in the container: %q", got)
 	}
 	if data, _ := os.ReadFile(filepath.Join(host, "made")); string(data) != "new\n" {
@@ -351,7 +351,7 @@ func TestShortContainersTellTheirLife(t *testing.T) {
 	}
 	for i := range 20 {
 		c := p.start(fmt.Sprint("short-", i), "", func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/bin/true"} })
-		c.ended()
+		c.Ended()
 		if diff := cmp.Diff(want, shared.events.kinds(c.ID)); diff != "" {
 			t.Fatalf("container %d: %s", i, diff)
 		}
@@ -382,7 +382,7 @@ func TestCgroupParent(t *testing.T) {
 		if err != nil || !strings.Contains(string(data), ":/"+name+"/") {
 			t.Errorf("the container is in %s, %v", data, err)
 		}
-		p.remove()
+		p.End()
 		for _, d := range dirs {
 			if _, err := os.Stat(d); (err == nil) != made {
 				t.Errorf("made before: %v; %s afterwards: %v", made, d, err)

@@ -44,13 +44,13 @@ func TestVariablesAreBytes(t *testing.T) {
 					return environ != ""
 				})
 				check(t, name+" at start", environ)
-				check(t, name+" in an exec", c.exec("cat /proc/self/environ"))
+				check(t, name+" in an exec", c.Sh("cat /proc/self/environ"))
 				if r, err := c.execSync(5, "nosuch"); err == nil && r.GetExitCode() != 127 {
 					t.Errorf("%s: a missing command ends with %d", name, r.GetExitCode())
 				}
 			}
 			plain := p.start("plain", "sleep 1000", ownPIDs)
-			if got := plain.exec("ls -a /dev"); strings.Contains(got, "berth") != (init == "true") {
+			if got := plain.Sh("ls -a /dev"); strings.Contains(got, "berth") != (init == "true") {
 				t.Errorf("without such variables /dev has %q", got)
 			}
 		})

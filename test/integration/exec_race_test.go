@@ -37,7 +37,7 @@ func TestExecRacesEnd(t *testing.T) {
 	t.Run("stop", func(t *testing.T) {
 		p.in(t).race("sleep 1000", same, func(c *ctr, i int) {
 			time.Sleep(time.Duration(i%20) * 500 * time.Microsecond)
-			c.stop(0)
+			c.Stop(0)
 		})
 	})
 	t.Run("end", func(t *testing.T) {
@@ -46,7 +46,7 @@ func TestExecRacesEnd(t *testing.T) {
 	t.Run("graceful stop", func(t *testing.T) {
 		p.in(t).race("trap 'sleep 0.01; exit 0' TERM; while :; do sleep 0.005; done", same, func(c *ctr, i int) {
 			time.Sleep(time.Duration(i%10) * time.Millisecond)
-			c.stop(5 * time.Second)
+			c.Stop(5 * time.Second)
 		})
 	})
 	eventually(t, "the shim waited for all its children", func() bool { return len(zombiesOf(t, s.shim(t))) == 0 })
@@ -61,15 +61,15 @@ func (p *pod) race(script string, same func(*runtimeapi.ContainerConfig), end fu
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			c := p.start(fmt.Sprint(strings.ReplaceAll(filepath.Base(p.t.Name()), "_", "-"), i), script, same)
+			c := p.start(fmt.Sprint(strings.ReplaceAll(filepath.Base(p.T.Name()), "_", "-"), i), script, same)
 			var executing sync.WaitGroup
 			for range 2 {
 				executing.Go(func() { c.execUntilEnd() })
 			}
 			end(c, i)
 			executing.Wait()
-			c.ended()
-			c.remove()
+			c.Ended()
+			c.Remove()
 		})
 	}
 	all.Wait()
@@ -83,16 +83,9 @@ func (c *ctr) execUntilEnd() {
 		case err == nil:
 			continue
 		case status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.NotFound:
-			c.p.t.Errorf("a command against the end: %v", err)
+			c.p.T.Errorf("a command against the end: %v", err)
 		}
 		return
-	}
-}
-
-func (c *ctr) remove() {
-	_, err := c.p.s.Runtime.RemoveContainer(within(c.p.t), &runtimeapi.RemoveContainerRequest{ContainerId: c.ID})
-	if err != nil {
-		c.p.t.Errorf("RemoveContainer: %v", err)
 	}
 }
 

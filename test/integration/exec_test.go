@@ -7,10 +7,12 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 func (c *ctr) execSync(timeout int64, cmd ...string) (*runtimeapi.ExecSyncResponse, error) {
-	return c.p.s.Runtime.ExecSync(within(c.p.t), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: cmd, Timeout: timeout})
+	return c.p.s.Runtime.ExecSync(within(c.p.T), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: cmd, Timeout: timeout})
 }
 
 func TestExecSync(t *testing.T) {
@@ -48,7 +50,7 @@ func TestExecTimeoutKillsTheTree(t *testing.T) {
 	if after := pids(t, c); len(after) != len(before) {
 		t.Errorf("processes before %v, after %v", before, after)
 	}
-	if got := c.exec("echo alive"); got != "alive\n" {
+	if got := c.Sh("echo alive"); got != "alive\n" {
 		t.Error(got)
 	}
 }
@@ -78,14 +80,14 @@ func TestExecWithALeftChildReturns(t *testing.T) {
 func TestExecNeedsARunningContainer(t *testing.T) {
 	p := shared.pod(t)
 	c := p.start("c", "exit 0")
-	c.ended()
+	c.Ended()
 	_, err := c.execSync(5, "true")
 	wantCode(t, "exec in an ended container", err, codes.FailedPrecondition)
-	id, err := p.create(p.config("created", "sleep 1"))
+	id, err := p.create(client.Shell("created", "sleep 1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = (&ctr{p: p, ID: id}).execSync(5, "true")
+	_, err = p.ctr(id).execSync(5, "true")
 	wantCode(t, "exec in a container that was not started", err, codes.FailedPrecondition)
 }
 

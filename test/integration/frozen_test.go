@@ -25,11 +25,11 @@ func TestStopFrozen(t *testing.T) {
 			}
 			freeze(t, dir)
 			began := time.Now()
-			c.stop(0)
+			c.Stop(0)
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("the stop took %v", took)
 			}
-			if st := c.ended(); st.GetExitCode() != 137 {
+			if st := c.Ended(); st.GetExitCode() != 137 {
 				t.Errorf("it ended with %d", st.GetExitCode())
 			}
 		})

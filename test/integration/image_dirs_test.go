@@ -42,7 +42,7 @@ func TestRootDirectoryOfTheImage(t *testing.T) {
 		c := shared.pod(t, named(name), namespaces(o)).start(name, "sleep 1000", func(c *runtimeapi.ContainerConfig) {
 			c.Image.Image = ref
 		}, sameNamespaces(o))
-		if got := c.exec("stat -c %u:%g:%a /; touch /made && echo writable"); got != "1000:1001:1775\nwritable\n" {
+		if got := c.Sh("stat -c %u:%g:%a /; touch /made && echo writable"); got != "1000:1001:1775\nwritable\n" {
 			t.Errorf("%s: the root is %q", name, got)
 		}
 	}
@@ -70,19 +70,19 @@ func TestDeclaredVolumes(t *testing.T) {
 		c := p.start(name, "sleep 1000", image, func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{ReadonlyRootfs: readonly, RunAsUser: &runtimeapi.Int64Value{Value: 1000}}
 		})
-		if got := c.exec("stat -c %u:%g:%a /data; cat /data/file; echo more >/data/file; echo made >/data/made; cat /data/file"); got != "1000:1000:770\ncontent\nmore\n" {
+		if got := c.Sh("stat -c %u:%g:%a /data; cat /data/file; echo more >/data/file; echo made >/data/made; cat /data/file"); got != "1000:1000:770\ncontent\nmore\n" {
 			t.Errorf("%s: the volume with content: %q", name, got)
 		}
-		if got := c.exec("stat -c %F:%a /run/nothing /var/none/it /new | sort -u; readlink /dangling"); got != "directory:755\n/run/nothing\n" {
+		if got := c.Sh("stat -c %F:%a /run/nothing /var/none/it /new | sort -u; readlink /dangling"); got != "directory:755\n/run/nothing\n" {
 			t.Errorf("%s: the volumes at links: %q", name, got)
 		}
-		if got := c.exec("touch /other 2>/dev/null || echo refused"); readonly && got != "refused\n" {
+		if got := c.Sh("touch /other 2>/dev/null || echo refused"); readonly && got != "refused\n" {
 			t.Errorf("%s: the root takes a file", name)
 		}
 		root := p.start(name+"-root", "sleep 1000", image, func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{ReadonlyRootfs: readonly}
 		})
-		root.exec("touch /dangling/a /below/it/b /new/c; dd if=/dev/zero of=/data/large bs=1M count=2 2>/dev/null; sync")
+		root.Sh("touch /dangling/a /below/it/b /new/c; dd if=/dev/zero of=/data/large bs=1M count=2 2>/dev/null; sync")
 		if bytes, _ := layerUsage(t, root); bytes < 2<<20 {
 			t.Errorf("%s: %d bytes are counted", name, bytes)
 		}
@@ -97,7 +97,7 @@ func TestCoveredDeclaredVolumes(t *testing.T) {
 		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{ReadonlyRootfs: true}
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: dir}, {ContainerPath: "/dangling", HostPath: dir}}
 	})
-	if got := c.exec("echo x >/data/x; ls /data /run/nothing"); strings.Join(strings.Fields(got), " ") != "/data: x /run/nothing: x" {
+	if got := c.Sh("echo x >/data/x; ls /data /run/nothing"); strings.Join(strings.Fields(got), " ") != "/data: x /run/nothing: x" {
 		t.Errorf("the mounts show %q", got)
 	}
 	if _, err := os.Stat(dir + "/sub"); err == nil {

@@ -25,7 +25,7 @@ func TestImageRefIsTheRegistryDigest(t *testing.T) {
 	})
 	check := func(when string) {
 		t.Helper()
-		st := c.status()
+		st := c.Status()
 		if st.GetImageRef() != digests[0] || st.GetImageId() != id || st.GetMounts()[0].GetImage().GetImageRef() != id {
 			t.Errorf("%s: image_ref %s, image_id %s, mounts %v; want %s and %s",
 				when, st.GetImageRef(), st.GetImageId(), st.GetMounts(), digests[0], id)

@@ -19,10 +19,10 @@ func TestImageVolume(t *testing.T) {
 				{ContainerPath: "/volume", Image: &runtimeapi.ImageSpec{Image: busybox}, Readonly: readonly},
 			}
 		})
-		if got := c.exec("test -x /volume/bin/sh && (echo x >/volume/file) 2>&1 || true"); !strings.Contains(got, "Read-only file system") {
+		if got := c.Sh("test -x /volume/bin/sh && (echo x >/volume/file) 2>&1 || true"); !strings.Contains(got, "Read-only file system") {
 			t.Errorf("%s: writing to it says %q", name, got)
 		}
-		m := c.status().GetMounts()
+		m := c.Status().GetMounts()
 		if len(m) != 2 || m[0].GetImage() != nil {
 			t.Fatalf("%s: mounts %v", name, m)
 		}

@@ -61,7 +61,7 @@ func mountTable(t *testing.T, pid int) []*mountinfo.Info {
 // traces are what the kernel and the disk have of a pod's containers: mounts,
 // cgroups, directories.
 func (p *pod) traces() []string {
-	p.t.Helper()
+	p.T.Helper()
 	var out []string
 	_, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
 		if strings.HasPrefix(i.Mountpoint, p.s.State+"/containers/") {
@@ -70,7 +70,7 @@ func (p *pod) traces() []string {
 		return true, false
 	})
 	if err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
 	for _, pattern := range []string{
 		filepath.Join(p.s.Root, "pods", p.ID, "containers", "*"), filepath.Join(p.s.State, "containers", "*"),
@@ -78,7 +78,7 @@ func (p *pod) traces() []string {
 	} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
-			p.t.Fatal(err)
+			p.T.Fatal(err)
 		}
 		out = append(out, found...)
 	}
@@ -113,8 +113,8 @@ func waitFor(t *testing.T, file string, ok func(text string) bool) string {
 
 // says waits until the container's log has a line with text.
 func (c *ctr) says(text string) {
-	c.p.t.Helper()
-	waitFor(c.p.t, c.logFile(), func(log string) bool { return strings.Contains(log, text) })
+	c.p.T.Helper()
+	waitFor(c.p.T, c.LogFile(), func(log string) bool { return strings.Contains(log, text) })
 }
 
 // sleeper prints a line once it is what the kernel executes.
@@ -123,7 +123,7 @@ const sleeper = "echo up; exec sleep 1000"
 // idle starts a container that does nothing, and waits until the kernel has
 // executed its command: before that, its first process is still the runtime's.
 func (p *pod) idle(name string, change ...func(*runtimeapi.ContainerConfig)) *ctr {
-	p.t.Helper()
+	p.T.Helper()
 	c := p.start(name, sleeper, change...)
 	c.says("up")
 	return c
@@ -154,26 +154,26 @@ func (s *suite) explain(t *testing.T, id string) *explain.Report {
 
 // likely checks the reason that explain ends with, for programs and for people.
 func (c *ctr) likely(layer string, words ...string) {
-	c.p.t.Helper()
-	report := c.p.s.explain(c.p.t, c.ID)
+	c.p.T.Helper()
+	report := c.p.s.explain(c.p.T, c.ID)
 	for _, w := range append(words, layer+": ") {
 		if !strings.Contains(report.Likely, w) {
-			c.p.t.Errorf("explain finds most likely %q, want layer %s and %q", report.Likely, layer, w)
+			c.p.T.Errorf("explain finds most likely %q, want layer %s and %q", report.Likely, layer, w)
 		}
 	}
-	lines := strings.Split(strings.TrimSpace(c.p.s.berth(c.p.t, "explain", c.ID)), "\n")
+	lines := strings.Split(strings.TrimSpace(c.p.s.berth(c.p.T, "explain", c.ID)), "\n")
 	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "Most likely: "+layer+": ") {
-		c.p.t.Errorf("explain's last line is %q", last)
+		c.p.T.Errorf("explain's last line is %q", last)
 	}
 }
 
 // fact is the value of a fact that explain tells of a layer.
 func (c *ctr) fact(layer, name string) string {
-	c.p.t.Helper()
-	report := c.p.s.explain(c.p.t, c.ID)
+	c.p.T.Helper()
+	report := c.p.s.explain(c.p.T, c.ID)
 	value := factOf(report, layer, name)
 	if value == "" {
-		c.p.t.Errorf("explain has no fact %s in layer %s: %+v", name, layer, report.Layers)
+		c.p.T.Errorf("explain has no fact %s in layer %s: %+v", name, layer, report.Layers)
 	}
 	return value
 }
@@ -191,10 +191,10 @@ func factOf(r *explain.Report, layer, name string) string {
 
 // audit is what the operator's tool lists of a pod's containers, by their names.
 func (p *pod) audit() map[string]explain.Isolation {
-	p.t.Helper()
+	p.T.Helper()
 	var all []explain.Isolation
-	if err := json.Unmarshal([]byte(p.s.berth(p.t, "audit", "--json")), &all); err != nil {
-		p.t.Fatal(err)
+	if err := json.Unmarshal([]byte(p.s.berth(p.T, "audit", "--json")), &all); err != nil {
+		p.T.Fatal(err)
 	}
 	out := map[string]explain.Isolation{}
 	for _, is := range all {

@@ -110,7 +110,7 @@ func TestStartDoesNotWaitForTheNetwork(t *testing.T) {
 	}
 	f.resubscribe(t)
 	for _, p := range pods {
-		if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		if st := p.Status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 			t.Errorf("a pod without its shim is %v", st.GetState())
 		}
 	}
@@ -157,7 +157,7 @@ func TestPodWithoutAnAddressFails(t *testing.T) {
 		t.Errorf("pods that are left: %v, %v", list, err)
 	}
 	restore()
-	if ip := f.pod(t).status().GetNetwork().GetIp(); ip != "10.7.7.7" {
+	if ip := f.pod(t).Status().GetNetwork().GetIp(); ip != "10.7.7.7" {
 		t.Errorf("the next try got the address %q", ip)
 	}
 }
@@ -204,14 +204,14 @@ func TestLostNamespaceIsReleasedWhole(t *testing.T) {
 	p := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) {
 		c.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: 18081}}
 	})
-	ip := p.status().GetNetwork().GetIp()
+	ip := p.Status().GetNetwork().GetIp()
 	if !strings.Contains(natRules(t), ip+"/32") {
 		t.Skip("no masquerading by iptables here")
 	}
 	if err := unix.Unmount(filepath.Join(shared.State, "pods", p.ID, "net"), unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
-	p.remove()
+	p.End()
 	for line := range strings.Lines(natRules(t)) {
 		if strings.Contains(line, ip+"/32") || strings.Contains(line, p.ID) {
 			t.Errorf("stays: %s", line)
@@ -252,7 +252,7 @@ func TestSysctlsOfAnInterface(t *testing.T) {
 			c := p.idle("c", sameNamespaces(p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()))
 			for sysctl, value := range want {
 				path := strings.ReplaceAll(sysctl, ".", "/")
-				if got := strings.TrimSpace(c.exec("cat /proc/sys/" + path)); got != value {
+				if got := strings.TrimSpace(c.Sh("cat /proc/sys/" + path)); got != value {
 					t.Errorf("%s is %q, want %q", sysctl, got, value)
 				}
 			}

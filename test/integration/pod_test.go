@@ -27,7 +27,7 @@ func TestPodLifecycle(t *testing.T) {
 		c.Annotations = map[string]string{"a": strings.Repeat("x", 100_000)}
 		c.Metadata.Attempt = 7
 	})
-	st := p.status()
+	st := p.Status()
 	if st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
 		t.Errorf("state %v", st.GetState())
 	}
@@ -52,7 +52,7 @@ func TestPodLifecycle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY || st.GetNetwork().GetIp() != "" {
+	if st := p.Status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY || st.GetNetwork().GetIp() != "" {
 		t.Errorf("stopped, and %v with the IP %q, which is free for others", st.GetState(), st.GetNetwork().GetIp())
 	}
 	released(t, s, p.ID)
@@ -145,7 +145,7 @@ func TestNamespacesOfTwoContainers(t *testing.T) {
 	third := other.start("third", "sleep 1000")
 	for kind, same := range map[string]bool{"net": true, "ipc": true, "uts": true, "mnt": false, "pid": true} {
 		read := "readlink /proc/self/ns/" + kind
-		a, b, c := first.exec(read), second.exec(read), third.exec(read)
+		a, b, c := first.Sh(read), second.Sh(read), third.Sh(read)
 		host := inode(t, "self", kind)
 		if (a == b) != same {
 			t.Errorf("%s of two containers of a pod: %s and %s", kind, a, b)
@@ -154,11 +154,11 @@ func TestNamespacesOfTwoContainers(t *testing.T) {
 			t.Errorf("%s is shared beyond the pod: %s, other pod %s, host %s", kind, a, c, host)
 		}
 	}
-	first.exec("echo shared > /dev/shm/file")
-	if got := second.exec("cat /dev/shm/file"); got != "shared\n" {
+	first.Sh("echo shared > /dev/shm/file")
+	if got := second.Sh("cat /dev/shm/file"); got != "shared\n" {
 		t.Errorf("/dev/shm in the second container has %q", got)
 	}
-	if got := first.exec("df -k /dev/shm | tail -1 | awk '{print $2}'"); got != "65536\n" {
+	if got := first.Sh("df -k /dev/shm | tail -1 | awk '{print $2}'"); got != "65536\n" {
 		t.Errorf("/dev/shm has %s KiB", got)
 	}
 }
@@ -180,17 +180,17 @@ func TestHostNamespaces(t *testing.T) {
 		Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_NODE, Ipc: runtimeapi.NamespaceMode_NODE,
 	}
 	p := shared.pod(t, namespaces(o))
-	if ip := p.status().GetNetwork().GetIp(); ip != "" {
+	if ip := p.Status().GetNetwork().GetIp(); ip != "" {
 		t.Errorf("a pod on the host network tells IP %q", ip)
 	}
 	c := p.start("c", "sleep 1000", sameNamespaces(o))
 	for _, kind := range []string{"net", "ipc", "pid"} {
-		if got, want := strings.TrimSpace(c.exec("readlink /proc/self/ns/"+kind)), inode(t, "self", kind); got != want {
+		if got, want := strings.TrimSpace(c.Sh("readlink /proc/self/ns/"+kind)), inode(t, "self", kind); got != want {
 			t.Errorf("%s is %s, the host's is %s", kind, got, want)
 		}
 	}
 	host, _ := os.Hostname()
-	if got := strings.TrimSpace(c.exec("hostname")); got != host {
+	if got := strings.TrimSpace(c.Sh("hostname")); got != host {
 		t.Errorf("hostname %q, the node's is %q", got, host)
 	}
 }
@@ -200,24 +200,24 @@ func TestPidNamespaces(t *testing.T) {
 	alone := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 	a := p.start("a", "exec sleep 1001", sameNamespaces(alone))
 	b := p.start("b", "exec sleep 1002", sameNamespaces(alone))
-	if got := a.exec("cat /proc/1/cmdline | tr '\\0' ' '"); got != "sleep 1001 " {
+	if got := a.Sh("cat /proc/1/cmdline | tr '\\0' ' '"); got != "sleep 1001 " {
 		t.Errorf("PID 1 is %q", got)
 	}
-	if got := a.exec("readlink /proc/self/ns/pid"); got == b.exec("readlink /proc/self/ns/pid") {
+	if got := a.Sh("readlink /proc/self/ns/pid"); got == b.Sh("readlink /proc/self/ns/pid") {
 		t.Error("containers with a PID namespace each share one")
 	}
 	target := p.start("target", "exec sleep 1003", sameNamespaces(&runtimeapi.NamespaceOption{
 		Pid: runtimeapi.NamespaceMode_TARGET, TargetId: a.ID,
 	}))
-	if got := target.exec("cat /proc/1/cmdline | tr '\\0' ' '"); got != "sleep 1001 " {
+	if got := target.Sh("cat /proc/1/cmdline | tr '\\0' ' '"); got != "sleep 1001 " {
 		t.Errorf("PID 1 as the target's guest sees it is %q", got)
 	}
 	whole := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "shared-pid" })
 	c := whole.start("c", "exec sleep 1004")
 	// PID 1 of a shared PID namespace is pause, and reaps what others leave.
-	c.exec("sh -c '(exec sleep 0.1) & exec true'; sh -c 'sleep 0.1 & exit 0'")
-	c.exec("sleep 0.3; ! grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null")
-	if got := c.exec("cat /proc/1/cmdline | tr '\\0' ' '"); strings.Contains(got, "sleep") {
+	c.Sh("sh -c '(exec sleep 0.1) & exec true'; sh -c 'sleep 0.1 & exit 0'")
+	c.Sh("sleep 0.3; ! grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null")
+	if got := c.Sh("cat /proc/1/cmdline | tr '\\0' ' '"); strings.Contains(got, "sleep") {
 		t.Errorf("PID 1 of a shared PID namespace is %q", got)
 	}
 }
@@ -241,7 +241,7 @@ func TestFilesOfThePod(t *testing.T) {
 		"cat /proc/sys/kernel/shm_rmid_forced":                              "1\n",
 		"cat /sys/class/net/lo/operstate; ip -o addr show lo | grep -c 127": "unknown\n1\n",
 	} {
-		if got := c.exec(script); script == "cat /etc/resolv.conf" {
+		if got := c.Sh(script); script == "cat /etc/resolv.conf" {
 			for line := range strings.Lines(want) {
 				if !strings.Contains(got, line) {
 					t.Errorf("resolv.conf lacks %q:\n%s", line, got)
@@ -260,12 +260,12 @@ func TestPodsReachEachOther(t *testing.T) {
 	}
 	a.start("web", "", server)
 	client := b.start("client", "sleep 1000")
-	url := "http://" + a.status().GetNetwork().GetIp()
+	url := "http://" + a.Status().GetNetwork().GetIp()
 	fetch(t, url) // nginx is up
-	if got := client.exec("wget -q -O - " + url); !strings.Contains(got, "It works") {
+	if got := client.Sh("wget -q -O - " + url); !strings.Contains(got, "It works") {
 		t.Errorf("from the other pod: %q", got)
 	}
-	if got := client.exec("netstat -ltn | tail -n +3"); got != "" {
+	if got := client.Sh("netstat -ltn | tail -n +3"); got != "" {
 		t.Errorf("a pod that listens on nothing sees %q", got)
 	}
 }
@@ -303,7 +303,7 @@ func TestPortMapping(t *testing.T) {
 		}
 	})
 	p.start("web", "", func(c *runtimeapi.ContainerConfig) { c.Image.Image, c.Command = nginx, nil })
-	fetch(t, "http://"+p.status().GetNetwork().GetIp())
+	fetch(t, "http://"+p.Status().GetNetwork().GetIp())
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
 	fetch(t, url)
 	if _, err := shared.Runtime.StopPodSandbox(within(t), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.ID}); err != nil {
@@ -371,7 +371,7 @@ func TestRetryGetsTheSamePod(t *testing.T) {
 			t.Errorf("two pods: %s and %s", first, id)
 		}
 	}
-	(&pod{s: s, t: t, ID: first}).remove()
+	s.podOf(t, first, nil).End()
 	if n := len(podsOf(t, s, t.Name())); n > 0 {
 		t.Errorf("%d pods are left", n)
 	}

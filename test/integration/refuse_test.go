@@ -10,27 +10,27 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"berth/test/node"
+	"berth/test/client"
 )
 
 // Every RPC of the API answers an empty request: with a result, Unimplemented
 // or a refusal, never a panic.
 func TestEveryRPCAnswers(t *testing.T) {
-	conn, err := node.Dial(shared.Endpoint)
+	own, err := client.Dial(shared.Endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer own.Close()
 	for _, service := range []grpc.ServiceDesc{runtimeapi.RuntimeService_ServiceDesc, runtimeapi.ImageService_ServiceDesc} {
 		for _, m := range service.Methods {
-			err := conn.Invoke(within(t), "/"+service.ServiceName+"/"+m.MethodName, &emptypb.Empty{}, &emptypb.Empty{})
+			err := own.Conn.Invoke(within(t), "/"+service.ServiceName+"/"+m.MethodName, &emptypb.Empty{}, &emptypb.Empty{})
 			answered(t, m.MethodName, err)
 		}
 		for _, d := range service.Streams {
 			if d.StreamName == "GetContainerEvents" {
 				continue // every other test has it open
 			}
-			stream, err := conn.NewStream(within(t), &d, "/"+service.ServiceName+"/"+d.StreamName)
+			stream, err := own.Conn.NewStream(within(t), &d, "/"+service.ServiceName+"/"+d.StreamName)
 			if err == nil {
 				err = stream.SendMsg(&emptypb.Empty{})
 			}
@@ -99,7 +99,7 @@ func TestBadPods(t *testing.T) {
 		r, err := shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: c})
 		refused(t, name, err)
 		if r.GetPodSandboxId() != "" {
-			(&pod{s: shared, t: t, ID: r.GetPodSandboxId()}).remove()
+			shared.podOf(t, r.GetPodSandboxId(), nil).End()
 		}
 	}
 	_, err := shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: shared.podConfig(t), RuntimeHandler: "none-such"})
@@ -157,10 +157,10 @@ func TestBadContainers(t *testing.T) {
 	}
 	shared.pull(t, busybox)
 	for name, change := range cases {
-		_, err := p.create(p.config("c", "true", change))
+		_, err := p.create(client.Shell("c", "true", change))
 		refused(t, name, err)
 	}
-	c := p.config("c", "true")
+	c := client.Shell("c", "true")
 	c.Image.Image = "docker.io/library/not-pulled:latest"
 	_, err := shared.Runtime.CreateContainer(within(t), &runtimeapi.CreateContainerRequest{PodSandboxId: p.ID, Config: c, SandboxConfig: p.Config})
 	wantCode(t, "an image that is not there", err, codes.NotFound)
@@ -168,7 +168,7 @@ func TestBadContainers(t *testing.T) {
 	if err != nil || len(r.GetContainers()) != 0 {
 		t.Errorf("containers after refusals: %v, %v", r.GetContainers(), err)
 	}
-	if got := p.start("fine", "sleep 100").exec("echo fine"); got != "fine\n" {
+	if got := p.start("fine", "sleep 100").Sh("echo fine"); got != "fine\n" {
 		t.Errorf("the pod gives %q", got)
 	}
 }

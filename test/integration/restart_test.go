@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -34,7 +35,7 @@ func TestKilledDaemonAdoptsItsPods(t *testing.T) {
 	for i := range pods {
 		pods[i] = s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = fmt.Sprintf("pod-%d", i) })
 		counters[i] = pods[i].start("counter", counter)
-		ips[pods[i].ID] = pods[i].status().GetNetwork().GetIp()
+		ips[pods[i].ID] = pods[i].Status().GetNetwork().GetIp()
 	}
 	if len(slices.Compact(slices.Sorted(mapValues(ips)))) != count {
 		t.Fatalf("%d pods do not have as many addresses: %v", count, ips)
@@ -56,35 +57,35 @@ func TestKilledDaemonAdoptsItsPods(t *testing.T) {
 	}
 	s.resubscribe(t)
 	for i, p := range pods {
-		if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() != ips[p.ID] {
+		if st := p.Status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetNetwork().GetIp() != ips[p.ID] {
 			t.Errorf("pod %d: %v, IP %s, was %s", i, st.GetState(), st.GetNetwork().GetIp(), ips[p.ID])
 		}
-		if st := counters[i].status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		if st := counters[i].Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("container %d: %v %s", i, st.GetState(), st.GetMessage())
 		}
-		if got := counters[i].exec("echo $$-works"); !strings.HasSuffix(got, "-works\n") {
+		if got := counters[i].Sh("echo $$-works"); !strings.HasSuffix(got, "-works\n") {
 			t.Errorf("exec in container %d: %q", i, got)
 		}
 	}
 	if now := counters[0].hostPID(); now != pid {
 		t.Errorf("process %d became %d", pid, now)
 	}
-	if st := ends.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 3 || st.GetReason() != "Error" {
+	if st := ends.Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 3 || st.GetReason() != "Error" {
 		t.Errorf("what ended meanwhile: %v %d %s", st.GetState(), st.GetExitCode(), st.GetReason())
 	}
-	if got := output(readLog(t, ends.logFile()), "stdout"); got != "last words\n" {
+	if got := output(readLog(t, ends.LogFile()), "stdout"); got != "last words\n" {
 		t.Errorf("its log: %q", got)
 	}
 	noGaps(t, counters)
 	// All verbs still work on what was adopted, and new pods run beside.
-	counters[1].stop(0)
-	if st := counters[1].ended(); st.GetExitCode() != 137 {
+	counters[1].Stop(0)
+	if st := counters[1].Ended(); st.GetExitCode() != 137 {
 		t.Errorf("stopped after the restart: %d", st.GetExitCode())
 	}
-	if got := pods[2].start("new", "sleep 100").exec("echo new"); got != "new\n" {
+	if got := pods[2].start("new", "sleep 100").Sh("echo new"); got != "new\n" {
 		t.Error(got)
 	}
-	s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "new" }).start("new", "sleep 100").exec("true")
+	s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "new" }).start("new", "sleep 100").Sh("true")
 	t.Logf("%d pods adopted in %v", count, took)
 }
 
@@ -102,7 +103,7 @@ func mapValues(m map[string]string) func(func(string) bool) {
 func noGaps(t *testing.T, counters []*ctr) {
 	t.Helper()
 	for i, c := range counters {
-		lines := readLog(t, c.logFile())
+		lines := readLog(t, c.LogFile())
 		for n, l := range lines {
 			if l.Text != fmt.Sprint(n) {
 				t.Errorf("line %d of container %d is %q", n, i, l.Text)
@@ -129,8 +130,8 @@ func TestStoppedDaemonLeavesItsPods(t *testing.T) {
 		}
 	}
 	s.resubscribe(t)
-	if c.hostPID() != pid || c.status().GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		t.Errorf("the container is %v", c.status())
+	if c.hostPID() != pid || c.Status().GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the container is %v", c.Status())
 	}
 }
 
@@ -146,13 +147,13 @@ func TestStatusSurvivesARestart(t *testing.T) {
 		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
 	})
 	ended := p.start("ended", "exit 9")
-	ended.ended()
-	created, err := p.create(p.config("created", "exit 4"))
+	ended.Ended()
+	created, err := p.create(client.Shell("created", "exit 4"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	look := func() []string {
-		out := []string{p.status().String(), running.status().String(), ended.status().String(), (&ctr{p: p, ID: created}).status().String()}
+		out := []string{p.Status().String(), running.Status().String(), ended.Status().String(), p.ctr(created).Status().String()}
 		r, err := s.Runtime.ListContainers(within(t), &runtimeapi.ListContainersRequest{})
 		if err != nil {
 			t.Fatal(err)
@@ -173,10 +174,10 @@ func TestStatusSurvivesARestart(t *testing.T) {
 	if diff := cmp.Diff(before, look()); diff != "" {
 		t.Error(diff)
 	}
-	late := &ctr{p: p, ID: created}
-	if err := late.startErr(); err != nil {
+	late := p.ctr(created)
+	if err := late.TryStart(); err != nil {
 		t.Errorf("start of what was created before: %v", err)
-	} else if st := late.ended(); st.GetExitCode() != 4 {
+	} else if st := late.Ended(); st.GetExitCode() != 4 {
 		t.Errorf("it ended with %d", st.GetExitCode())
 	}
 }
@@ -197,7 +198,7 @@ func TestImagesSurviveARestart(t *testing.T) {
 		t.Error(cmp.Diff(before, after))
 	}
 	fetched := images.Blobs()
-	if got := s.pod(t).start("c", "sleep 100").exec("echo runs"); got != "runs\n" {
+	if got := s.pod(t).start("c", "sleep 100").Sh("echo runs"); got != "runs\n" {
 		t.Error(got)
 	}
 	if n := images.Blobs() - fetched; n != 0 {

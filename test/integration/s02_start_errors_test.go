@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // S02: a program that can't be started gives an error that names file and reason;
@@ -35,12 +37,12 @@ func TestS02StartErrors(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			p := p.in(t)
-			id, err := p.create(p.config(name, "true", c.change))
+			id, err := p.create(client.Shell(name, "true", c.change))
 			text := ""
 			if err != nil {
 				text = err.Error()
 			} else {
-				text = neverRan(t, &ctr{p: p, ID: id})
+				text = neverRan(t, p.ctr(id))
 			}
 			for _, want := range []string{c.file, c.reason} {
 				if !strings.Contains(text, want) {
@@ -55,7 +57,7 @@ func TestS02StartErrors(t *testing.T) {
 			}
 		})
 	}
-	if got := p.start("after", "sleep 100").exec("echo fine"); got != "fine\n" {
+	if got := p.start("after", "sleep 100").Sh("echo fine"); got != "fine\n" {
 		t.Errorf("after failures the pod gives %q", got)
 	}
 }
@@ -64,8 +66,8 @@ func TestS02StartErrors(t *testing.T) {
 // gives what the client is told.
 func neverRan(t *testing.T, c *ctr) string {
 	t.Helper()
-	err := c.startErr() // nil when only the kernel's exec could tell
-	st := c.ended()
+	err := c.TryStart() // nil when only the kernel's exec could tell
+	st := c.Ended()
 	if st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 128 || st.GetReason() != "StartError" {
 		t.Errorf("%v %d %s", st.GetState(), st.GetExitCode(), st.GetReason())
 	}

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/test/client"
 )
 
 // guarded is a container as the kubelet asks for it, changed by f.
@@ -60,7 +61,7 @@ func TestS03Privileged(t *testing.T) {
 		for c, want := range map[*ctr]uint64{plain: maskOf(oci.DefaultCapabilities()) & daemon, mighty: daemon, all: daemon} {
 			for _, set := range []string{"CapEff", "CapPrm", "CapBnd"} {
 				if got := capMask(t, c.hostPID(), set); got != want {
-					t.Errorf("%s of %s is %x, want %x; the daemon has %x", set, c.status().GetMetadata().GetName(), got, want, daemon)
+					t.Errorf("%s of %s is %x, want %x; the daemon has %x", set, c.Status().GetMetadata().GetName(), got, want, daemon)
 				}
 			}
 		}
@@ -68,7 +69,7 @@ func TestS03Privileged(t *testing.T) {
 	t.Run("seccomp", func(t *testing.T) {
 		for c, want := range map[*ctr]string{plain: "2", mighty: "0", all: "2"} {
 			if got := procStatus(t, c.hostPID())["Seccomp"]; got != want {
-				t.Errorf("seccomp mode of %s is %s, want %s", c.status().GetMetadata().GetName(), got, want)
+				t.Errorf("seccomp mode of %s is %s, want %s", c.Status().GetMetadata().GetName(), got, want)
 			}
 		}
 	})
@@ -95,7 +96,7 @@ func devicesOf(t *testing.T, plain, mighty *ctr) {
 	if r, err := plain.execSync(5, "sh", "-c", open); err != nil || r.GetExitCode() == 0 || !strings.Contains(string(r.GetStderr()), "Operation not permitted") {
 		t.Errorf("the unprivileged one opens a device of the host: %v, %v", r, err)
 	}
-	mighty.exec(open)
+	mighty.Sh(open)
 }
 
 func deviceNodes(t *testing.T, root string) []string {
@@ -124,7 +125,7 @@ func deviceNodes(t *testing.T, root string) []string {
 // of the whole machine; one that this kernel lacks needs no mask.
 func masksOf(t *testing.T, plain, mighty *ctr) {
 	t.Helper()
-	asked := plain.p.config("", "", guarded(nil)).GetLinux().GetSecurityContext()
+	asked := client.Shell("", "", guarded(nil)).GetLinux().GetSecurityContext()
 	for c, want := range map[*ctr]bool{plain: true, mighty: false} {
 		at := map[string]string{}
 		for _, m := range mountTable(t, c.hostPID()) {
@@ -136,7 +137,7 @@ func masksOf(t *testing.T, plain, mighty *ctr) {
 			}
 			options, mounted := at[path]
 			if mounted != want || mounted && path == "/proc/sys" && !strings.HasPrefix(options, "ro") {
-				t.Errorf("%s: mounted over %s: %v, %s; want %v", c.status().GetMetadata().GetName(), path, mounted, options, want)
+				t.Errorf("%s: mounted over %s: %v, %s; want %v", c.Status().GetMetadata().GetName(), path, mounted, options, want)
 			}
 		}
 	}
@@ -168,7 +169,7 @@ func auditOf(t *testing.T, p *pod) {
 			t.Errorf("%s runs as %s", name, is.User)
 		}
 	}
-	table := p.s.berth(p.t, "audit")
+	table := p.s.berth(p.T, "audit")
 	if !strings.Contains(table, "mighty") || strings.Count(table, " privileged;") != strings.Count(table, " mighty ") {
 		t.Errorf("the table:\n%s", table)
 	}

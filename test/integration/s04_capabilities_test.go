@@ -97,7 +97,7 @@ func useNetAdmin(t *testing.T) {
 		run := p.start(name, linkDown+"; echo code=$?; exec sleep 1000", capabilities(c.uid, c.change))
 		run.says("code=")
 		// The kernel's flags of the device: IFF_UP is bit 0.
-		flags := run.exec("cat /sys/class/net/lo/flags")
+		flags := run.Sh("cat /sys/class/net/lo/flags")
 		if down := strings.TrimSpace(flags) == "0x8"; down != c.works {
 			t.Errorf("%s: the loopback's flags are %s", name, flags)
 		}

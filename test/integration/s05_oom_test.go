@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // allocate128 takes 128 MiB and writes to all of it.
@@ -26,7 +28,7 @@ func TestS05OutOfMemory(t *testing.T) {
 	t.Run("first process", func(t *testing.T) { killedFirst(t, p.in(t), limit) })
 	t.Run("child", func(t *testing.T) { killedChild(t, p.in(t), limit) })
 	t.Run("child and end", func(t *testing.T) {
-		st := p.in(t).start("ends", allocate128+"; exit 5", limit).ended()
+		st := p.in(t).start("ends", allocate128+"; exit 5", limit).Ended()
 		if st.GetExitCode() != 5 || st.GetReason() != "Error" {
 			t.Errorf("a killed child counted as the container's end: %d %s", st.GetExitCode(), st.GetReason())
 		}
@@ -48,16 +50,16 @@ func TestS05OutOfMemory(t *testing.T) {
 // is there before it runs, and not after.
 func killedFirst(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) {
 	t.Helper()
-	id, err := p.create(p.config("first", "exec "+allocate128, limit))
+	id, err := p.create(client.Shell("first", "exec "+allocate128, limit))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &ctr{p: p, ID: id}
+	c := p.ctr(id)
 	dir := cgroupDir(t, c.hostPID(), "memory")
-	if err := c.startErr(); err != nil {
+	if err := c.TryStart(); err != nil {
 		t.Fatal(err)
 	}
-	if st := c.ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
+	if st := c.Ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
 		t.Errorf("%d %s %s", st.GetExitCode(), st.GetReason(), st.GetMessage())
 	}
 	if n := oomKills(t, dir); n != 1 {
@@ -78,7 +80,7 @@ func killedChild(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) 
 	c := p.start("child", allocate128+"; echo child=$?; exec sleep 1000", limit)
 	first := c.hostPID()
 	c.says("child=137")
-	if st := c.status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || c.hostPID() != first {
+	if st := c.Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || c.hostPID() != first {
 		t.Errorf("%v, first process %d is now %d", st.GetState(), first, c.hostPID())
 	}
 	if n := oomKills(t, cgroupDir(t, first, "memory")); n != 1 {
@@ -94,17 +96,17 @@ func killedChild(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) 
 // died of memory when the command did, and not when a stop killed it after that.
 func killedBelowShell(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) {
 	t.Helper()
-	st := p.start("shell", allocate128+"; exit $?", limit).ended()
+	st := p.start("shell", allocate128+"; exit $?", limit).Ended()
 	if st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
 		t.Errorf("with its command's code: %d %s", st.GetExitCode(), st.GetReason())
 	}
-	if st := p.start("code", "exit 137", limit).ended(); st.GetReason() != "Error" {
+	if st := p.start("code", "exit 137", limit).Ended(); st.GetReason() != "Error" {
 		t.Errorf("with a code of its own: %d %s", st.GetExitCode(), st.GetReason())
 	}
 	c := p.start("stopped", allocate128+"; echo child=$?; exec sleep 1000", limit)
 	c.says("child=137")
-	c.stop(0)
-	if st := c.ended(); st.GetExitCode() != 137 || st.GetReason() != "Error" {
+	c.Stop(0)
+	if st := c.Ended(); st.GetExitCode() != 137 || st.GetReason() != "Error" {
 		t.Errorf("killed by a stop: %d %s", st.GetExitCode(), st.GetReason())
 	}
 }
@@ -115,13 +117,13 @@ func killedGroup(t *testing.T, p *pod) {
 	c := p.start("group", "sleep 1001 & "+allocate128+"; echo went-on; exec sleep 1000", resources(&runtimeapi.LinuxContainerResources{
 		MemoryLimitInBytes: 64 << 20, Unified: map[string]string{"memory.oom.group": "1"},
 	}))
-	if st := c.ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
+	if st := c.Ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
 		t.Errorf("%d %s %s", st.GetExitCode(), st.GetReason(), st.GetMessage())
 	}
 	if left := pids(t, c); len(left) > 0 {
 		t.Errorf("processes left: %v", left)
 	}
-	if log := output(readLog(t, c.logFile()), "stdout"); strings.Contains(log, "went-on") {
+	if log := output(readLog(t, c.LogFile()), "stdout"); strings.Contains(log, "went-on") {
 		t.Errorf("it went on: %q", log)
 	}
 }

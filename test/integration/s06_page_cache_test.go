@@ -58,7 +58,7 @@ func TestS06PageCache(t *testing.T) {
 func filled(t *testing.T, c *ctr, dir, script string) *explain.Report {
 	t.Helper()
 	for range 10 {
-		c.exec(script + " 2>/dev/null; sync")
+		c.Sh(script + " 2>/dev/null; sync")
 		report := c.p.s.explain(t, c.ID)
 		if usage := number(t, cgroupRead(t, dir, "memory.usage_in_bytes", "memory.current")); usage >= 61<<20 {
 			return report

@@ -41,7 +41,7 @@ func busy(t *testing.T, c *ctr, seconds string) (used, wall time.Duration) {
 		return time.Duration(number(t, cgroupRead(t, dir, "cpuacct.usage", "")))
 	}
 	before, began := count(), time.Now()
-	c.exec("for i in 1 2 3; do timeout " + seconds + " sh -c 'while :; do :; done' & done; wait")
+	c.Sh("for i in 1 2 3; do timeout " + seconds + " sh -c 'while :; do :; done' & done; wait")
 	return count() - before, time.Since(began)
 }
 
@@ -95,10 +95,10 @@ func stoodStill(t *testing.T, dir string) time.Duration {
 
 // metrics are those of the container that are numbers of their own.
 func (c *ctr) metrics() map[string]uint64 {
-	c.p.t.Helper()
-	r, err := c.p.s.Runtime.ListPodSandboxMetrics(within(c.p.t), &runtimeapi.ListPodSandboxMetricsRequest{})
+	c.p.T.Helper()
+	r, err := c.p.s.Runtime.ListPodSandboxMetrics(within(c.p.T), &runtimeapi.ListPodSandboxMetricsRequest{})
 	if err != nil {
-		c.p.t.Fatal(err)
+		c.p.T.Fatal(err)
 	}
 	out := map[string]uint64{}
 	for _, p := range r.GetPodMetrics() {

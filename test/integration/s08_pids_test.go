@@ -29,21 +29,21 @@ func TestS08PidsLimit(t *testing.T) {
 		c := p.in(t).start("child", "("+forkBomb+"); echo bomb=$?; exec sleep 1000")
 		c.says("bomb=")
 		refusedForks(t, c, dir)
-		if log := output(readLog(t, c.logFile()), "stderr"); !strings.Contains(log, "can't fork") {
+		if log := output(readLog(t, c.LogFile()), "stderr"); !strings.Contains(log, "can't fork") {
 			t.Errorf("inside: %q", log)
 		}
 		c.likely("cgroup", "pids limit of 40", "fork fails inside")
-		if got := neighbour.exec("sh -c 'echo fine'"); got != "fine\n" {
+		if got := neighbour.Sh("sh -c 'echo fine'"); got != "fine\n" {
 			t.Errorf("the neighbour gives %q", got)
 		}
 		if out, err := exec.Command("sh", "-c", "/bin/true && echo fine").CombinedOutput(); err != nil || string(out) != "fine\n" {
 			t.Errorf("the host can't fork: %q, %v", out, err)
 		}
-		c.stop(0)
+		c.Stop(0)
 	})
 	t.Run("first process", func(t *testing.T) {
 		c := p.in(t).start("first", forkBomb)
-		if st := c.ended(); st.GetExitCode() != 2 {
+		if st := c.Ended(); st.GetExitCode() != 2 {
 			t.Errorf("it ended with %d %s", st.GetExitCode(), st.GetReason())
 		}
 		if left := pids(t, c); len(left) > 0 {

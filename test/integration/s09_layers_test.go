@@ -147,12 +147,12 @@ func TestS09Layers(t *testing.T) {
 		all = append(all, p.idle(fmt.Sprint("c", i), from))
 	}
 	oneCopy(t, all)
-	all[0].exec("dd if=/dev/zero of=/mine bs=1M count=3 2>/dev/null; sync")
-	all[1].exec("echo other > /mine; echo changed > /second; sync")
-	if got := all[1].exec("cat /mine"); got != "other\n" {
+	all[0].Sh("dd if=/dev/zero of=/mine bs=1M count=3 2>/dev/null; sync")
+	all[1].Sh("echo other > /mine; echo changed > /second; sync")
+	if got := all[1].Sh("cat /mine"); got != "other\n" {
 		t.Errorf("a file of the same name in another container: %q", got)
 	}
-	if got := all[2].exec("ls /mine /second 2>&1 || true"); strings.Count(got, "No such file") != 2 {
+	if got := all[2].Sh("ls /mine /second 2>&1 || true"); strings.Count(got, "No such file") != 2 {
 		t.Errorf("the third sees %q", got)
 	}
 	var bytes, inodes [3]uint64

@@ -52,8 +52,8 @@ func TestS10CopyUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := p.in(t).idle(name, from)
-			run.exec(c.script + "; sync")
-			if got := run.exec(c.look); got != c.want {
+			run.Sh(c.script + "; sync")
+			if got := run.Sh(c.look); got != c.want {
 				t.Errorf("inside: %q, want %q", got, c.want)
 			}
 			bytes, _ := layerUsage(t, run)
@@ -88,10 +88,10 @@ func untouched(t *testing.T, before map[string]entry, c *ctr, big []byte) {
 		t.Errorf("the layers: %s", diff)
 	}
 	want := fmt.Sprintf("%x", sha256.Sum256(big))
-	if got := c.exec("sha256sum /data/big"); !strings.HasPrefix(got, want) {
+	if got := c.Sh("sha256sum /data/big"); !strings.HasPrefix(got, want) {
 		t.Errorf("a later container has a file of %s, the image %s", got, want)
 	}
-	if got := c.exec("cat /data/gone /data/dir/a /data/dir/below/b; ls /data /data/dir"); got != "here\na\nb\n/data:\nbig\ndir\ngone\n\n/data/dir:\na\nbelow\n" {
+	if got := c.Sh("cat /data/gone /data/dir/a /data/dir/below/b; ls /data /data/dir"); got != "here\na\nb\n/data:\nbig\ndir\ngone\n\n/data/dir:\na\nbelow\n" {
 		t.Errorf("a later container sees %q", got)
 	}
 }

@@ -39,10 +39,10 @@ func TestS11Network(t *testing.T) {
 	podA, podB, podC := shared.pod(t, named("a")), shared.pod(t, named("b")), shared.pod(t, named("c"), namespaces(onHost))
 	a, b := podA.start("a", webAt80, nobodyAtAll), podB.idle("b")
 	c := podC.idle("c", sameNamespaces(onHost))
-	fetch(t, "http://"+podA.status().GetNetwork().GetIp()+"/hostname") // it listens
+	fetch(t, "http://"+podA.Status().GetNetwork().GetIp()+"/hostname") // it listens
 
 	t.Run("reach", func(t *testing.T) {
-		if got, want := b.exec("wget -q -O - http://"+podA.status().GetNetwork().GetIp()+"/hostname"), a.exec("cat /etc/hostname"); got != want || got == "" {
+		if got, want := b.Sh("wget -q -O - http://"+podA.Status().GetNetwork().GetIp()+"/hostname"), a.Sh("cat /etc/hostname"); got != want || got == "" {
 			t.Errorf("from the other pod: %q, want %q", got, want)
 		}
 	})
@@ -55,7 +55,7 @@ func TestS11Network(t *testing.T) {
 		if got := listeners(t, c.hostPID()); !slices.Contains(got, hostPort) {
 			t.Errorf("on the host network %v is seen, the host listens on %d", got, hostPort)
 		}
-		if got := c.exec("netstat -ltn"); !strings.Contains(got, fmt.Sprintf("127.0.0.1:%d ", hostPort)) {
+		if got := c.Sh("netstat -ltn"); !strings.Contains(got, fmt.Sprintf("127.0.0.1:%d ", hostPort)) {
 			t.Errorf("inside, on the host network: %s", got)
 		}
 	})
@@ -135,10 +135,10 @@ func portOnHost(t *testing.T, p *pod, onHost *runtimeapi.NamespaceOption) {
 	run := p.start("web", webAt80, nobodyAtAll, func(c *runtimeapi.ContainerConfig) {
 		c.Linux.SecurityContext.NamespaceOptions = onHost
 	})
-	if st := run.ended(); st.GetExitCode() == 0 {
+	if st := run.Ended(); st.GetExitCode() == 0 {
 		t.Errorf("it ended with %d", st.GetExitCode())
 	}
-	if got := output(readLog(t, run.logFile()), "stderr"); !strings.Contains(got, "Permission denied") {
+	if got := output(readLog(t, run.LogFile()), "stderr"); !strings.Contains(got, "Permission denied") {
 		t.Errorf("it says %q", got)
 	}
 	run.likely("security", "port", "Permission denied")

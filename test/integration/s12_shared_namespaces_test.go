@@ -50,7 +50,7 @@ func s12Inodes(t *testing.T, a, b, other *ctr) {
 func segments(t *testing.T, c *ctr) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
-	for line := range strings.Lines(c.exec("cat /proc/sysvipc/shm")) {
+	for line := range strings.Lines(c.Sh("cat /proc/sysvipc/shm")) {
 		out[strings.Fields(line)[0]] = true
 	}
 	return out
@@ -58,8 +58,8 @@ func segments(t *testing.T, c *ctr) map[string]bool {
 
 func s12SysV(t *testing.T, a, b, other *ctr) {
 	const key = "4711"
-	a.exec(probePath + " shm-put " + key + " 'from a'")
-	if got := b.exec(probePath + " shm-get " + key); got != "from a\n" {
+	a.Sh(probePath + " shm-put " + key + " 'from a'")
+	if got := b.Sh(probePath + " shm-get " + key); got != "from a\n" {
 		t.Errorf("the other container reads %q", got)
 	}
 	if segments(t, other)[key] {
@@ -75,7 +75,7 @@ func s12SysV(t *testing.T, a, b, other *ctr) {
 }
 
 func s12POSIX(t *testing.T, a, b, other *ctr) {
-	a.exec("echo shared > /dev/shm/posix")
+	a.Sh("echo shared > /dev/shm/posix")
 	identity := func(c *ctr, name string) (id [2]uint64, err error) {
 		var st unix.Stat_t
 		err = unix.Stat(filepath.Join("/proc", strconv.Itoa(c.hostPID()), "root/dev/shm", name), &st)

@@ -11,6 +11,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // S13: what /proc shows with each mode of the PID namespace. That containers
@@ -31,7 +33,7 @@ func pidMode(m runtimeapi.NamespaceMode) *runtimeapi.NamespaceOption {
 func seen(t *testing.T, c *ctr) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
-	for dir := range strings.FieldsSeq(c.exec("cd /proc && ls -d [0-9]*")) {
+	for dir := range strings.FieldsSeq(c.Sh("cd /proc && ls -d [0-9]*")) {
 		out[dir] = true
 	}
 	return out
@@ -92,7 +94,7 @@ func s13Pod(t *testing.T) {
 		return len(strings.Fields(procFile(t, pause, filepath.Join("task", strconv.Itoa(pause), "children"))))
 	}
 	eventually(t, "pause has 100 orphans", func() bool { return count() == 100 })
-	c.exec("for i in $(seq 20); do (true &); done; seq 100 > /end")
+	c.Sh("for i in $(seq 20); do (true &); done; seq 100 > /end")
 	eventually(t, "pause has reaped all", func() bool { return count() == 0 })
 	for pid, inside := range processes(t, namespace) {
 		if strings.HasPrefix(statusField(t, pid, "State"), "Z") {
@@ -141,11 +143,11 @@ func s13Target(t *testing.T) {
 	if got := factOf(shared.explain(t, guest.ID), "namespaces", "pid"); !strings.HasPrefix(got, "that of container target, ") {
 		t.Errorf("explain says %q", got)
 	}
-	target.stop(0)
-	if st := guest.ended(); st.GetExitCode() != 137 {
+	target.Stop(0)
+	if st := guest.Ended(); st.GetExitCode() != 137 {
 		t.Errorf("with its target the guest ended with %d", st.GetExitCode())
 	}
-	_, err := p.create(p.config("late", "true", sameNamespaces(&runtimeapi.NamespaceOption{
+	_, err := p.create(client.Shell("late", "true", sameNamespaces(&runtimeapi.NamespaceOption{
 		Pid: runtimeapi.NamespaceMode_TARGET, TargetId: target.ID,
 	})))
 	wantCode(t, "a target that has ended", err, codes.FailedPrecondition)

@@ -54,7 +54,7 @@ func reaps(t *testing.T, p *pod, with bool) {
 	t.Helper()
 	c := p.start("idle", "exec sleep 1000", ownPIDs)
 	pid := firstProcess(t, c)
-	c.exec(orphans)
+	c.Sh(orphans)
 	want := 100
 	if with {
 		want = 0
@@ -80,7 +80,7 @@ func reaps(t *testing.T, p *pod, with bool) {
 	if told := strings.Contains(why, "zombies"); told == with {
 		t.Errorf("explain says %q", why)
 	}
-	c.stop(0)
+	c.Stop(0)
 }
 
 // children counts those of a process that have ended and those that live.
@@ -107,13 +107,13 @@ func children(t *testing.T, pid int) (dead, alive int) {
 func handsOn(t *testing.T, p *pod) {
 	t.Helper()
 	plain := p.start("code", "exit 42", ownPIDs)
-	if st := plain.ended(); st.GetExitCode() != 42 {
+	if st := plain.Ended(); st.GetExitCode() != 42 {
 		t.Errorf("exit code %d, want 42", st.GetExitCode())
 	}
 	c := p.start("term", "trap 'exit 33' TERM; touch /ready; while :; do sleep 1000 & wait; done", ownPIDs)
 	awaitFile(t, c, "/ready")
-	c.stop(10 * time.Second)
-	if st := c.ended(); st.GetExitCode() != 33 {
+	c.Stop(10 * time.Second)
+	if st := c.Ended(); st.GetExitCode() != 33 {
 		t.Errorf("exit code %d after SIGTERM, want the handler's 33", st.GetExitCode())
 	}
 }
@@ -124,7 +124,7 @@ func TestS14InitOOM(t *testing.T) {
 	c := p.start("eater", "exec tail /dev/zero", ownPIDs, func(c *runtimeapi.ContainerConfig) {
 		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 32 << 20}
 	})
-	if st := c.ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
+	if st := c.Ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
 		t.Errorf("exit code %d, reason %s", st.GetExitCode(), st.GetReason())
 	}
 	// The killed one was below init, which ended by itself.

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // The range of the host that S15's pod has for its own.
@@ -45,7 +47,7 @@ func s15Identity(t *testing.T, p *pod, o *runtimeapi.NamespaceOption) {
 	if got := strings.Fields(statusField(t, pid, "Uid")); got[0] != outside || got[1] != outside {
 		t.Errorf("its user on the host is %v", got)
 	}
-	if got := c.exec("id -u; awk '/^Uid/ {print $3}' /proc/self/status"); got != "0\n0\n" {
+	if got := c.Sh("id -u; awk '/^Uid/ {print $3}' /proc/self/status"); got != "0\n0\n" {
 		t.Errorf("its user inside is %q", got)
 	}
 	for _, file := range []string{"uid_map", "gid_map"} {
@@ -81,7 +83,7 @@ func s15HostFiles(t *testing.T, p *pod, o *runtimeapi.NamespaceOption) {
 	c := p.idle("files", sameNamespaces(o), func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/host", HostPath: dir}}
 	})
-	if got := c.exec("stat -c %u /host/secret; cat /host/public; cat /host/secret 2>&1; touch /host/made 2>&1; true"); got !=
+	if got := c.Sh("stat -c %u /host/secret; cat /host/public; cat /host/secret 2>&1; touch /host/made 2>&1; true"); got !=
 		"65534\npublic\ncat: can't open '/host/secret': Permission denied\ntouch: /host/made: Permission denied\n" {
 		t.Errorf("in the container: %q", got)
 	}
@@ -97,7 +99,7 @@ func s15Volume(t *testing.T, p *pod, o *runtimeapi.NamespaceOption, ids []*runti
 	if err := os.Chown(owned, 1000, 1000); err != nil {
 		t.Fatal(err)
 	}
-	config := p.config("volume", sleeper, sameNamespaces(o), func(c *runtimeapi.ContainerConfig) {
+	config := client.Shell("volume", sleeper, sameNamespaces(o), func(c *runtimeapi.ContainerConfig) {
 		c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/volume", HostPath: dir, UidMappings: ids, GidMappings: ids}}
 	})
@@ -111,12 +113,12 @@ func s15Volume(t *testing.T, p *pod, o *runtimeapi.NamespaceOption, ids []*runti
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &ctr{p: p, ID: id}
-	if err := c.startErr(); err != nil {
+	c := p.ctr(id)
+	if err := c.TryStart(); err != nil {
 		t.Fatal(err)
 	}
 	c.says(" F up\n")
-	if got := c.exec("stat -c %u:%g /volume/owned; cat /volume/owned; echo x > /volume/made; stat -c %u /volume/made"); got != "1000:1000\ndata\n1000\n" {
+	if got := c.Sh("stat -c %u:%g /volume/owned; cat /volume/owned; echo x > /volume/made; stat -c %u /volume/made"); got != "1000:1000\ndata\n1000\n" {
 		t.Errorf("inside: %q", got)
 	}
 	for _, name := range []string{"owned", "made"} {
@@ -138,7 +140,7 @@ func s15Unmappable(t *testing.T, p *pod, o *runtimeapi.NamespaceOption, ids []*r
 	const dir = "/proc/fs" // procfs has none, on any kernel so far
 	records := filepath.Join(shared.Root, "pods", p.ID, "containers", "*")
 	before, _ := filepath.Glob(records)
-	id, err := p.create(p.config("unmappable", "true", sameNamespaces(o), func(c *runtimeapi.ContainerConfig) {
+	id, err := p.create(client.Shell("unmappable", "true", sameNamespaces(o), func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/volume", HostPath: dir, UidMappings: ids, GidMappings: ids}}
 	}))
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -90,7 +91,7 @@ func s16Propagation(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(host, "of-"+name), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		c.exec("mount -t tmpfs mine /volume/of-" + name)
+		c.Sh("mount -t tmpfs mine /volume/of-" + name)
 	}
 	// What was mounted by whom is seen where.
 	where := map[string]map[string]bool{
@@ -110,7 +111,7 @@ func s16Propagation(t *testing.T) {
 			}
 		}
 	}
-	made["shared"].exec("umount /volume/of-shared")
+	made["shared"].Sh("umount /volume/of-shared")
 	if got := mountOptions(t, os.Getpid(), filepath.Join(host, "of-shared")); got != "" {
 		t.Errorf("unmounted in the container, on the host still %q", got)
 	}
@@ -124,21 +125,21 @@ func s16ReadOnly(t *testing.T) {
 	p := shared.pod(t)
 	ro := p.idle("ro", atVolume(&runtimeapi.Mount{HostPath: host, Readonly: true}))
 	write := "for d in /volume /volume/below; do touch $d/x 2>/dev/null && echo yes || echo no; done"
-	if got := ro.exec(write); got != "no\nyes\n" {
+	if got := ro.Sh(write); got != "no\nyes\n" {
 		t.Errorf("writes to a read-only mount and one below: %q", got)
 	}
-	id, err := p.create(p.config("rro", sleeper, atVolume(&runtimeapi.Mount{HostPath: host, Readonly: true, RecursiveReadOnly: true})))
+	id, err := p.create(client.Shell("rro", sleeper, atVolume(&runtimeapi.Mount{HostPath: host, Readonly: true, RecursiveReadOnly: true})))
 	if err != nil && strings.Contains(err.Error(), "needs Linux 5.12") {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	rro := &ctr{p: p, ID: id}
-	if err := rro.startErr(); err != nil {
+	rro := p.ctr(id)
+	if err := rro.TryStart(); err != nil {
 		t.Fatal(err)
 	}
-	if got := rro.exec(write); got != "no\nno\n" {
+	if got := rro.Sh(write); got != "no\nno\n" {
 		t.Errorf("writes to a recursively read-only mount and one below: %q", got)
 	}
 	for _, at := range []string{"/volume", "/volume/below"} {
@@ -224,7 +225,7 @@ func s16Conflicts(t *testing.T) {
 		"shared with a private":   {&runtimeapi.Mount{HostPath: private, Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL}, "mount --make-rshared " + private},
 		"a propagation of no use": {&runtimeapi.Mount{HostPath: private, Propagation: 7}, "propagation 7"},
 	} {
-		_, err := p.create(p.config("c", "true", atVolume(c.m)))
+		_, err := p.create(client.Shell("c", "true", atVolume(c.m)))
 		refused(t, name, err)
 		if err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v does not say %q", name, err, c.says)
@@ -240,7 +241,7 @@ func s16Missing(t *testing.T) {
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/volume", HostPath: missing}}
 	}
 	t.Run("made", func(t *testing.T) {
-		shared.pod(t).start("c", "sleep 1000", at).exec("echo x >/volume/x")
+		shared.pod(t).start("c", "sleep 1000", at).Sh("echo x >/volume/x")
 	})
 	for dir := missing; dir != filepath.Dir(filepath.Dir(missing)); dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err != nil || info.Mode() != fs.ModeDir|0o755 {
@@ -252,7 +253,7 @@ func s16Missing(t *testing.T) {
 	}
 	strict := own(t, node.Options{NoNetwork: true, Args: []string{"--create-host-paths=false"}})
 	p := strict.pod(t, namespaces(&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}))
-	_, err := p.create(p.config("c", "true", at, sameNamespaces(&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE})))
+	_, err := p.create(client.Shell("c", "true", at, sameNamespaces(&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE})))
 	refused(t, "a missing host path", err)
 	if _, err := os.Stat(filepath.Dir(missing)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the refused one left %s: %v", filepath.Dir(missing), err)
@@ -283,17 +284,17 @@ func s16Twice(t *testing.T) {
 		"image, then host": {mounts(&runtimeapi.Mount{ContainerPath: "/d", Image: image}, &runtimeapi.Mount{ContainerPath: "/d", HostPath: dir}), "cat /d/file", "first"},
 		"host, then image": {mounts(&runtimeapi.Mount{ContainerPath: "/d", HostPath: dir}, &runtimeapi.Mount{ContainerPath: "/d", Image: image}), "ls /d/bin/sh", "/d/bin/sh\n"},
 	} {
-		id, err := p.create(p.config(strings.ReplaceAll(name, " ", "-"), sleeper, c.mounts))
+		id, err := p.create(client.Shell(strings.ReplaceAll(name, " ", "-"), sleeper, c.mounts))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		made := &ctr{p: p, ID: id}
-		if err := made.startErr(); err != nil {
+		made := p.ctr(id)
+		if err := made.TryStart(); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got := made.exec(c.script); got != c.says {
+		if got := made.Sh(c.script); got != c.says {
 			t.Errorf("%s: %q, want %q", name, got, c.says)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/server/explain"
+	"berth/test/client"
 )
 
 // S17: the guards of a container, by what the kernel says of its process and by
@@ -68,7 +69,7 @@ func s17Profiles(t *testing.T, p *pod) {
 			t.Errorf("%s: mode %s, want %s", name, got, c.mode)
 		}
 		for call, want := range map[string]string{"unshare": c.unshare, "keyctl": c.keyctl} {
-			got := strings.TrimSpace(run.exec(probePath + " call " + call))
+			got := strings.TrimSpace(run.Sh(probePath + " call " + call))
 			if want == "allowed" && got != "operation not permitted" {
 				continue // whatever the kernel answers to a call without arguments
 			}
@@ -94,7 +95,7 @@ func namesSeccomp(t *testing.T, r *explain.Report) {
 // s17Kills: the process ends by SIGSYS, told as such.
 func s17Kills(t *testing.T, p *pod) {
 	c := p.start("killed", "", filtered(runtimeapi.SecurityProfile_Localhost, profile(t, "SCMP_ACT_KILL_PROCESS", "sync")), runs(t, "call", "sync"))
-	if st := c.ended(); st.GetExitCode() != 128+31 {
+	if st := c.Ended(); st.GetExitCode() != 128+31 {
 		t.Errorf("it ended with %d %s, want SIGSYS", st.GetExitCode(), st.GetReason())
 	}
 	namesSeccomp(t, shared.explain(t, c.ID))
@@ -103,10 +104,10 @@ func s17Kills(t *testing.T, p *pod) {
 // s17Fails: the call fails, the program ends by itself and says why.
 func s17Fails(t *testing.T, p *pod) {
 	c := p.start("failed", "chmod 700 /tmp", filtered(runtimeapi.SecurityProfile_Localhost, profile(t, "SCMP_ACT_ERRNO", "chmod", "fchmodat", "fchmodat2")))
-	if st := c.ended(); st.GetExitCode() != 1 {
+	if st := c.Ended(); st.GetExitCode() != 1 {
 		t.Errorf("it ended with %d", st.GetExitCode())
 	}
-	if got := output(readLog(t, c.logFile()), "stderr"); !strings.Contains(got, "Operation not permitted") {
+	if got := output(readLog(t, c.LogFile()), "stderr"); !strings.Contains(got, "Operation not permitted") {
 		t.Errorf("it said %q", got)
 	}
 	namesSeccomp(t, shared.explain(t, c.ID))
@@ -120,7 +121,7 @@ func s17Refused(t *testing.T, p *pod) {
 		t.Fatal(err)
 	}
 	for _, file := range []string{gone, damaged} {
-		_, err := p.create(p.config("refused", "true", filtered(runtimeapi.SecurityProfile_Localhost, file)))
+		_, err := p.create(client.Shell("refused", "true", filtered(runtimeapi.SecurityProfile_Localhost, file)))
 		refused(t, file, err)
 		if err != nil && !strings.Contains(err.Error(), file) {
 			t.Errorf("the error does not name the profile: %v", err)
@@ -152,7 +153,7 @@ func s17NoNewPrivs(t *testing.T, p *pod) {
 		if got := statusField(t, c.hostPID(), "NoNewPrivs"); got != bit {
 			t.Errorf("NoNewPrivs is %s, want %s", got, bit)
 		}
-		if got := c.exec("/volume/setuid user"); got != want {
+		if got := c.Sh("/volume/setuid user"); got != want {
 			t.Errorf("with NoNewPrivs %s a setuid program is %q", bit, got)
 		}
 		if got := factOf(shared.explain(t, c.ID), "security", "no_new_privs"); got != fmt.Sprint(denied) {
@@ -178,7 +179,7 @@ func s17Paths(t *testing.T, p *pod) {
 	if got := mountOptions(t, pid, "/proc/sys"); !strings.HasPrefix(got, "ro,") {
 		t.Errorf("/proc/sys is %q", got)
 	}
-	if got := c.exec("cat /proc/keys | wc -c; ls /sys/firmware 2>/dev/null | wc -l; echo 1 2>/dev/null > /proc/sys/kernel/shm_rmid_forced || echo no"); got != "0\n0\nno\n" {
+	if got := c.Sh("cat /proc/keys | wc -c; ls /sys/firmware 2>/dev/null | wc -l; echo 1 2>/dev/null > /proc/sys/kernel/shm_rmid_forced || echo no"); got != "0\n0\nno\n" {
 		t.Errorf("inside: %q", got)
 	}
 	want := "3, and 3 read-only" // with the cgroups of v1
@@ -208,14 +209,14 @@ func s17Root(t *testing.T, p *pod) {
 			t.Errorf("it writes to %s, %v", file, err)
 		}
 	}
-	if got := c.exec("echo fine > /dev/shm/x && cat /dev/shm/x"); got != "fine\n" {
+	if got := c.Sh("echo fine > /dev/shm/x && cat /dev/shm/x"); got != "fine\n" {
 		t.Errorf("in /dev/shm it reads %q", got)
 	}
 	if got := factOf(shared.explain(t, c.ID), "filesystem", "root"); !strings.Contains(got, "read-only") {
 		t.Errorf("explain says of the root %q", got)
 	}
 	failing := p.start("failing", "exec touch /data", readonly)
-	if st := failing.ended(); st.GetExitCode() == 0 {
+	if st := failing.Ended(); st.GetExitCode() == 0 {
 		t.Error("it wrote to its root")
 	}
 	if got := shared.explain(t, failing.ID).Likely; !strings.HasPrefix(got, "filesystem: it wrote where it may not") {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 	"berth/test/registry"
 )
@@ -127,8 +128,8 @@ func s18Run(t *testing.T, s *suite) {
 		if diff := cmp.Diff(one, now); diff != "" {
 			t.Errorf("what one pod has differs: %s", diff)
 		}
-		p := &pod{s: s, t: t, ID: id, Config: config}
-		p.remove()
+		p := s.podOf(t, id, config)
+		p.End()
 		if diff := cmp.Diff(before, s.possessions(t)); diff != "" {
 			t.Fatalf("after the pod was removed: %s", diff)
 		}
@@ -149,7 +150,7 @@ func s18Create(t *testing.T, s *suite) {
 	p := s.pod(t)
 	before, lefts := s.possessions(t), 0
 	for i := range leaveSteps {
-		config := p.config(fmt.Sprint("c", i), "exit 3")
+		config := client.Shell(fmt.Sprint("c", i), "exit 3")
 		req := &runtimeapi.CreateContainerRequest{PodSandboxId: p.ID, Config: config, SandboxConfig: p.Config}
 		id, left := abandon(t, time.Duration(i)*leaveStep/2+time.Millisecond, func(ctx context.Context) (string, error) {
 			r, err := s.Runtime.CreateContainer(ctx, req)
@@ -164,11 +165,11 @@ func s18Create(t *testing.T, s *suite) {
 				t.Errorf("%s: before %d, with one container %d", what, before[what], now[what])
 			}
 		}
-		c := &ctr{p: p, ID: id}
-		if err := c.startErr(); err != nil {
+		c := p.ctr(id)
+		if err := c.TryStart(); err != nil {
 			t.Fatal(err)
 		}
-		if st := c.ended(); st.GetExitCode() != 3 {
+		if st := c.Ended(); st.GetExitCode() != 3 {
 			t.Errorf("it ended with %d", st.GetExitCode())
 		}
 		if _, err := s.Runtime.RemoveContainer(within(t), &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {

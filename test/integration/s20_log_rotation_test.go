@@ -39,12 +39,12 @@ func TestS20LogRotation(t *testing.T) {
 	s := own(t, node.Options{Tmpfs: true})
 	p := s.pod(t)
 	s.pull(t, busybox)
-	p.idle("before").exec("true") // what the shim needs for any container
+	p.idle("before").Sh("true") // what the shim needs for any container
 	r := &rotation{t: t, shim: s.shim(t), log: startLogReader(t, probeFile(t))}
 	r.before = r.memory("VmRSS")
 	c := p.start("c", "", runs(t, "lines", strconv.Itoa(printedSize)))
 	r.follow(c)
-	if st := c.ended(); st.GetExitCode() != 0 {
+	if st := c.Ended(); st.GetExitCode() != 0 {
 		t.Fatalf("the container ended with %d", st.GetExitCode())
 	}
 	r.log.read(r.file)
@@ -82,7 +82,7 @@ func (r *rotation) memory(field string) int {
 // follow rotates the log whenever it has grown enough, until the container ends.
 func (r *rotation) follow(c *ctr) {
 	r.t.Helper()
-	r.file = c.logFile()
+	r.file = c.LogFile()
 	watch, err := fsnotify.NewWatcher()
 	if err == nil {
 		err = watch.Add(filepath.Dir(r.file))
@@ -120,7 +120,7 @@ func (r *rotation) rotate(c *ctr) {
 		r.t.Fatal(err)
 	}
 	_, err := c.p.s.Runtime.ReopenContainerLog(within(r.t), &runtimeapi.ReopenContainerLogRequest{ContainerId: c.ID})
-	if err != nil && c.status().GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+	if err != nil && c.Status().GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING {
 		r.t.Fatal(err)
 	}
 	if now := r.memory("VmRSS"); now > r.before+shimGrowth {

@@ -66,8 +66,8 @@ func s21Signals(t *testing.T) {
 		}
 		run := p.start(name, "", runs(t, "signal"), change, func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref })
 		run.says(" F ready\n")
-		run.stop(patience / 2)
-		if got := run.status().GetExitCode(); got != c.want {
+		run.Stop(patience / 2)
+		if got := run.Status().GetExitCode(); got != c.want {
 			t.Errorf("%s: signal %d, want %d", name, got, c.want)
 		}
 		if _, err := shared.Runtime.RemoveContainer(within(t), &runtimeapi.RemoveContainerRequest{ContainerId: run.ID}); err != nil {
@@ -86,10 +86,10 @@ func s21ShorterGrace(t *testing.T) {
 	first := make(chan struct{})
 	go func() {
 		defer close(first)
-		c.stop(2 * time.Second)
+		c.Stop(2 * time.Second)
 	}()
 	c.says(" F term\n")
-	c.stop(15 * time.Second)
+	c.Stop(15 * time.Second)
 	<-first
 	if took := time.Since(began); took < 2*time.Second || took > 10*time.Second {
 		t.Errorf("both stops took %v", took)
@@ -97,7 +97,7 @@ func s21ShorterGrace(t *testing.T) {
 	if !ok || !pid.ended() {
 		t.Error("its process lives")
 	}
-	if got := output(readLog(t, c.logFile()), "stdout"); got != "ready\nterm\n" {
+	if got := output(readLog(t, c.LogFile()), "stdout"); got != "ready\nterm\n" {
 		t.Errorf("it heard %q", got)
 	}
 }
@@ -205,7 +205,7 @@ func s21All(t *testing.T, mode runtimeapi.NamespaceMode) {
 	} {
 		run := p.start(name, tree+c.script, sameNamespaces(o))
 		run.says(" F ready\n")
-		run.exec("sleep 1005 >/dev/null 2>&1 &") // left by an exec
+		run.Sh("sleep 1005 >/dev/null 2>&1 &") // left by an exec
 		all, cgroups := run.holdAll(t, treeSize+2), cgroupsOf(t, run.mainPID(t))
 		if len(cgroups) == 0 {
 			t.Error("no cgroup of the container was found")
@@ -215,9 +215,9 @@ func s21All(t *testing.T, mode runtimeapi.NamespaceMode) {
 				t.Fatal(err)
 			}
 		} else {
-			run.stop(c.grace)
+			run.Stop(c.grace)
 		}
-		if st := run.ended(); st.GetExitCode() != c.code {
+		if st := run.Ended(); st.GetExitCode() != c.code {
 			t.Errorf("%s: it ended with %d, want %d", name, st.GetExitCode(), c.code)
 		}
 		gone(t, all, cgroups)

@@ -32,7 +32,7 @@ func s22Stopping(t *testing.T) {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		c.stop(patience / 2)
+		c.Stop(patience / 2)
 	}()
 	c.says(" F term\n")
 	if r, err := c.execSync(2, "sh", "-c", "echo still; exit 42"); err != nil || r.GetExitCode() != 42 || string(r.GetStdout()) != "still\n" {
@@ -44,12 +44,12 @@ func s22Stopping(t *testing.T) {
 		killed <- fmt.Sprintf("%d %q %v", r.GetExitCode(), r.GetStdout(), err)
 	}()
 	c.says(" F running\n")
-	c.stop(0)
+	c.Stop(0)
 	<-stopped
 	if got := <-killed; got != `137 "before\n" <nil>` {
 		t.Errorf("an exec that was killed with its container: %s", got)
 	}
-	if st := c.ended(); st.GetExitCode() != 137 {
+	if st := c.Ended(); st.GetExitCode() != 137 {
 		t.Errorf("the container ended with %d", st.GetExitCode())
 	}
 	_, err := c.execSync(2, "true")
@@ -75,7 +75,7 @@ func s22LeftChild(t *testing.T) {
 		}
 	}
 	all, cgroups := c.holdAll(t, len(before)+2), cgroupsOf(t, c.hostPID())
-	c.stop(0)
+	c.Stop(0)
 	gone(t, all, cgroups)
 }
 
@@ -94,7 +94,7 @@ func s22Large(t *testing.T) {
 	if got := len(r.GetStdout()); got > limit || got < limit-64<<10 {
 		t.Errorf("%d bytes of output, want a little under %d", got, limit)
 	}
-	all := c.exec(fmt.Sprintf("%s lines %d | head -c %d", probePath, size, 1<<20))
+	all := c.Sh(fmt.Sprintf("%s lines %d | head -c %d", probePath, size, 1<<20))
 	if !bytes.HasPrefix(r.GetStdout(), []byte(all)) {
 		t.Error("the output does not start with what was printed first")
 	}
@@ -132,7 +132,7 @@ func s22Timeout(t *testing.T) {
 			t.Errorf("cgroups of sessions: %v", left)
 		}
 	}
-	if got := c.exec("echo alive"); got != "alive\n" {
+	if got := c.Sh("echo alive"); got != "alive\n" {
 		t.Error(got)
 	}
 }

@@ -41,7 +41,7 @@ const counter = `mkfifo /never; exec 3<>/never; i=0; while :; do echo $i; i=$((i
 // grows waits until the container's log gets longer.
 func (c *ctr) grows(t *testing.T) {
 	t.Helper()
-	path := c.logFile()
+	path := c.LogFile()
 	size := func() int64 {
 		info, err := os.Stat(path)
 		if err != nil {
@@ -75,7 +75,7 @@ func killShim(t *testing.T, restarted bool) {
 		counters[i] = pods[i].start("counter", "trap 'exit 7' TERM; "+counter)
 	}
 	ends := pods[0].start("ends", "trap 'echo last words; exit 3' TERM; echo ready; while :; do usleep 5000; done")
-	for output(readLog(t, ends.logFile()), "stdout") != "ready\n" {
+	for output(readLog(t, ends.LogFile()), "stdout") != "ready\n" {
 		time.Sleep(time.Millisecond)
 	}
 	if restarted {
@@ -112,36 +112,36 @@ func killShim(t *testing.T, restarted bool) {
 	}
 	t.Logf("all logs grew after %v", time.Since(began))
 	for i, p := range pods {
-		if st := p.status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
+		if st := p.Status(); st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
 			t.Errorf("pod %d: %v", i, st.GetState())
 		}
-		if got := counters[i].exec("echo $$-works"); !strings.HasSuffix(got, "-works\n") {
+		if got := counters[i].Sh("echo $$-works"); !strings.HasSuffix(got, "-works\n") {
 			t.Errorf("exec in container %d: %q", i, got)
 		}
 	}
 	if now := counters[0].hostPID(); now != pid {
 		t.Errorf("process %d became %d", pid, now)
 	}
-	if st := ends.ended(); st.GetExitCode() != 3 || st.GetReason() != "Error" {
+	if st := ends.Ended(); st.GetExitCode() != 3 || st.GetReason() != "Error" {
 		t.Errorf("what ended meanwhile: %v %d %s", st.GetState(), st.GetExitCode(), st.GetReason())
 	}
-	if got := output(readLog(t, ends.logFile()), "stdout"); got != "ready\nlast words\n" {
+	if got := output(readLog(t, ends.LogFile()), "stdout"); got != "ready\nlast words\n" {
 		t.Errorf("its log: %q", got)
 	}
 	noGaps(t, counters)
 	if now := s.shim(t); now == dead {
 		t.Error("no other shim")
 	}
-	counters[1].stop(10 * time.Second)
-	if st := counters[1].ended(); st.GetExitCode() != 7 {
+	counters[1].Stop(10 * time.Second)
+	if st := counters[1].Ended(); st.GetExitCode() != 7 {
 		t.Errorf("stopped after the hand-over: %d", st.GetExitCode())
 	}
-	counters[2].stop(0)
-	if st := counters[2].ended(); st.GetExitCode() != 137 {
+	counters[2].Stop(0)
+	if st := counters[2].Ended(); st.GetExitCode() != 137 {
 		t.Errorf("killed after the hand-over: %d", st.GetExitCode())
 	}
-	if got := pods[3].start("new", "sleep 100").exec("echo new"); got != "new\n" {
+	if got := pods[3].start("new", "sleep 100").Sh("echo new"); got != "new\n" {
 		t.Error(got)
 	}
-	s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "new" }).start("new", "sleep 100").exec("true")
+	s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = "new" }).start("new", "sleep 100").Sh("true")
 }

@@ -13,10 +13,10 @@ import (
 )
 
 func (p *pod) stats() *runtimeapi.LinuxPodSandboxStats {
-	p.t.Helper()
-	r, err := p.s.Runtime.PodSandboxStats(within(p.t), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.ID})
+	p.T.Helper()
+	r, err := p.s.Runtime.PodSandboxStats(within(p.T), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: p.ID})
 	if err != nil {
-		p.t.Fatalf("PodSandboxStats: %v", err)
+		p.T.Fatalf("PodSandboxStats: %v", err)
 	}
 	return r.GetStats().GetLinux()
 }
@@ -65,7 +65,7 @@ func TestPodStatsAreOfThePodsCgroup(t *testing.T) {
 	}
 	p := shared.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/" + name })
 	p.start("threads", "", runs(t, "signal"))
-	p.start("burns", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done").ended()
+	p.start("burns", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done").Ended()
 
 	before := cpuOf(t, name)
 	st := p.stats()
@@ -102,10 +102,10 @@ spec_memory_reservation_limit_bytes spec_memory_swap_limit_bytes start_time_seco
 
 // metrics gives, of a pod and its containers, the value of the last series of each name.
 func (p *pod) metrics() map[string]uint64 {
-	p.t.Helper()
-	r, err := p.s.Runtime.ListPodSandboxMetrics(within(p.t), &runtimeapi.ListPodSandboxMetricsRequest{})
+	p.T.Helper()
+	r, err := p.s.Runtime.ListPodSandboxMetrics(within(p.T), &runtimeapi.ListPodSandboxMetricsRequest{})
 	if err != nil {
-		p.t.Fatalf("ListPodSandboxMetrics: %v", err)
+		p.T.Fatalf("ListPodSandboxMetrics: %v", err)
 	}
 	out, series := map[string]uint64{}, map[string]bool{}
 	for _, pm := range r.GetPodMetrics() {
@@ -119,7 +119,7 @@ func (p *pod) metrics() map[string]uint64 {
 		for _, m := range list {
 			one := m.GetName() + "{" + strings.Join(m.GetLabelValues(), ",") + "}"
 			if series[one] {
-				p.t.Fatalf("%s is told twice", one)
+				p.T.Fatalf("%s is told twice", one)
 			}
 			series[one] = true
 			out[strings.TrimPrefix(m.GetName(), "container_")] = m.GetValue().GetValue()

@@ -156,9 +156,9 @@ i=0; while [ $i -lt 100 ]; do echo tick $i; i=$((i+1)); usleep 20000; done; exec
 func (c *ctr) neverWaits(t *testing.T) {
 	t.Helper()
 	const pause = 3 * time.Second // the machine is busy; a wait for a client takes longer
-	c.exec("touch /go")
+	c.Sh("touch /go")
 	c.says(" F tick 99\n")
-	lines := readLog(t, c.logFile())
+	lines := readLog(t, c.LogFile())
 	for i, l := range lines[1:] {
 		if gap := l.At.Sub(lines[i].At); gap > pause {
 			t.Errorf("the container waited for %v after %.20q", gap, lines[i].Text)

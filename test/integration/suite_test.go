@@ -7,28 +7,21 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
+	"berth/test/client"
 	"berth/test/node"
 	"berth/test/registry"
 )
 
 // Names under which the registry has its images.
 const (
-	busybox = "docker.io/library/busybox:latest"
+	busybox = client.Busybox
 	nginx   = "registry.k8s.io/e2e-test-images/nginx:1.14-2"
 	tagged  = "gcr.io/k8s-staging-cri-tools/test-image-tags:1"
 	fixed   = registry.FixedName
 )
 
-// patience bounds every wait; what it waits for takes milliseconds. A machine that is
-// emulated needs more of it: $BERTH_TEST_PATIENCE, such as 2m.
-var patience = func() time.Duration {
-	if d, err := time.ParseDuration(os.Getenv("BERTH_TEST_PATIENCE")); err == nil {
-		return d
-	}
-	return 20 * time.Second
-}()
+var patience = client.Patience
 
 // Shared by all tests, see doc.go; nil when the tests are skipped.
 var (

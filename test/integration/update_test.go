@@ -9,11 +9,13 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 func (c *ctr) update(r *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
-	c.p.t.Helper()
-	_, err := c.p.s.Runtime.UpdateContainerResources(within(c.p.t), &runtimeapi.UpdateContainerResourcesRequest{
+	c.p.T.Helper()
+	_, err := c.p.s.Runtime.UpdateContainerResources(within(c.p.T), &runtimeapi.UpdateContainerResourcesRequest{
 		ContainerId: c.ID, Linux: r, Annotations: annotations,
 	})
 	return err
@@ -24,13 +26,13 @@ func (c *ctr) details() (out struct {
 	Warnings          []string
 	UpdateAnnotations map[string]string
 }) {
-	c.p.t.Helper()
-	r, err := c.p.s.Runtime.ContainerStatus(within(c.p.t), &runtimeapi.ContainerStatusRequest{ContainerId: c.ID, Verbose: true})
+	c.p.T.Helper()
+	r, err := c.p.s.Runtime.ContainerStatus(within(c.p.T), &runtimeapi.ContainerStatusRequest{ContainerId: c.ID, Verbose: true})
 	if err == nil {
 		err = json.Unmarshal([]byte(r.GetInfo()["info"]), &out)
 	}
 	if err != nil {
-		c.p.t.Fatal(err)
+		c.p.T.Fatal(err)
 	}
 	return out
 }
@@ -49,7 +51,7 @@ func TestUpdateOfTheOOMScore(t *testing.T) {
 			all = append(all, strings.TrimSpace(procFile(t, pid, "oom_score_adj")))
 		}
 		slices.Sort(all)
-		return strings.Join(all, " ") + ", " + c.exec("cat /proc/self/oom_score_adj")
+		return strings.Join(all, " ") + ", " + c.Sh("cat /proc/self/oom_score_adj")
 	}
 	eventually(t, "all processes have been started", func() bool { return scores() == "100 100 900, 100\n" })
 	if err := c.update(&runtimeapi.LinuxContainerResources{OomScoreAdj: 300}, map[string]string{"example.org/a": "b"}); err != nil {
@@ -58,7 +60,7 @@ func TestUpdateOfTheOOMScore(t *testing.T) {
 	if got := scores(); got != "300 300 900, 300\n" {
 		t.Errorf("after the update: %s", got)
 	}
-	if got := c.status().GetResources().GetLinux().GetOomScoreAdj(); got != 300 {
+	if got := c.Status().GetResources().GetLinux().GetOomScoreAdj(); got != 300 {
 		t.Errorf("the status tells %d", got)
 	}
 	if got := c.details().UpdateAnnotations; got["example.org/a"] != "b" {
@@ -82,7 +84,7 @@ func TestLimitsThatNothingEnforces(t *testing.T) {
 	pages := func(limit uint64) *runtimeapi.LinuxContainerResources {
 		return &runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: limit}}}
 	}
-	_, err := p.create(p.config("refused", "true", resources(pages(2<<20))))
+	_, err := p.create(client.Shell("refused", "true", resources(pages(2<<20))))
 	if wantCode(t, "create", err, codes.FailedPrecondition); err != nil && !strings.Contains(err.Error(), "hugetlb") {
 		t.Error(err)
 	}

@@ -23,10 +23,10 @@ func TestRootOfAUserNamespace(t *testing.T) {
 			{HostPath: "/dev/kmsg", ContainerPath: "/dev/kmsg", Permissions: "r"},
 		}
 	})
-	if got := c.exec("for f in hostname hosts resolv.conf; do echo x >/etc/$f; cat /etc/$f; done"); got != "x\nx\nx\n" {
+	if got := c.Sh("for f in hostname hosts resolv.conf; do echo x >/etc/$f; cat /etc/$f; done"); got != "x\nx\nx\n" {
 		t.Errorf("the pod's files: %q", got)
 	}
-	got := c.exec("head -c 3 /dev/nothing | wc -c; stat -c %t:%T /dev/nothing /dev/fuse /dev/kmsg")
+	got := c.Sh("head -c 3 /dev/nothing | wc -c; stat -c %t:%T /dev/nothing /dev/fuse /dev/kmsg")
 	if got := strings.Join(strings.Fields(got), " "); got != "3 1:5 1:5 1:b" {
 		t.Errorf("the devices: %s", got)
 	}

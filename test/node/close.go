@@ -22,7 +22,7 @@ func (n *Node) Close() error {
 	var errs []error
 	note := func(err error) { errs = append(errs, err) }
 	n.noteShims()
-	if n.PID() != 0 && n.conn != nil {
+	if n.PID() != 0 && n.Client != nil {
 		note(n.RemoveAll())
 	}
 	if n.orders != nil {
@@ -33,8 +33,8 @@ func (n *Node) Close() error {
 		note(n.keeper.Wait())
 	}
 	note(n.Leaks())
-	if n.conn != nil {
-		note(n.conn.Close())
+	if n.Client != nil {
+		note(n.Client.Close())
 	}
 	return errors.Join(append(errs, n.cleanUp())...)
 }
@@ -53,20 +53,11 @@ func (n *Node) noteShims() {
 func (n *Node) RemoveAll() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	var errs []error
-	pods, err := n.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	errs = append(errs, err)
-	for _, p := range pods.GetItems() {
-		_, err := n.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.GetId()})
-		errs = append(errs, err)
-		_, err = n.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.GetId()})
-		errs = append(errs, err)
-	}
+	errs := []error{n.RemovePods(ctx, nil)}
 	images, err := n.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	errs = append(errs, err)
 	for _, i := range images.GetImages() {
-		_, err := n.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.GetId()}})
-		errs = append(errs, err)
+		errs = append(errs, n.RemoveImage(ctx, i.GetId()))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove all pods and images: %w", err)

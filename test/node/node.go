@@ -18,11 +18,9 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cni"
+	"berth/test/client"
 	"berth/test/registry"
 )
 
@@ -31,7 +29,6 @@ const (
 	stopTimeout  = 30 * time.Second
 	// aloneTimeout is how long shims may take to leave once they are empty.
 	aloneTimeout = 10 * time.Second
-	maxMessage   = 32 << 20 // of gRPC: exec and list answers are larger than the default
 )
 
 // Options say how a node differs from the usual one.
@@ -57,11 +54,9 @@ type Node struct {
 	Bridge, Subnet    string
 	CgroupMark        string // part of the name of cgroups that tests ask for
 
-	Runtime runtimeapi.RuntimeServiceClient
-	Images  runtimeapi.ImageServiceClient
+	*client.Client // nil until the daemon was ready once
 
 	opt    Options
-	conn   *grpc.ClientConn
 	keeper *exec.Cmd
 	orders io.WriteCloser
 	notify *net.UnixConn
@@ -92,7 +87,7 @@ func Start(ctx context.Context, opt Options) (*Node, error) {
 		err = n.Restart(ctx)
 	}
 	if err == nil {
-		err = n.connect()
+		n.Client, err = client.Dial(n.Endpoint)
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -331,22 +326,6 @@ func pluginDirs() []string {
 		dirs = append(dirs, filepath.Join(repo, "bin", "cni"))
 	}
 	return append(dirs, "/opt/cni/bin", "/usr/lib/cni")
-}
-
-func (n *Node) connect() (err error) {
-	n.conn, err = Dial(n.Endpoint)
-	if err != nil {
-		return err
-	}
-	n.Runtime = runtimeapi.NewRuntimeServiceClient(n.conn)
-	n.Images = runtimeapi.NewImageServiceClient(n.conn)
-	return nil
-}
-
-// Dial makes a connection that survives restarts of the daemon.
-func Dial(endpoint string) (*grpc.ClientConn, error) {
-	return grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage), grpc.WaitForReady(true)))
 }
 
 // PID is the daemon's; 0 while it is not running.
