@@ -4,8 +4,9 @@
 // # What it owns
 //
 // Parsing its arguments and printing answers. The answers come from a running
-// berthd by package cri/operator, or from the machine by server/hostcheck and
-// server/explain, which need none.
+// berthd by package cri/operator, or from the machine by the packages hostcheck and
+// explain below this one, which need none. Texts that others wrote are printed
+// through package printable.
 //
 // # Invariants
 //

@@ -8,8 +8,8 @@ import (
 	"os"
 	"slices"
 
-	"berth/server/explain"
-	"berth/server/printable"
+	"berth/cmd/berth/explain"
+	"berth/cmd/berth/printable"
 )
 
 func explainOne(_ context.Context, env environment, args []string) error {

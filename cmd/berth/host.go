@@ -7,8 +7,8 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"berth/server/hostcheck"
-	"berth/server/printable"
+	"berth/cmd/berth/hostcheck"
+	"berth/cmd/berth/printable"
 )
 
 func showVersion(ctx context.Context, env environment, _ []string) error {

@@ -11,8 +11,8 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"berth/server/explain"
-	"berth/server/printable"
+	"berth/cmd/berth/explain"
+	"berth/cmd/berth/printable"
 )
 
 func listImages(ctx context.Context, env environment, args []string) error {

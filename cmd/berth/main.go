@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/cmd/berth/printable"
 	"berth/cri/operator"
 	"berth/server/config"
-	"berth/server/printable"
 )
 
 // version is set by the linker.

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/server/explain"
-	"berth/server/printable"
+	"berth/cmd/berth/explain"
+	"berth/cmd/berth/printable"
 )
 
 // barCells is how wide a bar is, redrawEvery how often a count of bytes is shown.

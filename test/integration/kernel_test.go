@@ -15,7 +15,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"berth/server/explain"
+	"berth/cmd/berth/explain"
 )
 
 // procStatus is /proc/PID/status, its values by their names.

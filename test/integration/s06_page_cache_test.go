@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"berth/server/explain"
+	"berth/cmd/berth/explain"
 )
 
 // cacheNotAnonymous is the fact when some 60 MiB are cache and a shell is the rest.

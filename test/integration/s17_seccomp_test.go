@@ -9,7 +9,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"berth/server/explain"
+	"berth/cmd/berth/explain"
 	"berth/test/client"
 )
 

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cmd/berth/printable"
 	"berth/oci/shimapi"
 	"berth/sandbox/record"
-	"berth/server/printable"
 )
 
 // evil clears the screen, sets a title, turns the direction of writing round, is no

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 
+	"berth/cmd/berth/printable"
 	"berth/server/config"
-	"berth/server/printable"
 )
 
 // Level is how bad a finding is.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"berth/server/printable"
+	"berth/cmd/berth/printable"
 )
 
 // Report is what there is to know about one pod or container.
