@@ -14,6 +14,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
@@ -24,7 +25,7 @@ type containerVerbs struct {
 	index    *index
 	teardown *teardown
 	images   Images
-	shims    *oci.Shims
+	shims    *shims.Set
 	host     oci.Host
 	bootID   string
 	events   *broadcaster

@@ -17,6 +17,7 @@ import (
 	"berth/oci/atomicfile"
 	"berth/oci/dirtree"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 	"berth/sandbox/record"
 )
 
@@ -29,7 +30,7 @@ type teardown struct {
 	images      Images
 	network     Network
 	mounts      Mounts
-	shims       *oci.Shims
+	shims       *shims.Set
 	host        oci.Host
 	bootID      string
 	events      *broadcaster
@@ -98,7 +99,7 @@ func (t *teardown) releasePause(ctx context.Context, s *Sandbox) error {
 	if err == nil {
 		err = shim.StopPod(ctx, s.id)
 	}
-	if err == nil || errors.Is(err, oci.ErrShimGone) {
+	if err == nil || errors.Is(err, shims.ErrGone) {
 		err = t.killPause(rec) // the heir of a shim may not know what that had just started
 	}
 	if err != nil {
@@ -136,7 +137,7 @@ func (t *teardown) erasePod(ctx context.Context, s *Sandbox) error {
 		errs = append(errs, t.eraseContainer(ctx, c))
 	}
 	if shim, err := s.shimIn(t.shims); err == nil {
-		if err := shim.RemovePod(ctx, s.id); err != nil && !errors.Is(err, oci.ErrShimGone) {
+		if err := shim.RemovePod(ctx, s.id); err != nil && !errors.Is(err, shims.ErrGone) {
 			errs = append(errs, fmt.Errorf("forget the pod in its shim: %w", err))
 		}
 	}
@@ -212,7 +213,7 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 	if err == nil {
 		err = shim.Delete(ctx, c.id)
 	}
-	if errors.Is(err, oci.ErrShimGone) {
+	if errors.Is(err, shims.ErrGone) {
 		return t.killOrphan(c)
 	}
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 )
 
 const (
@@ -35,11 +36,11 @@ const (
 // hold no slot: each lasts as long as its client likes.
 type sessions struct {
 	index *index
-	shims *oci.Shims
+	shims *shims.Set
 }
 
 // running finds a container that a verb needs to be running, and its shim.
-func running(ix *index, all *oci.Shims, v verb, id string) (*Container, *oci.Shim, error) {
+func running(ix *index, all *shims.Set, v verb, id string) (*Container, *shims.Shim, error) {
 	c, err := ix.container(id)
 	if err != nil {
 		return nil, nil, err
@@ -189,7 +190,7 @@ func (x *sessions) Exec(ctx context.Context, id string, cmd []string, s Streams)
 	return status.Code, nil
 }
 
-func (x *sessions) execTTY(ctx context.Context, shim *oci.Shim, req *shimapi.ExecRequest, s Streams) (int, error) {
+func (x *sessions) execTTY(ctx context.Context, shim *shims.Shim, req *shimapi.ExecRequest, s Streams) (int, error) {
 	req.Process.ConsoleSize = firstSize(ctx, s.Resize)
 	session, err := shim.Exec(ctx, req, nil)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/oci/shims"
 	"berth/sandbox/inflight"
 )
 
@@ -26,7 +27,7 @@ type fakeNode struct {
 	shim        *fakeShim
 	images      *fakeImages
 	network     *fakeNetwork
-	shims       *oci.Shims
+	shims       *shims.Set
 	calls       *inflight.Calls
 	mounts      *fakeMounts
 	m           *Runtime
@@ -54,7 +55,7 @@ func (n *fakeNode) begin() {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	var err error
-	if n.shims, err = oci.OpenShims(ctx, oci.ShimConfig{Binary: "/nonexistent/berth-shim", StateDir: n.state, Version: "test"}); err != nil {
+	if n.shims, err = shims.Open(ctx, shims.Config{Binary: "/nonexistent/berth-shim", StateDir: n.state, Version: "test"}); err != nil {
 		n.t.Fatal(err)
 	}
 	n.calls = inflight.New()

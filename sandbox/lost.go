@@ -8,8 +8,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 )
 
 // heldPatience bounds the question to a shim what it holds.
@@ -99,7 +99,7 @@ func (w *shimWatch) endPause(ctx context.Context, s *Sandbox) {
 
 // shimGone ends what a dead shim was the parent of, when no other could take it
 // over: its containers have lost their streams and their exit codes with it.
-func (w *shimWatch) shimGone(ctx context.Context, ev oci.ShimEvent) {
+func (w *shimWatch) shimGone(ctx context.Context, ev shims.Event) {
 	if ev.Record.Message != "" {
 		w.health.noteShim(fmt.Errorf("shim %s died and can't be replaced: %s", ev.ShimID, ev.Record.Message))
 	}

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"sync"
 
-	"berth/oci"
+	"berth/oci/shims"
 )
 
 // Sandbox is a pod sandbox. See doc.go for its locks.
@@ -34,9 +34,9 @@ func newSandbox(file string, rec podRecord) *Sandbox {
 	return s
 }
 
-// shimIn is the shim that holds the pod; the error wraps [oci.ErrShimGone] when it is
+// shimIn is the shim that holds the pod; the error wraps [shims.ErrGone] when it is
 // no more.
-func (s *Sandbox) shimIn(all *oci.Shims) (*oci.Shim, error) { return all.Get(s.rec.get().ShimID) }
+func (s *Sandbox) shimIn(all *shims.Set) (*shims.Shim, error) { return all.Get(s.rec.get().ShimID) }
 
 // Container is a container of a sandbox. See doc.go for its locks.
 type Container struct {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
-	"berth/oci"
+	"berth/oci/shims"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 // health is what is known of whether containers can run on this node.
 type health struct {
 	paths layout
-	shims *oci.Shims
+	shims *shims.Set
 	mu    sync.Mutex // held for assignments only
 
 	dirs    map[string]fs.FileInfo // as they were when the daemon began
@@ -44,7 +44,7 @@ type health struct {
 }
 
 // newHealth remembers which directories the daemon works in.
-func newHealth(paths layout, shims *oci.Shims) (*health, error) {
+func newHealth(paths layout, shims *shims.Set) (*health, error) {
 	h := &health{paths: paths, shims: shims, dirs: make(map[string]fs.FileInfo)}
 	for _, dir := range []string{paths.podsDir(), paths.podStatesDir()} {
 		info, err := os.Stat(dir)
@@ -63,7 +63,7 @@ func (h *health) Ready() error {
 }
 
 // newShim finds a shim for a pod and notes whether there is one to be had.
-func (h *health) newShim(ctx context.Context) (*oci.Shim, error) {
+func (h *health) newShim(ctx context.Context) (*shims.Shim, error) {
 	shim, err := h.shims.ForNewPod(ctx)
 	if err == nil || ctx.Err() == nil { // else the caller gave up, which says nothing
 		h.noteShim(err)

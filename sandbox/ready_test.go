@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/oci"
+	"berth/oci/shims"
 )
 
 // onTmpfs is a health of a root that is a file system of 64 KiB of its own, and which
@@ -26,12 +26,12 @@ func onTmpfs(t *testing.T) (h *health, root, binary string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
-	shims, err := oci.OpenShims(t.Context(), oci.ShimConfig{Binary: binary, StateDir: t.TempDir()})
+	set, err := shims.Open(t.Context(), shims.Config{Binary: binary, StateDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(shims.Shutdown(context.Background()), shims.Close()); err != nil {
+		if err := errors.Join(set.Shutdown(context.Background()), set.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -39,7 +39,7 @@ func onTmpfs(t *testing.T) (h *health, root, binary string) {
 	if err := paths.makeDirs(); err != nil {
 		t.Fatal(err)
 	}
-	if h, err = newHealth(paths, shims); err != nil {
+	if h, err = newHealth(paths, set); err != nil {
 		t.Fatal(err)
 	}
 	return h, root, binary

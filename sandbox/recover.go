@@ -13,9 +13,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"berth/oci"
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 	"berth/sandbox/record"
 )
 
@@ -28,7 +28,7 @@ type recovery struct {
 	images   Images
 	network  Network
 	mounts   Mounts
-	shims    *oci.Shims
+	shims    *shims.Set
 	bootID   string
 	events   *broadcaster
 	finishBy time.Time     // see finish; set once, by Recover

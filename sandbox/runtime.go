@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"berth/oci"
+	"berth/oci/shims"
 	"berth/sandbox/inflight"
 )
 
@@ -17,7 +18,7 @@ type Options struct {
 	State   string // sockets, namespaces, mounts; dies with the boot
 	Images  Images
 	Network Network
-	Shims   *oci.Shims
+	Shims   *shims.Set
 	Host    oci.Host
 	// Calls are the mutating calls that run; nil: none are shared with others.
 	Calls *inflight.Calls

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
-	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
@@ -98,7 +98,7 @@ func (t *teardown) signal(ctx context.Context, c *Container, sig int, all bool) 
 // kill ends every process of a container and waits for the end to be recorded.
 func (t *teardown) kill(ctx context.Context, c *Container) error {
 	err := t.signal(ctx, c, int(unix.SIGKILL), true)
-	if errors.Is(err, oci.ErrShimGone) {
+	if errors.Is(err, shims.ErrGone) {
 		return t.killOrphan(c)
 	}
 	if isKind(err, shimapi.KindNotFound) {

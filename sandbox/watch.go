@@ -11,6 +11,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 	"berth/sandbox/record"
 )
 
@@ -20,7 +21,7 @@ type shimWatch struct {
 	index    *index
 	teardown *teardown
 	health   *health
-	shims    *oci.Shims
+	shims    *shims.Set
 	host     oci.Host
 	events   *broadcaster
 
@@ -44,14 +45,14 @@ func (w *shimWatch) follow(ctx context.Context) {
 	}
 }
 
-func (w *shimWatch) take(ctx context.Context, ev oci.ShimEvent) {
+func (w *shimWatch) take(ctx context.Context, ev shims.Event) {
 	switch {
-	case ev.Kind == oci.ShimGone:
+	case ev.Kind == shims.EventGone:
 		w.shimGone(ctx, ev)
-	case ev.Kind == oci.ShimReplaced:
+	case ev.Kind == shims.EventReplaced:
 		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
 		w.loseUnheld(ctx, ev.ShimID)
-	case ev.Kind == oci.ShimLost:
+	case ev.Kind == shims.EventLost:
 		w.shimLost(ctx, ev.Record)
 	case ev.Replay && !w.knowsAny(ev.Record):
 		w.disownInTime(ctx, ev)
@@ -70,7 +71,7 @@ func (w *shimWatch) knowsAny(r shimapi.Record) bool {
 }
 
 // disownInTime disowns, a pause process whose namespace is still needed a little later.
-func (w *shimWatch) disownInTime(ctx context.Context, ev oci.ShimEvent) {
+func (w *shimWatch) disownInTime(ctx context.Context, ev shims.Event) {
 	disown := func() {
 		if err := w.disown(ctx, ev); err != nil {
 			klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
@@ -94,7 +95,7 @@ func (w *shimWatch) disownInTime(ctx context.Context, ev oci.ShimEvent) {
 
 // disown ends what a shim holds and no record tells of, such as a pod that was put
 // aside: nobody could stop it any more, and the kubelet starts it a second time.
-func (w *shimWatch) disown(ctx context.Context, ev oci.ShimEvent) error {
+func (w *shimWatch) disown(ctx context.Context, ev shims.Event) error {
 	klog.FromContext(ctx).Info("Ending what a shim holds without a record", "id", ev.Record.ID, "pod", ev.Record.Pod, "shim", ev.ShimID)
 	shim, err := w.shims.Get(ev.ShimID)
 	switch {
@@ -103,7 +104,7 @@ func (w *shimWatch) disown(ctx context.Context, ev oci.ShimEvent) error {
 	case err == nil:
 		err = shim.RemovePod(ctx, ev.Record.ID)
 	}
-	if err != nil && !errors.Is(err, oci.ErrShimGone) {
+	if err != nil && !errors.Is(err, shims.ErrGone) {
 		return err
 	}
 	pod := cmp.Or(ev.Record.Pod, ev.Record.ID)

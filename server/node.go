@@ -17,6 +17,7 @@ import (
 	"berth/cri"
 	"berth/image"
 	"berth/oci"
+	"berth/oci/shims"
 	"berth/sandbox"
 	"berth/sandbox/inflight"
 	"berth/server/config"
@@ -36,7 +37,7 @@ type node struct {
 	images  *image.Store
 	network *cni.Network
 	host    oci.Host
-	shims   *oci.Shims
+	shims   *shims.Set
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
@@ -166,19 +167,19 @@ func (n *node) openShims(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	shims, err := oci.OpenShims(ctx, oci.ShimConfig{
+	set, err := shims.Open(ctx, shims.Config{
 		Binary: binary, StateDir: n.cfg.State, PodsPerShim: n.cfg.PodsPerShim,
 		LogLevel: n.cfg.LogLevel, Version: n.version,
 	})
 	if err != nil {
 		return fmt.Errorf("connect to the shims: %w", err)
 	}
-	n.shims = shims
+	n.shims = set
 	n.opened("shims", func(ctx context.Context) error {
 		// A shim without pods has nothing to outlive the daemon for.
 		ctx, cancel := context.WithTimeout(ctx, shimsTimeout)
 		defer cancel()
-		return errors.Join(shims.Shutdown(ctx), shims.Close())
+		return errors.Join(set.Shutdown(ctx), set.Close())
 	})
 	return nil
 }

@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 )
 
 // custody is what we keep of a pod or container for the heir of its shim: at most
-// four descriptors. Its fields are guarded by Shims.mu.
+// four descriptors. Its fields are guarded by Set.mu.
 type custody struct {
 	shimapi.Custody
 	// Streams are plain numbers: as files of Go's poller every output of the

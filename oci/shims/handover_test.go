@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"bytes"
@@ -229,8 +229,8 @@ func TestHandOverAfterClientRestart(t *testing.T) {
 	}
 	n.shim = sh
 	eventually(t, "everything is borrowed", func() bool {
-		n.Shims.mu.Lock()
-		defer n.Shims.mu.Unlock()
+		n.Set.mu.Lock()
+		defer n.Set.mu.Unlock()
 		return len(sh.kept) == 3
 	})
 	n.killShim()
@@ -329,7 +329,7 @@ func TestExecDiesWithItsShim(t *testing.T) {
 	}
 	defer x.Close()
 	n.killShim()
-	if _, err := x.Wait(n.ctx); !errors.Is(err, ErrShimGone) {
+	if _, err := x.Wait(n.ctx); !errors.Is(err, ErrGone) {
 		t.Errorf("wait: %v", err)
 	}
 	if err := out.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
@@ -387,7 +387,7 @@ func TestLostContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.killShim()
-	n.seen.await(t, ShimLost, lost.ID)
+	n.seen.await(t, EventLost, lost.ID)
 	if _, status, err := n.exec(kept, 0, "true"); err != nil || status.Code != 0 {
 		t.Errorf("exec: %+v, %v", status, err)
 	}

@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"bytes"
@@ -64,8 +64,8 @@ type shimNode struct {
 	dir    string
 	rootfs string
 	cgroup string
-	config ShimConfig
-	*Shims
+	config Config
+	*Set
 	shim *Shim
 	seen *journal
 }
@@ -84,7 +84,7 @@ func newShimNode(t testing.TB) *shimNode {
 	var cancel context.CancelFunc
 	n.ctx, cancel = context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	n.config = ShimConfig{Binary: shimBinary(t), StateDir: filepath.Join(dir, "state"), Version: "test", LogLevel: 4}
+	n.config = Config{Binary: shimBinary(t), StateDir: filepath.Join(dir, "state"), Version: "test", LogLevel: 4}
 	before := takeStock(t, dir)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -117,7 +117,7 @@ func newShimNode(t testing.TB) *shimNode {
 func (n *shimNode) open() {
 	n.t.Helper()
 	var err error
-	if n.Shims, err = OpenShims(n.ctx, n.config); err != nil {
+	if n.Set, err = Open(n.ctx, n.config); err != nil {
 		n.t.Fatal(err)
 	}
 	n.seen = follow(n.Events())
@@ -125,9 +125,9 @@ func (n *shimNode) open() {
 
 func (n *shimNode) shut() {
 	ctx := context.Background()
-	n.Shims.mu.Lock()
+	n.Set.mu.Lock()
 	all := slices.Collect(maps.Values(n.shims))
-	n.Shims.mu.Unlock()
+	n.Set.mu.Unlock()
 	for _, sh := range all {
 		held, err := sh.List(ctx)
 		if err != nil {
@@ -139,7 +139,7 @@ func (n *shimNode) shut() {
 			}
 		}
 		for _, p := range held.Pods {
-			if err := sh.RemovePod(ctx, p.ID); err != nil && !errors.Is(err, ErrShimGone) {
+			if err := sh.RemovePod(ctx, p.ID); err != nil && !errors.Is(err, ErrGone) {
 				n.t.Error(err)
 			}
 		}
@@ -433,11 +433,11 @@ func (n *shimNode) execAs(r *shimapi.CreateRequest, x *shimapi.ExecRequest) (str
 // journal keeps the events and lets tests wait for one.
 type journal struct {
 	mu     sync.Mutex
-	events []ShimEvent
+	events []Event
 	more   chan struct{} // closed and replaced at each event
 }
 
-func follow(events <-chan ShimEvent) *journal {
+func follow(events <-chan Event) *journal {
 	j := &journal{more: make(chan struct{})}
 	go func() {
 		for e := range events {
@@ -451,7 +451,7 @@ func follow(events <-chan ShimEvent) *journal {
 	return j
 }
 
-func (j *journal) await(t testing.TB, kind, id string) ShimEvent {
+func (j *journal) await(t testing.TB, kind, id string) Event {
 	t.Helper()
 	timeout := time.After(20 * time.Second)
 	for {

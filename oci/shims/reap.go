@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"context"
@@ -23,7 +23,7 @@ const reapDelay = time.Second
 // beReaper makes us the one who inherits what a dead shim leaves, so that the exit
 // status of a container is still waited for. As such we get strangers as well,
 // which are reaped until Close.
-func (s *Shims) beReaper() {
+func (s *Set) beReaper() {
 	if !awaitedByPidfd() {
 		return // strangers could not be told from our own
 	}
@@ -121,7 +121,7 @@ func isAwaited(pid int) bool {
 
 // reapOrphan waits, if we are its parent now, for a container's first process and
 // tells the shim that adopted it how it ended.
-func (s *Shims) reapOrphan(shim string, k *custody) {
+func (s *Set) reapOrphan(shim string, k *custody) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if k.pidfd == nil || k.reaping || !isChild(k.pidfd) {
@@ -159,7 +159,7 @@ func isChild(pidfd *os.File) bool {
 }
 
 // reap waits for a child by its pidfd, until Close.
-func (s *Shims) reap(pidfd *os.File) (status shimapi.ExitStatus, ok bool) {
+func (s *Set) reap(pidfd *os.File) (status shimapi.ExitStatus, ok bool) {
 	stop := context.AfterFunc(s.ctx, func() { _ = pidfd.SetReadDeadline(time.Now()) })
 	defer stop()
 	raw, err := pidfd.SyscallConn()

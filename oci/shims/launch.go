@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"bufio"
@@ -21,7 +21,7 @@ import (
 )
 
 // launch makes a directory for a shim and starts it there.
-func (s *Shims) launch(ctx context.Context, id string) (*child, error) {
+func (s *Set) launch(ctx context.Context, id string) (*child, error) {
 	dir := filepath.Join(s.dir(), id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func (c *child) end() {
 }
 
 // start starts a shim and returns when it can be connected to.
-func (s *Shims) start(ctx context.Context, dir string) (*child, error) {
+func (s *Set) start(ctx context.Context, dir string) (*child, error) {
 	var open fileSet
 	defer open.close()
 	null := open.add(os.OpenFile(os.DevNull, os.O_RDONLY, 0))
@@ -80,7 +80,7 @@ func (s *Shims) start(ctx context.Context, dir string) (*child, error) {
 
 // execute runs the shim from the sealed memfd, file 5 of the child, in a session
 // and a cgroup of its own.
-func (s *Shims) execute(dir string, files []*os.File) (*os.Process, error) {
+func (s *Set) execute(dir string, files []*os.File) (*os.Process, error) {
 	level := 0
 	if s.config.LogLevel >= 4 {
 		level = -4

@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"errors"
@@ -170,14 +170,14 @@ func TestShimDiesForGood(t *testing.T) {
 	if err := unix.Kill(n.shim.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	n.seen.await(t, ShimGone, id)
-	if _, err := n.Get(id); !errors.Is(err, ErrShimGone) {
+	n.seen.await(t, EventGone, id)
+	if _, err := n.Get(id); !errors.Is(err, ErrGone) {
 		t.Errorf("get: %v", err)
 	}
-	if err := n.shim.StopPod(n.ctx, pod); !errors.Is(err, ErrShimGone) {
+	if err := n.shim.StopPod(n.ctx, pod); !errors.Is(err, ErrGone) {
 		t.Errorf("call: %v", err)
 	}
-	if _, err := n.shim.List(n.ctx); !errors.Is(err, ErrShimGone) {
+	if _, err := n.shim.List(n.ctx); !errors.Is(err, ErrGone) {
 		t.Errorf("list: %v", err)
 	}
 	if onDisk(filepath.Join(n.config.StateDir, "shims", id)) {
@@ -222,7 +222,7 @@ func TestShimDiesUnseen(t *testing.T) {
 		return err == nil
 	})
 	n.open()
-	n.seen.await(t, ShimGone, sh.ID())
+	n.seen.await(t, EventGone, sh.ID())
 	if onDisk(sh.dir) {
 		t.Error("its directory is left")
 	}
@@ -251,7 +251,7 @@ func TestPodsPerShim(t *testing.T) {
 	if err := alone.RemovePod(n.ctx, last); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Get(alone.ID()); !errors.Is(err, ErrShimGone) {
+	if _, err := n.Get(alone.ID()); !errors.Is(err, ErrGone) {
 		t.Errorf("the empty shim stays: %v", err)
 	}
 	for id := range shims {
@@ -284,18 +284,18 @@ func TestOtherVersionDrains(t *testing.T) {
 	if err := sh.RemovePod(n.ctx, old); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Get(oldShim); !errors.Is(err, ErrShimGone) {
+	if _, err := n.Get(oldShim); !errors.Is(err, ErrGone) {
 		t.Errorf("the old shim stays: %v", err)
 	}
 }
 
 func TestShimBinaryMissing(t *testing.T) {
 	n := newShimNode(t)
-	n.Shims.config.Binary = "/no/such/berth-shim"
+	n.Set.config.Binary = "/no/such/berth-shim"
 	if _, err := n.ForNewPod(n.ctx); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/berth-shim") {
 		t.Errorf("%v", err)
 	}
-	n.Shims.config.Binary = "/bin/busybox"
+	n.Set.config.Binary = "/bin/busybox"
 	if _, err := n.ForNewPod(n.ctx); err == nil {
 		t.Error("busybox was taken for a shim")
 	}

@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 
 // Close disconnects. The shims and all they hold live on; what a shim that has just
 // died held is handed over first.
-func (s *Shims) Close() error {
+func (s *Set) Close() error {
 	s.mu.Lock() // see admit
 	s.cancel()
 	s.mu.Unlock()
@@ -31,7 +31,7 @@ func (s *Shims) Close() error {
 }
 
 // Shutdown asks every shim that holds nothing to leave, and waits for those.
-func (s *Shims) Shutdown(ctx context.Context) error {
+func (s *Set) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.shims))
 	s.mu.Unlock()
@@ -46,7 +46,7 @@ func (s *Shims) Shutdown(ctx context.Context) error {
 
 // dismiss lets a shim go if it holds nothing; that it does is no error. It tells
 // whether it has left.
-func (s *Shims) dismiss(ctx context.Context, sh *Shim) (left bool, err error) {
+func (s *Set) dismiss(ctx context.Context, sh *Shim) (left bool, err error) {
 	sh = sh.current(ctx)
 	if !sh.retire() {
 		return false, nil

@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"errors"
@@ -41,7 +41,7 @@ func TestHandOverStorm(t *testing.T) {
 			err = n.shim.Start(n.ctx, r.ID)
 		}
 		switch {
-		case errors.Is(err, ErrShimGone):
+		case errors.Is(err, ErrGone):
 			failed++
 		case err != nil:
 			t.Error(err)

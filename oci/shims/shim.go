@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 // Shim is one living (or dead) shim. Its methods may be called concurrently. An
 // error that the shim answered is a *[shimapi.Error]; see its Kind.
 type Shim struct {
-	shims   *Shims
+	shims   *Set
 	id, dir string
 	pid     int
 	version string
@@ -37,7 +37,7 @@ type Shim struct {
 	leaving  bool
 }
 
-// ID names the shim for [Shims.Get].
+// ID names the shim for [Set.Get].
 func (sh *Shim) ID() string { return sh.id }
 
 // PID is the shim's process.
@@ -136,7 +136,7 @@ func (sh *Shim) Create(ctx context.Context, r *shimapi.CreateRequest) (created s
 func (sh *Shim) Start(ctx context.Context, id string) error {
 	sh = sh.current(ctx)
 	err := sh.ask(ctx, shimapi.MethodStart, shimapi.IDRequest{ID: id}, nil)
-	if !errors.Is(err, ErrShimGone) {
+	if !errors.Is(err, ErrGone) {
 		return err
 	}
 	next := sh.heir(ctx)
@@ -211,7 +211,7 @@ func (sh *Shim) watch(ctx context.Context, told func(shimapi.Event)) error {
 // is asked.
 func (sh *Shim) call(ctx context.Context, method string, request, response any) error {
 	err := sh.askInTime(ctx, method, request, response)
-	if errors.Is(err, ErrShimGone) {
+	if errors.Is(err, ErrGone) {
 		if next := sh.heir(ctx); next != nil {
 			return next.call(ctx, method, request, response)
 		}
@@ -242,7 +242,7 @@ type connection struct {
 // send begins a call; of the heir, when the shim is dead already.
 func (sh *Shim) send(ctx context.Context, method string, request any, files []*os.File) (*connection, error) {
 	c, err := sh.sendAlone(ctx, method, request, files)
-	if errors.Is(err, ErrShimGone) { // so it did not get the request, not all of it
+	if errors.Is(err, ErrGone) { // so it did not get the request, not all of it
 		if next := sh.heir(ctx); next != nil {
 			return next.send(ctx, method, request, files)
 		}
@@ -253,7 +253,7 @@ func (sh *Shim) send(ctx context.Context, method string, request any, files []*o
 // sendAlone is send without regard to an heir: for who decides on it.
 func (sh *Shim) sendAlone(ctx context.Context, method string, request any, files []*os.File) (*connection, error) {
 	if sh.isGone() {
-		return nil, fmt.Errorf("shim %s: %w", sh.id, ErrShimGone)
+		return nil, fmt.Errorf("shim %s: %w", sh.id, ErrGone)
 	}
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -309,7 +309,7 @@ func (sh *Shim) explain(ctx context.Context, err error) error {
 	}
 	sh.settled(ctx)
 	if sh.isGone() {
-		return fmt.Errorf("shim %s: %w", sh.id, ErrShimGone)
+		return fmt.Errorf("shim %s: %w", sh.id, ErrGone)
 	}
 	return fmt.Errorf("shim %s: %w", sh.id, err)
 }

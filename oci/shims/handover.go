@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"context"
@@ -42,7 +42,7 @@ func (sh *Shim) heir(ctx context.Context) *Shim {
 
 // awaitHeirs lets shims that have just died be replaced before a new pod gets a
 // shim of its own instead.
-func (s *Shims) awaitHeirs(ctx context.Context) {
+func (s *Set) awaitHeirs(ctx context.Context) {
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.shims))
 	s.mu.Unlock()
@@ -54,7 +54,7 @@ func (s *Shims) awaitHeirs(ctx context.Context) {
 }
 
 // succeed puts an heir in a dead shim's place, or tells that it is gone.
-func (s *Shims) succeed(sh *Shim) {
+func (s *Set) succeed(sh *Shim) {
 	next, lost, err := s.replace(sh)
 	sh.next = next
 	close(sh.decided)
@@ -62,10 +62,10 @@ func (s *Shims) succeed(sh *Shim) {
 		return // the next daemon takes what there is
 	}
 	if next != nil {
-		s.send(ShimEvent{ShimID: sh.id, Event: shimapi.Event{Kind: ShimReplaced}})
+		s.send(Event{ShimID: sh.id, Event: shimapi.Event{Kind: EventReplaced}})
 		for _, k := range lost {
 			r := shimapi.Record{ID: k.ID, Pod: k.Pod}
-			s.send(ShimEvent{ShimID: sh.id, Event: shimapi.Event{Kind: ShimLost, Record: r}})
+			s.send(Event{ShimID: sh.id, Event: shimapi.Event{Kind: EventLost, Record: r}})
 		}
 		return
 	}
@@ -78,18 +78,18 @@ func (s *Shims) succeed(sh *Shim) {
 	s.mu.Unlock()
 	if !expected {
 		_ = os.RemoveAll(sh.dir) // else the next daemon's
-		e := shimapi.Event{Kind: ShimGone}
+		e := shimapi.Event{Kind: EventGone}
 		if err != nil {
 			e.Record.Message = err.Error()
 		}
-		s.send(ShimEvent{ShimID: sh.id, Event: e})
+		s.send(Event{ShimID: sh.id, Event: e})
 	}
 }
 
 // replace starts a shim in the directory of a dead one, where libcontainer's
 // state is, and hands it everything. lost are those it could not adopt. It is nil
 // without an error when there is nothing to hand over.
-func (s *Shims) replace(sh *Shim) (next *Shim, lost []*custody, err error) {
+func (s *Set) replace(sh *Shim) (next *Shim, lost []*custody, err error) {
 	s.mu.Lock()
 	kept := slices.Collect(maps.Values(sh.kept))
 	s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *Shims) replace(sh *Shim) (next *Shim, lost []*custody, err error) {
 }
 
 // handOver makes one try at an heir. It fails when the heir does.
-func (s *Shims) handOver(sh *Shim, kept []*custody) (next *Shim, lost []*custody, err error) {
+func (s *Set) handOver(sh *Shim, kept []*custody) (next *Shim, lost []*custody, err error) {
 	// Close waits for it: nobody after us has what is handed over.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), patience)
 	defer cancel()
@@ -159,7 +159,7 @@ func (s *Shims) handOver(sh *Shim, kept []*custody) (next *Shim, lost []*custody
 }
 
 // bequeath moves the custody of what is still kept.
-func (s *Shims) bequeath(from, to *Shim, kept []*custody) {
+func (s *Set) bequeath(from, to *Shim, kept []*custody) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	to.reserved, from.reserved = to.reserved+from.reserved, 0
@@ -197,7 +197,7 @@ func (sh *Shim) handLate(ctx context.Context, id string) error {
 	if k == nil && next != nil {
 		return nil
 	}
-	err := fmt.Errorf("shim %s: %w", sh.id, ErrShimGone)
+	err := fmt.Errorf("shim %s: %w", sh.id, ErrGone)
 	if next != nil {
 		err = k.lendTo(ctx, next)
 	}
@@ -210,7 +210,7 @@ func (sh *Shim) handLate(ctx context.Context, id string) error {
 }
 
 // restart starts a shim in the directory of a dead one.
-func (s *Shims) restart(ctx context.Context, dir string) (*child, error) {
+func (s *Set) restart(ctx context.Context, dir string) (*child, error) {
 	for _, name := range []string{identityName, socketName} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err

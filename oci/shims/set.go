@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"context"
@@ -17,20 +17,20 @@ import (
 	"berth/oci/shimapi"
 )
 
-// ErrShimGone is wrapped by every call of a shim that is no more.
-var ErrShimGone = errors.New("shim is gone")
+// ErrGone is wrapped by every call of a shim that is no more.
+var ErrGone = errors.New("shim is gone")
 
 // errClosed is what comes too late for Close.
 var errClosed = errors.New("the shims are disconnected")
 
 // Kinds of events about a shim that died (not: was told to leave). In place of
-// ShimGone there is ShimReplaced when another took over under the same ID, then
-// ShimLost of each pod and container that could not be adopted; its Record has
+// EventGone there is EventReplaced when another took over under the same ID, then
+// EventLost of each pod and container that could not be adopted; its Record has
 // only ID and Pod.
 const (
-	ShimGone     = "gone"
-	ShimReplaced = "replaced"
-	ShimLost     = "lost"
+	EventGone     = "gone"
+	EventReplaced = "replaced"
+	EventLost     = "lost"
 )
 
 const (
@@ -42,8 +42,8 @@ const (
 	patience = 10 * time.Second
 )
 
-// ShimConfig says how shims are started and found.
-type ShimConfig struct {
+// Config says how shims are started and found.
+type Config struct {
 	Binary      string // path of berth-shim
 	StateDir    string // S; ends with the boot
 	PodsPerShim int    // 0: all new pods share one
@@ -51,18 +51,18 @@ type ShimConfig struct {
 	Version     string // berth's
 }
 
-// ShimEvent is what a shim told, or the end of a shim: [ShimGone] and the like.
-type ShimEvent struct {
+// Event is what a shim told, or the end of a shim: [EventGone] and the like.
+type Event struct {
 	ShimID string
 	shimapi.Event
 }
 
-// Shims is the set of shims of a node. Its methods may be called concurrently.
-type Shims struct {
-	config ShimConfig
+// Set is the set of shims of a node. Its methods may be called concurrently.
+type Set struct {
+	config Config
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	events chan ShimEvent
+	events chan Event
 	tasks  sync.WaitGroup
 
 	starting chan struct{} // held (one element) while a shim is started
@@ -71,10 +71,10 @@ type Shims struct {
 	shims map[string]*Shim
 }
 
-// OpenShims connects to the shims that live under StateDir/shims and clears away
+// Open connects to the shims that live under StateDir/shims and clears away
 // the dead, of which it tells by events. Read Events soon.
-func OpenShims(ctx context.Context, c ShimConfig) (*Shims, error) {
-	s := &Shims{config: c, events: make(chan ShimEvent, 64), starting: make(chan struct{}, 1), shims: map[string]*Shim{}}
+func Open(ctx context.Context, c Config) (*Set, error) {
+	s := &Set{config: c, events: make(chan Event, 64), starting: make(chan struct{}, 1), shims: map[string]*Shim{}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.beReaper()
 	if err := os.MkdirAll(s.dir(), 0o700); err != nil {
@@ -92,10 +92,10 @@ func OpenShims(ctx context.Context, c ShimConfig) (*Shims, error) {
 	return s, nil
 }
 
-func (s *Shims) dir() string { return filepath.Join(s.config.StateDir, "shims") }
+func (s *Set) dir() string { return filepath.Join(s.config.StateDir, "shims") }
 
 // find takes a living shim in, or removes a dead one's directory.
-func (s *Shims) find(ctx context.Context, id string) error {
+func (s *Set) find(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	dir := filepath.Join(s.dir(), id)
@@ -127,15 +127,15 @@ func (s *Shims) find(ctx context.Context, id string) error {
 	}
 }
 
-func (s *Shims) tellGone(id string) {
-	s.tasks.Go(func() { s.send(ShimEvent{ShimID: id, Event: shimapi.Event{Kind: ShimGone}}) })
+func (s *Set) tellGone(id string) {
+	s.tasks.Go(func() { s.send(Event{ShimID: id, Event: shimapi.Event{Kind: EventGone}}) })
 }
 
 // keepIfUsed has a shim that holds nothing leave: the daemon before us had started
 // it for a pod that it did not come to run, or for a hand-over that it did not come
 // to make, and it may be of a version that gets no pods any more. One that does not
 // leave gets none either, and is asked again in the end.
-func (s *Shims) keepIfUsed(ctx context.Context, sh *Shim) {
+func (s *Set) keepIfUsed(ctx context.Context, sh *Shim) {
 	if left, _ := s.dismiss(ctx, sh); left {
 		s.tellGone(sh.id)
 	}
@@ -155,7 +155,7 @@ func lockDir(dir string) (*os.File, error) {
 
 // connect meets a living shim. reaped tells, of a shim that is our child, that it
 // was waited for.
-func (s *Shims) connect(ctx context.Context, id string, reaped <-chan struct{}) (*Shim, error) {
+func (s *Set) connect(ctx context.Context, id string, reaped <-chan struct{}) (*Shim, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	sh := &Shim{
@@ -178,7 +178,7 @@ func (s *Shims) connect(ctx context.Context, id string, reaped <-chan struct{}) 
 }
 
 // admit makes a shim one of the set and follows it to its end.
-func (s *Shims) admit(sh *Shim) error {
+func (s *Set) admit(sh *Shim) error {
 	pidfd, err := unix.PidfdOpen(sh.pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch process %d: %w", sh.pid, err)
@@ -231,12 +231,12 @@ func (sh *Shim) awaitEnd(process *os.File) {
 }
 
 // follow hands on what a shim tells, until its end or Close.
-func (s *Shims) follow(sh *Shim) {
+func (s *Set) follow(sh *Shim) {
 	for s.ctx.Err() == nil && !sh.isGone() {
 		// An end while the shim lives: it cut us off because we fell behind.
 		_ = sh.watch(s.ctx, func(e shimapi.Event) {
 			sh.heed(e)
-			s.send(ShimEvent{ShimID: sh.id, Event: e})
+			s.send(Event{ShimID: sh.id, Event: e})
 		})
 		sh.settled(s.ctx)
 	}
@@ -255,7 +255,7 @@ func (sh *Shim) settled(ctx context.Context) {
 	}
 }
 
-func (s *Shims) send(e ShimEvent) {
+func (s *Set) send(e Event) {
 	select {
 	case s.events <- e:
 	case <-s.ctx.Done():
@@ -264,11 +264,11 @@ func (s *Shims) send(e ShimEvent) {
 
 // Events are the merged tellings of all shims; the channel is closed by Close.
 // A reader that stops reading stops only itself.
-func (s *Shims) Events() <-chan ShimEvent { return s.events }
+func (s *Set) Events() <-chan Event { return s.events }
 
-// Get finds a living shim by its ID; the error wraps [ErrShimGone]. Of one that has
+// Get finds a living shim by its ID; the error wraps [ErrGone]. Of one that has
 // just died it waits for the heir, which takes a moment.
-func (s *Shims) Get(id string) (*Shim, error) {
+func (s *Set) Get(id string) (*Shim, error) {
 	s.mu.Lock()
 	sh := s.shims[id]
 	s.mu.Unlock()
@@ -276,14 +276,14 @@ func (s *Shims) Get(id string) (*Shim, error) {
 		sh = sh.heir(s.ctx)
 	}
 	if sh == nil {
-		return nil, fmt.Errorf("shim %q: %w", id, ErrShimGone)
+		return nil, fmt.Errorf("shim %q: %w", id, ErrGone)
 	}
 	return sh, nil
 }
 
 // ForNewPod returns a shim of this version that has room for a pod, starting one
 // when there is none. The room is kept until RunPod is called on it.
-func (s *Shims) ForNewPod(ctx context.Context) (*Shim, error) {
+func (s *Set) ForNewPod(ctx context.Context) (*Shim, error) {
 	select {
 	case s.starting <- struct{}{}:
 	case <-ctx.Done():
@@ -318,10 +318,10 @@ func (s *Shims) ForNewPod(ctx context.Context) (*Shim, error) {
 	if sh := s.withRoom(); sh != nil {
 		return sh, nil
 	}
-	return nil, fmt.Errorf("start shim: shim %s: %w", id, ErrShimGone)
+	return nil, fmt.Errorf("start shim: shim %s: %w", id, ErrGone)
 }
 
-func (s *Shims) withRoom() *Shim {
+func (s *Set) withRoom() *Shim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sh := range s.shims {

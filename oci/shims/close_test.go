@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"bytes"
@@ -87,7 +87,7 @@ func TestShimThatNeverServes(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, func() { _ = lock.Close() })
 	began := time.Now()
 	n.open()
-	n.seen.await(t, ShimGone, "stillborn")
+	n.seen.await(t, EventGone, "stillborn")
 	if took := time.Since(began); took > patience/2 || len(n.shimDirs()) != 0 {
 		t.Errorf("after %v there are %v", took, n.shimDirs())
 	}
@@ -128,8 +128,8 @@ func TestDismissTwice(t *testing.T) {
 			})
 		}
 		eventually(t, "it is asked", func() bool {
-			n.Shims.mu.Lock()
-			defer n.Shims.mu.Unlock()
+			n.Set.mu.Lock()
+			defer n.Set.mu.Unlock()
 			return sh.leaving
 		})
 		resume(t, sh)

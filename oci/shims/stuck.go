@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"berth/oci/shimapi"
 )
 
-// ErrShimStuck is wrapped by a call that a living shim did not answer in time.
-var ErrShimStuck = errors.New("shim does not answer")
+// ErrStuck is wrapped by a call that a living shim did not answer in time.
+var ErrStuck = errors.New("shim does not answer")
 
 // answerPatience bounds the calls that a shim answers in milliseconds, or, where it
 // kills and waits, in seconds: no verb may hang on one shim for ever. It is a
@@ -31,21 +31,21 @@ func (sh *Shim) askInTime(ctx context.Context, method string, request, response 
 // inTime marks a shim that lets a call wait for longer than patience, and takes the
 // mark from one that answers.
 func (sh *Shim) inTime(ctx context.Context, patience time.Duration, call func(context.Context) error) error {
-	bounded, cancel := context.WithTimeoutCause(ctx, patience, ErrShimStuck)
+	bounded, cancel := context.WithTimeoutCause(ctx, patience, ErrStuck)
 	defer cancel()
 	err := call(bounded)
-	switch stuck := errors.Is(err, ErrShimStuck); {
+	switch stuck := errors.Is(err, ErrStuck); {
 	case err == nil, errors.As(err, new(*shimapi.Error)):
 		sh.stuck.Store(false)
 	case stuck:
 		sh.stuck.Store(true)
-		return fmt.Errorf("shim %s, pid %d, has not answered for %s; see its state in /proc/%d/status, and end it if it is past help, for another to take over: %w", sh.id, sh.pid, patience, sh.pid, ErrShimStuck)
+		return fmt.Errorf("shim %s, pid %d, has not answered for %s; see its state in /proc/%d/status, and end it if it is past help, for another to take over: %w", sh.id, sh.pid, patience, sh.pid, ErrStuck)
 	}
 	return err
 }
 
 // answering finds a shim with room that answers; nil: none does.
-func (s *Shims) answering(ctx context.Context) *Shim {
+func (s *Set) answering(ctx context.Context) *Shim {
 	for {
 		sh := s.withRoom()
 		if sh == nil {
@@ -54,7 +54,7 @@ func (s *Shims) answering(ctx context.Context) *Shim {
 		err := sh.inTime(ctx, greetPatience, func(ctx context.Context) error {
 			return sh.ask(ctx, shimapi.MethodHello, struct{}{}, nil)
 		})
-		if !errors.Is(err, ErrShimStuck) {
+		if !errors.Is(err, ErrStuck) {
 			return sh // of another error the next call tells
 		}
 		sh.Release()

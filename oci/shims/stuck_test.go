@@ -1,4 +1,4 @@
-package oci
+package shims
 
 import (
 	"errors"
@@ -23,7 +23,7 @@ func TestStuckShim(t *testing.T) {
 	cont := func() { _ = unix.Kill(first.PID(), unix.SIGCONT) }
 	defer cont()
 	kill := &shimapi.KillRequest{ID: r.ID, Signal: int(unix.SIGKILL)}
-	if err := first.Kill(n.ctx, kill); !errors.Is(err, ErrShimStuck) {
+	if err := first.Kill(n.ctx, kill); !errors.Is(err, ErrStuck) {
 		t.Errorf("a call of a stopped shim: %v", err)
 	}
 	first.stuck.Store(false) // as if nobody had called it: the new pod finds out

@@ -1,0 +1,50 @@
+// Package shims is the daemon's side of the shims, the processes that run the
+// containers. oci/shim is the other side, oci/shimapi the wire between the two.
+//
+// # What it owns
+//
+// A [Set] starts shims, finds the living ones again after a restart of the daemon,
+// and merges their events into one channel. A [Shim] makes the calls. When a shim
+// dies, the set starts its replacement: another process with the same ID and in the
+// same directory, which adopts the pods and containers of the dead one.
+//
+// # Invariants
+//
+//   - The package needs no cgo.
+//   - A shim is alive exactly as long as its lock is held. Every method of a dead shim
+//     without a replacement returns [ErrGone]. Calls that may be repeated continue with
+//     the replacement.
+//   - For a handover the daemon keeps duplicates of at most four descriptors of each
+//     container: its streams and its pidfd (custody.go).
+//   - The daemon is a subreaper, so the containers of a dead shim become its children
+//     and their exit status can be collected. Unrelated orphans become its children too.
+//     They are reaped by pid, only when no pidfd of ours refers to them, and never by
+//     wait4(-1).
+//   - A new connection for events first receives the current record of every pod and
+//     container, then each change in order. A connection that falls behind is closed and
+//     made again, which starts over.
+//   - New pods go only to shims of the daemon's own version. A shim of another version
+//     exits with its last pod.
+//   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
+//     set is opened. A shim that was told to exit gets no pods, and a shim that has
+//     promised room for a pod is not told to exit.
+//
+// # Locks
+//
+// Set.mu guards the set, what each shim holds, and the descriptors kept for a handover.
+// It is never held during a call. Set.starting is held while a shim is started, so
+// that pods which arrive together share the new shim.
+//
+// # Files
+//
+// STATE/shims/ID/ with lock and log, made before the shim is started. The shim removes
+// the directory when it exits; when it is found dead, this package does. The cgroup
+// berth-shim-HASH, where HASH is of STATE: it lies outside the daemon's own cgroup, so
+// neither the daemon's limits nor a restart of its unit reach the shims.
+//
+// # Why not X
+//
+// Why not libcontainer in the daemon: the daemon's end would take the containers'
+// stdio, exit codes and terminals along, and every exec would start a second copy of a
+// large program.
+package shims
