@@ -116,7 +116,7 @@ func (t *teardown) killPause(rec *podRecord) error {
 	}
 	fact := shimapi.Record{PID: rec.PausePID, StartTime: rec.PauseStart}
 	if fact.PID == 0 {
-		err := atomicfile.Read(t.paths.podFile(rec.ID, record.FactFile), &fact)
+		err := atomicfile.Read(t.paths.podFile(rec.ID, shimapi.RecordName), &fact)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}

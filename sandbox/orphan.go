@@ -15,7 +15,6 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
-	"berth/sandbox/record"
 )
 
 // killPID kills a process that is told from a later one of the same number by
@@ -128,7 +127,7 @@ func cgroupPIDs(dir string) []int {
 // when no event will come.
 func (t *teardown) refreshFact(c *Container) {
 	var r shimapi.Record
-	if err := atomicfile.Read(t.paths.containerFile(c.pod.id, c.id, record.FactFile), &r); err == nil {
+	if err := atomicfile.Read(t.paths.containerFile(c.pod.id, c.id, shimapi.RecordName), &r); err == nil {
 		c.learn(r)
 	}
 }

@@ -194,7 +194,7 @@ func TestRecoverWithoutTheShim(t *testing.T) {
 	pod := n.pod("a")
 	id := n.run(pod, "c")
 	n.restart(n.shim.die)
-	if st := n.container(id); st.State != ctrExited || st.Reason != reasonUnknown {
+	if st := n.container(id); st.State != ctrExited || st.Reason != shimapi.ReasonUnknown {
 		t.Errorf("the container: %+v", st)
 	}
 	lost := n.container(id).FinishedAt
@@ -214,7 +214,7 @@ func TestRecoverEndsWhatTheShimDoesNotHold(t *testing.T) {
 	pod := n.pod("a")
 	lost, kept := n.run(pod, "lost"), n.run(pod, "kept")
 	n.restart(func() { n.shim.forget(lost) })
-	if st := n.container(lost); st.State != ctrExited || st.Reason != reasonUnknown {
+	if st := n.container(lost); st.State != ctrExited || st.Reason != shimapi.ReasonUnknown {
 		t.Errorf("the container that the shim does not hold: %+v", st)
 	}
 	if st := n.container(kept); st.State != ctrRunning {

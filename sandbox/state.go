@@ -11,17 +11,12 @@ import (
 	"berth/sandbox/record"
 )
 
-// Reasons a container's status gives for its end.
+// Reasons a container's status gives for its end, beside those of package shimapi.
 const (
-	reasonCompleted  = "Completed"
-	reasonError      = "Error"
-	reasonOOMKilled  = "OOMKilled"
-	reasonStartError = "StartError"
-	reasonUnknown    = "ContainerStatusUnknown"
+	reasonCompleted = "Completed"
+	reasonError     = "Error"
+	reasonOOMKilled = "OOMKilled"
 )
-
-// codeUnknown is the exit code of a container whose real one was lost.
-const codeUnknown = 255
 
 // containerFact is what is known of a container's process: the shim's record,
 // and whether that record can still be trusted.
@@ -51,7 +46,7 @@ func containerState(f containerFact) runtimeapi.ContainerState {
 func containerEnd(f containerFact) (code int32, reason, message string) {
 	switch {
 	case f.Status != shimapi.StatusStopped && f.lost:
-		return codeUnknown, reasonUnknown, "the exit status was lost: the node restarted or the shim ended before the container did"
+		return shimapi.CodeUnknown, shimapi.ReasonUnknown, "the exit status was lost: the node restarted or the shim ended before the container did"
 	case f.Reason != "":
 		return int32(f.ExitCode), f.Reason, f.Message
 	case f.OOMKilled:

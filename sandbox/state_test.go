@@ -45,9 +45,9 @@ func TestContainerState(t *testing.T) {
 		{"ended well", fact(shimapi.StatusStopped), exited, 0, reasonCompleted},
 		{"ended with an error", fact(shimapi.StatusStopped, code(3)), exited, 3, reasonError},
 		{"killed for memory", fact(shimapi.StatusStopped, oom), exited, 137, reasonOOMKilled},
-		{"never ran", fact(shimapi.StatusStopped, code(128), reason(reasonStartError, "no such file")), exited, 128, reasonStartError},
-		{"lost while running", fact(shimapi.StatusRunning, lost), exited, codeUnknown, reasonUnknown},
-		{"lost before it was known", fact("", lost), exited, codeUnknown, reasonUnknown},
+		{"never ran", fact(shimapi.StatusStopped, code(128), reason(shimapi.ReasonStartError, "no such file")), exited, 128, shimapi.ReasonStartError},
+		{"lost while running", fact(shimapi.StatusRunning, lost), exited, shimapi.CodeUnknown, shimapi.ReasonUnknown},
+		{"lost before it was known", fact("", lost), exited, shimapi.CodeUnknown, shimapi.ReasonUnknown},
 		{"lost, but the exit was found after all", fact(shimapi.StatusStopped, lost, code(7)), exited, 7, reasonError},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

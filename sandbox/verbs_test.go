@@ -15,7 +15,6 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
-	"berth/sandbox/record"
 )
 
 const (
@@ -304,7 +303,7 @@ func TestALostShim(t *testing.T) {
 	await(t, "the end of the container", func() bool { return n.container(id).State == ctrExited })
 	await(t, "the end of the pod", func() bool { return n.podStatus(pod).State == podStopped })
 	st := n.container(id)
-	if st.ExitCode != codeUnknown || st.Reason != reasonUnknown || st.FinishedAt.IsZero() {
+	if st.ExitCode != shimapi.CodeUnknown || st.Reason != shimapi.ReasonUnknown || st.FinishedAt.IsZero() {
 		t.Errorf("the lost container: %+v", st)
 	}
 	var rec struct {
@@ -346,9 +345,9 @@ func TestALossDuringAnUpdateIsKept(t *testing.T) {
 	if err := n.m.StopContainer(t.Context(), id, 0); err != nil {
 		t.Fatal(err)
 	}
-	_ = os.Remove(filepath.Join(n.podDirOf(pod), "containers", id, record.FactFile)) // the shim never wrote of it
+	_ = os.Remove(filepath.Join(n.podDirOf(pod), "containers", id, shimapi.RecordName)) // the shim never wrote of it
 	lost := n.container(id).FinishedAt
-	if lost.IsZero() || n.container(id).Reason != reasonUnknown {
+	if lost.IsZero() || n.container(id).Reason != shimapi.ReasonUnknown {
 		t.Fatalf("not lost: %+v", n.container(id))
 	}
 	close(let)

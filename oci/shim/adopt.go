@@ -120,7 +120,7 @@ func (s *Server) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 }
 
 func (s *Server) lastRecord(r shimapi.AdoptRequest) (rec shimapi.Record, err error) {
-	path := filepath.Join(r.Dir, recordName)
+	path := filepath.Join(r.Dir, shimapi.RecordName)
 	if err := atomicfile.DropCutOff(path); err != nil { // the shim before us may have been killed as it wrote
 		slog.Warn("cut-off record stays", "id", r.ID, "error", err)
 	}
@@ -149,13 +149,13 @@ func (s *Server) adoptPod(r shimapi.AdoptRequest, rec shimapi.Record) error {
 		o.close()
 		return err
 	}
-	s.hub.publish("started", rec)
+	s.hub.publish(shimapi.EventStarted, rec)
 	close(p.ready)
 	go func() { // ends with the pause
 		if err := awaitPidfd(o.pidfd); err != nil {
 			slog.Error("adopted pause not watched", "pod", p.id, "error", err)
 		}
-		s.podEnded(p, shimapi.ExitStatus{Code: unknownCode, FinishedAt: time.Now()})
+		s.podEnded(p, shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: time.Now()})
 		o.close()
 	}()
 	return nil
@@ -169,7 +169,7 @@ func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[stri
 	}
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.lc, ctr.io = lc, &stdio{}
-		s.hub.publish("exited", ctr.record)
+		s.hub.publish(shimapi.EventExited, ctr.record)
 		close(ctr.done)
 		return nil
 	}

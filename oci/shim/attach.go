@@ -221,7 +221,7 @@ func (s *Server) endInput(ctr *container) {
 	if ctr.record.Status != shimapi.StatusStopped {
 		ctr.record.StdinClosed = true
 		saveRecord(ctr.dir, ctr.record)
-		s.hub.publish("stdin-closed", ctr.record)
+		s.hub.publish(shimapi.EventStdinClosed, ctr.record)
 	}
 }
 

@@ -156,7 +156,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 		slog.Error("container not watched, waiting with a thread", "container", ctr.id, "error", err)
 	}
 	stopOOM := s.watchOOM(ctr)
-	s.change(ctr, "created", func(*shimapi.Record) {})
+	s.change(ctr, shimapi.EventCreated, func(*shimapi.Record) {})
 	go s.supervise(ctr, stopOOM)
 	return nil
 }
@@ -270,7 +270,7 @@ func (s *Server) recordFailure(ctr *container, err error) {
 	now := time.Now()
 	saveRecord(ctr.dir, shimapi.Record{
 		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped, BootID: s.bootID,
-		CreatedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: startErrorReason, Message: err.Error(),
+		CreatedAt: now, FinishedAt: now, ExitCode: shimapi.CodeStartError, Reason: shimapi.ReasonStartError, Message: err.Error(),
 	})
 }
 
@@ -329,7 +329,7 @@ func (s *Server) start(r shimapi.IDRequest) (any, error) {
 		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
 	}
 	ctr.awaitCommand()
-	s.change(ctr, "started", func(rec *shimapi.Record) {
+	s.change(ctr, shimapi.EventStarted, func(rec *shimapi.Record) {
 		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})
 	return nil, nil
@@ -367,16 +367,16 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 	kills := ctr.ooms.kills()
 	ctr.io.drain()
 	ctr.op.Lock() // a start under way is recorded first
-	s.change(ctr, "exited", func(rec *shimapi.Record) {
+	s.change(ctr, shimapi.EventExited, func(rec *shimapi.Record) {
 		started := rec.Status == shimapi.StatusRunning
 		setExit(rec, exit.ExitStatus)
 		if exit.lost {
-			rec.Reason, rec.Message = unknownReason, unknownMessage
+			rec.Reason, rec.Message = shimapi.ReasonUnknown, unknownMessage
 		}
 		rec.OOMKills = kills
 		rec.OOMKilled = ctr.outOfMemory(rec, kills)
-		if neverRan && started && rec.ExitCode == 255 {
-			rec.ExitCode, rec.Reason = startErrorCode, startErrorReason
+		if neverRan && started && rec.ExitCode == shimapi.CodeUnknown {
+			rec.ExitCode, rec.Reason = shimapi.CodeStartError, shimapi.ReasonStartError
 			rec.Message = ctr.execFailure()
 		}
 	})
@@ -433,7 +433,7 @@ func (s *Server) countOOMs(ctr *container) {
 	}
 	ctr.mu.Unlock()
 	if fresh {
-		s.change(ctr, "oom", func(rec *shimapi.Record) { rec.OOMKills = max(rec.OOMKills, kills) })
+		s.change(ctr, shimapi.EventOOM, func(rec *shimapi.Record) { rec.OOMKills = max(rec.OOMKills, kills) })
 	}
 }
 

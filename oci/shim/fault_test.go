@@ -55,13 +55,13 @@ func TestSessionName(t *testing.T) {
 
 func TestHub(t *testing.T) {
 	h := newHub()
-	h.publish("created", shimapi.Record{ID: "a", Pod: "p", Status: shimapi.StatusCreated})
+	h.publish(shimapi.EventCreated, shimapi.Record{ID: "a", Pod: "p", Status: shimapi.StatusCreated})
 	replay, events := h.subscribe()
 	if len(replay) != 1 || !replay[0].Replay || replay[0].Kind != "created" {
 		t.Errorf("replay %+v", replay)
 	}
 	for i := range backlog + 1 {
-		h.publish("oom", shimapi.Record{ID: "a", Pod: "p", PID: i})
+		h.publish(shimapi.EventOOM, shimapi.Record{ID: "a", Pod: "p", PID: i})
 	}
 	n := 0
 	for e := range events { // ends: it fell behind

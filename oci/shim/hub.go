@@ -96,13 +96,13 @@ func (h *hub) close() {
 func kindOf(r shimapi.Record) string {
 	switch {
 	case r.Status == shimapi.StatusStopped && r.Pod == "":
-		return "pod-exited"
+		return shimapi.EventPodExited
 	case r.Status == shimapi.StatusStopped:
-		return "exited"
+		return shimapi.EventExited
 	case r.Status == shimapi.StatusRunning:
-		return "started"
+		return shimapi.EventStarted
 	}
-	return "created"
+	return shimapi.EventCreated
 }
 
 // watch answers a replay, then events until the client hangs up or falls behind.

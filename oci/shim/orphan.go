@@ -17,8 +17,6 @@ const (
 	// after its end: whoever is its parent now has to reap it first.
 	reapPatience = 5 * time.Second
 
-	unknownCode    = 255
-	unknownReason  = "ContainerStatusUnknown"
 	unknownMessage = "the exit status was lost: the shim that was the parent of the container died"
 )
 
@@ -71,7 +69,7 @@ func (o *orphan) tell(status shimapi.ExitStatus) {
 // who reaped it, or from the kernel, which knows once it was reaped.
 func (o *orphan) await() (status shimapi.ExitStatus, known bool) {
 	if err := awaitPidfd(o.pidfd); err != nil {
-		return shimapi.ExitStatus{Code: unknownCode, FinishedAt: time.Now()}, false
+		return shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: time.Now()}, false
 	}
 	ended := time.Now()
 	_ = o.pidfd.SetReadDeadline(ended.Add(reapPatience)) // it polls, so it can
@@ -91,7 +89,7 @@ func (o *orphan) await() (status shimapi.ExitStatus, known bool) {
 	case status = <-o.told:
 		return status, true
 	default:
-		return shimapi.ExitStatus{Code: unknownCode, FinishedAt: ended}, false
+		return shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: ended}, false
 	}
 }
 

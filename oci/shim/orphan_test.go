@@ -33,7 +33,7 @@ func TestOrphanEnds(t *testing.T) {
 		}
 		if err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &probe); err != nil {
 			t.Log("this kernel tells no exit:", err)
-			want = shimapi.ExitStatus{Code: unknownCode}
+			want = shimapi.ExitStatus{Code: shimapi.CodeUnknown}
 		}
 		o, err := newOrphan(shimapi.Record{}, pidfd)
 		if err != nil {
@@ -43,7 +43,7 @@ func TestOrphanEnds(t *testing.T) {
 		time.AfterFunc(300*time.Millisecond, func() { _ = cmd.Wait() }) // a lazy PID 1
 		began := time.Now()
 		got, known := o.await()
-		if took := time.Since(began); got.Code != want.Code || got.Signal != want.Signal || known != (want.Code != unknownCode) || known && took > 2*time.Second {
+		if took := time.Since(began); got.Code != want.Code || got.Signal != want.Signal || known != (want.Code != shimapi.CodeUnknown) || known && took > 2*time.Second {
 			t.Errorf("%s: %+v, %v after %v", script, got, known, took)
 		}
 		if err := o.signal(unix.SIGTERM); !isGone(err) {

@@ -80,7 +80,7 @@ func (s *Server) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest
 		PID: proc.Pid, StartTime: started, CreatedAt: now, StartedAt: now,
 	}
 	saveRecord(p.dir, p.record)
-	s.hub.publish("started", p.record)
+	s.hub.publish(shimapi.EventStarted, p.record)
 	return nil
 }
 
@@ -114,7 +114,7 @@ func (s *Server) supervisePod(p *pod) {
 func (s *Server) podEnded(p *pod, exit shimapi.ExitStatus) {
 	setExit(&p.record, exit)
 	saveRecord(p.dir, p.record)
-	s.hub.publish("pod-exited", p.record)
+	s.hub.publish(shimapi.EventPodExited, p.record)
 	close(p.done)
 }
 

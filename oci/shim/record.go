@@ -11,14 +11,7 @@ import (
 	"berth/oci/shimapi"
 )
 
-const (
-	recordVersion = 1
-	recordName    = "status.json"
-
-	// startErrorCode is the exit code of what never ran, as the kubelet knows it.
-	startErrorCode   = 128
-	startErrorReason = "StartError"
-)
+const recordVersion = 1
 
 // saveRecord writes a fact into dir. Only an exit outlives the boot, so only an
 // exit is made durable. A failure to write is logged: the fact still reaches the
@@ -28,7 +21,7 @@ func saveRecord(dir string, r shimapi.Record) {
 	if r.Status == shimapi.StatusStopped {
 		write = atomicfile.Write
 	}
-	if err := write(filepath.Join(dir, recordName), r); err != nil {
+	if err := write(filepath.Join(dir, shimapi.RecordName), r); err != nil {
 		slog.Error("status not written", "id", r.ID, "status", r.Status, "error", err)
 	}
 }
@@ -49,11 +42,11 @@ func exitOf(state *os.ProcessState) shimapi.ExitStatus {
 // when it can't be known.
 func exitCode(state *os.ProcessState) (code, signal int) {
 	if state == nil {
-		return 255, 0
+		return shimapi.CodeUnknown, 0
 	}
 	ws, ok := state.Sys().(syscall.WaitStatus)
 	if !ok {
-		return 255, 0
+		return shimapi.CodeUnknown, 0
 	}
 	return waitCode(ws)
 }

@@ -21,12 +21,6 @@ import (
 	"berth/oci/shimapi"
 )
 
-// Names of the files in a shim's directory.
-const (
-	SocketName   = "shim.sock"
-	IdentityName = "shim.json"
-)
-
 // acceptPause keeps a shim that is out of descriptors from spinning.
 const acceptPause = 50 * time.Millisecond
 
@@ -87,12 +81,12 @@ func New(c Config) (*Server, error) {
 
 // appear makes the shim reachable. The identity comes last: who reads it can connect.
 func (s *Server) appear() error {
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.config.Dir, SocketName)})
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.config.Dir, shimapi.SocketName)})
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	s.listener = listener
-	if err := atomicfile.WriteVolatile(filepath.Join(s.config.Dir, IdentityName), s.hello()); err != nil {
+	if err := atomicfile.WriteVolatile(filepath.Join(s.config.Dir, shimapi.IdentityName), s.hello()); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	return nil

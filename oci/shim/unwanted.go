@@ -67,6 +67,6 @@ func (s *Server) made(ctr *container) {
 		slog.Error("container that is not wanted stays", "container", ctr.id, "error", err)
 	}
 	// The daemon waits for it no longer, but may hold what was in use until now.
-	s.hub.publish("deleted", shimapi.Record{ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped})
+	s.hub.publish(shimapi.EventDeleted, shimapi.Record{ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped})
 	s.hub.forget(ctr.id)
 }

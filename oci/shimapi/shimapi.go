@@ -256,7 +256,7 @@ type Record struct {
 	Signal      int               `json:"signal,omitempty"`
 	OOMKilled   bool              `json:"oom_killed,omitempty"` // the OOM killer ended the first process, or a child whose death is its code
 	OOMKills    uint64            `json:"oom_kills,omitempty"`  // kills in the cgroup, children included
-	Reason      string            `json:"reason,omitempty"`     // "StartError" when it never ran
+	Reason      string            `json:"reason,omitempty"`     // ReasonStartError or ReasonUnknown
 	Message     string            `json:"message,omitempty"`
 	StdinClosed bool              `json:"stdin_closed,omitempty"` // the input has ended: whoever holds its pipe closes it
 }
@@ -270,7 +270,7 @@ type ListResponse struct {
 // Event tells of a fact that changed; Record is the fact after it. A watcher
 // first gets one event per record held (Replay), then what happens.
 type Event struct {
-	Kind   string `json:"kind"` // "created", "started", "stdin-closed", "oom", "exited", "pod-exited"
+	Kind   string `json:"kind"` // EventCreated and the like
 	Replay bool   `json:"replay,omitempty"`
 	Record Record `json:"record"`
 }

@@ -54,7 +54,7 @@ func TestPodAndContainer(t *testing.T) {
 	if onDisk(netns) {
 		t.Error("network namespace is still pinned")
 	}
-	n.seen.await(t, "pod-exited", pod)
+	n.seen.await(t, shimapi.EventPodExited, pod)
 }
 
 func TestExitCodesAndSignals(t *testing.T) {

@@ -211,7 +211,7 @@ func (sh *Shim) handLate(ctx context.Context, id string) error {
 
 // restart starts a shim in the directory of a dead one.
 func (s *Set) restart(ctx context.Context, dir string) (*child, error) {
-	for _, name := range []string{identityName, socketName} {
+	for _, name := range []string{shimapi.IdentityName, shimapi.SocketName} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}

@@ -115,7 +115,7 @@ func TestShimHandOver(t *testing.T) {
 	if err := n.shim.StopPod(n.ctx, pod); err != nil {
 		t.Error(err)
 	}
-	n.seen.await(t, "pod-exited", pod)
+	n.seen.await(t, shimapi.EventPodExited, pod)
 	if onDisk(filepath.Join(n.dir, "state", "pods", pod, "net")) {
 		t.Error("network namespace is still pinned")
 	}
@@ -222,7 +222,7 @@ func TestHandOverAfterClientRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.open()
-	n.seen.await(t, "started", tty.ID)
+	n.seen.await(t, shimapi.EventStarted, tty.ID)
 	sh, err := n.Get(id)
 	if err != nil {
 		t.Fatal(err)

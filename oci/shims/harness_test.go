@@ -342,7 +342,7 @@ func (n *shimNode) run(pod, script string, alter ...func(*shimapi.CreateRequest,
 // exit waits for the end of a container, which must be on disk by then.
 func (n *shimNode) exit(r *shimapi.CreateRequest) shimapi.Record {
 	n.t.Helper()
-	e := n.seen.await(n.t, "exited", r.ID)
+	e := n.seen.await(n.t, shimapi.EventExited, r.ID)
 	var stored shimapi.Record
 	if err := atomicfile.Read(filepath.Join(r.Dir, "status.json"), &stored); err != nil {
 		n.t.Error(err)

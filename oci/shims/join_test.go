@@ -28,7 +28,7 @@ func TestJoinsNoStranger(t *testing.T) {
 			if err := unix.Kill(pause, unix.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			n.seen.await(t, "pod-exited", pod)
+			n.seen.await(t, shimapi.EventPodExited, pod)
 			stranger(t, pause)
 			if err := n.shim.StopPod(n.ctx, pod); err != nil { // no heir takes a pod that has ended
 				t.Error(err)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 // launch makes a directory for a shim and starts it there.
@@ -50,7 +52,7 @@ func (s *Set) start(ctx context.Context, dir string) (*child, error) {
 	var open fileSet
 	defer open.close()
 	null := open.add(os.OpenFile(os.DevNull, os.O_RDONLY, 0))
-	log := open.add(os.OpenFile(filepath.Join(dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600))
+	log := open.add(os.OpenFile(filepath.Join(dir, shimapi.LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600))
 	lock := open.add(lockDir(dir))
 	exe := open.add(sealedCopy(s.config.Binary))
 	ready, told, perr := os.Pipe()
@@ -64,7 +66,7 @@ func (s *Set) start(ctx context.Context, dir string) (*child, error) {
 		return nil, err
 	}
 	_ = told.Close() // the shim's end decides
-	if err := awaitReady(ctx, ready, filepath.Join(dir, "log")); err != nil {
+	if err := awaitReady(ctx, ready, filepath.Join(dir, shimapi.LogName)); err != nil {
 		_ = proc.Kill()    // it may have ended by itself
 		_, _ = proc.Wait() // why it ended is in err
 		return nil, err

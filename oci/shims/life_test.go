@@ -47,7 +47,7 @@ func TestOOM(t *testing.T) {
 	})
 	t.Run("child", func(t *testing.T) {
 		r := n.run(pod, "tail /dev/zero; echo child $?; sleep 1000", memoryLimit(16<<20))
-		if e := n.seen.await(t, "oom", r.ID); e.Record.OOMKills == 0 || e.Record.Status != shimapi.StatusRunning {
+		if e := n.seen.await(t, shimapi.EventOOM, r.ID); e.Record.OOMKills == 0 || e.Record.Status != shimapi.StatusRunning {
 			t.Errorf("event %+v", e)
 		}
 		waitLog(t, r.LogPath, "child 137")
@@ -135,10 +135,10 @@ func TestClientRestart(t *testing.T) {
 	if rec := n.exit(ends); rec.ExitCode != 6 {
 		t.Errorf("code %d, signal %d", rec.ExitCode, rec.Signal)
 	}
-	if e := n.seen.await(t, "started", stays.ID); !e.Replay || e.Record.Pod != pod {
+	if e := n.seen.await(t, shimapi.EventStarted, stays.ID); !e.Replay || e.Record.Pod != pod {
 		t.Errorf("event %+v", e)
 	}
-	n.seen.await(t, "started", pod)
+	n.seen.await(t, shimapi.EventStarted, pod)
 	if again, err := n.ForNewPod(n.ctx); err != nil || again.ID() != id {
 		t.Errorf("%+v, %v", again, err)
 	} else {
@@ -318,7 +318,7 @@ func TestEventOfADeletedContainerIsWhole(t *testing.T) {
 		if err := n.shim.Delete(n.ctx, r.ID); err != nil {
 			t.Fatal(err)
 		}
-		told := n.seen.await(t, "exited", r.ID).Record.CgroupPaths
+		told := n.seen.await(t, shimapi.EventExited, r.ID).Record.CgroupPaths
 		if len(created.CgroupPaths) == 0 || !maps.Equal(told, created.CgroupPaths) {
 			t.Errorf("told %v of %v", told, created.CgroupPaths)
 		}

@@ -34,9 +34,6 @@ const (
 )
 
 const (
-	lockName     = "lock"
-	identityName = "shim.json"
-	socketName   = "shim.sock"
 	// patience bounds waits for a shim that lives but is not ready, or that has
 	// closed its connections but is not dead yet.
 	patience = 10 * time.Second
@@ -143,7 +140,7 @@ func (s *Set) keepIfUsed(ctx context.Context, sh *Shim) {
 
 // lockDir takes the lock of a shim's directory; EWOULDBLOCK: its shim lives.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, shimapi.LockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +196,7 @@ func (s *Set) admit(sh *Shim) error {
 // meet says hello.
 func (sh *Shim) meet(ctx context.Context) (hello shimapi.HelloResponse, err error) {
 	// The identity is written when the socket is there.
-	if err = atomicfile.Read(filepath.Join(sh.dir, identityName), &hello); err != nil {
+	if err = atomicfile.Read(filepath.Join(sh.dir, shimapi.IdentityName), &hello); err != nil {
 		return hello, err
 	}
 	return sh.Ping(ctx)

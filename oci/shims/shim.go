@@ -260,7 +260,7 @@ func (sh *Shim) sendAlone(ctx context.Context, method string, request any, files
 		return nil, fmt.Errorf("encode %s: %w", method, err)
 	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", filepath.Join(sh.dir, socketName))
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(sh.dir, shimapi.SocketName))
 	if err != nil {
 		return nil, sh.explain(ctx, err)
 	}

@@ -13,7 +13,6 @@ const Version = 1
 const (
 	PodFile       = "pod.json"
 	ContainerFile = "container.json"
-	FactFile      = "status.json" // the shim's, see shimapi.Record
 )
 
 // CheckVersion refuses the record of a daemon newer than this one.

@@ -228,7 +228,7 @@ func TestAttackRecordIsNoFile(t *testing.T) {
 	for _, name := range []string{"link", "FIFO", "device"} {
 		t.Run(name, func(t *testing.T) {
 			_, root := records(t, stopped(1), "")
-			file := filepath.Join(root, "pods", "aaaa", "containers", "bbbb", record.FactFile)
+			file := filepath.Join(root, "pods", "aaaa", "containers", "bbbb", shimapi.RecordName)
 			secret := filepath.Join(root, "secret")
 			if err := os.Rename(file, secret); err != nil {
 				t.Fatal(err)

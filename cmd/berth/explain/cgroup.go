@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"berth/sandbox/record"
+	"berth/oci/shimapi"
 )
 
 const (
@@ -84,7 +84,7 @@ func (l *look) cgroup() {
 	g := group(l.ctr.fact.CgroupPaths)
 	if !l.proc.alive() {
 		l.fact("gone", "", "it went with the process")
-		l.kills(l.ctr.fact.OOMKills, filepath.Join(l.ctr.dir, record.FactFile))
+		l.kills(l.ctr.fact.OOMKills, filepath.Join(l.ctr.dir, shimapi.RecordName))
 		l.pids(g)
 		return
 	}

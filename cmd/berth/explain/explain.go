@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"berth/oci/shimapi"
 	"berth/sandbox/record"
 )
 
@@ -93,7 +94,7 @@ func (l *look) containers() {
 	l.enter("containers")
 	for _, c := range l.pod.containers {
 		r := l.pods.container(c)
-		l.fact(c.name(), filepath.Join(c.dir, record.FactFile), "%s, %.13s", c.state(), c.ID)
+		l.fact(c.name(), filepath.Join(c.dir, shimapi.RecordName), "%s, %.13s", c.state(), c.ID)
 		if len(r.Findings) > 0 && r.Findings[0].Strength >= possible {
 			f := r.Findings[0]
 			f.Layer = "container " + c.name() + ", " + f.Layer
@@ -111,9 +112,9 @@ func (c *container) state() string {
 	switch {
 	case c.ended() && f.Reason != "":
 		return fmt.Sprintf("exited with code %d, %s", f.ExitCode, f.Reason)
-	case f.Status == "stopped" && f.OOMKilled:
+	case f.Status == shimapi.StatusStopped && f.OOMKilled:
 		return fmt.Sprintf("exited with code %d, OOMKilled", f.ExitCode)
-	case f.Status == "stopped":
+	case f.Status == shimapi.StatusStopped:
 		return fmt.Sprintf("exited with code %d", f.ExitCode)
 	case c.ended():
 		return "exited, its code was lost"

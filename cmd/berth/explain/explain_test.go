@@ -14,7 +14,6 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
-	"berth/sandbox/record"
 )
 
 // The records of a node with one pod of two containers, as the daemon and the
@@ -39,7 +38,7 @@ func records(t *testing.T, fact shimapi.Record, log string) (*Pods, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "containers", "bbbb", record.FactFile), string(b))
+	write(t, filepath.Join(dir, "containers", "bbbb", shimapi.RecordName), string(b))
 	pods, err := Open(root, filepath.Join(root, "run"))
 	if err != nil || len(pods.Broken) > 0 {
 		t.Fatal(err, pods.Broken)
@@ -183,7 +182,7 @@ func TestFind(t *testing.T) {
 func TestBrokenRecordIsTold(t *testing.T) {
 	_, root := records(t, stopped(0), "")
 	write(t, filepath.Join(root, "pods", "dddd", "pod.json"), "{")
-	write(t, filepath.Join(root, "pods", "aaaa", "containers", "bbbb", record.FactFile), "nonsense")
+	write(t, filepath.Join(root, "pods", "aaaa", "containers", "bbbb", shimapi.RecordName), "nonsense")
 	if err := os.MkdirAll(filepath.Join(root, "pods", "going"), 0o755); err != nil {
 		t.Fatal(err)
 	}

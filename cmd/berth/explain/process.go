@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/sandbox/record"
+	"berth/oci/shimapi"
 )
 
 // manyZombies is more than a process has between two calls of wait.
@@ -20,7 +20,7 @@ const manyZombies = 10
 func (l *look) process() {
 	l.enter("process")
 	c := l.ctr
-	record := filepath.Join(c.dir, record.FactFile)
+	record := filepath.Join(c.dir, shimapi.RecordName)
 	l.fact("state", record, "%s", c.state())
 	if !c.fact.StartedAt.IsZero() {
 		l.fact("started", record, "%s", c.fact.StartedAt.UTC().Format(time.RFC3339Nano))
@@ -50,7 +50,7 @@ func (l *look) durations() {
 		l.fact("took", filepath.Join(l.ctr.dir, "container.json"), "%s", strings.Join(stages, ", "))
 	}
 	if f := l.ctr.fact; !f.StartedAt.IsZero() {
-		l.fact("start came", filepath.Join(l.ctr.dir, record.FactFile), "%s after the creation", f.StartedAt.Sub(f.CreatedAt).Round(time.Microsecond))
+		l.fact("start came", filepath.Join(l.ctr.dir, shimapi.RecordName), "%s after the creation", f.StartedAt.Sub(f.CreatedAt).Round(time.Microsecond))
 	}
 }
 
@@ -64,9 +64,9 @@ func (l *look) end(record string) {
 		l.fact("message", record, "%s", f.Message)
 	}
 	switch {
-	case f.Status != "stopped":
+	case f.Status != shimapi.StatusStopped:
 		l.find(strong, "the kubelet starts it again", "the exit code was lost: the machine was started again, or the shim ended first")
-	case f.Reason == "StartError":
+	case f.Reason == shimapi.ReasonStartError:
 		l.find(certain, "mend what the message names", "the container never started: %s", f.Message)
 	case f.OOMKilled:
 		l.find(certain, "raise the limit or make it use less", "the kernel killed it for memory, the limit is %s", l.memoryLimit())
@@ -92,7 +92,7 @@ func shellCode(code int) string {
 
 func (l *look) signal(s unix.Signal) {
 	name := unix.SignalName(s)
-	l.fact("signal", filepath.Join(l.ctr.dir, record.FactFile), "%s", name)
+	l.fact("signal", filepath.Join(l.ctr.dir, shimapi.RecordName), "%s", name)
 	switch s {
 	case unix.SIGSYS:
 		l.find(certain, "look at the layer security; the kernel's log names the system call", "seccomp ended it for a system call that its profile forbids")

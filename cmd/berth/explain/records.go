@@ -105,7 +105,7 @@ func (p *pod) read(rootfs string) (broken []error) {
 		err = decode(p.Config, p.config)
 	}
 	if err == nil {
-		err = readFact(filepath.Join(p.dir, record.FactFile), &p.fact)
+		err = readFact(filepath.Join(p.dir, shimapi.RecordName), &p.fact)
 	}
 	if err != nil {
 		broken = append(broken, fmt.Errorf("pod %s: %w", filepath.Base(p.dir), err))
@@ -133,7 +133,7 @@ func (c *container) read() error {
 		err = decode(c.Config, c.config)
 	}
 	if err == nil {
-		err = readFact(filepath.Join(c.dir, record.FactFile), &c.fact)
+		err = readFact(filepath.Join(c.dir, shimapi.RecordName), &c.fact)
 	}
 	return err
 }
