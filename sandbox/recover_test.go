@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"berth/oci/shimapi"
 	"berth/oci/atomicfile"
 	"berth/sandbox/record"
 )

@@ -23,7 +23,7 @@ import (
 func (s *Server) lend(c *call, r shimapi.IDRequest) (any, error) {
 	if p, ok := held(s, s.pods, r.ID); ok {
 		<-p.ready
-		return shimapi.Custody{ID: p.id, Dir: p.dir, NetNSPath: p.netns}, nil
+		return shimapi.HandoverState{ID: p.id, Dir: p.dir, NetNSPath: p.netns}, nil
 	}
 	ctr, err := s.container(r.ID)
 	if err != nil {
@@ -39,8 +39,8 @@ func (s *Server) lend(c *call, r shimapi.IDRequest) (any, error) {
 
 // lend duplicates what would keep the container's streams alive without us; of
 // one that has ended, nothing.
-func (ctr *container) lend() (custody shimapi.Custody, files []*os.File) {
-	custody = shimapi.Custody{
+func (ctr *container) lend() (custody shimapi.HandoverState, files []*os.File) {
+	custody = shimapi.HandoverState{
 		ID: ctr.id, Pod: ctr.pod, Dir: ctr.dir, Command: ctr.command,
 		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce,
 	}
@@ -249,7 +249,7 @@ func holdsStreams(terminal bool, files map[string]*os.File) error {
 }
 
 // tellExit takes what the daemon learned by reaping an adopted container.
-func (s *Server) tellExit(r shimapi.TellExitRequest) (any, error) {
+func (s *Server) tellExit(r shimapi.ReportExitRequest) (any, error) {
 	ctr, err := s.container(r.ID)
 	if err != nil {
 		return nil, err

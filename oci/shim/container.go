@@ -86,7 +86,7 @@ func (s *Server) create(c *call, r shimapi.CreateRequest) (any, error) {
 	custody, files := ctr.lend()
 	defer shimapi.CloseFiles(files)
 	ctr.mu.Lock()
-	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups, Custody: &custody}
+	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups, Handover: &custody}
 	ctr.mu.Unlock()
 	if err := c.answer(created, nil, files...); err != nil {
 		slog.Debug("answer not delivered", "container", ctr.id, "error", err)

@@ -244,9 +244,9 @@ var handlers = map[string]handler{
 	shimapi.MethodCloseStdin: with((*Server).closeStdin),
 	shimapi.MethodReopen:     with((*Server).reopen),
 	shimapi.MethodUpdate:     with((*Server).update),
-	shimapi.MethodLend:       withCall((*Server).lend),
+	shimapi.MethodHandoverState:       withCall((*Server).lend),
 	shimapi.MethodAdopt:      withCall((*Server).adopt),
-	shimapi.MethodTellExit:   with((*Server).tellExit),
+	shimapi.MethodReportExit:   with((*Server).tellExit),
 }
 
 // dispatch runs the method. A panic, of libcontainer's say, is the end of one

@@ -3,12 +3,12 @@ package shimapi
 // Methods of the hand-over: what a daemon keeps of a shim's pods and containers
 // so that, should the shim die, the next one takes them over.
 const (
-	MethodLend     = "lend"
-	MethodAdopt    = "adopt"
-	MethodTellExit = "tell-exit"
+	MethodHandoverState = "lend"
+	MethodAdopt         = "adopt"
+	MethodReportExit    = "tell-exit"
 )
 
-// What the files that come with a [Custody] are.
+// What the files that come with a [HandoverState] are.
 const (
 	FileStdin   = "stdin"   // write end of the pipe
 	FileStdout  = "stdout"  // read end
@@ -17,11 +17,11 @@ const (
 	FilePidfd   = "pidfd"   // the first process, non-blocking
 )
 
-// Custody is what is needed, besides status.json and libcontainer's state, to
-// take a pod or container over. It is the answer to [MethodLend], whose body is
+// HandoverState is what is needed, besides status.json and libcontainer's state, to
+// take a pod or container over. It is the answer to [MethodHandoverState], whose body is
 // an [IDRequest], and part of the answer to create; the frame carries the files.
 // They are duplicates: a pipe lives on while any holder does.
-type Custody struct {
+type HandoverState struct {
 	ID        string `json:"id"`
 	Pod       string `json:"pod,omitempty"` // "": a pod's pause
 	Dir       string `json:"dir"`
@@ -39,14 +39,14 @@ type Custody struct {
 // AdoptRequest hands over what a dead shim held in the directory of this one. It
 // is [KindNotFound] when the process, its record or its state is gone.
 type AdoptRequest struct {
-	Custody
+	HandoverState
 	// Exit is how the process ended meanwhile, when the daemon was its reaper.
 	Exit *ExitStatus `json:"exit,omitempty"`
 }
 
-// TellExitRequest tells how an adopted container ended, which only the process
+// ReportExitRequest tells how an adopted container ended, which only the process
 // that reaped it knows before Linux 6.15.
-type TellExitRequest struct {
+type ReportExitRequest struct {
 	ID   string     `json:"id"`
 	Exit ExitStatus `json:"exit"`
 }

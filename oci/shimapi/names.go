@@ -18,7 +18,7 @@ const (
 	EventOOM         = "oom"          // the OOM killer ended a process of the container
 	EventExited      = "exited"       // a container has ended
 	EventPodExited   = "pod-exited"   // the pause process of a pod has ended
-	EventDeleted     = "deleted"      // a container is gone whose creation was given up
+	EventDeleted     = "deleted"      // a container was deleted while it was being created; the Record has only ID, Pod and Status
 )
 
 // Reasons and exit codes of a [Record] that are not the process's own, in the

@@ -159,8 +159,8 @@ type CreateResponse struct {
 	PID         int               `json:"pid"`
 	StartTime   uint64            `json:"start_time"`
 	CgroupPaths map[string]string `json:"cgroup_paths"` // controller → absolute path; "" on v2
-	// Custody describes the files of the frame, which are the daemon's to keep.
-	Custody *Custody `json:"custody,omitempty"`
+	// Handover describes the files of the frame, which are the daemon's to keep.
+	Handover *HandoverState `json:"custody,omitempty"`
 }
 
 // KillRequest signals a container's first process, an exec session's, or with

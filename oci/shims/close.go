@@ -10,10 +10,10 @@ import (
 	"berth/oci/shimapi"
 )
 
-// Close disconnects. The shims and all they hold live on; what a shim that has just
-// died held is handed over first.
+// Close disconnects from the shims, which live on with all that they hold. A handover
+// that is under way is completed first.
 func (s *Set) Close() error {
-	s.mu.Lock() // see admit
+	s.mu.Lock() // see process.follow
 	s.cancel()
 	s.mu.Unlock()
 	s.tasks.Wait()
@@ -21,72 +21,70 @@ func (s *Set) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sh := range s.shims {
-		for ; sh != nil; sh = sh.nextLocked() { // an heir that came too late for the set
-			for id := range sh.kept {
-				sh.dropLocked(id)
-			}
-		}
+		sh.dropAllLocked()
 	}
 	return nil
 }
 
-// Shutdown asks every shim that holds nothing to leave, and waits for those.
+// Shutdown tells every shim without pods to exit, and waits until those have ended.
 func (s *Set) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	all := slices.Collect(maps.Values(s.shims))
 	s.mu.Unlock()
 	var failed error
 	for _, sh := range all {
-		_, err := s.dismiss(ctx, sh)
+		_, err := s.shutDownIfIdle(ctx, sh)
 		failed = errors.Join(failed, err)
 	}
 	removeShimCgroup(s.config.StateDir)
 	return failed
 }
 
-// dismiss lets a shim go if it holds nothing; that it does is no error. It tells
-// whether it has left.
-func (s *Set) dismiss(ctx context.Context, sh *Shim) (left bool, err error) {
-	sh = sh.current(ctx)
+// shutDownIfIdle tells a shim to exit if it has no pods, and waits until it has ended.
+// A shim that has pods is left alone without an error. It reports whether the shim has
+// exited.
+func (s *Set) shutDownIfIdle(ctx context.Context, sh *Shim) (exited bool, err error) {
+	p := sh.live(ctx)
 	if !sh.retire() {
 		return false, nil
 	}
-	err = sh.ask(ctx, shimapi.MethodShutdown, struct{}{}, nil)
-	var told *shimapi.Error
-	if errors.As(err, &told) && told.Kind != shimapi.KindNotRunning { // else it is leaving already
+	err = p.send(ctx, shimapi.MethodShutdown, struct{}{}).answer(ctx, nil)
+	// KindNotRunning: it is exiting already.
+	if refusal, ok := errors.AsType[*shimapi.Error](err); ok && refusal.Kind != shimapi.KindNotRunning {
 		sh.unretire()
-		if told.Kind == shimapi.KindExists {
+		if refusal.Kind == shimapi.KindExists {
 			return false, nil
 		}
 		return false, fmt.Errorf("shut shim %s down: %w", sh.id, err)
 	}
-	// However the call ended, the shim may have taken it: it gets no new pods, and
-	// is asked again by who comes after us.
+	// Whatever other error there was, the shim may have got the request: it gets no new
+	// pods, and the next daemon asks it again.
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
-	case <-sh.gone:
-		return sh.heir(ctx) == nil, nil
+	case <-p.gone:
+		return p.awaitReplacement(ctx) == nil, nil
 	case <-ctx.Done():
-		return false, errors.Join(fmt.Errorf("shim %s does not leave: %w", sh.id, context.Cause(ctx)), err)
+		return false, errors.Join(fmt.Errorf("shim %s does not exit: %w", sh.id, context.Cause(ctx)), err)
 	case <-s.ctx.Done():
 		return false, errClosed
 	}
 }
 
-// retire keeps new pods away from a shim, unless one is there or about to be.
+// retire keeps new pods away from a shim. It returns false for a shim that has pods or
+// has promised room to one.
 func (sh *Shim) retire() bool {
-	sh.shims.mu.Lock()
-	defer sh.shims.mu.Unlock()
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
 	if len(sh.pods)+sh.reserved > 0 {
 		return false
 	}
-	sh.leaving = true // its end is expected
+	sh.leaving = true
 	return true
 }
 
 func (sh *Shim) unretire() {
-	sh.shims.mu.Lock()
-	defer sh.shims.mu.Unlock()
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
 	sh.leaving = false
 }

@@ -93,8 +93,8 @@ func TestShimThatNeverServes(t *testing.T) {
 	}
 }
 
-// TestDismissSparesAReservedShim: a pod was promised to it.
-func TestDismissSparesAReservedShim(t *testing.T) {
+// TestShutdownSparesAReservedShim: a pod was promised to it.
+func TestShutdownSparesAReservedShim(t *testing.T) {
 	n := newShimNode(t)
 	sh, err := n.ForNewPod(n.ctx)
 	if err != nil {
@@ -109,8 +109,8 @@ func TestDismissSparesAReservedShim(t *testing.T) {
 	sh.Release()
 }
 
-// TestDismissTwice: each of two that ask a shim to leave sees it gone.
-func TestDismissTwice(t *testing.T) {
+// TestShutDownTwice: each of two that ask a shim to leave sees it gone.
+func TestShutDownTwice(t *testing.T) {
 	n := newShimNode(t)
 	for range 5 {
 		sh, err := n.ForNewPod(n.ctx)
@@ -122,7 +122,7 @@ func TestDismissTwice(t *testing.T) {
 		var both sync.WaitGroup
 		for range 2 {
 			both.Go(func() {
-				if left, err := n.dismiss(n.ctx, sh); err != nil || !left {
+				if left, err := n.shutDownIfIdle(n.ctx, sh); err != nil || !left {
 					t.Errorf("left %v, %v", left, err)
 				}
 			})
@@ -158,9 +158,9 @@ func resume(t *testing.T, sh *Shim) {
 	}
 }
 
-// TestUncertainDismissal: a shim that was asked to leave and has not answered gets
+// TestUncertainShutdown: a shim that was asked to leave and has not answered gets
 // no pods, since it may go.
-func TestUncertainDismissal(t *testing.T) {
+func TestUncertainShutdown(t *testing.T) {
 	n := newShimNode(t)
 	sh, err := n.ForNewPod(n.ctx)
 	if err != nil {
@@ -168,9 +168,10 @@ func TestUncertainDismissal(t *testing.T) {
 	}
 	sh.Release()
 	stop(t, sh)
+	gone := ended(sh)
 	ctx, cancel := context.WithTimeout(n.ctx, 50*time.Millisecond)
 	defer cancel()
-	if left, err := n.dismiss(ctx, sh); left || !errors.Is(err, context.DeadlineExceeded) {
+	if left, err := n.shutDownIfIdle(ctx, sh); left || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("left %v, %v", left, err)
 	}
 	n.pod()
@@ -178,7 +179,7 @@ func TestUncertainDismissal(t *testing.T) {
 		t.Error("the shim that may leave was given a pod")
 	}
 	resume(t, sh)
-	<-sh.gone
+	<-gone
 }
 
 // TestCloseEndsWhatComesLate: nothing is started, watched or kept after Close.
@@ -218,36 +219,36 @@ func TestCloseEndsWhatComesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	sh.keep(shimapi.Custody{ID: "late", Files: []string{shimapi.FileStdout}}, []*os.File{w})
+	sh.keep(sh.process, shimapi.HandoverState{ID: "late", Files: []string{shimapi.FileStdout}}, []*os.File{w})
 	if _, err := r.Read(make([]byte, 1)); err == nil {
 		t.Error("the pipe is kept open")
 	}
 	n.open()
 }
 
-// TestCloseInTheMiddleOfAHandOver: a daemon that is told to end when a shim has
+// TestCloseInTheMiddleOfAHandover: a daemon that is told to end when a shim has
 // just died is the only one that can save its containers.
-func TestCloseInTheMiddleOfAHandOver(t *testing.T) {
+func TestCloseInTheMiddleOfAHandover(t *testing.T) {
 	n := newShimNode(t)
 	r := n.run(n.pod(), counting)
 	waitLog(t, r.LogPath, "n100\n")
-	was := n.shim
+	was, gone := n.shim, ended(n.shim)
 	if err := unix.Kill(was.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-was.gone
+	<-gone
 	n.reopen()
-	heir, err := n.Get(was.ID())
+	again, err := n.Get(was.ID())
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.shim = heir
+	n.shim = again
 	size := logSize(r)
 	eventually(t, "the log grows again", func() bool { return logSize(r) > size+1000 })
 	if _, status, err := n.exec(r, 0, "true"); err != nil || status.Code != 0 {
 		t.Errorf("exec: %+v, %v", status, err)
 	}
-	// The first daemon, whose orphan the container is, would have ended.
+	// The parent of the container is the first daemon, which would have ended.
 	pid := readRecord(t, r.Dir).PID
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)

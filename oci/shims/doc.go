@@ -15,7 +15,7 @@
 //     without a replacement returns [ErrGone]. Calls that may be repeated continue with
 //     the replacement.
 //   - For a handover the daemon keeps duplicates of at most four descriptors of each
-//     container: its streams and its pidfd (custody.go).
+//     container: its streams and its pidfd (state.go).
 //   - The daemon is a subreaper, so the containers of a dead shim become its children
 //     and their exit status can be collected. Unrelated orphans become its children too.
 //     They are reaped by pid, only when no pidfd of ours refers to them, and never by

@@ -12,9 +12,9 @@ import (
 	"berth/oci/shimapi"
 )
 
-// TestHandOverStorm kills shim after shim while containers come and go. A verb may
+// TestHandoverStorm kills shim after shim while containers come and go. A verb may
 // fail as the shim dies in it, but what succeeded stays true, and nothing is left.
-func TestHandOverStorm(t *testing.T) {
+func TestHandoverStorm(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	pause, shim := n.podRecord(pod), n.shim.ID()

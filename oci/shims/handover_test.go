@@ -21,17 +21,17 @@ import (
 // TERM with a last word: a pipe that broke would end it by SIGPIPE, with 141.
 const counting = `trap 'echo last $i; exit 9' TERM; echo ready; i=0; while :; do echo n$i; i=$((i+1)); done`
 
-// killShim kills the shim and waits for its heir.
+// killShim kills the shim and waits for its replacement.
 func (n *shimNode) killShim() {
 	n.t.Helper()
 	id, pid := n.shim.ID(), n.shim.PID()
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		n.t.Fatal(err)
 	}
-	n.takeHeir(id, pid)
+	n.takeReplacement(id, pid)
 }
 
-func (n *shimNode) takeHeir(id string, pid int) {
+func (n *shimNode) takeReplacement(id string, pid int) {
 	n.t.Helper()
 	eventually(n.t, "the shim is dead", func() bool {
 		sh, err := n.Get(id)
@@ -66,7 +66,7 @@ func numbers(t *testing.T, log string) (last, missing, gaps int) {
 	return next - 1, missing, gaps
 }
 
-func TestShimHandOver(t *testing.T) {
+func TestShimHandover(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	pause := n.podRecord(pod)
@@ -129,9 +129,9 @@ func logSize(r *shimapi.CreateRequest) int64 {
 	return info.Size()
 }
 
-// TestHandOverKeepsUnreadLines stops the shim before it dies, so that nothing is
+// TestHandoverKeepsUnreadLines stops the shim before it dies, so that nothing is
 // in its buffers: not one line may be missing then.
-func TestHandOverKeepsUnreadLines(t *testing.T) {
+func TestHandoverKeepsUnreadLines(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	r := n.run(pod, "read go; i=0; while [ $i -lt 5000 ]; do echo n$i; i=$((i+1)); done; exit 21", withStdin(false))
@@ -148,7 +148,7 @@ func TestHandOverKeepsUnreadLines(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	n.takeHeir(n.shim.ID(), pid)
+	n.takeReplacement(n.shim.ID(), pid)
 	if rec := n.exit(r); rec.ExitCode != 21 || rec.Reason != "" {
 		t.Errorf("record %+v", rec)
 	}
@@ -188,7 +188,7 @@ func TestEndsInTheGap(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	n.takeHeir(n.shim.ID(), pid)
+	n.takeReplacement(n.shim.ID(), pid)
 	if rec := n.exit(slow); rec.ExitCode != 33 || rec.Signal != 0 {
 		t.Errorf("record %+v", rec)
 	}
@@ -206,9 +206,9 @@ func TestEndsInTheGap(t *testing.T) {
 	}
 }
 
-// TestHandOverAfterClientRestart: the new client borrows what the old one held,
+// TestHandoverAfterClientRestart: the new client requests the files that the old one had,
 // and is not the parent of what a dead shim leaves.
-func TestHandOverAfterClientRestart(t *testing.T) {
+func TestHandoverAfterClientRestart(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	r := n.run(pod, counting)
@@ -228,10 +228,10 @@ func TestHandOverAfterClientRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.shim = sh
-	eventually(t, "everything is borrowed", func() bool {
+	eventually(t, "all files are there", func() bool {
 		n.Set.mu.Lock()
 		defer n.Set.mu.Unlock()
-		return len(sh.kept) == 3
+		return len(sh.handover) == 3
 	})
 	n.killShim()
 	c := n.attachTo(tty)
@@ -249,8 +249,8 @@ func TestHandOverAfterClientRestart(t *testing.T) {
 	}
 }
 
-// TestStdinEndsDespiteCustody: we hold the write end as well.
-func TestStdinEndsDespiteCustody(t *testing.T) {
+// TestStdinEndsDespiteHandoverFiles: we hold the write end as well.
+func TestStdinEndsDespiteHandoverFiles(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	once := n.run(pod, "cat; exit 5", withStdin(true))
@@ -272,20 +272,20 @@ func TestStdinEndsDespiteCustody(t *testing.T) {
 	}
 }
 
-// TestVerbsDuringTheGap: what was asked of the dying shim its heir does.
+// TestVerbsDuringTheGap: what was asked of the dying shim its replacement does.
 func TestVerbsDuringTheGap(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	r := n.run(pod, counting)
 	waitLog(t, r.LogPath, "ready")
-	dying := n.shim
+	dying, gone := n.shim, ended(n.shim)
 	if err := unix.Kill(dying.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if held, err := dying.List(n.ctx); err != nil || len(held.Containers) != 1 {
 		t.Errorf("list: %+v, %v", held, err)
 	}
-	<-dying.gone
+	<-gone
 	out, status, err := n.exec(r, 0, "echo", "hello")
 	if err != nil || status.Code != 0 || out != "hello\n" {
 		t.Errorf("exec: %q, %+v, %v", out, status, err)
@@ -338,13 +338,13 @@ func TestExecDiesWithItsShim(t *testing.T) {
 	if _, err := io.ReadAll(out); err != nil {
 		t.Errorf("the command goes on: %v", err)
 	}
-	eventually(t, "the stranger is reaped", func() bool { return !onDisk(fmt.Sprintf("/proc/%d", x.Pid)) })
+	eventually(t, "the orphan is reaped", func() bool { return !onDisk(fmt.Sprintf("/proc/%d", x.Pid)) })
 	if rec := readRecord(t, r.Dir); rec.Status != shimapi.StatusRunning {
 		t.Errorf("record %+v", rec)
 	}
 }
 
-func TestOOMAfterHandOver(t *testing.T) {
+func TestOOMAfterHandover(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	r := n.run(pod, "read go; exec tail /dev/zero", memoryLimit(16<<20), withStdin(false))
@@ -358,8 +358,8 @@ func TestOOMAfterHandOver(t *testing.T) {
 	}
 }
 
-// TestExitedIsDeletedByHeir: cgroup and state of what ended before go as well.
-func TestExitedIsDeletedByHeir(t *testing.T) {
+// TestExitedIsDeletedByReplacement: cgroup and state of what ended before go as well.
+func TestExitedIsDeletedByReplacement(t *testing.T) {
 	n := newShimNode(t)
 	r := n.run(n.pod(), "exit 2")
 	rec := n.exit(r)
@@ -397,8 +397,8 @@ func TestLostContainer(t *testing.T) {
 	eventually(t, "it is gone", func() bool { return !onDisk(fmt.Sprintf("/proc/%d", pid)) })
 }
 
-// TestCustodyIsCheap: four descriptors a container at most, none after its end.
-func TestCustodyIsCheap(t *testing.T) {
+// TestHandoverFilesAreFew: four descriptors a container at most, none after its end.
+func TestHandoverFilesAreFew(t *testing.T) {
 	n := newShimNode(t)
 	pod := n.pod()
 	count := func() int {

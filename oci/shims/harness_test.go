@@ -488,3 +488,10 @@ func onDisk(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
+
+// ended is closed when the process that serves a shim now has ended.
+func ended(sh *Shim) <-chan struct{} {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	return sh.process.gone
+}

@@ -30,7 +30,7 @@ func TestJoinsNoStranger(t *testing.T) {
 			}
 			n.seen.await(t, shimapi.EventPodExited, pod)
 			stranger(t, pause)
-			if err := n.shim.StopPod(n.ctx, pod); err != nil { // no heir takes a pod that has ended
+			if err := n.shim.StopPod(n.ctx, pod); err != nil { // no replacement adopts a pod that has ended
 				t.Error(err)
 			}
 			_, err := n.shim.Create(n.ctx, r)

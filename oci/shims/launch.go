@@ -22,9 +22,8 @@ import (
 	"berth/oci/shimapi"
 )
 
-// launch makes a directory for a shim and starts it there.
-func (s *Set) launch(ctx context.Context, id string) (*child, error) {
-	dir := filepath.Join(s.dir(), id)
+// launch makes the directory of a new shim and starts a process there.
+func (s *Set) launch(ctx context.Context, dir string) (*child, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -35,19 +34,31 @@ func (s *Set) launch(ctx context.Context, id string) (*child, error) {
 	return c, nil
 }
 
-// child is a shim that we started.
+// child is a process of a shim that we started.
 type child struct {
 	proc   *os.Process
 	reaped chan struct{} // closed when it has ended and was waited for
 }
 
-// end kills it.
-func (c *child) end() {
+func (c *child) kill() {
 	_ = c.proc.Kill() // it may have ended
 	<-c.reaped
 }
 
-// start starts a shim and returns when it can be connected to.
+// lockDir takes the lock of a shim's directory, which a living shim holds: the error is
+// EWOULDBLOCK then.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, shimapi.LockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
+
+// start starts a process of the shim in dir and returns when it serves.
 func (s *Set) start(ctx context.Context, dir string) (*child, error) {
 	var open fileSet
 	defer open.close()
@@ -55,27 +66,27 @@ func (s *Set) start(ctx context.Context, dir string) (*child, error) {
 	log := open.add(os.OpenFile(filepath.Join(dir, shimapi.LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600))
 	lock := open.add(lockDir(dir))
 	exe := open.add(sealedCopy(s.config.Binary))
-	ready, told, perr := os.Pipe()
+	ready, readyShim, perr := os.Pipe()
 	open.add(ready, perr)
-	open.add(told, perr)
+	open.add(readyShim, perr)
 	if open.err != nil {
 		return nil, open.err
 	}
-	proc, err := s.execute(dir, []*os.File{null, log, log, told, lock, exe})
+	proc, err := s.execute(dir, []*os.File{null, log, log, readyShim, lock, exe})
 	if err != nil {
 		return nil, err
 	}
-	_ = told.Close() // the shim's end decides
+	_ = readyShim.Close() // so that the shim's end is the end of the pipe
 	if err := awaitReady(ctx, ready, filepath.Join(dir, shimapi.LogName)); err != nil {
 		_ = proc.Kill()    // it may have ended by itself
-		_, _ = proc.Wait() // why it ended is in err
+		_, _ = proc.Wait() // err says why it ended
 		return nil, err
 	}
-	// It may outlive us; if we outlive it, it must not stay a zombie.
+	// The shim may outlive us. If it does not, it must not stay a zombie.
 	c := &child{proc, make(chan struct{})}
 	go func() {
 		defer close(c.reaped)
-		_, _ = proc.Wait() // its end is what matters
+		_, _ = proc.Wait() // its exit status does not matter
 	}()
 	return c, nil
 }
@@ -96,8 +107,9 @@ func (s *Set) execute(dir string, files []*os.File) (*os.Process, error) {
 		defer groups.unified.Close()
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(groups.unified.Fd())
 	}
-	// What the daemon inherited without knowing would stay open in the shim.
-	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // Go opens nothing without it
+	// A descriptor that the daemon inherited without O_CLOEXEC would stay open in the
+	// shim. Go itself opens none without.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // before Linux 5.11 they do stay open
 	proc, err := os.StartProcess("/proc/self/fd/5", []string{
 		"berth-shim", "--dir", dir, "--version", s.config.Version, "--log-level", strconv.Itoa(level),
 	}, attr)
@@ -114,30 +126,31 @@ func (s *Set) execute(dir string, files []*os.File) (*os.Process, error) {
 	return proc, nil
 }
 
-// awaitReady reads the one line that the shim says when it serves or can't.
+// awaitReady reads the one line that a shim writes: "ready", or why it can't serve.
 func awaitReady(ctx context.Context, ready *os.File, log string) error {
 	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	data, err := io.ReadAll(io.LimitReader(ready, 4096))
-	said := strings.TrimSpace(string(data))
+	line := strings.TrimSpace(string(data))
 	switch {
-	case said == "ready":
+	case line == "ready":
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
 		return err
-	case said != "":
-		return errors.New(said)
+	case line != "":
+		return errors.New(line)
 	}
-	// It died before it could say; its log is about to be removed.
+	// It died before it wrote the line. Its log is about to be removed.
 	last, _ := os.ReadFile(log)
 	return fmt.Errorf("it ended before it served, saying %q", last[max(0, len(last)-1024):])
 }
 
-// sealedCopy puts a program into a memfd that nobody can change. Containers'
-// inits are executed from it as well: libcontainer trusts no other file, since a
-// container sees its init's, and would make such a copy for every start.
+// sealedCopy copies a program to a memfd that nobody can change. The first processes of
+// containers are executed from it as well: a container can open the file that its first
+// process was executed from, so libcontainer trusts none but such a copy, and would make
+// one at every start.
 func sealedCopy(path string) (*os.File, error) {
 	src, err := os.Open(path)
 	if err != nil {
@@ -182,12 +195,12 @@ func (o *fileSet) add(f *os.File, err error) *os.File {
 
 func (o *fileSet) close() {
 	for _, f := range o.files {
-		_ = f.Close() // the child has its copies
+		_ = f.Close() // the child has duplicates
 	}
 }
 
-// shimCgroups are the groups of the shims of one state directory: outside the
-// daemon's, so that neither its limits nor its unit's restart reach the shims.
+// shimCgroups are the cgroups of the shims of one state directory. They lie outside the
+// daemon's cgroup, so that neither its limits nor a restart of its unit reach the shims.
 type shimCgroups struct {
 	unified *os.File // v2
 	v1      []string
@@ -211,16 +224,17 @@ func makeShimCgroup(stateDir string) (g shimCgroups, err error) {
 	return g, nil
 }
 
-// removeShimCgroup removes the groups if no shim is in them any more.
+// removeShimCgroup removes the cgroups unless a shim is in them.
 func removeShimCgroup(stateDir string) {
 	dirs, _ := shimCgroupDirs(stateDir)
 	for _, dir := range dirs {
-		_ = unix.Rmdir(dir) // busy: another shim lives
+		_ = unix.Rmdir(dir) // EBUSY: a shim lives
 	}
 }
 
-// shimCgroupDirs names the groups: on v1 only where it is of use (what the shims
-// take can be seen and is nobody else's), since every join costs milliseconds.
+// shimCgroupDirs names the cgroups. On v1 they are in those hierarchies only where they
+// serve to account for the shims' memory and processes, or to keep systemd's view apart,
+// since joining each costs milliseconds.
 func shimCgroupDirs(stateDir string) (dirs []string, unified bool) {
 	sum := sha256.Sum256([]byte(stateDir))
 	name := "berth-shim-" + hex.EncodeToString(sum[:6])

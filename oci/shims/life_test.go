@@ -149,7 +149,7 @@ func TestClientRestart(t *testing.T) {
 	}
 }
 
-// TestShimDiesForGood lets nothing be adopted: no heir can be started.
+// TestShimDiesForGood lets nothing be adopted: no replacement can be started.
 func TestShimDiesForGood(t *testing.T) {
 	n := newShimNode(t)
 	if err := n.Close(); err != nil {

@@ -16,16 +16,16 @@ import (
 	"berth/oci/shimapi"
 )
 
-// reapDelay is how long a stranger may stay a zombie. Most children that end are
-// our own and waited for by then.
+// reapDelay is how long an unrelated orphan may stay a zombie. Most children that end
+// are our own, and are waited for by then.
 const reapDelay = time.Second
 
-// beReaper makes us the one who inherits what a dead shim leaves, so that the exit
-// status of a container is still waited for. As such we get strangers as well,
-// which are reaped until Close.
-func (s *Set) beReaper() {
+// becomeSubreaper makes the containers of a dead shim our children, so that their exit
+// status can still be collected. Unrelated orphans become our children too; they are
+// reaped until Close.
+func (s *Set) becomeSubreaper() {
 	if !awaitedByPidfd() {
-		return // strangers could not be told from our own
+		return // unrelated orphans could not be told from our own children
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return // before Linux 3.4
@@ -47,13 +47,13 @@ func (s *Set) beReaper() {
 			case <-s.ctx.Done():
 				return
 			}
-			again = reapStrangers()
+			again = reapUnknown()
 		}
 	})
 }
 
-// awaitedByPidfd tells whether package os waits for children by pidfds, which are
-// how we know them: as it does since Linux 5.4.
+// awaitedByPidfd reports whether package os waits for its children by pidfd, as it does
+// since Linux 5.4. Our own children are known by those pidfds.
 func awaitedByPidfd() bool {
 	self, err := os.FindProcess(os.Getpid())
 	if err != nil {
@@ -63,9 +63,9 @@ func awaitedByPidfd() bool {
 	return self.WithHandle(func(uintptr) {}) == nil
 }
 
-// reapStrangers reaps children that nobody of us waits for. It tells whether one
-// of our own was in the way.
-func reapStrangers() (again bool) {
+// reapUnknown reaps zombies that neither an [os.Process] nor a handover waits for. It
+// returns true if it stopped at one of those and has to run again.
+func reapUnknown() (again bool) {
 	for {
 		pid := zombie()
 		if pid == 0 {
@@ -74,12 +74,12 @@ func reapStrangers() (again bool) {
 		if isAwaited(pid) {
 			return true
 		}
-		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // how a stranger ended is nobody's concern
+		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // nobody needs its exit status
 	}
 }
 
-// zombie is a child that has ended and was not waited for, 0 when there is none.
-// It stays one.
+// zombie returns the PID of a child that has ended and was not waited for, 0 if there is
+// none. The child stays a zombie.
 func zombie() int {
 	var info struct {
 		unix.Siginfo
@@ -98,8 +98,9 @@ func zombie() int {
 	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info.Siginfo), pidOffset)))
 }
 
-// isAwaited tells whether we hold a pidfd of a child: package os does from the
-// child's first moment until it has waited, and custody does of containers.
+// isAwaited reports whether this process has a pidfd of the child open. Package os has
+// one of each child from its start until it was waited for, and handover.pidfd is one of
+// a container.
 func isAwaited(pid int) bool {
 	const fds = "/proc/self/fd/"
 	entries, err := os.ReadDir(fds)
@@ -119,32 +120,32 @@ func isAwaited(pid int) bool {
 	return false
 }
 
-// reapOrphan waits, if we are its parent now, for a container's first process and
-// tells the shim that adopted it how it ended.
-func (s *Set) reapOrphan(shim string, k *custody) {
+// collectExit waits for the first process of a container of a dead shim, if we are its
+// parent now, and reports its exit status to the shim that adopts it.
+func (sh *Shim) collectExit(h *handover) {
+	s := sh.set
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k.pidfd == nil || k.reaping || !isChild(k.pidfd) {
+	if h.pidfd == nil || h.reaping || !isChild(h.pidfd) {
 		return
 	}
-	k.reaping = true
+	h.reaping = true
 	s.tasks.Go(func() {
-		status, ok := s.reap(k.pidfd) // which stays as it is while reaping
+		status, ok := s.reap(h.pidfd) // not closed while reaping is set
 		s.mu.Lock()
 		if ok {
-			k.exit = &status
+			h.exit = &status
 		}
-		if k.reaping = false; k.dropped {
-			k.closeFiles()
+		if h.reaping = false; h.closing {
+			h.closeFiles()
 		}
 		s.mu.Unlock()
 		if !ok {
 			return
 		}
-		if sh, err := s.Get(shim); err == nil {
-			r := shimapi.TellExitRequest{ID: k.ID, Exit: status}
-			_ = sh.call(s.ctx, shimapi.MethodTellExit, r, nil) // or adoption tells; or the kernel
-		}
+		// On an error the adoption has reported it, or the shim asks the kernel.
+		r := shimapi.ReportExitRequest{ID: h.ID, Exit: status}
+		_ = sh.call(s.ctx, shimapi.MethodReportExit, r, nil)
 	})
 }
 
@@ -167,7 +168,7 @@ func (s *Set) reap(pidfd *os.File) (status shimapi.ExitStatus, ok bool) {
 		return status, false
 	}
 	var info unix.Siginfo
-	_ = raw.Read(func(fd uintptr) bool { // an error is the deadline
+	_ = raw.Read(func(fd uintptr) bool { // the only error is the deadline, at Close
 		info = unix.Siginfo{}
 		err := unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG, nil)
 		ok = err == nil && info.Signo != 0
@@ -186,5 +187,5 @@ func (s *Set) reap(pidfd *os.File) (status shimapi.ExitStatus, ok bool) {
 	return status, true
 }
 
-// cldExited is si_code of a process that ended by itself, not by a signal.
+// cldExited is si_code of a process that exited, in contrast to one ended by a signal.
 const cldExited = 1

@@ -29,10 +29,7 @@ type ExecSession struct {
 // Exec starts a process in a running container. files are its stdin, stdout and
 // stderr, which stay the caller's; none with a terminal. ctx bounds the start only.
 func (sh *Shim) Exec(ctx context.Context, r *shimapi.ExecRequest, files []*os.File) (*ExecSession, error) {
-	conn, err := sh.send(ctx, shimapi.MethodExec, r, files)
-	if err != nil {
-		return nil, err
-	}
+	conn := sh.open(ctx, shimapi.MethodExec, r, files...)
 	var started shimapi.ExecStarted
 	received, err := conn.receive(ctx, &started)
 	if err != nil {
@@ -111,10 +108,7 @@ type AttachSession struct {
 // in the order stdin, stdout, stderr; they stay the caller's. ctx bounds the
 // joining only.
 func (sh *Shim) Attach(ctx context.Context, r *shimapi.AttachRequest, files []*os.File) (*AttachSession, error) {
-	conn, err := sh.send(ctx, shimapi.MethodAttach, r, files)
-	if err != nil {
-		return nil, err
-	}
+	conn := sh.open(ctx, shimapi.MethodAttach, r, files...)
 	if _, err := conn.receive(ctx, nil); err != nil {
 		conn.close()
 		return nil, err

@@ -26,7 +26,7 @@ func TestStuckShim(t *testing.T) {
 	if err := first.Kill(n.ctx, kill); !errors.Is(err, ErrStuck) {
 		t.Errorf("a call of a stopped shim: %v", err)
 	}
-	first.stuck.Store(false) // as if nobody had called it: the new pod finds out
+	first.process.stuck.Store(false) // as if nobody had called it: the new pod finds out
 	second, err := n.ForNewPod(n.ctx)
 	if err != nil || second.ID() == first.ID() {
 		t.Fatalf("a new pod gets the stuck shim: %v", err)
@@ -44,7 +44,7 @@ func TestStuckShim(t *testing.T) {
 	if err := first.Kill(n.ctx, kill); err != nil && (!errors.As(err, &told) || told.Kind != shimapi.KindNotRunning) {
 		t.Errorf("when it goes on: %v", err)
 	}
-	if first.stuck.Load() {
+	if first.process.stuck.Load() {
 		t.Error("it answers and is still marked")
 	}
 	n.exit(r)

@@ -1,0 +1,176 @@
+package shims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
+)
+
+// process is one run of berth-shim. It serves a shim until it ends, then the next
+// process may take its place in the same directory.
+type process struct {
+	shim      *Shim
+	pid       int
+	version   string // berth's, of the program
+	connected time.Time
+	reaped    <-chan struct{} // closed when we have waited for it; nil: it is not our child
+	gone      chan struct{}   // closed when it has ended
+	stuck     atomic.Bool     // it did not answer the last call in time
+	crashes   int             // how many processes of the shim in a row ended within minLifetime before it
+
+	followed bool // somebody watches for its end; guarded by Set.mu
+
+	decided     chan struct{} // closed when replacement is final
+	replacement *process      // nil: nothing serves the shim any more; not read before decided
+}
+
+// connect reads who serves the shim and checks that it answers. reaped is closed when
+// the process was waited for; nil for a process that is not our child.
+func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), decided: make(chan struct{})}
+	var hello shimapi.HelloResponse
+	// The shim writes its identity when the socket is there.
+	if err := atomicfile.Read(filepath.Join(sh.dir, shimapi.IdentityName), &hello); err != nil {
+		return nil, err
+	}
+	if err := p.send(ctx, shimapi.MethodHello, struct{}{}).answer(ctx, &hello); err != nil {
+		return nil, err
+	}
+	p.pid, p.version = hello.PID, hello.Version
+	return p, nil
+}
+
+// follow makes p the process that serves its shim, adds the shim to the set, and
+// watches p until it ends. adopted is what p has adopted from the process before it.
+func (p *process) follow(adopted []*handover) error {
+	fd, err := unix.PidfdOpen(p.pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", p.pid, err)
+	}
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	sh, s := p.shim, p.shim.set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil { // Close waits for the tasks that there are, and for no others
+		return errors.Join(errClosed, pidfd.Close())
+	}
+	p.followed = true
+	s.shims[sh.id] = sh
+	sh.serveLocked(p, adopted)
+	s.tasks.Go(func() { p.awaitEnd(pidfd) })
+	s.tasks.Go(p.relayEvents)
+	return nil
+}
+
+func (p *process) isGone() bool {
+	select {
+	case <-p.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitEnd closes gone when the process has ended. It returns early at Close.
+func (p *process) awaitEnd(pidfd *os.File) {
+	stop := context.AfterFunc(p.shim.set.ctx, func() { _ = pidfd.SetReadDeadline(time.Now()) })
+	defer stop()
+	defer pidfd.Close()
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return
+	}
+	ended := false
+	_ = raw.Read(func(fd uintptr) bool { // the only error is the deadline, at Close
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, perr := unix.Poll(fds, 0)
+		ended = perr == nil && n > 0
+		return ended
+	})
+	if !ended {
+		return
+	}
+	if p.reaped != nil {
+		<-p.reaped // immediately, since the process has ended
+	}
+	close(p.gone)
+}
+
+// relayEvents passes the process's events on until it ends, and then has it replaced.
+// It returns early at Close.
+func (p *process) relayEvents() {
+	s := p.shim.set
+	for s.ctx.Err() == nil && !p.isGone() {
+		p.watch(s.ctx)
+		// A living shim closes the connection when we read too slowly. The next one
+		// starts with a replay.
+		p.waitIfDying(s.ctx, watchPause)
+	}
+	if p.isGone() {
+		s.onDeath(p)
+	}
+}
+
+// watch passes events on until the connection ends.
+func (p *process) watch(ctx context.Context) {
+	c := p.send(ctx, shimapi.MethodWatch, struct{}{})
+	defer c.close()
+	for {
+		var e shimapi.Event
+		if _, err := c.receive(ctx, &e); err != nil {
+			return
+		}
+		p.onEvent(e)
+		p.shim.set.report(Event{ShimID: p.shim.id, Event: e})
+	}
+}
+
+// watchPause is how long relayEvents waits for the end of a shim that has closed the
+// connection, before it makes another. dyingPatience is the same for a call: a shim
+// never closes a call without an answer unless it is dying.
+const (
+	watchPause    = 100 * time.Millisecond
+	dyingPatience = 5 * time.Second
+)
+
+// waitIfDying gives a shim whose connection broke some time to be reported dead: a
+// dying process closes its sockets slightly before its pidfd becomes readable.
+func (p *process) waitIfDying(ctx context.Context, atMost time.Duration) {
+	select {
+	case <-p.gone:
+	case <-ctx.Done():
+	case <-time.After(atMost):
+	}
+}
+
+// awaitReplacement waits for the process that takes over from p, which is dead or
+// dying; nil: there is none, or ctx or the set has ended.
+func (p *process) awaitReplacement(ctx context.Context) *process {
+	if !p.isFollowed() {
+		return nil // nobody would replace it
+	}
+	select {
+	case <-p.decided:
+		return p.replacement
+	case <-ctx.Done():
+	case <-p.shim.set.ctx.Done():
+	}
+	return nil
+}
+
+func (p *process) isFollowed() bool {
+	p.shim.set.mu.Lock()
+	defer p.shim.set.mu.Unlock()
+	return p.followed
+}

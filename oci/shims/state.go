@@ -1,0 +1,161 @@
+package shims
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
+)
+
+// handover is what a replacement of the shim would need of one pod or container: its
+// state, and duplicates of at most four descriptors. Its fields are guarded by Set.mu.
+type handover struct {
+	shimapi.HandoverState
+	// streams are plain descriptor numbers: an [os.File] would be registered with Go's
+	// poller, and every output of the container would wake us.
+	streams map[string]int
+	pidfd   *os.File
+	exit    *shimapi.ExitStatus // set when we, as subreaper, have collected it
+	holder  *process            // the process of the shim that has the pod or container
+
+	reaping bool // a goroutine waits with the pidfd
+	closing bool // that goroutine closes the pidfd when it is done
+}
+
+// keep stores what a replacement of p would need of a pod or container. It takes over
+// the files.
+func (sh *Shim) keep(p *process, state shimapi.HandoverState, files []*os.File) {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	sh.keepLocked(p, state, files)
+}
+
+func (sh *Shim) keepLocked(p *process, state shimapi.HandoverState, files []*os.File) {
+	sh.dropLocked(state.ID)
+	if sh.set.ctx.Err() != nil { // Close has closed all that were kept
+		shimapi.CloseFiles(files)
+		return
+	}
+	h := &handover{HandoverState: state, streams: map[string]int{}, holder: p}
+	h.Files = nil
+	for i, f := range files {
+		switch {
+		case i >= len(state.Files):
+			_ = f.Close() // a duplicate without a name
+		case state.Files[i] == shimapi.FilePidfd:
+			h.pidfd = f
+		default:
+			if fd := duplicate(f); fd >= 0 {
+				h.streams[state.Files[i]] = fd
+			}
+			_ = f.Close() // the duplicate is kept
+		}
+	}
+	sh.handover[state.ID] = h
+}
+
+// duplicate returns another descriptor of the same open file, -1 on an error.
+func duplicate(f *os.File) int {
+	fd := -1
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return fd
+	}
+	if err := raw.Control(func(old uintptr) { fd, _ = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) }); err != nil {
+		return -1
+	}
+	return fd
+}
+
+func (sh *Shim) dropLocked(id string) {
+	if h := sh.handover[id]; h != nil {
+		h.closeFiles()
+		delete(sh.handover, id)
+	}
+}
+
+func (sh *Shim) dropAllLocked() {
+	for id := range sh.handover {
+		sh.dropLocked(id)
+	}
+}
+
+func (h *handover) closeFiles() {
+	for name := range h.streams {
+		h.closeStream(name)
+	}
+	switch {
+	case h.reaping:
+		h.closing = true
+	case h.pidfd != nil:
+		_ = h.pidfd.Close() // nothing is buffered
+		h.pidfd = nil
+	}
+}
+
+func (h *handover) closeStream(name string) {
+	if fd, ok := h.streams[name]; ok {
+		_ = unix.Close(fd) // the shim has its own
+		delete(h.streams, name)
+	}
+}
+
+// onEvent updates what is kept of the pod or container that an event is about: its
+// files are closed when it has ended, and requested when a shim of a previous daemon
+// names it in its replay.
+func (p *process) onEvent(e shimapi.Event) {
+	sh, s := p.shim, p.shim.set
+	id := e.Record.ID
+	s.mu.Lock()
+	h := sh.handover[id]
+	switch {
+	case h == nil:
+	case e.Record.Status == shimapi.StatusStopped && e.Record.Pod == "":
+		sh.dropLocked(id)
+	case e.Record.Status == shimapi.StatusStopped:
+		h.closeFiles() // its libcontainer state and cgroup stay until it is deleted
+	case e.Record.StdinClosed:
+		h.closeStream(shimapi.FileStdin) // or the container would not see the end of its input
+	}
+	s.mu.Unlock()
+	if h == nil && e.Replay {
+		p.requestState(s.ctx, id)
+	}
+}
+
+// requestState asks the shim for the state and files that it gave the previous daemon.
+// A shim that is too old to know this call can't be replaced.
+func (p *process) requestState(ctx context.Context, id string) {
+	c := p.send(ctx, shimapi.MethodHandoverState, shimapi.IDRequest{ID: id})
+	defer c.close()
+	var state shimapi.HandoverState
+	if files, err := c.receive(ctx, &state); err == nil {
+		p.shim.keep(p, state, files)
+	}
+}
+
+// sendTo makes another process of the shim adopt the pod or container.
+func (h *handover) sendTo(ctx context.Context, p *process) error {
+	s := p.shim.set
+	s.mu.Lock()
+	r := shimapi.AdoptRequest{HandoverState: h.HandoverState, Exit: h.exit}
+	var files []*os.File
+	add := func(name string, fd int) {
+		if fd >= 0 {
+			r.Files, files = append(r.Files, name), append(files, os.NewFile(uintptr(fd), name))
+		}
+	}
+	for name, fd := range h.streams {
+		if copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			add(name, copied)
+		}
+	}
+	if h.pidfd != nil {
+		add(shimapi.FilePidfd, duplicate(h.pidfd))
+	}
+	s.mu.Unlock()
+	defer shimapi.CloseFiles(files)
+	return p.send(ctx, shimapi.MethodAdopt, r, files...).answer(ctx, nil)
+}
