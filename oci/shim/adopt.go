@@ -19,8 +19,8 @@ import (
 	"berth/oci/shimapi"
 )
 
-// lend gives a daemon that has just come what create gave the one before.
-func (s *Server) lend(c *call, r shimapi.IDRequest) (any, error) {
+// handoverState gives a new daemon what create gave the previous one.
+func (s *Server) handoverState(c *call, r shimapi.IDRequest) (any, error) {
 	if p, ok := held(s, s.pods, r.ID); ok {
 		<-p.ready
 		return shimapi.HandoverState{ID: p.id, Dir: p.dir, NetNSPath: p.netns}, nil
@@ -29,27 +29,27 @@ func (s *Server) lend(c *call, r shimapi.IDRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	custody, files := ctr.lend()
+	state, files := ctr.handoverState()
 	defer shimapi.CloseFiles(files)
-	if err := c.answer(custody, nil, files...); err != nil {
-		slog.Debug("files not lent", "container", ctr.id, "error", err)
+	if err := c.answer(state, nil, files...); err != nil {
+		slog.Debug("files for a handover not sent", "container", ctr.id, "error", err)
 	}
 	return nil, errAnswered
 }
 
-// lend duplicates what would keep the container's streams alive without us; of
-// one that has ended, nothing.
-func (ctr *container) lend() (custody shimapi.HandoverState, files []*os.File) {
-	custody = shimapi.HandoverState{
+// handoverState describes the container to the shim that may replace this one, with
+// duplicates of the files that keep its streams open. There are none after its end.
+func (ctr *container) handoverState() (state shimapi.HandoverState, files []*os.File) {
+	state = shimapi.HandoverState{
 		ID: ctr.id, Pod: ctr.pod, Dir: ctr.dir, Command: ctr.command,
 		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce,
 	}
 	if ctr.io.log != nil {
-		custody.LogRoot, custody.LogPath = ctr.io.log.root, ctr.io.log.path
+		state.LogRoot, state.LogPath = ctr.io.log.root, ctr.io.log.path
 	}
 	add := func(name string, f *os.File) {
 		if f = duplicate(f); f != nil {
-			custody.Files, files = append(custody.Files, name), append(files, f)
+			state.Files, files = append(state.Files, name), append(files, f)
 		}
 	}
 	if ctr.io.terminal {
@@ -60,12 +60,8 @@ func (ctr *container) lend() (custody shimapi.HandoverState, files []*os.File) {
 			add(st.name, st.source)
 		}
 	}
-	if ctr.orphan != nil {
-		add(shimapi.FilePidfd, ctr.orphan.pidfd)
-	} else {
-		add(shimapi.FilePidfd, ctr.pidfd)
-	}
-	return custody, files
+	add(shimapi.FilePidfd, ctr.process.file())
+	return state, files
 }
 
 // duplicate is nil for a file that is nil or closed.
@@ -112,6 +108,7 @@ func (s *Server) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 	}
 	defer close(ctr.ready)
 	if err := s.takeOver(ctr, r, files); err != nil {
+		ctr.failed = true
 		drop(s, s.containers, r.ID)
 		return nil, err
 	}
@@ -138,26 +135,20 @@ func (s *Server) adoptPod(r shimapi.AdoptRequest, rec shimapi.Record) error {
 	if rec.Status == shimapi.StatusStopped {
 		return fault(shimapi.KindNotFound, "the pause of pod %s has ended", r.ID)
 	}
-	o, err := newOrphan(rec, nil)
+	process, err := newAdopted(rec, nil)
 	if err != nil {
 		return err
 	}
+	process.patience = 0 // nobody needs the status of a pause process
 	p := &pod{
-		id: r.ID, dir: r.Dir, netns: r.NetNSPath, ready: make(chan struct{}), done: make(chan struct{}), orphan: o, record: rec,
+		id: r.ID, dir: r.Dir, netns: r.NetNSPath, ready: make(chan struct{}), done: make(chan struct{}), process: process, record: rec,
 	}
 	if err := claim(s, s.pods, r.ID, p); err != nil {
-		o.close()
-		return err
+		return errors.Join(err, process.pidfd.Close())
 	}
 	s.hub.publish(shimapi.EventStarted, rec)
 	close(p.ready)
-	go func() { // ends with the pause
-		if err := awaitPidfd(o.pidfd); err != nil {
-			slog.Error("adopted pause not watched", "pod", p.id, "error", err)
-		}
-		s.podEnded(p, shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: time.Now()})
-		o.close()
-	}()
+	go s.supervisePod(p)
 	return nil
 }
 
@@ -168,7 +159,7 @@ func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[stri
 		return fault(shimapi.KindNotFound, "state of container %s: %w", ctr.id, err)
 	}
 	if ctr.record.Status == shimapi.StatusStopped {
-		ctr.lc, ctr.io = lc, &stdio{}
+		ctr.lc, ctr.process, ctr.io = lc, ended{}, &stdio{}
 		s.hub.publish(shimapi.EventExited, ctr.record)
 		close(ctr.done)
 		return nil
@@ -176,18 +167,18 @@ func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[stri
 	if err := holdsStreams(r.Terminal, files); err != nil {
 		return err
 	}
-	if ctr.orphan, err = newOrphan(ctr.record, files[shimapi.FilePidfd]); err != nil {
+	process, err := newAdopted(ctr.record, files[shimapi.FilePidfd])
+	if err != nil {
 		return err
 	}
 	delete(files, shimapi.FilePidfd)
 	if r.Exit != nil {
-		ctr.orphan.tell(*r.Exit)
+		process.report(*r.Exit)
 	}
 	if ctr.io, err = inheritStdio(r.LogRoot, r.LogPath, r.Terminal, files); err != nil {
-		ctr.orphan.close()
-		return err
+		return errors.Join(err, process.pidfd.Close())
 	}
-	ctr.lc = lc
+	ctr.lc, ctr.process = lc, process
 	ctr.thawAdopted()
 	s.resume(ctr)
 	return nil
@@ -248,15 +239,13 @@ func holdsStreams(terminal bool, files map[string]*os.File) error {
 	return nil
 }
 
-// tellExit takes what the daemon learned by reaping an adopted container.
-func (s *Server) tellExit(r shimapi.ReportExitRequest) (any, error) {
+// reportExit takes the exit status that the daemon collected of an adopted container.
+func (s *Server) reportExit(r shimapi.ReportExitRequest) (any, error) {
 	ctr, err := s.container(r.ID)
 	if err != nil {
 		return nil, err
 	}
-	if ctr.orphan != nil {
-		ctr.orphan.tell(r.Exit)
-	}
+	ctr.process.report(r.Exit)
 	return nil, nil
 }
 

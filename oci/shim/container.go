@@ -37,16 +37,17 @@ type container struct {
 	command          string
 	stdin, stdinOnce bool
 
-	ready    chan struct{}           // closed when create has ended, well or not
-	unwanted atomic.Bool             // it was deleted before it was ready
-	lc       *libcontainer.Container // nil: create failed; nothing below is read before ready
-	proc     *libcontainer.Process   // nil: adopted
-	orphan   *orphan                 // nil: our child
-	pid      int
-	pidfd    *os.File // of our child; nil: the kernel gave none
-	groups   group
-	io       *stdio
+	unwanted atomic.Bool   // it was deleted before it was ready
+	ready    chan struct{} // closed when create has ended, well or not
 	done     chan struct{} // closed when the exit is recorded
+
+	// set by create, not read before ready
+	failed  bool // the fields below are not set
+	lc      *libcontainer.Container
+	process process
+	pid     int
+	groups  group
+	io      *stdio
 
 	op sync.Mutex // start, update, delete; not held while waiting for done
 
@@ -78,15 +79,16 @@ func (s *Server) create(c *call, r shimapi.CreateRequest) (any, error) {
 	defer s.made(ctr)
 	err := s.build(ctr, &spec, r)
 	if err != nil {
+		ctr.failed = true
 		drop(s, s.containers, r.ID)
 		failure := startFault(err)
 		s.recordFailure(ctr, failure)
 		return nil, failure
 	}
-	custody, files := ctr.lend()
+	state, files := ctr.handoverState()
 	defer shimapi.CloseFiles(files)
 	ctr.mu.Lock()
-	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups, Handover: &custody}
+	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups, Handover: &state}
 	ctr.mu.Unlock()
 	if err := c.answer(created, nil, files...); err != nil {
 		slog.Debug("answer not delivered", "container", ctr.id, "error", err)
@@ -143,7 +145,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	err = s.launchUnseen(ctr, lc, spec)
 	if err == nil {
 		if err = stillLive(joined); err != nil {
-			err = errors.Join(err, terminate(ctr.proc))
+			err = errors.Join(err, terminate(ctr.process))
 		}
 	}
 	if err != nil {
@@ -152,9 +154,6 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 		return errors.Join(err, lc.Destroy())
 	}
 	ctr.lc = lc
-	if ctr.pidfd, err = openPidfd(ctr.pid); err != nil {
-		slog.Error("container not watched, waiting with a thread", "container", ctr.id, "error", err)
-	}
 	stopOOM := s.watchOOM(ctr)
 	s.change(ctr, shimapi.EventCreated, func(*shimapi.Record) {})
 	go s.supervise(ctr, stopOOM)
@@ -195,28 +194,28 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Pro
 	if err != nil {
 		return err
 	}
+	ctr.pid, _ = proc.Pid() // no error: it was started
+	ctr.process = newStarted(proc, ctr.pid)
 	if console != nil {
 		console, err = shimapi.Pollable(console)
 		if err != nil {
-			return errors.Join(err, terminate(proc))
+			return errors.Join(err, terminate(ctr.process))
 		}
 		ctr.io.setConsole(console)
 	}
-	ctr.proc = proc
-	ctr.pid, _ = proc.Pid() // set, since it was started
-	started, err := shimapi.StartTime(ctr.pid)
+	began, err := shimapi.StartTime(ctr.pid)
 	if err != nil {
-		return errors.Join(err, terminate(proc))
+		return errors.Join(err, terminate(ctr.process))
 	}
 	state, err := lc.State()
 	if err != nil {
-		return errors.Join(err, terminate(proc))
+		return errors.Join(err, terminate(ctr.process))
 	}
 	ctr.groups = maps.Clone(state.CgroupPaths) // libcontainer empties its own as it destroys
 	ctr.ooms = newOOMCounter(ctr.groups)
 	ctr.record = shimapi.Record{
 		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusCreated, BootID: s.bootID,
-		PID: ctr.pid, StartTime: started, CgroupPaths: ctr.groups, CreatedAt: time.Now(),
+		PID: ctr.pid, StartTime: began, CgroupPaths: ctr.groups, CreatedAt: time.Now(),
 	}
 	return nil
 }
@@ -251,18 +250,10 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 	// It was sent before Start returned.
 	console, err := receiveConsole(fc.(*net.UnixConn))
 	if err != nil {
-		return nil, errors.Join(err, terminate(proc))
+		pid, _ := proc.Pid() // no error: it was started
+		return nil, errors.Join(err, terminate(newStarted(proc, pid)))
 	}
 	return console, nil
-}
-
-func terminate(proc *libcontainer.Process) error {
-	err := proc.Signal(unix.SIGKILL)
-	_, _ = proc.Wait() // its state does not matter
-	if isGone(err) {
-		return nil
-	}
-	return err
 }
 
 // recordFailure writes that the container never ran.
@@ -280,7 +271,7 @@ func (s *Server) container(id string) (*container, error) {
 	if ok {
 		<-ctr.ready
 	}
-	if !ok || ctr.lc == nil {
+	if !ok || ctr.failed {
 		return nil, fault(shimapi.KindNotFound, "this shim holds no container %s", id)
 	}
 	return ctr, nil
@@ -343,7 +334,7 @@ const commandPatience = 500 * time.Millisecond
 // a postStart hook that opens /proc/1/fd/1 would be refused. The kernel changes the
 // name last, after the access (begin_new_exec in fs/exec.c), and tells nobody.
 func (ctr *container) awaitCommand() {
-	for deadline := time.Now().Add(commandPatience); time.Now().Before(deadline) && ctr.lives() && comm(ctr.pid) == initComm; {
+	for deadline := time.Now().Add(commandPatience); time.Now().Before(deadline) && ctr.process.alive() && comm(ctr.pid) == initComm; {
 		time.Sleep(50 * time.Microsecond)
 	}
 }
@@ -359,7 +350,7 @@ func (s *Server) releaseFifo(id string) {
 
 // supervise records the end of a container. It ends with the container.
 func (s *Server) supervise(ctr *container, stopOOM func()) {
-	exit, neverRan := ctr.await()
+	exit := ctr.process.wait()
 	if err := ctr.groups.empty(); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
 	}
@@ -375,7 +366,7 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 		}
 		rec.OOMKills = kills
 		rec.OOMKilled = ctr.outOfMemory(rec, kills)
-		if neverRan && started && rec.ExitCode == shimapi.CodeUnknown {
+		if exit.neverRan && started && rec.ExitCode == shimapi.CodeUnknown {
 			rec.ExitCode, rec.Reason = shimapi.CodeStartError, shimapi.ReasonStartError
 			rec.Message = ctr.execFailure()
 		}
@@ -383,34 +374,6 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 	ctr.op.Unlock()
 	ctr.io.close()
 	close(ctr.done)
-}
-
-// end is how a container's first process ended; lost: nobody knows.
-type end struct {
-	shimapi.ExitStatus
-	lost bool
-}
-
-// await waits for the end of the first process. neverRan tells that it ended
-// before it executed its command.
-func (ctr *container) await() (exit end, neverRan bool) {
-	if ctr.orphan != nil {
-		status, known := ctr.orphan.await()
-		ctr.orphan.close()
-		return end{status, !known}, false // its name went with who reaped it
-	}
-	if ctr.pidfd != nil {
-		if err := awaitPidfd(ctr.pidfd); err != nil {
-			slog.Error("container not watched, waiting with a thread", "container", ctr.id, "error", err)
-		}
-		_ = ctr.pidfd.Close() // only a handle
-	}
-	neverRan = comm(ctr.pid) == initComm // a zombie still has its name
-	state, err := ctr.proc.Wait()
-	if state == nil {
-		slog.Error("container not waited for", "container", ctr.id, "error", err)
-	}
-	return end{exitOf(state), false}, neverRan
 }
 
 // execFailure is what the init said on the container's stderr when the kernel
@@ -463,7 +426,7 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	if all && sig != unix.SIGKILL {
 		return signalAll(ctr.groups.dir(), sig)
 	}
-	err := ctr.signalFirst(sig)
+	err := ctr.process.signal(sig)
 	if all {
 		return ctr.groups.empty()
 	}
@@ -471,13 +434,6 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
 	}
 	return err
-}
-
-func (ctr *container) signalFirst(sig syscall.Signal) error {
-	if ctr.orphan != nil {
-		return ctr.orphan.signal(sig)
-	}
-	return ctr.proc.Signal(sig)
 }
 
 // delete ends what is left of a container and removes every trace but its record.

@@ -173,7 +173,7 @@ func (ctr *container) endsSoon() bool {
 	case <-ctr.done:
 		return true
 	case <-time.After(endGrace):
-		return !ctr.lives()
+		return !ctr.process.alive()
 	}
 }
 

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"errors"
 	"os"
 	"regexp"
 	"strconv"
@@ -10,12 +9,6 @@ import (
 
 	"berth/oci/shimapi"
 )
-
-// process is a pause or a container's first process, as this shim holds it.
-type process interface {
-	// lives tells whether it has not ended; while it lives its number is its own.
-	lives() bool
-}
 
 var namespaceOf = regexp.MustCompile(`^/proc/([0-9]+)/ns/`)
 
@@ -43,12 +36,12 @@ func (s *Server) joined(pod string, namespaces []specs.LinuxNamespace) ([]proces
 func (s *Server) processOf(pod string, pid int) process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p, ok := s.pods[pod]; ok && isClosed(p.ready) && p.record.PID == pid {
-		return p
+	if p, ok := s.pods[pod]; ok && isClosed(p.ready) && !p.failed && p.record.PID == pid {
+		return p.process
 	}
 	for _, ctr := range s.containers {
-		if ctr.pod == pod && isClosed(ctr.ready) && ctr.lc != nil && ctr.pid == pid {
-			return ctr
+		if ctr.pod == pod && isClosed(ctr.ready) && !ctr.failed && ctr.pid == pid {
+			return ctr.process
 		}
 	}
 	return nil
@@ -66,35 +59,11 @@ func isClosed(c <-chan struct{}) bool {
 // stillLive refuses a container that may have joined a stranger's namespaces.
 func stillLive(all []process) error {
 	for _, p := range all {
-		if !p.lives() {
+		if !p.alive() {
 			return fault(shimapi.KindNotRunning, "a process whose namespaces the container joins has ended")
 		}
 	}
 	return nil
-}
-
-func (p *pod) lives() bool {
-	switch {
-	case isClosed(p.done):
-		return false
-	case p.orphan != nil:
-		return pidfdLives(p.orphan.pidfd)
-	case p.proc == nil:
-		return false
-	}
-	lives := false
-	err := p.proc.WithHandle(func(pidfd uintptr) { lives = !ended(int(pidfd)) })
-	return lives || errors.Is(err, os.ErrNoHandle) // before Linux 5.4 done has to do
-}
-
-func (ctr *container) lives() bool {
-	switch {
-	case isClosed(ctr.done):
-		return false
-	case ctr.orphan != nil:
-		return pidfdLives(ctr.orphan.pidfd)
-	}
-	return ctr.pidfd == nil || pidfdLives(ctr.pidfd)
 }
 
 // pidfdLives is false of one that was closed, which is done after the end.
@@ -104,6 +73,6 @@ func pidfdLives(f *os.File) bool {
 		return false
 	}
 	lives := false
-	err = raw.Control(func(fd uintptr) { lives = !ended(int(fd)) })
+	err = raw.Control(func(fd uintptr) { lives = !hasEnded(int(fd)) })
 	return err == nil && lives
 }

@@ -35,10 +35,10 @@ func awaitPidfd(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	return raw.Read(func(fd uintptr) bool { return ended(int(fd)) })
+	return raw.Read(func(fd uintptr) bool { return hasEnded(int(fd)) })
 }
 
-func ended(pidfd int) bool {
+func hasEnded(pidfd int) bool {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0

@@ -3,7 +3,6 @@ package shim
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,8 +25,8 @@ const stopGrace = 10 * time.Second
 type pod struct {
 	id, dir, netns string
 	ready          chan struct{} // closed when run has ended, well or not
-	proc           *os.Process   // nil: adopted, or run failed; not read before ready
-	orphan         *orphan       // of an adopted one
+	failed         bool          // run failed: there is no process; not read before ready
+	process        process       // not read before ready
 	done           chan struct{} // closed when the exit is recorded
 	unbind         sync.Mutex    // stops of one pod may overlap
 	record         shimapi.Record
@@ -45,6 +44,7 @@ func (s *Server) runPod(r shimapi.RunPodRequest) (any, error) {
 	}
 	defer close(p.ready)
 	if err := s.startPause(p, config, r); err != nil {
+		p.failed = true
 		drop(s, s.pods, r.ID)
 		return nil, err
 	}
@@ -67,52 +67,39 @@ func (s *Server) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest
 	if err != nil {
 		return fault(shimapi.KindStartFailed, "pod %s: %w", r.ID, err)
 	}
-	started, err := settle(proc.Pid, r)
+	p.process = newStarted(proc, proc.Pid)
+	began, err := prepare(proc.Pid, r)
 	if err != nil {
-		_ = proc.Kill()    // it may have died meanwhile
-		_, _ = proc.Wait() // only its end matters
-		return err
+		return errors.Join(err, terminate(p.process))
 	}
-	p.proc = proc
 	now := time.Now()
 	p.record = shimapi.Record{
 		Version: recordVersion, ID: r.ID, Status: shimapi.StatusRunning, BootID: s.bootID,
-		PID: proc.Pid, StartTime: started, CreatedAt: now, StartedAt: now,
+		PID: proc.Pid, StartTime: began, CreatedAt: now, StartedAt: now,
 	}
 	saveRecord(p.dir, p.record)
 	s.hub.publish(shimapi.EventStarted, p.record)
 	return nil
 }
 
-// settle does what the shim does to a pause that runs: its OOM score, the pin of
-// its network namespace. On an error nothing is left pinned.
-func settle(pid int, r shimapi.RunPodRequest) (started uint64, err error) {
+// prepare sets the OOM score of a pause process that runs, and mounts its network
+// namespace at NetNSPath. It returns the start time. On an error nothing stays mounted.
+func prepare(pid int, r shimapi.RunPodRequest) (began uint64, err error) {
 	if err := adjustOOMScore(pid, r.OOMScoreAdj); err != nil {
 		return 0, err
 	}
-	if started, err = shimapi.StartTime(pid); err != nil {
+	if began, err = shimapi.StartTime(pid); err != nil {
 		return 0, err
 	}
 	if r.NewNet && r.NetNSPath != "" {
 		err = bindNetNS(pid, r.NetNSPath)
 	}
-	return started, err
+	return began, err
 }
 
-// supervisePod records the end of a pause. It ends with the pause.
+// supervisePod records the end of a pause process. It ends with the process.
 func (s *Server) supervisePod(p *pod) {
-	if err := awaitEnd(p.proc.Pid); err != nil {
-		slog.Error("pause not watched, waiting with a thread", "pod", p.id, "error", err)
-	}
-	state, err := p.proc.Wait()
-	if err != nil {
-		slog.Error("pause not waited for", "pod", p.id, "error", err)
-	}
-	s.podEnded(p, exitOf(state))
-}
-
-func (s *Server) podEnded(p *pod, exit shimapi.ExitStatus) {
-	setExit(&p.record, exit)
+	setExit(&p.record, p.process.wait().ExitStatus)
 	saveRecord(p.dir, p.record)
 	s.hub.publish(shimapi.EventPodExited, p.record)
 	close(p.done)
@@ -128,10 +115,10 @@ func (s *Server) stopPod(r shimapi.IDRequest) (any, error) {
 
 func (p *pod) stop() error {
 	<-p.ready
-	if p.proc == nil && p.orphan == nil {
+	if p.failed {
 		return nil
 	}
-	if err := p.kill(); err != nil && !isGone(err) {
+	if err := p.process.signal(unix.SIGKILL); err != nil && !isGone(err) {
 		return fmt.Errorf("kill pause: %w", err)
 	}
 	select {
@@ -142,13 +129,6 @@ func (p *pod) stop() error {
 	p.unbind.Lock()
 	defer p.unbind.Unlock()
 	return unbindNetNS(p.netns)
-}
-
-func (p *pod) kill() error {
-	if p.orphan != nil {
-		return p.orphan.signal(unix.SIGKILL)
-	}
-	return p.proc.Kill()
 }
 
 func (s *Server) removePod(r shimapi.IDRequest) (any, error) {

@@ -108,7 +108,7 @@ func (s *Server) tracersOf(pod string) []*container {
 	defer s.mu.Unlock()
 	var all []*container
 	for _, ctr := range s.containers {
-		if ctr.pod == pod && isClosed(ctr.ready) && ctr.lc != nil && ctr.isTracer() && ctr.status() == shimapi.StatusRunning {
+		if ctr.pod == pod && isClosed(ctr.ready) && !ctr.failed && ctr.isTracer() && ctr.status() == shimapi.StatusRunning {
 			all = append(all, ctr)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"berth/oci/shimapi"
 )
 
-// TestOrphanEnds has another reap the process, late: the kernel tells then.
-func TestOrphanEnds(t *testing.T) {
+// TestAdoptedEnds has another reap the process, late: the kernel tells then.
+func TestAdoptedEnds(t *testing.T) {
 	probe := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	for script, want := range map[string]shimapi.ExitStatus{
 		"exit 42":    {Code: 42},
@@ -35,40 +35,39 @@ func TestOrphanEnds(t *testing.T) {
 			t.Log("this kernel tells no exit:", err)
 			want = shimapi.ExitStatus{Code: shimapi.CodeUnknown}
 		}
-		o, err := newOrphan(shimapi.Record{}, pidfd)
+		o, err := newAdopted(shimapi.Record{}, pidfd)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = in.Close()
 		time.AfterFunc(300*time.Millisecond, func() { _ = cmd.Wait() }) // a lazy PID 1
 		began := time.Now()
-		got, known := o.await()
+		got := o.wait()
+		known := !got.lost
 		if took := time.Since(began); got.Code != want.Code || got.Signal != want.Signal || known != (want.Code != shimapi.CodeUnknown) || known && took > 2*time.Second {
 			t.Errorf("%s: %+v, %v after %v", script, got, known, took)
 		}
 		if err := o.signal(unix.SIGTERM); !isGone(err) {
 			t.Errorf("signal after the end: %v", err)
 		}
-		o.close()
 	}
 }
 
-// TestOrphanIsTold: who reaped it says so, whatever the kernel can tell.
-func TestOrphanIsTold(t *testing.T) {
+// TestAdoptedIsReported: the parent that reaped it reports the status, whatever the kernel knows.
+func TestAdoptedIsReported(t *testing.T) {
 	cmd := exec.Command("/bin/true")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Wait() }()
-	o, err := newOrphan(recordOf(t, cmd.Process.Pid), nil)
+	o, err := newAdopted(recordOf(t, cmd.Process.Pid), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.close()
-	o.tell(shimapi.ExitStatus{Code: 5})
-	o.tell(shimapi.ExitStatus{Code: 6})
-	if got, known := o.await(); !known || got.Code != 5 {
-		t.Errorf("%+v, %v", got, known)
+	o.report(shimapi.ExitStatus{Code: 5})
+	o.report(shimapi.ExitStatus{Code: 6})
+	if got := o.wait(); got.lost || got.Code != 5 {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -81,10 +80,10 @@ func recordOf(t *testing.T, pid int) shimapi.Record {
 	return shimapi.Record{PID: pid, StartTime: started}
 }
 
-func TestOrphanIsNoStranger(t *testing.T) {
+func TestAdoptedIsNoOther(t *testing.T) {
 	rec := recordOf(t, os.Getpid())
 	rec.StartTime++
-	if _, err := newOrphan(rec, nil); err == nil {
+	if _, err := newAdopted(rec, nil); err == nil {
 		t.Error("a process with another start time was adopted")
 	}
 }
