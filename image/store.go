@@ -10,10 +10,9 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"berth/image/layer"
 	"berth/image/registry"
+	"berth/oci/flock"
 )
 
 // lockFile is held while the store is open.
@@ -126,14 +125,11 @@ func (s *Store) open(opts Options, p platform) (err error) {
 
 // lockDir keeps other processes out of the directory until the file is closed.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDONLY, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := flock.Try(filepath.Join(dir, lockFile))
+	if errors.Is(err, flock.ErrLocked) {
+		err = fmt.Errorf("another process has it open; give this one another root: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another process has it open; give this one another root: %w", err), f.Close())
-	}
-	return f, nil
+	return f, err
 }
 
 // Close ends all pulls, waits for them, and gives up the lock. Mounts stay.

@@ -180,7 +180,7 @@ func (f *fakeShim) begin(method, id string) *shimapi.Error {
 	f.mu.Lock()
 	hook := f.hook
 	switch method {
-	case shimapi.MethodHello, shimapi.MethodList, shimapi.MethodWatch, shimapi.MethodLend, shimapi.MethodShutdown:
+	case shimapi.MethodHello, shimapi.MethodList, shimapi.MethodWatch, shimapi.MethodHandoverState, shimapi.MethodShutdown:
 	default:
 		f.calls = append(f.calls, method)
 	}

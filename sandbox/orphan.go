@@ -4,16 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
 
@@ -58,18 +54,10 @@ func killCgroup(paths map[string]string) error {
 	if dir == "" {
 		return nil
 	}
-	deadline := time.Now().Add(killPatience)
-	for time.Now().Before(deadline) {
-		pids := cgroupPIDs(dir)
-		if len(pids) == 0 {
-			return nil
-		}
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // v2, Linux 5.14; below does without
-		for _, pid := range pids {
-			killMember(dir, pid, deadline)
-		}
+	if err := cgroup.Kill(dir, killPatience, nil); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrTimeout)
 	}
-	return fmt.Errorf("processes %v of cgroup %s did not end within %v of SIGKILL, see /proc/PID/stack: %w", cgroupPIDs(dir), dir, killPatience, ErrTimeout)
+	return nil
 }
 
 // removeEmptied removes the cgroups of processes that have ended. The kernel calls
@@ -88,39 +76,6 @@ func removeEmptied(paths map[string]string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// killMember kills a process if it is in the cgroup still once it is held by a
-// pidfd, which no later process of that number can be mistaken for.
-func killMember(dir string, pid int, deadline time.Time) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return // gone
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if !slices.Contains(cgroupPIDs(dir), pid) {
-		return
-	}
-	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // gone: good
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline)/time.Millisecond)+1)
-}
-
-// cgroupPIDs lists the processes of a cgroup and of those below it.
-func cgroupPIDs(dir string) []int {
-	var pids []int
-	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || !e.IsDir() {
-			return nil
-		}
-		b, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		for _, f := range strings.Fields(string(b)) {
-			if pid, err := strconv.Atoi(f); err == nil {
-				pids = append(pids, pid)
-			}
-		}
-		return nil
-	})
-	return pids
 }
 
 // refreshFact takes in the shim's last word on a container from its file, for

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"berth/oci/shimapi"
 	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
 	"berth/sandbox/record"
 )
 

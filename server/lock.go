@@ -11,8 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"berth/oci/flock"
 )
 
 const (
@@ -35,22 +36,18 @@ func lockDir(ctx context.Context, dir string, patience time.Duration) (*lock, er
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
 	path := filepath.Join(dir, lockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	f, err := flock.Try(path)
+	if errors.Is(err, flock.ErrLocked) {
 		klog.FromContext(ctx).Info("Waiting for a lock that another process has", "file", path, "patience", patience)
-		if !awaitLock(f, patience) {
-			return nil, inUse(dir, path)
-		}
-		err = nil
+		f, err = flock.Wait(path, patience)
 	}
-	if err == nil {
-		err = f.Truncate(0)
+	if errors.Is(err, flock.ErrLocked) {
+		return nil, inUse(dir, path)
 	}
-	if err == nil {
+	if err != nil {
+		return nil, err
+	}
+	if err = f.Truncate(0); err == nil {
 		_, err = fmt.Fprintln(f, os.Getpid())
 	}
 	if err != nil {
@@ -58,30 +55,6 @@ func lockDir(ctx context.Context, dir string, patience time.Duration) (*lock, er
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &lock{f: f}, nil
-}
-
-// awaitLock waits for a lock, which the kernel does without a deadline: when it is
-// given up, the wait ends with the holder, and the file is closed then.
-func awaitLock(f *os.File, patience time.Duration) bool {
-	got, givenUp := make(chan bool), make(chan struct{})
-	go func() {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		for errors.Is(err, unix.EINTR) {
-			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		}
-		select {
-		case got <- err == nil:
-		case <-givenUp:
-			f.Close()
-		}
-	}()
-	select {
-	case ok := <-got:
-		return ok
-	case <-time.After(patience):
-		close(givenUp)
-		return false
-	}
 }
 
 // inUse says who has the lock: the berthd that wrote its PID into the file or,

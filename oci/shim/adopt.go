@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
 
@@ -212,7 +213,7 @@ func (ctr *container) endLostSessions() {
 		if ctr.hasSession(strings.TrimPrefix(filepath.Base(dir), sessionPrefix)) {
 			continue
 		}
-		if err := emptyDir(dir, stopGrace, func() {}); err != nil {
+		if err := cgroup.Kill(dir, stopGrace, nil); err != nil {
 			slog.Error("exec of a dead shim left processes", "container", ctr.id, "error", err)
 		}
 		(&subgroup{parent: parent, dir: dir}).remove()

@@ -1,21 +1,19 @@
 package shim
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"berth/oci/cgroup"
 )
 
 const unifiedRoot = "/sys/fs/cgroup"
@@ -72,123 +70,8 @@ func checkCgroupPath(path string, systemd bool) error {
 	return nil
 }
 
-// pids lists the processes of the cgroup at dir and below. A cgroup that is gone
-// has none.
-func pids(dir string) []int {
-	var all []int
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			return err
-		}
-		if !d.IsDir() {
-			return nil
-		}
-		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil {
-			return nil // removed meanwhile, or a threaded cgroup whose processes the parent lists
-		}
-		for field := range bytes.FieldsSeq(data) {
-			// 0 is a process of another PID namespace; itself the shim never signals.
-			if pid, err := strconv.Atoi(string(field)); err == nil && pid > 0 && pid != os.Getpid() {
-				all = append(all, pid)
-			}
-		}
-		return nil
-	})
-	return all
-}
-
-// signalAll sends sig to every process of the cgroup once.
-func signalAll(dir string, sig unix.Signal) error {
-	var failed error
-	targets := openPids(dir)
-	defer closePids(targets)
-	for _, t := range targets {
-		if err := unix.PidfdSendSignal(t.fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			failed = errors.Join(failed, fmt.Errorf("signal %d to %d: %w", sig, t.pid, err))
-		}
-	}
-	return failed
-}
-
-type target struct{ pid, fd int }
-
-// openPids takes hold of the processes of the cgroup. What was not in it before
-// and after its pidfd was opened may be a stranger with a reused number.
-func openPids(dir string) []target {
-	var held []target
-	for _, pid := range pids(dir) {
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			held = append(held, target{pid, fd})
-		}
-	}
-	still := pids(dir)
-	return slices.DeleteFunc(held, func(t target) bool {
-		if slices.Contains(still, t.pid) {
-			return false
-		}
-		_ = unix.Close(t.fd) // only a handle
-		return true
-	})
-}
-
-func closePids(targets []target) {
-	for _, t := range targets {
-		_ = unix.Close(t.fd) // only a handle
-	}
-}
-
-// empty kills every process of the container, frozen ones too, see [emptyDir].
-func (g group) empty() error { return emptyDir(g.dir(), stopGrace, g.thaw) }
-
-// emptyDir kills every process of the cgroup at dir until there is none, for at
-// most the time given. It freezes nothing: what forks is met again in the next round,
-// and cgroup.kill, where there is one, leaves no rounds to fork in. killed is called
-// after each round.
-func emptyDir(dir string, within time.Duration, killed func()) error {
-	if dir == "" {
-		return nil
-	}
-	deadline := time.Now().Add(within)
-	for {
-		if len(pids(dir)) == 0 {
-			return nil
-		}
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // v2, Linux 5.14; the loop does without
-		targets := openPids(dir)
-		for _, t := range targets {
-			_ = unix.PidfdSendSignal(t.fd, unix.SIGKILL, nil, 0) // gone already: good
-		}
-		killed()
-		awaitEnds(targets, deadline)
-		closePids(targets)
-		if time.Now().After(deadline) {
-			if left := pids(dir); len(left) > 0 {
-				return fmt.Errorf("processes %v of cgroup %s do not die of SIGKILL", left, dir)
-			}
-			return nil
-		}
-	}
-}
-
-// awaitEnds returns when all targets have ended or the time has come.
-func awaitEnds(targets []target, deadline time.Time) {
-	for _, t := range targets {
-		fds := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}}
-		for {
-			left := time.Until(deadline)
-			if left <= 0 {
-				return
-			}
-			if _, err := unix.Poll(fds, int(left/time.Millisecond)+1); !errors.Is(err, unix.EINTR) {
-				break
-			}
-		}
-	}
-}
+// empty kills every process of the container, frozen ones too.
+func (g group) empty() error { return cgroup.Kill(g.dir(), stopGrace, g.thaw) }
 
 // subgroup is the cgroup of one exec below its container's.
 type subgroup struct {
@@ -210,14 +93,14 @@ func (g group) newSubgroup(name string) (*subgroup, error) {
 
 // empty kills all that the session started. What somebody froze ends when it is
 // thawed: the end of a command is no reason to let the container run on.
-func (s *subgroup) empty() error { return emptyDir(s.dir, stopGrace, func() {}) }
+func (s *subgroup) empty() error { return cgroup.Kill(s.dir, stopGrace, nil) }
 
 // remove gives what still runs (a command may leave a daemon behind) to the
 // container and removes the cgroup. One that can't be emptied so, since the
 // container has children of its own, goes with the container.
 func (s *subgroup) remove() {
 	for range 100 { // it may fork while it is moved
-		left := pids(s.dir)
+		left := cgroup.PIDs(s.dir)
 		if len(left) == 0 {
 			break
 		}

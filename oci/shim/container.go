@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
 
@@ -424,7 +425,7 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 		ctr.mu.Unlock()
 	}
 	if all && sig != unix.SIGKILL {
-		return signalAll(ctr.groups.dir(), sig)
+		return cgroup.Signal(ctr.groups.dir(), sig)
 	}
 	err := ctr.process.signal(sig)
 	if all {

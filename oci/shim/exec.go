@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
 
@@ -238,7 +239,7 @@ func (ctr *container) killSession(id string, sig syscall.Signal, all bool) error
 	case all && sig == unix.SIGKILL:
 		return x.group.empty()
 	case all:
-		return signalAll(x.group.dir, sig)
+		return cgroup.Signal(x.group.dir, sig)
 	}
 	err := x.proc.Signal(sig)
 	if isGone(err) {

@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
 
@@ -67,20 +68,20 @@ func (g group) adjustOOM(was *int, to int) error {
 }
 
 func adjustOnce(dir, was, to string) (changed bool, err error) {
-	targets := openPids(dir)
-	defer closePids(targets)
-	for _, t := range targets {
-		did, err := adjustProcess(t, was, to)
+	all := cgroup.Open(dir)
+	defer all.Close()
+	for _, m := range all {
+		did, err := adjustProcess(m, was, to)
 		if err != nil {
-			return changed, fmt.Errorf("oom_score_adj of process %d: %w", t.pid, err)
+			return changed, fmt.Errorf("oom_score_adj of process %d: %w", m.PID, err)
 		}
 		changed = changed || did
 	}
 	return changed, nil
 }
 
-func adjustProcess(t target, was, to string) (changed bool, err error) {
-	f, err := os.OpenFile("/proc/"+strconv.Itoa(t.pid)+"/oom_score_adj", os.O_RDWR, 0)
+func adjustProcess(m cgroup.Member, was, to string) (changed bool, err error) {
+	f, err := os.OpenFile("/proc/"+strconv.Itoa(m.PID)+"/oom_score_adj", os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -88,8 +89,8 @@ func adjustProcess(t target, was, to string) (changed bool, err error) {
 		return false, err
 	}
 	defer f.Close() // a write has told its error
-	if unix.PidfdSendSignal(t.fd, 0, nil, 0) != nil {
-		return false, nil // it ended, and the file may be that of a stranger with its number
+	if !m.Exists() {
+		return false, nil // it was reaped, and the file may be of another process with its PID
 	}
 	var have [16]byte
 	n, err := f.Read(have[:])

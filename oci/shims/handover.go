@@ -10,8 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"berth/oci/flock"
 	"berth/oci/shimapi"
 )
 
@@ -172,7 +171,7 @@ func (s *Set) restart(ctx context.Context, dir string) (*child, error) {
 	}
 	for {
 		c, err := s.start(ctx, dir)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		if !errors.Is(err, flock.ErrLocked) {
 			return c, err
 		}
 		select { // a child that the dead shim was starting has the lock until it executes its program

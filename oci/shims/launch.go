@@ -1,7 +1,6 @@
 package shims
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,8 +16,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"berth/oci/flock"
+	"berth/oci/memfd"
 	"berth/oci/shimapi"
 )
 
@@ -45,17 +47,10 @@ func (c *child) kill() {
 	<-c.reaped
 }
 
-// lockDir takes the lock of a shim's directory, which a living shim holds: the error is
-// EWOULDBLOCK then.
+// lockDir takes the lock of a shim's directory. A living shim holds it: the error wraps
+// [flock.ErrLocked] then.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, shimapi.LockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
-	}
-	return f, nil
+	return flock.Try(filepath.Join(dir, shimapi.LockName))
 }
 
 // start starts a process of the shim in dir and returns when it serves.
@@ -157,25 +152,7 @@ func sealedCopy(path string) (*os.File, error) {
 		return nil, fmt.Errorf("shim binary: %w", err)
 	}
 	defer src.Close()
-	fd, err := unix.MemfdCreate("berth-shim", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if errors.Is(err, unix.EINVAL) { // before Linux 6.3: executable without being asked
-		fd, err = unix.MemfdCreate("berth-shim", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("memfd for the shim: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "berth-shim")
-	_, err = io.Copy(f, src)
-	if err == nil {
-		err = f.Chmod(0o511)
-	}
-	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("memfd for the shim: %w", err), f.Close())
-	}
-	return f, nil
+	return memfd.Sealed("berth-shim", src, 0o511)
 }
 
 // fileSet opens several files and keeps the first error.
@@ -238,25 +215,18 @@ func removeShimCgroup(stateDir string) {
 func shimCgroupDirs(stateDir string) (dirs []string, unified bool) {
 	sum := sha256.Sum256([]byte(stateDir))
 	name := "berth-shim-" + hex.EncodeToString(sum[:6])
-	f, err := os.Open("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, false
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
-		fields, fs := strings.Fields(before), strings.Fields(after)
-		if len(fields) < 5 || len(fs) < 3 {
-			continue
-		}
-		options := strings.Split(fs[2], ",")
+	for _, m := range mounts {
 		switch {
-		case fs[0] == "cgroup2" && fields[4] == "/sys/fs/cgroup":
-			return []string{filepath.Join(fields[4], name)}, true
-		case fs[0] == "cgroup" && slices.ContainsFunc(options, func(o string) bool {
+		case m.FSType == "cgroup2" && m.Mountpoint == "/sys/fs/cgroup":
+			return []string{filepath.Join(m.Mountpoint, name)}, true
+		case m.FSType == "cgroup" && slices.ContainsFunc(strings.Split(m.VFSOptions, ","), func(o string) bool {
 			return o == "memory" || o == "pids" || o == "name=systemd"
 		}):
-			dirs = append(dirs, filepath.Join(fields[4], name))
+			dirs = append(dirs, filepath.Join(m.Mountpoint, name))
 		}
 	}
 	return dirs, false

@@ -11,8 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"berth/oci/flock"
 	"berth/oci/shimapi"
 )
 
@@ -108,7 +107,7 @@ func (s *Set) reconnect(ctx context.Context, id string) error {
 		case errors.Is(err, os.ErrNotExist): // it has exited since the directory was listed
 			s.reportGone(id)
 			return nil
-		case !errors.Is(err, unix.EWOULDBLOCK):
+		case !errors.Is(err, flock.ErrLocked):
 			return err
 		}
 		if err = s.connectToPods(ctx, sh); err == nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"berth/cni"
@@ -188,17 +189,16 @@ func checkPropagation(context.Context, config.Config) Finding {
 	return fine("/ is shared")
 }
 
-// rootIsShared reads mountinfo (proc_pid_mountinfo(5)): the last mount on / counts.
-func rootIsShared(mountinfo string) bool {
-	shared := false
-	for line := range strings.Lines(mountinfo) {
-		fields := strings.Fields(line)
-		if len(fields) > 6 && fields[4] == "/" {
-			options, _, _ := strings.Cut(strings.Join(fields[6:], " ")+" ", "- ")
-			shared = strings.Contains(options, "shared:")
-		}
+// rootIsShared reports whether the mount on / propagates mounts. text is
+// /proc/self/mountinfo, in which the last mount on / counts.
+func rootIsShared(text string) bool {
+	mounts, err := mountinfo.GetMountsFromReader(strings.NewReader(text), func(m *mountinfo.Info) (skip, stop bool) {
+		return m.Mountpoint != "/", false
+	})
+	if err != nil || len(mounts) == 0 {
+		return false
 	}
-	return shared
+	return strings.Contains(mounts[len(mounts)-1].Optional, "shared:")
 }
 
 // lowDisk and lowInodes are where the kubelet's eviction starts by default.

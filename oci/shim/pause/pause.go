@@ -1,6 +1,7 @@
 package pause
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci/memfd"
 	"berth/oci/shimapi"
 )
 
@@ -44,7 +46,7 @@ type Launcher struct {
 // NewLauncher prepares to start pauses. dir is a directory where their empty root
 // can be mounted for a moment, in a mount namespace of its own; it stays as it is.
 func NewLauncher(dir string) (*Launcher, error) {
-	exe, err := sealed("pause", program)
+	exe, err := memfd.Sealed("pause", bytes.NewReader(program), 0o555)
 	if err != nil {
 		return nil, err
 	}
@@ -57,30 +59,6 @@ func NewLauncher(dir string) (*Launcher, error) {
 
 // Close releases the launcher; started pauses live on. It is called once.
 func (l *Launcher) Close() error { return errors.Join(l.stage.close(), l.exe.Close()) }
-
-// sealed returns an executable memfd that nobody can change any more.
-func sealed(name string, content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if errors.Is(err, unix.EINVAL) { // before Linux 6.3: executable without being asked
-		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("memfd for %s: %w", name, err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(0o555)
-	}
-	if err == nil {
-		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("memfd for %s: %w", name, err), f.Close())
-	}
-	return f, nil
-}
 
 // ErrSysctl is for a sysctl that the kernel has not, or not with this value.
 var ErrSysctl = errors.New("the kernel refuses a sysctl")

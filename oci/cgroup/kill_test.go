@@ -1,4 +1,4 @@
-package shim
+package cgroup
 
 import (
 	"os"
@@ -24,10 +24,10 @@ func TestEmptiedAtTheLastMoment(t *testing.T) {
 		}
 	}
 	tell(strconv.Itoa(child.Process.Pid) + "\n")
-	if err := emptyDir(dir, 0, func() {}); err == nil {
+	if err := Kill(dir, 0, nil); err == nil {
 		t.Error("a process that is still listed is no error")
 	}
-	if err := emptyDir(dir, 0, func() { tell("") }); err != nil {
+	if err := Kill(dir, 0, func() { tell("") }); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,17 @@
+// Package flock takes a lock file for the life of a process.
+//
+// # What it owns
+//
+// [Try] and [Wait], which open a lock file and lock it (flock(2)).
+//
+// # Invariants
+//
+//   - The kernel drops the lock with the last descriptor of the open file, so a process
+//     that was killed leaves no stale lock. A child that inherits the descriptor keeps it.
+//   - A lock file is never removed while it may be locked: two processes could then lock
+//     two files of the same name.
+//
+// # Why not X
+//
+// Why not a file with a PID in it: the PID may be of another process by now.
+package flock

@@ -1,0 +1,58 @@
+package flock
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked is wrapped when another process has the lock.
+var ErrLocked error = unix.EWOULDBLOCK
+
+// Try makes the lock file at path if there is none, and locks it without waiting. The
+// lock lasts until the file is closed.
+func Try(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+// Wait is [Try] that waits for another process to give the lock up, for at most patience.
+func Wait(path string, patience time.Duration) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	// The kernel waits without a deadline. After patience the wait goes on by itself until
+	// the other process gives the lock up, and closes the file then.
+	locked, givenUp := make(chan error), make(chan struct{})
+	go func() {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		select {
+		case locked <- err:
+		case <-givenUp:
+			_ = f.Close() // nothing is buffered
+		}
+	}()
+	select {
+	case err := <-locked:
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+		}
+		return f, nil
+	case <-time.After(patience):
+		close(givenUp)
+		return nil, fmt.Errorf("lock %s: %w", path, ErrLocked)
+	}
+}
