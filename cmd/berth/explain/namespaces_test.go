@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 )
 
 func needRoot(t *testing.T) {
@@ -166,7 +167,7 @@ func TestPodNetwork(t *testing.T) {
 			pods, _ := records(t, stopped(0), "")
 			p := pods.all[0]
 			withPause(t, p)
-			p.Network.IPs = []string{"10.7.0.2"}
+			p.Network = &record.Network{IPs: []string{"10.7.0.2"}}
 			podNetwork(t, p.state, c.change)
 			found, facts := report(t, pods, "aaaa")
 			wantAll(t, name, found+"\n"+facts, c.want...)

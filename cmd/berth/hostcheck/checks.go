@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -16,8 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/cni"
-	"berth/oci"
-	"berth/server/config"
 )
 
 // checks are made in this order, what everything depends on first.
@@ -38,14 +37,14 @@ var checks = []check{
 	{"socket", checkSocket},
 }
 
-func checkConfig(_ context.Context, cfg config.Config) Finding {
-	if err := cfg.Check(); err != nil {
+func checkConfig(_ context.Context, m machine) Finding {
+	if err := m.cfg.Check(); err != nil {
 		return broken(strings.ReplaceAll(err.Error(), "\n", "; "), "change these keys of the configuration")
 	}
-	return fine("root %s, state %s", cfg.Root, cfg.State)
+	return fine("root %s, state %s", m.cfg.Root, m.cfg.State)
 }
 
-func checkUser(context.Context, config.Config) Finding {
+func checkUser(context.Context, machine) Finding {
 	if uid := os.Geteuid(); uid != 0 {
 		return broken(fmt.Sprintf("this runs as uid %d", uid), "run berthd, and this check, as root")
 	}
@@ -55,12 +54,19 @@ func checkUser(context.Context, config.Config) Finding {
 // The oldest kernel: openat2, by which unpacking never leaves its root, is of 5.6.
 const oldestMajor, oldestMinor = 5, 6
 
-func checkKernel(context.Context, config.Config) Finding {
+func checkKernel(context.Context, machine) Finding {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return broken(err.Error(), "allow uname(2)")
 	}
-	release := unix.ByteSliceToString(uts.Release[:])
+	return kernelOf(unix.ByteSliceToString(uts.Release[:]), func(namespace string) bool {
+		_, err := os.Stat("/proc/self/ns/" + namespace)
+		return err == nil
+	})
+}
+
+// kernelOf judges a kernel by its release and the namespaces that it has.
+func kernelOf(release string, has func(namespace string) bool) Finding {
 	var major, minor int
 	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
 		return limited("release "+release+" can't be read", fmt.Sprintf("make sure it is %d.%d or later", oldestMajor, oldestMinor))
@@ -69,7 +75,7 @@ func checkKernel(context.Context, config.Config) Finding {
 		return broken("Linux "+release, fmt.Sprintf("boot %d.%d or later (openat2, pidfd)", oldestMajor, oldestMinor))
 	}
 	for _, ns := range []string{"net", "ipc", "uts", "pid", "mnt"} {
-		if _, err := os.Stat("/proc/self/ns/" + ns); err != nil {
+		if !has(ns) {
 			return broken("no "+ns+" namespaces", "boot a kernel that is built with them")
 		}
 	}
@@ -90,19 +96,18 @@ var (
 	}
 )
 
-func checkCapabilities(context.Context, config.Config) Finding {
-	host, err := oci.DetectHost()
-	if err != nil && len(host.Capabilities) == 0 {
-		return broken(err.Error(), "mount /proc")
+func checkCapabilities(_ context.Context, m machine) Finding {
+	if m.hostErr != nil && len(m.host.Capabilities) == 0 {
+		return broken(m.hostErr.Error(), "mount /proc")
 	}
 	var missing, lost []string
 	for _, c := range needed {
-		if !slices.Contains(host.Capabilities, c) {
+		if !slices.Contains(m.host.Capabilities, c) {
 			missing = append(missing, c)
 		}
 	}
 	for c, effect := range wanted {
-		if !slices.Contains(host.Capabilities, c) {
+		if !slices.Contains(m.host.Capabilities, c) {
 			lost = append(lost, c+" is missing: "+effect)
 		}
 	}
@@ -113,25 +118,24 @@ func checkCapabilities(context.Context, config.Config) Finding {
 	case len(lost) > 0:
 		return limited(strings.Join(lost, "; "), "give it to berthd's unit or container, if pods need it")
 	}
-	return fine("%d held", len(host.Capabilities))
+	return fine("%d held", len(m.host.Capabilities))
 }
 
-func checkCgroups(_ context.Context, cfg config.Config) Finding {
-	host, err := oci.DetectHost()
-	if err != nil {
-		return broken(err.Error(), "mount the cgroup filesystems, as systemd or cgroupfs-mount do")
+func checkCgroups(_ context.Context, m machine) Finding {
+	if m.hostErr != nil {
+		return broken(m.hostErr.Error(), "mount the cgroup filesystems, as systemd or cgroupfs-mount do")
 	}
 	version := "v1"
-	if host.CgroupV2 {
+	if m.host.CgroupV2 {
 		version = "v2"
 	}
 	driver := "cgroupfs"
-	if host.SystemdCgroup && cfg.CgroupDriver == "" || cfg.CgroupDriver == "systemd" {
+	if m.host.SystemdCgroup && m.cfg.CgroupDriver == "" || m.cfg.CgroupDriver == "systemd" {
 		driver = "systemd"
 	}
 	var missing []string
 	for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
-		if !host.Controllers[c] {
+		if !m.host.Controllers[c] {
 			missing = append(missing, c)
 		}
 	}
@@ -144,8 +148,8 @@ func checkCgroups(_ context.Context, cfg config.Config) Finding {
 
 // checkOverlay mounts one: a kernel may have overlayfs and a filesystem below
 // the root directory that does not suit it.
-func checkOverlay(_ context.Context, cfg config.Config) Finding {
-	dir, err := os.MkdirTemp(existing(cfg.Root), ".berth-check")
+func checkOverlay(_ context.Context, m machine) Finding {
+	dir, err := os.MkdirTemp(existing(m.cfg.Root), ".berth-check")
 	if err != nil {
 		return broken(err.Error(), "let root be on a filesystem that can be written")
 	}
@@ -158,13 +162,13 @@ func checkOverlay(_ context.Context, cfg config.Config) Finding {
 	options := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir)
 	merged := filepath.Join(dir, "merged")
 	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
-		return broken(fmt.Sprintf("can't be mounted on %s: %v", existing(cfg.Root), err),
+		return broken(fmt.Sprintf("can't be mounted on %s: %v", existing(m.cfg.Root), err),
 			"load the module overlay, and put root on ext4, xfs (ftype=1) or btrfs, not on an overlay")
 	}
 	if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
 		return limited("the mount of this check stays: "+err.Error(), "unmount "+merged)
 	}
-	return fine("works on %s", existing(cfg.Root))
+	return fine("works on %s", existing(m.cfg.Root))
 }
 
 // existing is path or its nearest parent that exists.
@@ -178,41 +182,45 @@ func existing(path string) string {
 	return path
 }
 
-func checkPropagation(context.Context, config.Config) Finding {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+func checkPropagation(context.Context, machine) Finding {
+	table, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return broken(err.Error(), "mount /proc")
 	}
-	if !rootIsShared(string(text)) {
+	defer table.Close()
+	return propagationOf(table)
+}
+
+// propagationOf judges the mount of / in a table of mounts (proc_pid_mountinfo(5)):
+// the last one hides those before it.
+func propagationOf(table io.Reader) Finding {
+	mounts, err := mountinfo.GetMountsFromReader(table, func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != "/", false })
+	if err != nil {
+		return broken(err.Error(), "mount /proc")
+	}
+	if len(mounts) == 0 || !strings.Contains(mounts[len(mounts)-1].Optional, "shared:") {
 		return limited("/ is a private mount: Bidirectional and HostToContainer volumes see no later mounts", "mount --make-rshared /")
 	}
 	return fine("/ is shared")
 }
 
-// rootIsShared reports whether the mount on / propagates mounts. text is
-// /proc/self/mountinfo, in which the last mount on / counts.
-func rootIsShared(text string) bool {
-	mounts, err := mountinfo.GetMountsFromReader(strings.NewReader(text), func(m *mountinfo.Info) (skip, stop bool) {
-		return m.Mountpoint != "/", false
-	})
-	if err != nil || len(mounts) == 0 {
-		return false
-	}
-	return strings.Contains(mounts[len(mounts)-1].Optional, "shared:")
-}
-
-// lowDisk and lowInodes are where the kubelet's eviction starts by default.
+// Free space and inodes, in percent, below which the kubelet evicts pods by default.
 const lowDiskPercent, lowInodePercent = 15, 5
 
-func checkDisk(_ context.Context, cfg config.Config) Finding {
-	var s unix.Statfs_t
-	dir := existing(cfg.Root)
-	if err := unix.Statfs(dir, &s); err != nil {
+func checkDisk(_ context.Context, m machine) Finding {
+	var st unix.Statfs_t
+	dir := existing(m.cfg.Root)
+	if err := unix.Statfs(dir, &st); err != nil {
 		return broken(err.Error(), "put root on a filesystem that can be read")
 	}
-	free := 100 * s.Bavail / max(s.Blocks, 1)
-	seen := fmt.Sprintf("%s has %d GiB free (%d %%)", dir, s.Bavail*uint64(s.Bsize)>>30, free)
-	if s.Files > 0 && 100*s.Ffree/s.Files < lowInodePercent {
+	return diskOf(dir, st)
+}
+
+// diskOf judges the space and the inodes that are free on the filesystem of dir.
+func diskOf(dir string, st unix.Statfs_t) Finding {
+	free := 100 * st.Bavail / max(st.Blocks, 1)
+	seen := fmt.Sprintf("%s has %d GiB free (%d %%)", dir, st.Bavail*uint64(st.Bsize)>>30, free)
+	if st.Files > 0 && 100*st.Ffree/st.Files < lowInodePercent {
 		return limited(seen+" and few inodes", "make room: the kubelet will evict pods")
 	}
 	if free < lowDiskPercent {
@@ -221,13 +229,12 @@ func checkDisk(_ context.Context, cfg config.Config) Finding {
 	return fine("%s", seen)
 }
 
-func checkSecurity(context.Context, config.Config) Finding {
-	host, _ := oci.DetectHost() // what it found out before an error is enough here
+func checkSecurity(_ context.Context, m machine) Finding {
 	var have, lack []string
 	for _, layer := range []struct {
 		name string
 		on   bool
-	}{{"seccomp", host.Seccomp}, {"AppArmor", host.AppArmor}, {"SELinux", host.SELinux}} {
+	}{{"seccomp", m.host.Seccomp}, {"AppArmor", m.host.AppArmor}, {"SELinux", m.host.SELinux}} {
 		if layer.on {
 			have = append(have, layer.name)
 		} else {
@@ -236,11 +243,11 @@ func checkSecurity(context.Context, config.Config) Finding {
 	}
 	seen := strings.Join(have, ", ") + "; not on this host: " + strings.Join(lack, ", ")
 	switch {
-	case !host.Seccomp:
+	case !m.host.Seccomp:
 		return limited(seen, "boot a kernel with seccomp: RuntimeDefault profiles can't be applied")
-	case host.AppArmor && !hasProgram("apparmor_parser"):
+	case m.host.AppArmor && !hasProgram("apparmor_parser"):
 		return limited(seen+"; no apparmor_parser", "install the package apparmor: containers with the profile RuntimeDefault are refused")
-	case !host.AppArmor && !host.SELinux:
+	case !m.host.AppArmor && !m.host.SELinux:
 		return fine("%s (pods that ask for them are refused)", seen)
 	}
 	return fine("%s", seen)
@@ -251,19 +258,18 @@ func hasProgram(name string) bool {
 	return err == nil
 }
 
-func checkUserNS(context.Context, config.Config) Finding {
-	host, _ := oci.DetectHost() // what it found out before an error is enough here
+func checkUserNS(_ context.Context, m machine) Finding {
 	switch {
-	case !host.UserNS:
+	case !m.host.UserNS:
 		return limited("no user namespaces: pods with hostUsers: false are refused", "set sysctl user.max_user_namespaces above 0")
-	case !host.IDMap:
+	case !m.host.IDMap:
 		return limited("no idmapped mounts: volumes of pods with hostUsers: false are refused", "boot Linux 5.19 or later")
 	}
 	return fine("usable, with idmapped mounts")
 }
 
-func checkShim(_ context.Context, cfg config.Config) Finding {
-	path := cfg.ShimBinary
+func checkShim(_ context.Context, m machine) Finding {
+	path := m.cfg.ShimBinary
 	if path == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -282,22 +288,22 @@ func checkShim(_ context.Context, cfg config.Config) Finding {
 	return fine("%s", path)
 }
 
-func checkNetwork(_ context.Context, cfg config.Config) Finding {
-	network, err := cni.New(cni.Options{ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDir, CacheDir: filepath.Join(cfg.Root, "cni")})
+func checkNetwork(_ context.Context, m machine) Finding {
+	network, err := cni.New(cni.Options{ConfDir: m.cfg.CNIConfDir, BinDirs: m.cfg.CNIBinDir, CacheDir: filepath.Join(m.cfg.Root, "cni")})
 	if err != nil {
 		return broken(err.Error(), "mend the cni_… keys of the configuration")
 	}
 	defer network.Close() //nolint:errcheck // only looked at
 	if err := network.Ready(); err != nil {
-		if cfg.DefaultNetwork {
-			return fine("the built-in bridge, as %s has no usable configuration", cfg.CNIConfDir)
+		if m.cfg.DefaultNetwork {
+			return fine("the built-in bridge, as %s has no usable configuration", m.cfg.CNIConfDir)
 		}
 		return limited(err.Error(), "only host-network pods run until then")
 	}
-	return fine("configured in %s", cfg.CNIConfDir)
+	return fine("configured in %s", m.cfg.CNIConfDir)
 }
 
-func checkPacketFilter(context.Context, config.Config) Finding {
+func checkPacketFilter(context.Context, machine) Finding {
 	var found []string
 	for _, program := range []string{"iptables", "nft"} {
 		if _, err := exec.LookPath(program); err == nil {
@@ -313,8 +319,8 @@ func checkPacketFilter(context.Context, config.Config) Finding {
 // answerTimeout is how long a daemon may take to accept a connection.
 const answerTimeout = time.Second
 
-func checkSocket(ctx context.Context, cfg config.Config) Finding {
-	path := cfg.SocketPath()
+func checkSocket(ctx context.Context, m machine) Finding {
+	path := m.cfg.SocketPath()
 	conn, err := (&net.Dialer{Timeout: answerTimeout}).DialContext(ctx, "unix", path)
 	switch {
 	case err == nil:

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"berth/cmd/berth/printable"
+	"berth/oci"
 	"berth/server/config"
 )
 
@@ -32,9 +33,11 @@ type Finding struct {
 
 // Run makes every check of a machine that is to run berthd with cfg.
 func Run(ctx context.Context, cfg config.Config) []Finding {
+	m := machine{cfg: cfg}
+	m.host, m.hostErr = oci.DetectHost()
 	findings := make([]Finding, 0, len(checks))
 	for _, c := range checks {
-		f := c.look(ctx, cfg)
+		f := c.look(ctx, m)
 		f.What = c.what
 		findings = append(findings, f)
 	}
@@ -57,10 +60,18 @@ func Write(w io.Writer, findings []Finding) (Level, error) {
 	return worst, nil
 }
 
+// machine is what the checks look at: the configuration, and what berthd itself
+// would find out about the host. The fields that were found before hostErr are set.
+type machine struct {
+	cfg     config.Config
+	host    oci.Host
+	hostErr error
+}
+
 // check is one thing to look at.
 type check struct {
 	what string
-	look func(context.Context, config.Config) Finding
+	look func(context.Context, machine) Finding
 }
 
 func fine(format string, args ...any) Finding {

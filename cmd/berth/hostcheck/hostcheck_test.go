@@ -56,16 +56,3 @@ func TestChecksLeaveNothing(t *testing.T) {
 		t.Errorf("a mount was left, %v", err)
 	}
 }
-
-func TestRootIsShared(t *testing.T) {
-	const private = "21 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
-	const shared = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
-	const other = "22 21 0:5 / /dev rw shared:2 - tmpfs shared: rw\n"
-	for text, want := range map[string]bool{
-		private: false, shared: true, private + other: false, private + shared: true, shared + private: false, "": false,
-	} {
-		if got := rootIsShared(text); got != want {
-			t.Errorf("%v for\n%s", got, text)
-		}
-	}
-}
