@@ -62,8 +62,7 @@ func (n *fakeNode) begin() {
 	n.m, err = New(Options{
 		Calls: n.calls,
 		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims,
-		Host: oci.Host{CgroupV2: true, Hostname: "node", Arch: "amd64", LowerOOM: true, Kernel: [2]int{6, 1},
-			Controllers: map[string]bool{"cpu": true, "memory": true, "pids": true, "cpuset": true, "hugetlb": true, "io": true}},
+		Host:     testHost(),
 		Handlers: []string{"other"}, StopTimeout: time.Second,
 	})
 	if err != nil {
@@ -90,6 +89,14 @@ func (n *fakeNode) restart(between ...func()) {
 		f()
 	}
 	n.begin()
+}
+
+// testHost is a node of cgroup v2 with all controllers.
+func testHost() oci.Host {
+	return oci.Host{
+		CgroupV2: true, Hostname: "node", Arch: "amd64", LowerOOM: true, Kernel: [2]int{6, 1},
+		Controllers: map[string]bool{"cpu": true, "memory": true, "pids": true, "cpuset": true, "hugetlb": true, "io": true},
+	}
 }
 
 // podConfig is a pod of the host's network and IPC, which needs no mount.

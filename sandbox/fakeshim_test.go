@@ -40,6 +40,8 @@ type fakeShim struct {
 	runs       []shimapi.RunPodRequest
 	kills      []shimapi.KillRequest
 	updates    []shimapi.UpdateRequest
+	execs      []shimapi.ExecRequest
+	groups     map[string]string // cgroups of the containers that are created next
 	// hook is called before a method is carried out; its error is the answer.
 	hook func(method, id string) *shimapi.Error
 	// ignored signals do not end a container.
@@ -288,12 +290,12 @@ func (f *fakeShim) create(body json.RawMessage) (any, error) {
 	}
 	f.creates = append(f.creates, r)
 	c := &fakeContainer{dir: r.Dir, ended: make(chan struct{}), Record: shimapi.Record{
-		Version: shimapi.Version, ID: r.ID, Pod: r.Pod, Status: shimapi.StatusCreated, PID: os.Getpid(), CreatedAt: time.Now(),
+		Version: shimapi.Version, ID: r.ID, Pod: r.Pod, Status: shimapi.StatusCreated, PID: os.Getpid(), CreatedAt: time.Now(), CgroupPaths: f.groups,
 	}}
 	f.containers[r.ID] = c
 	f.write(c.dir, &c.Record)
 	f.tell("created", c.Record)
-	return shimapi.CreateResponse{PID: c.PID}, nil
+	return shimapi.CreateResponse{PID: c.PID, CgroupPaths: f.groups}, nil
 }
 
 func (f *fakeShim) start(id string) error {
@@ -429,6 +431,13 @@ func (f *fakeShim) session(conn *net.UnixConn, req shimapi.Request, id string, f
 	}
 	var r shimapi.ExecRequest
 	_ = json.Unmarshal(req.Body, &r)
+	f.mu.Lock()
+	f.execs = append(f.execs, r)
+	f.mu.Unlock()
+	if r.Terminal {
+		f.terminal(conn)
+		return
+	}
 	if body, _ := json.Marshal(shimapi.ExecStarted{PID: os.Getpid()}); shimapi.WriteFrame(conn, shimapi.Response{Body: body}) != nil {
 		return
 	}
@@ -441,6 +450,35 @@ func (f *fakeShim) session(conn *net.UnixConn, req shimapi.Request, id string, f
 	status := shimapi.ExitStatus{Code: 7, FinishedAt: time.Now(), TimedOut: r.Timeout > 0 && r.Timeout < time.Second}
 	body, _ := json.Marshal(status)
 	_ = shimapi.WriteFrame(conn, shimapi.Response{Body: body})
+}
+
+// terminal is an exec with a terminal, here a socket, that prints a line and ends.
+func (f *fakeShim) terminal(conn *net.UnixConn) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	master, slave := os.NewFile(uintptr(fds[0]), "master"), os.NewFile(uintptr(fds[1]), "slave")
+	body, _ := json.Marshal(shimapi.ExecStarted{PID: os.Getpid()})
+	err = shimapi.WriteFrame(conn, shimapi.Response{Body: body}, master)
+	_ = master.Close()
+	if err == nil {
+		_, err = slave.WriteString("on the terminal\n")
+	}
+	_ = slave.Close()
+	if err != nil {
+		return
+	}
+	body, _ = json.Marshal(shimapi.ExitStatus{Code: 7, FinishedAt: time.Now()})
+	_ = shimapi.WriteFrame(conn, shimapi.Response{Body: body})
+}
+
+// cgroups are those of the containers that are created from now on.
+func (f *fakeShim) cgroups(paths map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.groups = paths
 }
 
 // called are the methods that were asked for since the last time.
