@@ -55,12 +55,6 @@ func (f *fake) call(ctx context.Context, verb string) error {
 	return hook(ctx, verb)
 }
 
-func (f *fake) count(verb string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.calls[verb]
-}
-
 func (f *fake) nextID(n int) string { return fmt.Sprintf("%064x", n+0xa0) }
 
 func (f *fake) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
