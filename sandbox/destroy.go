@@ -100,7 +100,7 @@ func (t *teardown) releasePause(ctx context.Context, s *Sandbox) error {
 		err = shim.StopPod(ctx, s.id)
 	}
 	if err == nil || errors.Is(err, shims.ErrGone) {
-		err = t.killPause(rec) // the heir of a shim may not know what that had just started
+		err = t.killPause(rec) // the replacement of a shim may not know what that had just started
 	}
 	if err != nil {
 		return fmt.Errorf("end the pause process: %w", err)

@@ -1,16 +1,24 @@
 // Package atomicfile is the only way berth writes a record.
 //
-// It owns: the write discipline (temporary file in the same directory, write,
-// fsync, rename, fsync of the directory) and the reading of what it wrote.
+// # What it owns
 //
-// Invariants: a reader sees the whole old record or the whole new one, never a
-// mixture; after [Write] or [WriteBytes] returned nil the new one survives a
-// power cut; a temporary that a crash left behind starts with [TempPrefix], so
-// that recovery can tell and remove it.
+// How a record is written (temporary file in the same directory, write, fsync, rename,
+// fsync of the directory), and how it is read again.
 //
-// Locks: none. Two writers of one path are not harmful to the file, but the last
-// one wins; each record of berth has exactly one writer, which is the real rule.
+// # Invariants
 //
-// Why not a database: the records of a pod live and die with its directory, an
-// operator reads them with cat, and one broken record costs one pod.
+//   - A reader sees the whole old record or the whole new one, never a mixture.
+//   - After [Write] or [WriteBytes] has returned nil, the new record survives a power cut.
+//   - A temporary file that a crash has left behind begins with [TempPrefix], so that
+//     recovery can recognize and remove it.
+//
+// # Locks
+//
+// None. Two writers of one path do not damage the file, but the last one wins. Each record
+// of berth therefore has exactly one writer.
+//
+// # Why not X
+//
+// Why not a database: the records of a pod are removed with its directory, an operator
+// reads them with cat, and one broken record costs one pod.
 package atomicfile

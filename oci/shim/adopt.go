@@ -65,7 +65,7 @@ func (ctr *container) handoverState() (state shimapi.HandoverState, files []*os.
 	return state, files
 }
 
-// duplicate is nil for a file that is nil or closed.
+// duplicate returns another descriptor of the same open file; nil: f is nil or closed.
 func duplicate(f *os.File) *os.File {
 	raw, err := f.SyscallConn() // an error for nil
 	if err != nil {
@@ -78,12 +78,12 @@ func duplicate(f *os.File) *os.File {
 	return os.NewFile(uintptr(fd), f.Name())
 }
 
-// adopt takes a pod or container over from the shim that was here before.
+// adopt takes over a pod or container of the dead shim that this one replaces.
 func (s *Server) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 	files := map[string]*os.File{}
 	defer func() {
-		for _, f := range files { // those that nobody took
-			_ = f.Close() // a copy of the daemon's
+		for _, f := range files { // those that were not taken over
+			_ = f.Close() // the daemon has its own
 		}
 	}()
 	if len(r.Files) == len(c.files) {
@@ -153,7 +153,8 @@ func (s *Server) adoptPod(r shimapi.AdoptRequest, rec shimapi.Record) error {
 	return nil
 }
 
-// takeOver makes a container ours; it removes from files what it keeps.
+// takeOver loads the state of an adopted container and takes over its process and streams.
+// It removes the files that it keeps from the map.
 func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[string]*os.File) error {
 	lc, err := libcontainer.Load(filepath.Join(s.config.Dir, "state"), ctr.id)
 	if err != nil {
@@ -185,14 +186,15 @@ func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[stri
 	return nil
 }
 
-// resume brings the record in line with what happened unseen, and watches.
+// resume updates the record with what happened while there was no shim, and supervises the
+// container from then on.
 func (s *Server) resume(ctr *container) {
 	_, err := os.Lstat(filepath.Join(s.config.Dir, "state", ctr.id, "exec.fifo"))
 	started := ctr.record.Status == shimapi.StatusCreated && errors.Is(err, fs.ErrNotExist)
 	stopOOM := s.watchOOM(ctr)
 	kind := kindOf(ctr.record)
 	s.change(ctr, kind, func(rec *shimapi.Record) {
-		if started { // the fifo goes when it was opened
+		if started { // libcontainer removes the fifo once it was opened
 			rec.Status, rec.StartedAt = shimapi.StatusRunning, time.Now()
 		}
 	})
@@ -201,8 +203,8 @@ func (s *Server) resume(ctr *container) {
 	go ctr.endLostSessions()
 }
 
-// endLostSessions kills the execs of the dead shim: nobody can be told of their
-// ends any more, and their clients have gone with their connections.
+// endLostSessions kills the execs of the dead shim. Their clients have lost the connection
+// that would have reported the exit.
 func (ctr *container) endLostSessions() {
 	parent := ctr.groups.dir()
 	if parent == "" {
@@ -226,7 +228,8 @@ func (ctr *container) hasSession(id string) bool {
 	return ctr.sessions[id] != nil
 }
 
-// holdsStreams refuses to adopt a container whose output nobody could read.
+// holdsStreams returns an error if the files lack an output of the container: nobody could
+// read that any more.
 func holdsStreams(terminal bool, files map[string]*os.File) error {
 	needed := []string{shimapi.FileStdout, shimapi.FileStderr}
 	if terminal {
@@ -250,16 +253,16 @@ func (s *Server) reportExit(r shimapi.ReportExitRequest) (any, error) {
 	return nil, nil
 }
 
-// cgroupName is the file, in the directory of libcontainer's state, that tells of
-// the cgroup before there is one: libcontainer's own comes later.
+// cgroupName is a file in the directory of libcontainer's state that names the cgroup before
+// it is made. libcontainer writes its own state only later.
 const cgroupName = "cgroup.json"
 
 func (s *Server) noteCgroup(id string, c *cgroups.Cgroup) error {
 	return atomicfile.WriteVolatile(filepath.Join(s.config.Dir, "state", id, cgroupName), c)
 }
 
-// deleteRest removes what is left of a container whose creation a dead shim did
-// not finish.
+// deleteRest removes what is left of a container whose creation was cut off by the death of
+// the shim.
 func (s *Server) deleteRest(id string) error {
 	state := filepath.Join(s.config.Dir, "state")
 	dir := filepath.Join(state, id)
@@ -277,15 +280,16 @@ func (s *Server) deleteRest(id string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(group(was.CgroupPaths).empty(), lc.Destroy())
+	return errors.Join(group(was.CgroupPaths).killAll(), lc.Destroy())
 }
 
-// removeNoted ends what is in a cgroup that was noted and removes it.
+// removeNoted kills the processes of the cgroup that the file at path names, and removes the
+// cgroup.
 func removeNoted(path string) error {
 	var config cgroups.Cgroup
 	err := atomicfile.Read(path, &config)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it got no further
+		return nil // the creation did not get that far
 	}
 	if err != nil {
 		return err
@@ -297,5 +301,5 @@ func removeNoted(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(group(m.GetPaths()).empty(), m.Destroy())
+	return errors.Join(group(m.GetPaths()).killAll(), m.Destroy())
 }

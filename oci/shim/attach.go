@@ -15,9 +15,9 @@ import (
 // that has ended.
 const lastPatience = 10 * time.Second
 
-// attach connects a client's files with a container's streams until the container
-// ends, the client goes or is too slow for the output. It answers when they are joined
-// and at the end.
+// attach connects a client's files with a container's streams until the container ends, the
+// client hangs up, or it is too slow for the output. It answers twice: when they are
+// connected, and at the end.
 func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
 	ctr, err := s.running(r.ID)
 	if err != nil {
@@ -46,7 +46,7 @@ func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
 type attached struct {
 	ctr   *container
 	gone  <-chan struct{}
-	lost  chan struct{} // told when the client is too slow
+	lost  chan struct{} // gets an element when the client is too slow
 	sinks []*sink
 }
 
@@ -62,7 +62,7 @@ func (a *attached) close() {
 	}
 }
 
-// wait returns when the client has all the output of the ended container, or can't get
+// wait returns when the container has ended and the client has all its output, or can't get
 // it any more.
 func (a *attached) wait() error {
 	if err := a.await(a.ctr.done, nil); err != nil {
@@ -95,7 +95,7 @@ func tooSlow(id string) error {
 	return fault(shimapi.KindInternal, "the client reads more slowly than container %s writes and was cut off; the log has all of the output", id)
 }
 
-// ends are the files of an attaching client; nil ones it does not want.
+// ends are the files of an attaching client. Those that it does not want are nil.
 type ends struct{ stdin, stdout, stderr *os.File }
 
 func takeEnds(c *call, r shimapi.AttachRequest) (*ends, error) {
@@ -132,13 +132,13 @@ func takeEnds(c *call, r shimapi.AttachRequest) (*ends, error) {
 func (e *ends) close() {
 	for _, f := range []*os.File{e.stdin, e.stdout, e.stderr} {
 		if f != nil {
-			_ = f.Close() // a copy of the client's
+			_ = f.Close() // the client has its own
 		}
 	}
 }
 
-// feedFrom begins to copy a client's input to the container; what it returns
-// ends that and waits for its end.
+// feedFrom starts a goroutine that copies a client's input to the container. The returned
+// function ends it and waits for its end.
 func (ctr *container) feedFrom(input *os.File, endInput func()) (end func()) {
 	stop, fed := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -193,7 +193,7 @@ func (w *patientWriter) Write(data []byte) (int, error) {
 		select {
 		case <-w.stop:
 			return written, err
-		default: // another client's stop
+		default: // another client has detached
 			if err := in.SetWriteDeadline(time.Time{}); err != nil {
 				return written, err
 			}
@@ -210,8 +210,8 @@ func (s *Server) closeStdin(r shimapi.IDRequest) (any, error) {
 	return nil, nil
 }
 
-// endInput closes the container's stdin and tells the daemon, which holds a
-// duplicate, so that it closes that as well.
+// endInput closes the container's stdin and reports that by an event, because the daemon has
+// a duplicate to close as well.
 func (s *Server) endInput(ctr *container) {
 	if !ctr.io.closeStdin() {
 		return

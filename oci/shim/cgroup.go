@@ -20,19 +20,19 @@ const unifiedRoot = "/sys/fs/cgroup"
 
 func unified() bool { return cgroups.IsCgroup2UnifiedMode() }
 
-// group is a container's cgroups: controller → absolute path, "" for v2 (also
-// for the v2 hierarchy that hybrid hosts have beside v1).
+// group is a container's cgroups: the absolute path by controller. The key "" is the v2
+// hierarchy, also that of hybrid hosts, which have it beside v1.
 type group map[string]string
 
-// dir is the one directory that lists the container's processes. On v1 each
-// hierarchy does; one without controllers is the cheapest.
+// dir is a directory that lists the container's processes. On v1 every hierarchy does, and
+// dir is in the cheapest.
 func (g group) dir() string {
 	_, path := g.cheapest()
 	return path
 }
 
-// cheapest names the hierarchy in which joining a child cgroup costs least. The
-// v2 hierarchy of a hybrid host is left out: libcontainer takes its key for "all".
+// cheapest names the hierarchy in which joining a child cgroup costs least. It is never the
+// v2 hierarchy of a hybrid host, because libcontainer takes the key "" for all hierarchies.
 func (g group) cheapest() (controller, path string) {
 	if unified() {
 		return "", g[""]
@@ -45,8 +45,8 @@ func (g group) cheapest() (controller, path string) {
 	return "", ""
 }
 
-// checkCgroupPath refuses a cgroup in which the shim, or the rest of the host,
-// lives: all in it is killed when the container ends.
+// checkCgroupPath refuses a cgroup that contains the shim or other processes of the host:
+// all processes in a container's cgroup are killed when the container ends.
 func checkCgroupPath(path string, systemd bool) error {
 	if systemd {
 		if len(strings.Split(path, ":")) != 3 {
@@ -70,13 +70,13 @@ func checkCgroupPath(path string, systemd bool) error {
 	return nil
 }
 
-// empty kills every process of the container, frozen ones too.
-func (g group) empty() error { return cgroup.Kill(g.dir(), stopGrace, g.thaw) }
+// killAll kills every process of the container, frozen ones too.
+func (g group) killAll() error { return cgroup.Kill(g.dir(), stopGrace, g.thaw) }
 
 // subgroup is the cgroup of one exec below its container's.
 type subgroup struct {
 	parent, dir string
-	paths       map[string]string // in libcontainer's terms
+	paths       map[string]string // for libcontainer
 }
 
 func (g group) newSubgroup(name string) (*subgroup, error) {
@@ -91,15 +91,15 @@ func (g group) newSubgroup(name string) (*subgroup, error) {
 	return sub, nil
 }
 
-// empty kills all that the session started. What somebody froze ends when it is
-// thawed: the end of a command is no reason to let the container run on.
-func (s *subgroup) empty() error { return cgroup.Kill(s.dir, stopGrace, nil) }
+// killAll kills all that the session started. If the container is frozen the processes die
+// when it is thawed: the end of one command is no reason to thaw a container.
+func (s *subgroup) killAll() error { return cgroup.Kill(s.dir, stopGrace, nil) }
 
-// remove gives what still runs (a command may leave a daemon behind) to the
-// container and removes the cgroup. One that can't be emptied so, since the
-// container has children of its own, goes with the container.
+// remove moves processes that still run (the command may have started a daemon) to the
+// container's cgroup, and removes the session's. If they can't be moved, because the
+// container has made cgroups of its own, the cgroup is removed with the container.
 func (s *subgroup) remove() {
-	for range 100 { // it may fork while it is moved
+	for range 100 { // processes may fork while they are moved
 		left := cgroup.PIDs(s.dir)
 		if len(left) == 0 {
 			break
@@ -117,8 +117,8 @@ func (s *subgroup) remove() {
 	}
 }
 
-// grace is the shim's own place in a v1 hierarchy; "" on v2.
-var grace = sync.OnceValue(func() string {
+// ownProcsFile is the cgroup.procs of the shim's own v1 cgroup, "" on v2.
+var ownProcsFile = sync.OnceValue(func() string {
 	if unified() {
 		return ""
 	}
@@ -130,12 +130,11 @@ var grace = sync.OnceValue(func() string {
 	return ""
 })
 
-// hasten makes joining v1 cgroups, which libcontainer will do in a moment, wait
-// less. The first join in a while waits for an RCU grace period (7.5 ms here, of
-// 15 ms for an exec); those soon after do not. Joining where it is already, the
-// shim has that wait pass while libcontainer prepares.
-func hasten() {
-	if path := grace(); path != "" {
-		_ = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())), 0) // slower without, that is all
+// prepayRCU makes the shim join the v1 cgroup that it is in already. The first join after
+// a pause waits for an RCU grace period (7.5 ms measured, of 15 ms for an exec), the ones
+// shortly after do not. Doing it now overlaps that wait with libcontainer's preparation.
+func prepayRCU() {
+	if path := ownProcsFile(); path != "" {
+		_ = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())), 0) // an error only makes the next join slower
 	}
 }

@@ -13,17 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startReaping starts a process and, when that fails, ends what it left behind.
+// startReaping starts a process. If that fails, it kills and reaps the helper processes that
+// the start has left behind.
 //
-// libcontainer starts three processes for each one wanted, which are all children of
-// the shim: the first clones its siblings (CLONE_PARENT, clone(2)) and tells their
-// numbers late. When the container ends meanwhile it may know none of them. Nobody
-// would wait for these; one that had joined the container's PID namespace would keep
-// the first process there from ending, which waits for all others
-// (zap_pid_ns_processes in kernel/pid_namespace.c).
+// For each process libcontainer starts two more, and all three are children of the shim: the
+// first clones the others (CLONE_PARENT, clone(2)) and reports their PIDs late. If the
+// container ends meanwhile, libcontainer may not know them and would not wait for them. One
+// that had joined the container's PID namespace would keep PID 1 there from ending, which
+// waits for all others (zap_pid_ns_processes in kernel/pid_namespace.c).
 //
-// The kernel lists children by the thread that cloned them, and no other goroutine
-// runs on this one: what is new in the list is what this start left.
+// The kernel lists children by the thread that cloned them, and no other goroutine runs on
+// this thread meanwhile. So the new entries of the list are what this start has left.
 func startReaping(lc *libcontainer.Container, proc *libcontainer.Process) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -40,8 +40,8 @@ func startReaping(lc *libcontainer.Container, proc *libcontainer.Process) error 
 	return err
 }
 
-// threadChildren are the children that the calling thread cloned and nobody waited
-// for yet; none on kernels without CONFIG_PROC_CHILDREN.
+// threadChildren lists the children that the calling thread has cloned and that were not
+// waited for. It is empty on kernels without CONFIG_PROC_CHILDREN.
 func threadChildren() []int {
 	list, err := os.ReadFile("/proc/thread-self/children")
 	if err != nil {
@@ -56,9 +56,9 @@ func threadChildren() []int {
 	return all
 }
 
-// reap kills and waits for a child of ours, whose number is its own until then.
+// reap kills a child and waits for it. Until then no other process can have its PID.
 func reap(pid int) {
-	err := unix.Kill(pid, unix.SIGKILL) // one that has ended is still there
+	err := unix.Kill(pid, unix.SIGKILL) // no error for a zombie
 	for {
 		_, werr := unix.Wait4(pid, nil, 0, nil)
 		if errors.Is(werr, unix.EINTR) {

@@ -24,11 +24,10 @@ import (
 )
 
 const (
-	// drainGrace is how long the end of an ended container's output may take
-	// while nothing comes.
+	// drainGrace is how long an ended container's streams may stay open without output.
 	drainGrace = 3 * time.Second
-	// initComm is what a container's first process is called until it executes
-	// its command.
+	// initComm is the name (/proc/PID/comm) of a container's first process until it
+	// executes its command.
 	initComm = "runc:[2:INIT]"
 )
 
@@ -55,7 +54,7 @@ type container struct {
 	mu       sync.Mutex
 	record   shimapi.Record
 	ooms     *oomCounter
-	oomsSeen uint64 // kills told so far
+	oomsSeen uint64 // kills reported so far
 	oomsBase uint64 // kills before the shim itself sent SIGKILL
 	killed   bool   // the shim itself sent SIGKILL
 	sessions map[string]*session
@@ -114,10 +113,10 @@ func checkSpec(r shimapi.CreateRequest, spec *specs.Spec) error {
 	return nil
 }
 
-// build runs libcontainer up to the exec fifo and sets the supervisor on it. On
+// build runs libcontainer up to the exec fifo and starts to supervise the container. After
 // an error nothing of the container is left.
 func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest) error {
-	go hasten()
+	go prepayRCU()
 	config, err := libcontainerConfig(r.ID, spec, r.Systemd)
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
@@ -170,7 +169,8 @@ func (s *Server) watchOOM(ctr *container) (stop func()) {
 	return stop
 }
 
-// launchUnseen is launch where containers of the pod could watch it.
+// launchUnseen is launch, during which containers of the pod that could read the host's
+// files through it are frozen, see tracers.
 func (s *Server) launchUnseen(ctr *container, lc *libcontainer.Container, spec *specs.Spec) error {
 	launch := func() error { return s.launch(ctr, lc, spec.Process) }
 	if !isExposed(spec) {
@@ -183,7 +183,7 @@ func (s *Server) launchUnseen(ctr *container, lc *libcontainer.Container, spec *
 	})
 }
 
-// launch starts the container's init and fills the record in.
+// launch starts the container's first process and fills the record in.
 func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Process) error {
 	proc, err := libcontainerProcess(p)
 	if err != nil {
@@ -212,7 +212,7 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Pro
 	if err != nil {
 		return errors.Join(err, terminate(ctr.process))
 	}
-	ctr.groups = maps.Clone(state.CgroupPaths) // libcontainer empties its own as it destroys
+	ctr.groups = maps.Clone(state.CgroupPaths) // libcontainer empties its own map when it destroys the container
 	ctr.ooms = newOOMCounter(ctr.groups)
 	ctr.record = shimapi.Record{
 		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusCreated, BootID: s.bootID,
@@ -221,8 +221,8 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Pro
 	return nil
 }
 
-// startProcess starts an init or an exec with its stdio: files 0, 1 and 2 (nil
-// is /dev/null), or a new terminal whose master it returns.
+// startProcess starts the first process of a container, or an exec. files are its stdin,
+// stdout and stderr, where nil is /dev/null; with a terminal it returns the master instead.
 func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files []*os.File, terminal bool) (*os.File, error) {
 	if !terminal {
 		if len(files) == 3 {
@@ -248,7 +248,7 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 	if err := startReaping(lc, proc); err != nil {
 		return nil, err
 	}
-	// It was sent before Start returned.
+	// The process has sent it before Start returned.
 	console, err := receiveConsole(fc.(*net.UnixConn))
 	if err != nil {
 		pid, _ := proc.Pid() // no error: it was started
@@ -257,7 +257,7 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 	return console, nil
 }
 
-// recordFailure writes that the container never ran.
+// recordFailure writes a record which says that the container never ran.
 func (s *Server) recordFailure(ctr *container, err error) {
 	now := time.Now()
 	saveRecord(ctr.dir, shimapi.Record{
@@ -266,7 +266,7 @@ func (s *Server) recordFailure(ctr *container, err error) {
 	})
 }
 
-// container finds one that was created.
+// container finds a container that was created, and waits for the end of its creation.
 func (s *Server) container(id string) (*container, error) {
 	ctr, ok := held(s, s.containers, id)
 	if ok {
@@ -278,7 +278,7 @@ func (s *Server) container(id string) (*container, error) {
 	return ctr, nil
 }
 
-// running finds one that has not ended.
+// running finds a container that has not ended.
 func (s *Server) running(id string) (*container, error) {
 	ctr, err := s.container(id)
 	if err != nil {
@@ -296,7 +296,7 @@ func (ctr *container) status() shimapi.Status {
 	return ctr.record.Status
 }
 
-// change alters the record, writes it and tells it.
+// change changes the record, writes it to disk and publishes it as an event.
 func (s *Server) change(ctr *container, kind string, alter func(*shimapi.Record)) {
 	ctr.mu.Lock()
 	defer ctr.mu.Unlock()
@@ -315,7 +315,7 @@ func (s *Server) start(r shimapi.IDRequest) (any, error) {
 	if st := ctr.status(); st != shimapi.StatusCreated {
 		return nil, fault(shimapi.KindNotRunning, "container %s is %s, not created", r.ID, st)
 	}
-	started := time.Now() // before, since the command may end before Exec returns
+	started := time.Now() // taken before, because the command may end before Exec returns
 	if err := s.openFifo(ctr); err != nil {
 		s.releaseFifo(ctr.id)
 		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
@@ -330,29 +330,29 @@ func (s *Server) start(r shimapi.IDRequest) (any, error) {
 // commandPatience is how long a start waits for the command to be executed.
 const commandPatience = 500 * time.Millisecond
 
-// awaitCommand returns when the first process has executed its command, or ended.
-// libcontainer's part ends before that, and until then the process is not dumpable:
-// a postStart hook that opens /proc/1/fd/1 would be refused. The kernel changes the
-// name last, after the access (begin_new_exec in fs/exec.c), and tells nobody.
+// awaitCommand returns when the first process has executed its command, or has ended.
+// libcontainer returns earlier. Until the exec the process is not dumpable, so a postStart
+// hook that opens /proc/1/fd/1 would fail. There is no event for an exec; the name of the
+// process changes last, after its dumpability (begin_new_exec in fs/exec.c).
 func (ctr *container) awaitCommand() {
 	for deadline := time.Now().Add(commandPatience); time.Now().Before(deadline) && ctr.process.alive() && comm(ctr.pid) == initComm; {
 		time.Sleep(50 * time.Microsecond)
 	}
 }
 
-// releaseFifo wakes the reader that libcontainer leaves blocked in open(2) when
-// the process at the other end has died: a writer comes and goes.
+// releaseFifo opens the fifo for writing and closes it. If the container's process has died,
+// libcontainer leaves a goroutine blocked in open(2) for reading, which this ends.
 func (s *Server) releaseFifo(id string) {
 	fifo := filepath.Join(s.config.Dir, "state", id, "exec.fifo")
 	if fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
-		_ = unix.Close(fd) // it did its work by being open
+		_ = unix.Close(fd) // the open has woken the reader
 	}
 }
 
-// supervise records the end of a container. It ends with the container.
+// supervise waits for the end of a container and records it.
 func (s *Server) supervise(ctr *container, stopOOM func()) {
 	exit := ctr.process.wait()
-	if err := ctr.groups.empty(); err != nil {
+	if err := ctr.groups.killAll(); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
 	}
 	stopOOM()
@@ -377,8 +377,8 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 	close(ctr.done)
 }
 
-// execFailure is what the init said on the container's stderr when the kernel
-// refused to execute the command: there is no other way out of it by then.
+// execFailure is why the kernel refused to execute the command. The container's first
+// process has written it to the container's stderr, its only connection by then.
 func (ctr *container) execFailure() string {
 	said := strings.TrimSpace(ctr.io.firstOutput())
 	if said == "" {
@@ -387,7 +387,7 @@ func (ctr *container) execFailure() string {
 	return strings.TrimPrefix(said, "exec ")
 }
 
-// countOOMs tells of kills that were not told yet.
+// countOOMs publishes an event if the OOM killer has killed since the last one.
 func (s *Server) countOOMs(ctr *container) {
 	kills := ctr.ooms.kills()
 	ctr.mu.Lock()
@@ -418,7 +418,7 @@ func (s *Server) kill(r shimapi.KillRequest) (any, error) {
 
 func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	if sig == unix.SIGKILL {
-		// What the OOM killer did before is not the reason of this death.
+		// Earlier kills by the OOM killer are not the reason of this death.
 		kills := ctr.ooms.kills()
 		ctr.mu.Lock()
 		ctr.oomsBase, ctr.killed = kills, true
@@ -429,7 +429,7 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	}
 	err := ctr.process.signal(sig)
 	if all {
-		return ctr.groups.empty()
+		return ctr.groups.killAll()
 	}
 	if isGone(err) {
 		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
@@ -437,14 +437,14 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	return err
 }
 
-// delete ends what is left of a container and removes every trace but its record.
+// delete kills what is left of a container and removes everything of it but its record.
 func (s *Server) delete(r shimapi.IDRequest) (any, error) {
-	if young, ok := held(s, s.containers, r.ID); ok && !s.giveUp(young) {
+	if unfinished, ok := held(s, s.containers, r.ID); ok && !s.abortCreate(unfinished) {
 		return nil, nil
 	}
 	ctr, err := s.container(r.ID)
 	if err != nil {
-		return nil, s.deleteRest(r.ID) // what is not there is deleted
+		return nil, s.deleteRest(r.ID) // an unknown container is no error
 	}
 	if ctr.status() != shimapi.StatusStopped {
 		if err := ctr.signal(unix.SIGKILL, true); err != nil {
@@ -459,9 +459,9 @@ func (s *Server) delete(r shimapi.IDRequest) (any, error) {
 	ctr.op.Lock()
 	defer ctr.op.Unlock()
 	if _, ok := held(s, s.containers, r.ID); !ok {
-		return nil, nil // deleted meanwhile
+		return nil, nil // another call has deleted it
 	}
-	if err := ctr.groups.empty(); err != nil {
+	if err := ctr.groups.killAll(); err != nil {
 		return nil, err
 	}
 	if err := ctr.lc.Destroy(); err != nil {

@@ -41,7 +41,8 @@ func copyDevices(list []*devices.Device) []*devices.Device {
 	return out
 }
 
-// rootOwner is who root of the container is on the host; zero without a user namespace.
+// rootOwner is the UID and GID on the host of the container's root; zeros without a user
+// namespace.
 func rootOwner(config *configs.Config) (owner [2]int, err error) {
 	if owner[0], err = config.HostRootUID(); err != nil {
 		return owner, err
@@ -68,9 +69,8 @@ var lockedMemory = func() configs.Rlimit {
 	return configs.Rlimit{Type: unix.RLIMIT_MEMLOCK, Soft: own.Cur, Hard: own.Max}
 }()
 
-// libcontainerProcess puts a process of the runtime-spec in libcontainer's terms.
-// Values that are per process are all set here: libcontainer falls back to the
-// container's for those that are not.
+// libcontainerProcess converts a process of the runtime-spec. It sets every value that is per
+// process: for those that are not set, libcontainer uses the container's.
 func libcontainerProcess(p *specs.Process) (*libcontainer.Process, error) {
 	lp := &libcontainer.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd,

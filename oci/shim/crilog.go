@@ -27,16 +27,16 @@ const (
 	batchSize = 64 << 10
 )
 
-// logFile is a container's CRI log, shared by its streams. It never makes a
-// stream wait for a disk that is full: what can't be written is dropped, counted
-// and reported to the shim's own log.
+// logFile is a container's CRI log, shared by its streams. No stream ever waits for a full
+// disk: records that can't be written are dropped, counted, and reported in the shim's own
+// log.
 type logFile struct {
 	root string // see [shimapi.CreateRequest]; "" for the directory of path
 	path string
 
 	mu      sync.Mutex
 	file    *os.File
-	dropped uint64 // bytes of records, since the file last took any
+	dropped uint64 // bytes of records since the last successful write
 }
 
 func openLog(root, path string) (*logFile, error) {
@@ -52,7 +52,7 @@ func resumeLog(root, path string) (*logFile, error) {
 	return openLog(root, path)
 }
 
-// mendLog cuts a torn record off the end of a log.
+// mendLog removes an incomplete record from the end of a log.
 func mendLog(root, path string) error {
 	f, err := openBelow(root, path, unix.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,9 +77,8 @@ func mendLog(root, path string) error {
 	return f.Truncate(info.Size() - int64(len(tail)-whole))
 }
 
-// reopen makes the file at the path, which the kubelet has just renamed or
-// removed, the one that is written from now on. Every byte is in the one or the
-// other. On an error the old file stays.
+// reopen opens the log at its path again, after the kubelet has renamed or removed the old
+// file. Every record is in one of the two files. After an error the old file stays in use.
 func (l *logFile) reopen() error {
 	f, err := openLogFile(l.root, l.path)
 	if err != nil {
@@ -95,8 +94,8 @@ func (l *logFile) reopen() error {
 	return nil
 }
 
-// logPathFault tells an error that comes from the path itself, which no retry mends,
-// from others.
+// logPathFault makes an error that the path itself causes, which no retry mends, one of
+// KindInvalid.
 func logPathFault(path string, err error) error {
 	for _, of := range []error{unix.EISDIR, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP} {
 		if errors.Is(err, of) {
@@ -127,8 +126,8 @@ func openLogFile(root, path string) (*os.File, error) {
 	return f, nil
 }
 
-// openBelow opens a file whose directories below root are made where they are
-// missing, if the file may be, and can't lead out of root by a link.
+// openBelow opens a file below root, where no symbolic link can lead out of root. If the file
+// may be created, missing directories are too.
 func openBelow(root, path string, flags int) (*os.File, error) {
 	if root == "" {
 		root = filepath.Dir(path)
@@ -198,7 +197,8 @@ func (l *logFile) write(records []byte) {
 	l.dropped += uint64(len(records) - whole)
 }
 
-// cut takes the torn end of a record off the file, so that the next one starts a line.
+// cut removes an incomplete record from the end of the file, so that the next record starts
+// a line.
 func (l *logFile) cut(torn int64) {
 	if torn == 0 {
 		return
@@ -212,8 +212,8 @@ func (l *logFile) cut(torn int64) {
 	}
 }
 
-// buffers are used while bytes are at hand and given back when a stream sleeps:
-// an idle container holds none.
+// buffers are taken while there is output and given back when a stream sleeps, so an idle
+// container has none.
 var buffers = sync.Pool{New: func() any { b := make([]byte, batchSize); return &b }}
 
 // lineWriter turns one stream into records of a log.
@@ -256,8 +256,8 @@ func (w *lineWriter) write(data []byte, now time.Time) {
 	}
 }
 
-// end writes what no newline came for. It is P, a part, as containerd writes it:
-// the reader then puts no newline where the container wrote none.
+// end writes the last line if it has no newline. It is tagged P (partial), as containerd does
+// it, so that the reader adds no newline that the container did not write.
 func (w *lineWriter) end(now time.Time) {
 	if len(w.pending) == 0 {
 		return
@@ -292,8 +292,8 @@ func (b *batch) flush() {
 	}
 }
 
-// readSome reads what is there, waiting in the poller until something is; the
-// buffer is taken only then. It is io.EOF at the end, also at that of a pty.
+// readSome waits in Go's poller until there is output, takes a buffer only then, and passes
+// the output to a function. The error is io.EOF at the end, also for a terminal.
 func readSome(f *os.File, use func([]byte)) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -1,44 +1,63 @@
-// Package shim is the process that is the parent of pods' pauses and containers.
+// Package shim is the server in berth-shim, the process that is the parent of the pause
+// processes and containers of pods. Package oci/shims is its client, oci/shimapi the wire.
 //
-// It owns: starting and waiting for every process of a pod (pause, containers,
-// execs), their stdio and CRI log files, their exit records and OOM facts, and
-// the end of whole process trees by cgroup. It is the only package that links
-// libcontainer. The daemon may come and go meanwhile.
+// # What it owns
 //
-// Invariants:
-//   - A process is waited for by its own handle, never by wait4(-1): pidfds sleep
-//     in the poller, so that a container costs no thread.
-//   - An exit is in status.json, durably, before anyone is told of it; it is told
-//     by closing a channel and by an event to every watcher.
-//   - A container's output reaches the log before it reaches any attached client. A
-//     full disk does not stop the container for good, and it never waits for a client:
-//     what one has not taken waits in memory up to a bound, over which it is cut off.
-//   - Every exec runs in a cgroup of its own below the container's, so that a
-//     timeout or a client that hangs up ends all it started.
-//   - Every change of a record goes through hub.publish, which tells it in order.
-//   - What a container joins by /proc/PID/ns lives after the join, so that PID was no
-//     stranger's (joined.go).
-//   - This process may die: a daemon that has seen it do so starts another in the
-//     same directory and hands over what it was lent (adopt.go): ends of pipes,
-//     masters of terminals, pidfds. What was read and not yet logged is lost, so
-//     a piece is logged before the next is read.
-//   - Of an adopted process the exit comes from who reaped it or from its pidfd
-//     (orphan.go), never from a guess; else it is 255, ContainerStatusUnknown.
+// It starts and waits for every process of a pod (pause, containers, execs), and owns
+// their stdio, their CRI log files, and their exit and OOM records. It kills whole
+// process trees by cgroup. It is the only package that links libcontainer. The daemon may
+// stop and start meanwhile.
 //
-// Locks: Server.mu guards the maps of pods and containers only. container.op is
-// held by start, update and delete, and while an exit is recorded; container.mu guards
-// its record. hub.mu is innermost. Order: container.op → container.mu → hub.mu;
-// Server.mu is never held with another. Kill, exec and attach take no op. A stream's
-// lock may be held for a sink's, and both for nothing else.
+// # Invariants
 //
-// Files on disk: DIR/shim.sock, DIR/shim.json (who this is), DIR/empty (root of
-// the pauses), DIR/state/CTR (libcontainer's, and cgroup.json for what is cut off
-// before that is complete), all gone when the shim leaves, not when it dies;
-// Dir/status.json of each pod and container, wherever the daemon says.
+//   - A process is waited for by its pidfd, in Go's poller, so that a container costs no
+//     thread. Nothing calls wait4(-1).
+//   - An exit is in status.json, durably, before it is reported: by closing a channel and
+//     by an event to every watcher.
+//   - Output reaches the log before it reaches an attached client. A full disk does not
+//     stop the container for good, and the container never waits for a client: what a
+//     client has not read waits in memory up to a bound (sinkLimit), then the client is cut
+//     off.
+//   - Every exec runs in a cgroup of its own below the container's, so a timeout or a client
+//     that hangs up ends all that it started.
+//   - Every change of a record goes through hub.publish, which reports changes in order.
+//   - A process whose namespaces a container joins by /proc/PID/ns is still alive after the
+//     join, so the PID was not that of another process (joined.go).
+//   - This process may die. A daemon that notices starts another in the same directory and
+//     hands over the duplicates that it has kept: pipe ends, terminal masters, pidfds
+//     (adopt.go). Output that was read but not logged is lost, so every piece is logged
+//     before the next is read.
+//   - The exit status of an adopted process comes from the process that reaped it, or from
+//     the kernel by pidfd (process.go). If neither knows it is 255, ContainerStatusUnknown.
 //
-// Why not a shim per pod: a Go process with libcontainer is 5 MiB of private
-// memory. Why not runc: two programs of 14 MiB are executed and a state file
-// parsed for every start and every exec. Why not a pipe copied by the daemon:
-// the logs of running containers must not depend on it. Why not a pod's namespaces
-// held open: four files a pod, handed to each heir, for what one poll tells as well.
+// # Locks
+//
+// Server.mu guards the maps of pods and containers only, and is never held together with
+// another lock. container.op is held by start, update and delete, and while an exit is
+// recorded; kill, exec and attach do not take it. container.mu guards the record. The
+// order is container.op, container.mu, hub.mu. A stream's lock may be held while a sink's
+// is taken, and no other.
+//
+// # Files
+//
+//   - DIR/shim.sock and DIR/shim.json: the socket, and who serves it.
+//   - DIR/empty: the root directory of pause processes.
+//   - DIR/state/CTR: libcontainer's state, and cgroup.json, which names the cgroup of a
+//     container whose creation is cut off before libcontainer's state is complete.
+//   - status.json of each pod and container, in the directory that the daemon names.
+//
+// All of DIR is removed when the shim exits, not when it dies.
+//
+// # Why not X
+//
+// Why not a shim per pod: a Go process with libcontainer takes 5 MiB of private memory.
+//
+// Why not runc: every start and every exec would execute two programs of 14 MiB and parse
+// a state file.
+//
+// Why not pipes that the daemon copies: the logs of running containers must not depend on
+// the daemon.
+//
+// Why not descriptors of a pod's namespaces: they would cost four per pod and have to be
+// handed over to each replacement. Polling the pidfd after a join gives the same certainty.
 package shim

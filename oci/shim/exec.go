@@ -25,7 +25,7 @@ type session struct {
 // sessionPrefix begins the name of a session's cgroup.
 const sessionPrefix = "exec-"
 
-// isSessionName tells whether id can be part of a file name.
+// isSessionName reports whether id can be part of a file name.
 func isSessionName(id string) bool {
 	letters := strings.TrimFunc(id, func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_'
@@ -33,7 +33,8 @@ func isSessionName(id string) bool {
 	return len(id) > 0 && len(id) <= 64 && letters == ""
 }
 
-// exec runs a command in a running container and answers twice.
+// exec runs a command in a running container. It answers twice: when the command has
+// started, and when it has ended.
 func (s *Server) exec(c *call, r shimapi.ExecRequest) (any, error) {
 	ctr, err := s.running(r.ID)
 	if err != nil {
@@ -42,14 +43,14 @@ func (s *Server) exec(c *call, r shimapi.ExecRequest) (any, error) {
 	if err := checkExec(ctr, r, len(c.files)); err != nil {
 		return nil, err
 	}
-	go hasten()
+	go prepayRCU()
 	x, console, err := ctr.startSession(r, c.files)
 	if err != nil {
 		return nil, err
 	}
 	defer ctr.endSession(r.ExecID, x)
 	for _, f := range c.files {
-		_ = f.Close() // the process has them
+		_ = f.Close() // the process has duplicates
 	}
 	c.files = nil
 	var pass []*os.File
@@ -58,7 +59,7 @@ func (s *Server) exec(c *call, r shimapi.ExecRequest) (any, error) {
 	}
 	answered := c.answer(shimapi.ExecStarted{PID: x.pid}, nil, pass...)
 	if console != nil {
-		// Only the client holds it from here: its end is the terminal's hang-up.
+		// From here only the client has the master, so its end hangs the terminal up.
 		_ = console.Close()
 	}
 	gone := c.hungUp()
@@ -111,7 +112,8 @@ func (ctr *container) startSession(r shimapi.ExecRequest, files []*os.File) (*se
 
 func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*os.File) (*os.File, error) {
 	for _, f := range files {
-		// The client may be a program that does not block; this one expects it.
+		// The client may have made these descriptors non-blocking; the container's process
+		// expects blocking ones.
 		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
 			return nil, err
 		}
@@ -133,16 +135,16 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 		}
 		return nil, failure
 	}
-	pid, _ := x.proc.Pid() // set, since it was started
+	pid, _ := x.proc.Pid() // no error: it was started
 	ctr.mu.Lock()
 	x.pid = pid
 	ctr.mu.Unlock()
 	return console, nil
 }
 
-// ownPipes gives the pipes of a session to the container's root, as those of its
-// first process are: in a user namespace nobody could open them again as
-// /dev/stdout or /dev/stderr while they belong to the node's root.
+// ownPipes makes the container's root the owner of the pipes of a session, as of those of
+// its first process. In a user namespace no process could open /dev/stdout or /dev/stderr
+// again if the pipes belonged to the host's root.
 func (ctr *container) ownPipes(files []*os.File) error {
 	config := ctr.lc.Config()
 	owner, err := rootOwner(&config)
@@ -155,7 +157,7 @@ func (ctr *container) ownPipes(files []*os.File) error {
 			return fmt.Errorf("look at a stream of the session: %w", err)
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFIFO {
-			continue // the node's /dev/null stays the node's
+			continue // /dev/null of the host stays as it is
 		}
 		if err := unix.Fchown(int(f.Fd()), owner[0], owner[1]); err != nil {
 			return fmt.Errorf("give a pipe of the session to the container's root: %w", err)
@@ -167,8 +169,8 @@ func (ctr *container) ownPipes(files []*os.File) error {
 // endGrace is how long a container whose first process was killed may take to end.
 const endGrace = time.Second
 
-// endsSoon tells whether the container has ended or is about to, which is why an
-// exec failed without a reason that its user could mend.
+// endsSoon reports whether the container has ended or is about to end. That explains an
+// exec that failed for no reason that its user could mend.
 func (ctr *container) endsSoon() bool {
 	select {
 	case <-ctr.done:
@@ -189,15 +191,15 @@ func (ctr *container) endSession(id string, x *session) {
 	}
 }
 
-// end kills everything the session started.
+// end kills everything that the session started.
 func (x *session) end() {
-	if err := x.group.empty(); err != nil {
+	if err := x.group.killAll(); err != nil {
 		slog.Error("exec left processes", "error", err)
 	}
 }
 
-// wait returns the exit of the session's process; its client's end and the
-// timeout are the end of the whole session.
+// wait returns how the session's process ended. It kills the whole session when the client
+// hangs up or the timeout has passed.
 func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (shimapi.ExitStatus, error) {
 	exited := make(chan error, 1)
 	go func() { exited <- awaitEnd(x.pid) }()
@@ -223,7 +225,7 @@ func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (shimapi.Exi
 	status := shimapi.ExitStatus{FinishedAt: time.Now(), TimedOut: timedOut}
 	status.Code, status.Signal = exitCode(state)
 	if state != nil {
-		err = nil // of how it ended, which the status tells
+		err = nil // it only says how the process ended, as the status does
 	}
 	return status, err
 }
@@ -237,7 +239,7 @@ func (ctr *container) killSession(id string, sig syscall.Signal, all bool) error
 	case !started:
 		return fault(shimapi.KindNotFound, "container %s has no exec %s", ctr.id, id)
 	case all && sig == unix.SIGKILL:
-		return x.group.empty()
+		return x.group.killAll()
 	case all:
 		return cgroup.Signal(x.group.dir, sig)
 	}

@@ -27,7 +27,7 @@ func asWireError(err error) *shimapi.Error {
 
 func stack() string { return string(debug.Stack()) }
 
-// wrapping is what libcontainer says about its own workings around the reason.
+// wrapping matches what libcontainer adds to an error about its own steps.
 var wrapping = []string{
 	"unable to start container process: ",
 	"unable to create new parent process: ",
@@ -36,9 +36,9 @@ var wrapping = []string{
 	"runc init error(s): ",
 }
 
-// reasons are what libcontainer says of a command that can't be executed, and
-// what we make of it. Compiled when needed: every init of a container runs this
-// package's initialization.
+// reasons are libcontainer's errors for a command that can't be executed, and the text that
+// berth gives instead. They are compiled when first needed, because the first process of
+// every container also runs the initialization of this package.
 var reasons = sync.OnceValue(func() []reason {
 	return []reason{
 		{regexp.MustCompile(`.*chdir to cwd \((".*")\) set in config\.json failed: (.*)`), `working directory $1: $2`},
@@ -52,10 +52,10 @@ type reason struct {
 	plain string
 }
 
-// startFault turns libcontainer's error about a process that could not be
-// started into one that names file and reason. What the container's own init
-// said (its command, directory, user, mounts) is the user's to mend; the rest is
-// internal.
+// startFault converts libcontainer's error about a process that could not be started into
+// one that names the file and the reason. Errors from inside the container (its command,
+// directory, user, mounts) are of KindStartFailed, because the user can mend them; all
+// others are internal.
 func startFault(err error) error {
 	if e := (*shimapi.Error)(nil); errors.As(err, &e) {
 		return e

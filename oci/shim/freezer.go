@@ -43,13 +43,13 @@ func (g group) thaw() {
 	}
 	_ = filepath.WalkDir(root, func(path string, d iofs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
-			_ = os.WriteFile(filepath.Join(path, "freezer.state"), []byte(cgroups.Thawed), 0) // gone: good
+			_ = os.WriteFile(filepath.Join(path, "freezer.state"), []byte(cgroups.Thawed), 0) // an error: the cgroup is gone
 		}
 		return nil
 	})
 }
 
-// isFrozen tells whether somebody has frozen the container.
+// isFrozen reports whether the container is frozen.
 func (g group) isFrozen() (bool, error) {
 	path := g.freezerPath()
 	var state cgroups.FreezerState

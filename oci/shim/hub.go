@@ -6,12 +6,12 @@ import (
 	"berth/oci/shimapi"
 )
 
-// backlog is how many events a watcher may be behind before it is cut off; it
-// then comes back and gets a replay.
+// backlog is how many events a watcher may be behind before its connection is closed. The
+// watcher connects again and gets a replay.
 const backlog = 1024
 
-// hub holds the present record of everything and tells watchers of each change,
-// in one order for all, so that nobody sees an older fact after a newer one.
+// hub keeps the current record of every pod and container and sends each change to all
+// watchers, in the same order, so that no watcher gets an older record after a newer one.
 type hub struct {
 	mu       sync.Mutex
 	records  map[string]shimapi.Record
@@ -22,7 +22,7 @@ func newHub() *hub {
 	return &hub{records: map[string]shimapi.Record{}, watchers: map[chan shimapi.Event]struct{}{}}
 }
 
-// publish makes r the record of its ID and tells everyone.
+// publish makes r the current record of its ID and sends it to all watchers.
 func (h *hub) publish(kind string, r shimapi.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -57,8 +57,8 @@ func (h *hub) list() shimapi.ListResponse {
 	return l
 }
 
-// subscribe returns what there is and a channel of what happens from then on,
-// which is closed when the watcher fell behind or the shim leaves.
+// subscribe returns the current records and a channel of all later events. The channel is
+// closed when the watcher falls behind or the shim exits.
 func (h *hub) subscribe() (replay []shimapi.Event, events chan shimapi.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,7 +92,7 @@ func (h *hub) close() {
 	h.watchers = nil
 }
 
-// kindOf is the event that would have made the record what it is.
+// kindOf is the kind of event that leads to such a record.
 func kindOf(r shimapi.Record) string {
 	switch {
 	case r.Status == shimapi.StatusStopped && r.Pod == "":
@@ -105,7 +105,8 @@ func kindOf(r shimapi.Record) string {
 	return shimapi.EventCreated
 }
 
-// watch answers a replay, then events until the client hangs up or falls behind.
+// watch sends a replay of all records, then events until the client hangs up or falls
+// behind.
 func (s *Server) watch(c *call) (any, error) {
 	replay, events := s.hub.subscribe()
 	gone := c.hungUp()

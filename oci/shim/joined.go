@@ -12,15 +12,15 @@ import (
 
 var namespaceOf = regexp.MustCompile(`^/proc/([0-9]+)/ns/`)
 
-// joined are the processes whose namespaces a container is to join by their number,
-// which may be a stranger's by the time of the join. So each must be one of the
-// pod's, and must be found alive after it: see stillLive.
+// joined returns the processes behind the /proc/PID/ns paths of a spec. A PID can be reused
+// between this check and the join, so each process must belong to the pod now and be alive
+// after the join, see stillLive.
 func (s *Server) joined(pod string, namespaces []specs.LinuxNamespace) ([]process, error) {
 	var all []process
 	for _, ns := range namespaces {
 		match := namespaceOf.FindStringSubmatch(ns.Path)
 		if match == nil {
-			continue // its own, or one that a mount holds
+			continue // a new namespace, or one that a bind mount keeps
 		}
 		pid, err := strconv.Atoi(match[1])
 		p := s.processOf(pod, pid)
@@ -32,7 +32,8 @@ func (s *Server) joined(pod string, namespaces []specs.LinuxNamespace) ([]proces
 	return all, nil
 }
 
-// processOf finds the pause or the container of a pod with this number, nil: none.
+// processOf finds the pause process, or the first process of a container, of a pod by PID;
+// nil: the pod has none with this PID.
 func (s *Server) processOf(pod string, pid int) process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,7 +57,8 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// stillLive refuses a container that may have joined a stranger's namespaces.
+// stillLive returns an error for a container that may have joined the namespaces of another
+// process, because one that it was to join has ended.
 func stillLive(all []process) error {
 	for _, p := range all {
 		if !p.alive() {
@@ -66,7 +68,8 @@ func stillLive(all []process) error {
 	return nil
 }
 
-// pidfdLives is false of one that was closed, which is done after the end.
+// pidfdLives reports whether the process has not ended. A closed pidfd gives false: it is
+// closed after the end.
 func pidfdLives(f *os.File) bool {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 	"berth/oci/shimapi"
 )
 
-// oomCounter counts what the OOM killer killed in a container's cgroup. On v2
-// systemd removes the cgroup as soon as its last process is gone, maybe before
-// we get to look; but a v2 cgroup counts for all below it and never forgets, so
-// the parent's file still knows.
+// oomCounter counts what the OOM killer has killed in a container's cgroup. On v2 systemd
+// removes the cgroup as soon as its last process has ended, perhaps before the shim has read
+// the counter. But a v2 cgroup also counts for removed cgroups below it, so the parent's
+// counter still has the kills.
 type oomCounter struct {
 	own    string // "" when the host does not count memory
 	parent string // "" on v1, where a cgroup stays until we remove it
@@ -74,10 +74,9 @@ func readOOMKills(path string) (n uint64, ok bool) {
 	return 0, false
 }
 
-// outOfMemory tells whether a container ended because the kernel killed in its
-// cgroup for want of memory. Code 137 without a signal is a shell's or an init's
-// word for the death of the command below it, which could as well be that of a
-// SIGKILL which a stop sent meanwhile.
+// outOfMemory reports whether a container ended because the OOM killer was active in its
+// cgroup. Exit code 137 without a signal is how a shell or an init reports that its child was
+// killed by SIGKILL, which may also have come from a stop.
 func (ctr *container) outOfMemory(rec *shimapi.Record, kills uint64) bool {
 	if kills <= ctr.oomsBase || rec.ExitCode != 128+int(unix.SIGKILL) {
 		return false
@@ -85,8 +84,8 @@ func (ctr *container) outOfMemory(rec *shimapi.Record, kills uint64) bool {
 	return rec.Signal == int(unix.SIGKILL) || !ctr.killed
 }
 
-// oomWatcher tells containers that the OOM killer was in their cgroup: on v2 by
-// one inotify for all, on v1 by an eventfd each. Both sleep in the poller.
+// oomWatcher reports that the OOM killer was active in a cgroup: on v2 by one inotify for all
+// containers, on v1 by an eventfd for each. Both sleep in Go's poller.
 type oomWatcher struct {
 	inotify *os.File // nil on v1
 	mu      sync.Mutex
@@ -125,20 +124,20 @@ func (w *oomWatcher) run() {
 			watch := int32(binary.NativeEndian.Uint32(buf[at:]))
 			at += unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[at+12:]))
 			w.mu.Lock()
-			told := w.byWatch[watch]
+			changed := w.byWatch[watch]
 			w.mu.Unlock()
-			if told != nil {
-				told()
+			if changed != nil {
+				changed()
 			}
 		}
 	}
 }
 
-// watch calls told, from a goroutine of its own, whenever something was killed in
-// g, and perhaps when not: told looks at the counter. stop ends it.
-func (w *oomWatcher) watch(g group, told func()) (stop func(), err error) {
+// watch calls changed, from a goroutine of its own, when the OOM killer may have killed in g.
+// The counter tells whether it has. stop ends the calls.
+func (w *oomWatcher) watch(g group, changed func()) (stop func(), err error) {
 	if w.inotify == nil {
-		return watchV1(g["memory"], told)
+		return watchV1(g["memory"], changed)
 	}
 	watch, err := unix.InotifyAddWatch(int(w.inotify.Fd()), filepath.Join(g[""], "memory.events"), unix.IN_MODIFY)
 	if err != nil {
@@ -146,20 +145,20 @@ func (w *oomWatcher) watch(g group, told func()) (stop func(), err error) {
 	}
 	id := int32(watch)
 	w.mu.Lock()
-	w.byWatch[id] = told
+	w.byWatch[id] = changed
 	w.mu.Unlock()
 	return func() {
 		w.mu.Lock()
 		delete(w.byWatch, id)
 		w.mu.Unlock()
-		_, _ = unix.InotifyRmWatch(int(w.inotify.Fd()), uint32(id)) // gone with the cgroup already
+		_, _ = unix.InotifyRmWatch(int(w.inotify.Fd()), uint32(id)) // an error: it went with the cgroup
 	}, nil
 }
 
-// watchV1 asks the kernel to count into an eventfd whenever the cgroup runs out
-// of memory. That is before the victim is chosen, so the counter of kills rises
-// a little later, of which there is no event: it is looked at a few times.
-func watchV1(memory string, told func()) (stop func(), err error) {
+// watchV1 makes the kernel count into an eventfd whenever the cgroup runs out of memory. That
+// is before the victim is chosen, so the counter of kills rises a little later. There is no
+// event for that, so changed is called a few times.
+func watchV1(memory string, changed func()) (stop func(), err error) {
 	if memory == "" {
 		return func() {}, nil
 	}
@@ -185,7 +184,7 @@ func watchV1(memory string, told func()) (stop func(), err error) {
 			}
 			for _, later := range []time.Duration{0, 10 * time.Millisecond, 100 * time.Millisecond} {
 				time.Sleep(later)
-				told()
+				changed()
 			}
 		}
 	}()

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// awaitEnd returns when the process, a child not yet waited for, has ended (it
-// is a zombie then). It sleeps in the poller: os.Process.Wait would keep a
-// thread, some 20 KiB, for every process.
+// awaitEnd returns when a child that was not waited for has ended (it is a zombie then). It
+// sleeps in Go's poller: os.Process.Wait would keep a thread, some 20 KiB, for every
+// process.
 func awaitEnd(pid int) error {
 	f, err := openPidfd(pid)
 	if err != nil {
@@ -44,7 +44,7 @@ func hasEnded(pidfd int) bool {
 	return err == nil && n > 0
 }
 
-// comm is the kernel's name of a process, also of a zombie.
+// comm is the name of a process, also of a zombie; "": there is no such process.
 func comm(pid int) string {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
 	if err != nil {

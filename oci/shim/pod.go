@@ -17,18 +17,18 @@ import (
 	"berth/oci/shimapi"
 )
 
-// stopGrace is how long a pause may take to die of SIGKILL before the shim says
-// that something is wrong with the machine.
+// stopGrace is how long a process may take to die of SIGKILL. After that something is wrong
+// with the machine, and the call fails.
 const stopGrace = 10 * time.Second
 
-// pod is a pause process.
+// pod is the pause process of a pod.
 type pod struct {
 	id, dir, netns string
 	ready          chan struct{} // closed when run has ended, well or not
 	failed         bool          // run failed: there is no process; not read before ready
 	process        process       // not read before ready
 	done           chan struct{} // closed when the exit is recorded
-	unbind         sync.Mutex    // stops of one pod may overlap
+	unbind         sync.Mutex    // calls that stop the same pod may overlap
 	record         shimapi.Record
 	tracers        tracers
 }
@@ -48,7 +48,7 @@ func (s *Server) runPod(r shimapi.RunPodRequest) (any, error) {
 		drop(s, s.pods, r.ID)
 		return nil, err
 	}
-	started := p.record // a copy: from here on the record is the supervisor's
+	started := p.record // a copy: from here on only supervisePod uses the record
 	go s.supervisePod(p)
 	return shimapi.RunPodResponse{PID: started.PID, StartTime: started.StartTime}, nil
 }
@@ -144,7 +144,7 @@ func (s *Server) removePod(r shimapi.IDRequest) (any, error) {
 	return nil, nil
 }
 
-// pauseConfig checks the request and puts it in pause's terms.
+// pauseConfig checks the request and converts it for package pause.
 func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	c := pause.Config{Hostname: r.Hostname, Loopback: r.NewNet, Sysctls: map[string]string{}}
 	for flag, wanted := range map[uintptr]bool{
@@ -184,7 +184,7 @@ func pauseUser(r shimapi.RunPodRequest) shimapi.PauseUser {
 	return shimapi.PauseUser{UID: mappedOrRoot(r.UIDMaps), GID: mappedOrRoot(r.GIDMaps)}
 }
 
-// mappedOrRoot is pause's usual ID where the namespace has it.
+// mappedOrRoot is the usual ID of pause processes if the user namespace maps it, else 0.
 func mappedOrRoot(maps []shimapi.IDMap) uint32 {
 	for _, m := range maps {
 		if shimapi.PauseID >= m.ContainerID && shimapi.PauseID-m.ContainerID < m.Size {
@@ -205,7 +205,7 @@ func idMaps(maps []shimapi.IDMap) []syscall.SysProcIDMap {
 	return out
 }
 
-// namespaced refuses a sysctl that would change the host.
+// namespaced returns an error for a sysctl that would change the host.
 func namespaced(path string, r shimapi.RunPodRequest) error {
 	for _, class := range []struct {
 		prefix, namespace string
@@ -229,7 +229,7 @@ func namespaced(path string, r shimapi.RunPodRequest) error {
 	return fmt.Errorf("sysctl %s belongs to no namespace, it would change the host", path)
 }
 
-// podCgroup opens (and makes) the cgroup of a v2 pod; nil on v1 and when none is named.
+// podCgroup makes and opens the v2 cgroup of a pod; nil: on v1, or if none is named.
 func podCgroup(path string) (*os.File, error) {
 	if path == "" || !unified() {
 		return nil, nil
@@ -245,8 +245,8 @@ func podCgroup(path string) (*os.File, error) {
 	return f, nil
 }
 
-// adjustOOMScore sets oom_score_adj. Lowering it needs CAP_SYS_RESOURCE; where
-// the shim lacks that, the pause keeps the shim's own value.
+// adjustOOMScore sets oom_score_adj. Lowering it needs CAP_SYS_RESOURCE; if the shim lacks
+// that, the pause process keeps the shim's own value.
 func adjustOOMScore(pid, score int) error {
 	err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(score)), 0)
 	if err != nil && !errors.Is(err, os.ErrPermission) {
@@ -255,7 +255,7 @@ func adjustOOMScore(pid, score int) error {
 	return nil
 }
 
-// bindNetNS pins the network namespace of a process at path.
+// bindNetNS bind-mounts the network namespace of a process at path.
 func bindNetNS(pid int, path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("pin network namespace: %w", err)
@@ -273,7 +273,7 @@ func bindNetNS(pid int, path string) error {
 	return nil
 }
 
-// unbindNetNS undoes bindNetNS, also half of it, also a second time.
+// unbindNetNS undoes bindNetNS, also an incomplete one. It can be repeated.
 func unbindNetNS(path string) error {
 	if path == "" {
 		return nil

@@ -13,9 +13,9 @@ import (
 
 const recordVersion = 1
 
-// saveRecord writes a fact into dir. Only an exit outlives the boot, so only an
-// exit is made durable. A failure to write is logged: the fact still reaches the
-// watchers, and refusing to tell an exit would be worse.
+// saveRecord writes a record into dir. Only the record of an exit is needed after a reboot,
+// so only that is written durably. If the write fails the error is logged: watchers still
+// get the record, and an exit that is not reported would be worse.
 func saveRecord(dir string, r shimapi.Record) {
 	write := atomicfile.WriteVolatile
 	if r.Status == shimapi.StatusStopped {
@@ -26,20 +26,20 @@ func saveRecord(dir string, r shimapi.Record) {
 	}
 }
 
-// setExit puts how a process ended into its record.
+// setExit writes how a process ended into its record.
 func setExit(r *shimapi.Record, exit shimapi.ExitStatus) {
 	r.Status, r.FinishedAt = shimapi.StatusStopped, exit.FinishedAt
 	r.ExitCode, r.Signal = exit.Code, exit.Signal
 }
 
-// exitOf is the end, now, of a process that was waited for.
+// exitOf is the exit status of a process that was just waited for.
 func exitOf(state *os.ProcessState) shimapi.ExitStatus {
 	code, signal := exitCode(state)
 	return shimapi.ExitStatus{Code: code, Signal: signal, FinishedAt: time.Now()}
 }
 
-// exitCode gives the code of an exit, 128+signal for a death by signal, and 255
-// when it can't be known.
+// exitCode returns the exit code, 128+signal if a signal ended the process, and 255 if
+// that is not known.
 func exitCode(state *os.ProcessState) (code, signal int) {
 	if state == nil {
 		return shimapi.CodeUnknown, 0

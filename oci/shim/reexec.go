@@ -8,8 +8,8 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins the namespaces before Go runs
 )
 
-// RunInit becomes a container's init when this process was started to be one,
-// and then does not return. It is the first thing main does.
+// RunInit turns this process into the first process of a container, if libcontainer has
+// started it as such, and then does not return. main calls it first.
 func RunInit() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		libcontainer.Init()

@@ -21,17 +21,17 @@ import (
 	"berth/oci/shimapi"
 )
 
-// acceptPause keeps a shim that is out of descriptors from spinning.
+// acceptPause keeps a shim that has no descriptors left from using all of a CPU.
 const acceptPause = 50 * time.Millisecond
 
-// Config is what a shim needs to know of itself.
+// Config identifies a shim.
 type Config struct {
 	ID      string
-	Dir     string // of this shim alone, on a file system that ends with the boot; the last element is ID
+	Dir     string // the shim's own directory, on a file system that ends with the boot; its last element is ID
 	Version string // berth's
 }
 
-// Server is one shim. It serves until it is told to leave and holds nothing.
+// Server is one shim. It serves until it is told to exit and has no pods.
 type Server struct {
 	config   Config
 	listener *net.UnixListener
@@ -47,10 +47,10 @@ type Server struct {
 	containers map[string]*container
 }
 
-// New takes up the shim's place in its directory: socket and identity. From its
-// return on clients can connect; they are answered when [Server.Serve] runs.
+// New makes the socket of the shim and writes its identity. Clients can connect once it has
+// returned; they are answered when [Server.Serve] runs.
 func New(c Config) (*Server, error) {
-	logrus.SetLevel(logrus.WarnLevel) // libcontainer's: it goes to stderr, as ours does
+	logrus.SetLevel(logrus.WarnLevel) // the log of libcontainer, which also goes to stderr
 	s := &Server{
 		config:     c,
 		hub:        newHub(),
@@ -64,7 +64,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.bootID = strings.TrimSpace(string(boot))
 	empty := filepath.Join(c.Dir, "empty")
-	if err := os.Mkdir(empty, 0o555); err != nil && !errors.Is(err, os.ErrExist) { // an heir finds it
+	if err := os.Mkdir(empty, 0o555); err != nil && !errors.Is(err, os.ErrExist) { // it exists if this shim is a replacement
 		return nil, fmt.Errorf("root for pauses: %w", err)
 	}
 	if s.pauses, err = pause.NewLauncher(empty); err != nil {
@@ -79,7 +79,8 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
-// appear makes the shim reachable. The identity comes last: who reads it can connect.
+// appear makes the shim reachable. The identity is written last, so a client that can read
+// it can connect.
 func (s *Server) appear() error {
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.config.Dir, shimapi.SocketName)})
 	if err != nil {
@@ -108,7 +109,7 @@ func (s *Server) Serve() error {
 		if errors.Is(err, net.ErrClosed) {
 			break
 		}
-		if err != nil { // out of descriptors or memory: others may give some back
+		if err != nil { // no descriptors or memory left, for now
 			slog.Error("accept", "error", err)
 			time.Sleep(acceptPause)
 			continue
@@ -119,15 +120,15 @@ func (s *Server) Serve() error {
 	return errors.Join(s.pauses.Close(), s.ooms.close(), os.RemoveAll(s.config.Dir))
 }
 
-// call is one connection: a method with its body, files and the way back.
+// call is one connection: the body and files of the request, and where the response goes.
 type call struct {
 	conn  *net.UnixConn
 	body  json.RawMessage
-	files []*os.File // closed after the handler, unless it took them (and set nil)
+	files []*os.File // closed after the handler; one that keeps them sets nil
 }
 
 func (s *Server) serve(conn *net.UnixConn) {
-	defer func() { _ = conn.Close() }() // what was answered is sent already
+	defer func() { _ = conn.Close() }() // the response was sent already
 	if !trusted(conn) {
 		return
 	}
@@ -151,8 +152,8 @@ func (s *Server) serve(conn *net.UnixConn) {
 	}
 }
 
-// trusted tells whether the peer is of our own user; the directory's mode says
-// the same, this holds should the directory be opened up.
+// trusted reports whether the peer runs as our own user. The mode of the directory ensures
+// that too; this check holds even if somebody changes the mode.
 func trusted(conn *net.UnixConn) bool {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -165,7 +166,7 @@ func trusted(conn *net.UnixConn) bool {
 	return cerr == nil && err == nil && int(peer.Uid) == os.Geteuid()
 }
 
-// errAnswered tells serve that the handler has sent its own answers.
+// errAnswered is returned by handlers that have sent their own responses.
 var errAnswered = errors.New("answered")
 
 func (c *call) answer(body any, failure error, files ...*os.File) error {
@@ -182,21 +183,21 @@ func (c *call) answer(body any, failure error, files ...*os.File) error {
 	return shimapi.WriteFrame(c.conn, r, files...)
 }
 
-// hungUp returns a channel that is closed when the client has gone. The client
-// sends nothing after its request, so anything read is its end.
+// hungUp returns a channel that is closed when the client has hung up. The client sends
+// nothing after its request, so a read returns only then.
 func (c *call) hungUp() <-chan struct{} {
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
 		var b [1]byte
-		_, _ = c.conn.Read(b[:]) // whatever it says
+		_, _ = c.conn.Read(b[:]) // the result does not matter
 	}()
 	return gone
 }
 
 type handler func(s *Server, c *call) (any, error)
 
-// with makes a handler of a method that takes a decoded body.
+// with makes a handler of a method that needs the decoded body only.
 func with[T any](f func(*Server, T) (any, error)) handler {
 	return func(s *Server, c *call) (any, error) {
 		request, err := decode[T](c)
@@ -207,7 +208,7 @@ func with[T any](f func(*Server, T) (any, error)) handler {
 	}
 }
 
-// withCall is [with] for methods that use the connection or the files.
+// withCall is [with] for methods that also use the connection or the files.
 func withCall[T any](f func(*Server, *call, T) (any, error)) handler {
 	return func(s *Server, c *call) (any, error) {
 		request, err := decode[T](c)
@@ -249,8 +250,8 @@ var handlers = map[string]handler{
 	shimapi.MethodReportExit:    with((*Server).reportExit),
 }
 
-// dispatch runs the method. A panic, of libcontainer's say, is the end of one
-// call and not of all the containers of this shim.
+// dispatch runs the method. A panic, for example in libcontainer, ends one call and not the
+// shim with all its containers.
 func (s *Server) dispatch(method string, c *call) (answer any, err error) {
 	h, ok := handlers[method]
 	if !ok {
@@ -265,7 +266,7 @@ func (s *Server) dispatch(method string, c *call) (answer any, err error) {
 	return h(s, c)
 }
 
-// shutdown lets the shim go when it holds nothing.
+// shutdown makes the shim exit if it has no pods and containers.
 func (s *Server) shutdown(*call) (any, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -279,7 +280,7 @@ func (s *Server) shutdown(*call) (any, error) {
 	return nil, nil
 }
 
-// Leave asks for what a shutdown call asks, for signals.
+// Leave is what a shutdown call does, for a signal handler.
 func (s *Server) Leave(context.Context) error {
 	_, err := s.shutdown(nil)
 	if err == nil {
@@ -288,8 +289,8 @@ func (s *Server) Leave(context.Context) error {
 	return err
 }
 
-// claim puts a pod or container that is being made into its map, so that the ID
-// is taken and the shim does not leave.
+// claim adds a pod or container to its map before it is made, so that no other can have the
+// ID and the shim does not exit meanwhile.
 func claim[T any](s *Server, m map[string]T, id string, v T) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

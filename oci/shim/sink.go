@@ -7,31 +7,30 @@ import (
 	"sync"
 )
 
-// sinkLimit is how many bytes of output wait for a client of attach in memory, beside
-// those in its pipe. A client further behind is cut off: a container neither waits for
-// its clients nor makes this process grow.
+// sinkLimit is how many bytes of output may wait in memory for an attached client, beside
+// those in its pipe. A client that is further behind is cut off, so that neither the
+// container waits for it nor the shim grows.
 const sinkLimit = 4 << 20
 
 // keptBuffer is the most that a sink keeps allocated while nothing waits, in bytes.
 const keptBuffer = 64 << 10
 
-// sink is where a client wants a copy of a stream. It owns the file, and a goroutine
+// sink is an attached client's copy of a stream. It owns the client's file, and a goroutine
 // that writes to it.
 type sink struct {
 	file *os.File
-	lost chan<- struct{} // told when the client is cut off
-	over chan struct{}   // closed when nothing is written any more and the file is closed
+	lost chan<- struct{} // gets an element when the client is cut off
+	over chan struct{}   // closed when the goroutine has ended and the file is closed
 
 	mu      sync.Mutex
 	change  sync.Cond
 	waiting []byte
 	spare   []byte
-	ended   bool // nothing comes after what waits
+	ended   bool // there is no output after what waits
 }
 
-// attach adds a sink for f, which becomes the sink's, and gives it all that is read
-// from now on. A client that can't follow is cut off and lost is told, which never
-// blocks.
+// attach adds a sink that writes all output from now on to f, and takes f over. If the client
+// can't follow it is cut off, and lost gets an element unless it is full.
 func (st *stream) attach(f *os.File, lost chan<- struct{}) *sink {
 	k := &sink{file: f, lost: lost, over: make(chan struct{})}
 	k.change.L = &k.mu
@@ -54,7 +53,7 @@ func (st *stream) detach(k *sink) {
 	st.sinks = slices.DeleteFunc(st.sinks, func(have *sink) bool { return have == k })
 }
 
-// endSinks lets the sinks write what waits, and end.
+// endSinks makes the sinks end once they have written what waits.
 func (st *stream) endSinks() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -64,7 +63,7 @@ func (st *stream) endSinks() {
 	}
 }
 
-// offer takes data or cuts the client off; it never waits for the client.
+// offer queues data, or cuts the client off if it is too far behind. It never waits.
 func (k *sink) offer(data []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -92,7 +91,7 @@ func (k *sink) end() {
 	k.change.Signal()
 }
 
-// close gives up what waits. It returns when the file is closed.
+// close discards what waits. It returns when the file is closed.
 func (k *sink) close() {
 	k.mu.Lock()
 	k.ended, k.waiting = true, nil
@@ -102,7 +101,7 @@ func (k *sink) close() {
 	<-k.over
 }
 
-// run writes until the end or the client's.
+// run writes until the stream has ended or the client has closed its end.
 func (k *sink) run() {
 	var data []byte
 	for {
@@ -110,13 +109,14 @@ func (k *sink) run() {
 			return
 		}
 		if _, err := k.file.Write(data); err != nil {
-			k.end() // takes no more
+			k.end() // the client has closed its end
 			return
 		}
 	}
 }
 
-// next waits for output; nil is the end. written is what it returned before.
+// next waits for output and returns it; nil is the end. written is its previous result,
+// whose memory it uses again.
 func (k *sink) next(written []byte) []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()

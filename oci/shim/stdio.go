@@ -17,14 +17,15 @@ import (
 )
 
 const (
-	// drainLimit is how long the log may take the last output of an ended container.
+	// drainLimit bounds how long the last output of an ended container may take to be
+	// written to the log.
 	drainLimit = 10 * time.Second
-	// headSize is how much of the first output is remembered, for the case that
-	// it is the reason why the command could not be executed.
+	// headSize is how many bytes of the first output are kept in memory: if the command
+	// can't be executed, they are the reason.
 	headSize = 512
 )
 
-// stdio is what the shim holds of a container's streams.
+// stdio is the shim's side of a container's streams.
 type stdio struct {
 	terminal bool
 	log      *logFile // nil: no log
@@ -41,11 +42,11 @@ type stream struct {
 	source *os.File
 	lines  *lineWriter // nil: no log
 	done   chan struct{}
-	busy   atomic.Bool // output is on its way to the log
+	busy   atomic.Bool // a piece of output is being written to the log
 
 	mu    sync.Mutex
 	sinks []*sink
-	ended bool // nothing comes to sinks any more
+	ended bool // no more output comes for sinks
 	head  []byte
 }
 
@@ -81,8 +82,8 @@ func newStdio(logRoot, logPath string, terminal, stdin bool, owner [2]int) (io *
 	return io, nil
 }
 
-// inheritStdio goes on with the streams of a container that another shim began;
-// it removes from files what it keeps.
+// inheritStdio takes over the streams of an adopted container. It removes the files that it
+// keeps from the map.
 func inheritStdio(logRoot, logPath string, terminal bool, files map[string]*os.File) (*stdio, error) {
 	s := &stdio{terminal: terminal}
 	if logPath != "" {
@@ -121,9 +122,9 @@ func (s *stdio) openStdin(wanted bool, owner [2]int) error {
 	return nil
 }
 
-// pipe makes a pipe of which only our end (0 read, 1 write) does not block: the
-// container's programs expect theirs to. It belongs to the container's root,
-// which may have to open it again as /dev/stdout.
+// pipe makes a pipe. Our end (0 read, 1 write) is non-blocking; programs in the container
+// expect theirs to block. It belongs to the container's root, so that processes there can
+// open it again as /dev/stdout.
 func pipe(ours int, owner [2]int) (r, w *os.File, err error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
@@ -140,7 +141,7 @@ func pipe(ours int, owner [2]int) (r, w *os.File, err error) {
 	return r, w, nil
 }
 
-// setConsole gives a terminal's master to the stdio, which owns it from then on.
+// setConsole sets the master of the terminal, which the stdio owns from then on.
 func (s *stdio) setConsole(master *os.File) {
 	s.mu.Lock()
 	s.stdin = master
@@ -148,11 +149,11 @@ func (s *stdio) setConsole(master *os.File) {
 	s.run("stdout", master)
 }
 
-// closeGiven closes the container's ends after it has got them.
+// closeGiven closes the container's ends of the pipes, once its process has them.
 func (s *stdio) closeGiven() {
 	for _, f := range s.given {
 		if f != nil {
-			_ = f.Close() // a copy of the container's
+			_ = f.Close() // the container has its own
 		}
 	}
 	s.given = nil
@@ -169,8 +170,8 @@ func (s *stdio) run(name string, source *os.File) {
 	go st.pump()
 }
 
-// pump copies the stream until its end: to the log, then to who is attached. It
-// ends when all writers have closed, or stdio.close takes the source away.
+// pump copies the stream to the log and then to attached clients. It returns when all
+// writers have closed the stream, or stdio.close has closed the source.
 func (st *stream) pump() {
 	defer close(st.done)
 	for {
@@ -200,7 +201,7 @@ func (st *stream) take(data []byte) {
 	}
 }
 
-// firstOutput is what the container's process said first, on stderr or its terminal.
+// firstOutput is the beginning of what the container wrote to stderr, or to its terminal.
 func (s *stdio) firstOutput() string {
 	var text []byte
 	for _, st := range s.output() {
@@ -219,7 +220,7 @@ func (s *stdio) output() []*stream {
 	return slices.Clone(s.streams)
 }
 
-// stream finds an output by name; with a terminal everything is stdout.
+// stream finds an output by name. With a terminal there is only stdout.
 func (s *stdio) stream(name string) *stream {
 	for _, st := range s.output() {
 		if st.name == name {
@@ -229,9 +230,8 @@ func (s *stdio) stream(name string) *stream {
 	return nil
 }
 
-// drain waits, after the container has ended, until its output is in the log.
-// It does not wait for the end of a pipe of which something outside the
-// container holds the other end.
+// drain waits, after the container has ended, until its output is in the log. It does not
+// wait for a pipe whose other end is still open in a process outside the container.
 func (s *stdio) drain() {
 	last := time.Now().Add(drainLimit)
 	for _, st := range s.output() {
@@ -244,7 +244,7 @@ func (s *stdio) drain() {
 	}
 }
 
-// drained waits a while for the stream's end.
+// drained waits up to drainGrace for the end of the stream.
 func (st *stream) drained() bool {
 	timeout := time.NewTimer(drainGrace)
 	defer timeout.Stop()
@@ -256,27 +256,27 @@ func (st *stream) drained() bool {
 	}
 }
 
-// input is the container's stdin, nil when it has none or it is closed.
+// input is the container's stdin; nil: it has none, or none any more.
 func (s *stdio) input() *os.File {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stdin
 }
 
-// closeStdin ends the container's input, unless it has none or none any more; a
-// terminal has no such end.
+// closeStdin ends the container's input, if it has one. The input of a terminal can't be
+// ended.
 func (s *stdio) closeStdin() (closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stdin == nil || s.terminal {
 		return false
 	}
-	_ = s.stdin.Close() // what could not be written nobody reads
+	_ = s.stdin.Close() // input that was not written has no reader
 	s.stdin = nil
 	return true
 }
 
-// close releases everything that is left, also of streams that have not ended.
+// close closes all files that are left, also of streams that have not ended.
 func (s *stdio) close() {
 	s.mu.Lock()
 	if s.stdin != nil {
@@ -295,8 +295,8 @@ func (s *stdio) close() {
 	}
 }
 
-// receiveConsole takes the pty's master from the container's init, which opened
-// it in its own /dev/pts.
+// receiveConsole receives the master of the terminal from the container's init process,
+// which has opened it in its own /dev/pts.
 func receiveConsole(conn *net.UnixConn) (*os.File, error) {
 	var name [4096]byte
 	rights := make([]byte, unix.CmsgSpace(4))

@@ -14,47 +14,48 @@ import (
 	"berth/oci/shimapi"
 )
 
-// A container in the making has the host's mounts until it has its own. Where it
-// joins a PID namespace, the containers that are there see it in their /proc, and one
-// that has CAP_SYS_PTRACE may follow /proc/PID/root of any process it sees, also of
-// one that is not dumpable (ptrace(2), "Ptrace access mode checking"). So such
-// containers, called tracers here, are frozen while another one is made, and none is
-// started meanwhile. In a user namespace the capability does not reach this far.
+// While a container is created, its first process has the host's mounts until it has its
+// own. If it joins a PID namespace, the containers there see it in their /proc, and one with
+// CAP_SYS_PTRACE may follow /proc/PID/root of any process it sees, also of one that is not
+// dumpable (ptrace(2), "Ptrace access mode checking"). Such containers are called tracers
+// here. They are frozen while another container of the pod is created, and none is started
+// meanwhile. In a user namespace the capability does not extend to processes of the host.
 
-// stillFor is how long a tracer is frozen for another container's sake. The making of
-// a container takes milliseconds, but a mount that it needs may never answer.
+// stillFor bounds how long a tracer is frozen for another container. A creation takes
+// milliseconds, but may need a mount whose server never answers.
 const stillFor = 10 * time.Second
 
-// tracers keeps those of one pod still. The zero value is ready for use.
+// tracers freezes the tracers of one pod. The zero value is ready for use.
 type tracers struct {
-	// starting is held by the start of a tracer, and shared by what it must not see.
+	// starting is locked by the start of a tracer, and read-locked by creations, which
+	// the tracer must not see.
 	starting sync.RWMutex
 
 	mu     sync.Mutex
-	makers int          // containers in the making
-	frozen []*container // thawed when the last of them is made
+	makers int          // containers being created
+	frozen []*container // thawed when the last of them is created
 }
 
-// isExposed tells whether other containers will see the new one while it is made.
+// isExposed reports whether other containers see the new one while it is created.
 func isExposed(spec *specs.Spec) bool {
 	pid := slices.IndexFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
 	return pid >= 0 && spec.Linux.Namespaces[pid].Path != ""
 }
 
-// isTracer tells whether the container's processes can have CAP_SYS_PTRACE over
-// those of the host.
+// isTracer reports whether the container's processes can have CAP_SYS_PTRACE over those of
+// the host.
 func (ctr *container) isTracer() bool {
 	config := ctr.lc.Config()
 	return config.Capabilities != nil && slices.Contains(config.Capabilities.Bounding, "CAP_SYS_PTRACE") &&
 		!config.Namespaces.Contains(configs.NEWUSER)
 }
 
-// unseen runs the making of a container so that no tracer of its pod sees it. What
-// takes longer than [stillFor] is ended by giveUp, which makes f return.
+// unseen runs f, the creation of a container, so that no tracer of its pod sees it. After
+// [stillFor] it calls giveUp, which makes f return.
 func (s *Server) unseen(pod string, f func() error, giveUp func()) error {
 	p, ok := held(s, s.pods, pod)
 	if !ok {
-		return f() // it has nothing to join
+		return f() // there is nothing to join
 	}
 	p.tracers.starting.RLock()
 	defer p.tracers.starting.RUnlock()
@@ -81,8 +82,8 @@ func (t *tracers) any() bool {
 	return len(t.frozen) > 0
 }
 
-// holdStill freezes the tracers of a pod that run, until thaw is called by all who
-// asked for it. Those that somebody else has frozen are left to him.
+// holdStill freezes the running tracers of a pod until every caller has called thaw. Tracers
+// that are frozen already are left as they are.
 func (s *Server) holdStill(p *pod) (thaw func(), err error) {
 	t := &p.tracers
 	t.mu.Lock()
@@ -144,8 +145,8 @@ func (t *tracers) thaw() {
 	t.frozen = nil
 }
 
-// openFifo lets the container's command begin. That of a tracer waits until no
-// container of its pod is being made.
+// openFifo makes the container execute its command. A tracer waits until no container of its
+// pod is being created.
 func (s *Server) openFifo(ctr *container) error {
 	if p, ok := held(s, s.pods, ctr.pod); ok && ctr.isTracer() {
 		p.tracers.starting.Lock()
@@ -154,7 +155,7 @@ func (s *Server) openFifo(ctr *container) error {
 	return ctr.lc.Exec()
 }
 
-// thawAdopted thaws a tracer that the shim before this one may have frozen.
+// thawAdopted thaws a tracer that the dead shim may have frozen.
 func (ctr *container) thawAdopted() {
 	if !ctr.isTracer() {
 		return

@@ -9,18 +9,19 @@ import (
 )
 
 const (
-	// unwantedGrace is how long the deletion of a container waits for its making to end
-	// once its processes are killed. A making that the kernel holds, as a mount from a
-	// dead server may be, goes on alone after that.
+	// unwantedGrace is how long the deletion of a container waits for its creation to end
+	// once its processes are killed. A creation that hangs in the kernel, in a mount from a
+	// dead server for example, is left alone after that.
 	unwantedGrace = 2 * time.Second
-	// unwantedPause is how often its processes are looked for meanwhile: nobody tells
-	// when the making starts one.
+	// unwantedPause is how often its processes are looked for meanwhile: there is no event
+	// when the creation starts one.
 	unwantedPause = 20 * time.Millisecond
 )
 
-// giveUp ends the making of a container that nobody wants any more. It tells whether
-// that has ended; if not, create removes what comes of it.
-func (s *Server) giveUp(ctr *container) bool {
+// abortCreate kills what the creation of a container has started, because the container was
+// deleted meanwhile. It reports whether the creation has ended. If it has not, create itself
+// removes the container in the end.
+func (s *Server) abortCreate(ctr *container) bool {
 	select {
 	case <-ctr.ready:
 		return true
@@ -29,7 +30,7 @@ func (s *Server) giveUp(ctr *container) bool {
 	ctr.unwanted.Store(true)
 	over := make(chan struct{})
 	defer close(over)
-	go s.killYoung(ctr, over)
+	go s.killCreated(ctr, over)
 	select {
 	case <-ctr.ready:
 		return true
@@ -39,8 +40,9 @@ func (s *Server) giveUp(ctr *container) bool {
 	}
 }
 
-// killYoung kills what the making of a container starts, until over is closed.
-func (s *Server) killYoung(ctr *container, over <-chan struct{}) {
+// killCreated kills the processes that the creation of a container starts, again and again
+// until over is closed.
+func (s *Server) killCreated(ctr *container, over <-chan struct{}) {
 	again := time.NewTicker(unwantedPause)
 	defer again.Stop()
 	for {
@@ -57,7 +59,8 @@ func (s *Server) killYoung(ctr *container, over <-chan struct{}) {
 	}
 }
 
-// made ends a container's making. What became of one that is not wanted is removed.
+// made marks the end of a container's creation. If the container was deleted meanwhile, made
+// removes it.
 func (s *Server) made(ctr *container) {
 	close(ctr.ready)
 	if !ctr.unwanted.Load() {
@@ -66,7 +69,8 @@ func (s *Server) made(ctr *container) {
 	if _, err := s.delete(shimapi.IDRequest{ID: ctr.id}); err != nil {
 		slog.Error("container that is not wanted stays", "container", ctr.id, "error", err)
 	}
-	// The daemon waits for it no longer, but may hold what was in use until now.
+	// The daemon does not wait for it any more, but may keep what the container used
+	// until now.
 	s.hub.publish(shimapi.EventDeleted, shimapi.Record{ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped})
 	s.hub.forget(ctr.id)
 }

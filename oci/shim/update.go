@@ -16,7 +16,7 @@ import (
 	"berth/oci/shimapi"
 )
 
-// update changes limits. What the request does not name stays as it is.
+// update changes limits. Those that the request does not name stay as they are.
 func (s *Server) update(r shimapi.UpdateRequest) (any, error) {
 	ctr, err := s.running(r.ID)
 	if err != nil {
@@ -28,7 +28,7 @@ func (s *Server) update(r shimapi.UpdateRequest) (any, error) {
 	ctr.op.Lock()
 	defer ctr.op.Unlock()
 	config := ctr.lc.Config()
-	// Copies: libcontainer goes back to its own when it can't set these.
+	// Copies, because libcontainer restores its own configuration when it can't set these.
 	group, limits := *config.Cgroups, *config.Cgroups.Resources
 	mergeCPU(&limits, r.Resources.CPU)
 	mergeMemory(&limits, r.Resources.Memory)
@@ -37,7 +37,7 @@ func (s *Server) update(r shimapi.UpdateRequest) (any, error) {
 	config.Cgroups = &group
 	was := config.OomScoreAdj
 	if r.OOMScoreAdj != nil {
-		config.OomScoreAdj = r.OOMScoreAdj // of the execs to come
+		config.OomScoreAdj = r.OOMScoreAdj // for later execs
 	}
 	if err := ctr.lc.Set(config); err != nil {
 		return nil, fault(updateKind(err), "update limits: %w", err)
@@ -48,12 +48,12 @@ func (s *Server) update(r shimapi.UpdateRequest) (any, error) {
 	return nil, ctr.groups.adjustOOM(was, *r.OOMScoreAdj)
 }
 
-// adjustRounds is how often processes are looked for that were forked meanwhile by
-// one that had the old value still.
+// adjustRounds bounds how often the processes are listed again, because one that still had
+// the old value may have forked meanwhile.
 const adjustRounds = 10
 
-// adjustOOM gives every process of the container a new oom_score_adj that has the
-// old one. One that has another chose it, as servers do for their workers.
+// adjustOOM changes oom_score_adj of every process of the container that has the old value.
+// A process with another value has chosen it itself, as servers do for their workers.
 func (g group) adjustOOM(was *int, to int) error {
 	if was == nil || *was == to {
 		return nil
@@ -88,7 +88,7 @@ func adjustProcess(m cgroup.Member, was, to string) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer f.Close() // a write has told its error
+	defer f.Close() // an error of a write was returned by the write
 	if !m.Exists() {
 		return false, nil // it was reaped, and the file may be of another process with its PID
 	}
@@ -104,7 +104,8 @@ func adjustProcess(m cgroup.Member, was, to string) (changed bool, err error) {
 	return changed, err
 }
 
-// updateKind tells values that the kernel refuses from other failures.
+// updateKind is KindInvalid for values that the kernel refuses, and KindInternal for other
+// failures. libcontainer offers only the text of the error to go by.
 func updateKind(err error) shimapi.Kind {
 	for _, refusal := range []string{"invalid argument", "device or resource busy", "numerical result out of range", "rejecting", "unable to set memory limit"} {
 		if strings.Contains(err.Error(), refusal) {

@@ -22,11 +22,11 @@ const (
 	headerSize = 4
 )
 
-// ErrFrame tells that the peer does not speak this wire; the connection is of no
-// more use.
+// ErrFrame is wrapped when the peer sends what is no frame. The connection can't be used any
+// more.
 var ErrFrame = errors.New("malformed frame")
 
-// WriteFrame sends v as one frame and with it files, which stay the caller's.
+// WriteFrame sends v as one frame, together with files. These stay the caller's.
 func WriteFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -44,7 +44,7 @@ func send(conn *net.UnixConn, frame []byte, files []*os.File) error {
 	if len(files) > 0 {
 		fds := make([]int, len(files))
 		for i, f := range files {
-			raw, err := f.SyscallConn() // Fd would make the file blocking
+			raw, err := f.SyscallConn() // Fd would make the file block
 			if err != nil {
 				return fmt.Errorf("send file: %w", err)
 			}
@@ -78,10 +78,10 @@ func ReadFrame(conn *net.UnixConn, v any) ([]*os.File, error) {
 	return files, nil
 }
 
-// CloseFiles closes what came with a frame and is not wanted.
+// CloseFiles closes files that came with a frame and are not needed.
 func CloseFiles(files []*os.File) {
 	for _, f := range files {
-		_ = f.Close() // received ends of pipes: nothing of ours can be lost
+		_ = f.Close() // nothing was written to them, so nothing can be lost
 	}
 }
 
@@ -109,8 +109,8 @@ func readHeader(conn *net.UnixConn) (size uint32, files []*os.File, err error) {
 	return size, files, err
 }
 
-// received makes files of control messages; also of those before a bad one, so
-// that none is leaked.
+// received makes files of control messages. It does so even if one of the messages is
+// invalid, so that the caller can close the others.
 func received(rights []byte) (files []*os.File, err error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
@@ -144,9 +144,9 @@ func readBody(conn *net.UnixConn, size uint32, v any) error {
 	return nil
 }
 
-// Pollable returns f as a file that waits in Go's poller: one that deadlines and
-// Close interrupt. It makes the open file description, which others may share,
-// non-blocking. f is closed, also on an error.
+// Pollable replaces f by a file that waits in Go's poller, so that deadlines and Close
+// interrupt it. It makes the open file description, which others may share, non-blocking. f
+// is closed in every case.
 func Pollable(f *os.File) (*os.File, error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	name := f.Name()

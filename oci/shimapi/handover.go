@@ -1,14 +1,15 @@
 package shimapi
 
-// Methods of the hand-over: what a daemon keeps of a shim's pods and containers
-// so that, should the shim die, the next one takes them over.
+// Methods of the handover. The daemon keeps the [HandoverState] of each pod and container, and
+// duplicates of its files. Should the shim die, its replacement adopts them. The strings are
+// older than the names.
 const (
 	MethodHandoverState = "lend"
 	MethodAdopt         = "adopt"
 	MethodReportExit    = "tell-exit"
 )
 
-// What the files that come with a [HandoverState] are.
+// Names of the files that come with a [HandoverState].
 const (
 	FileStdin   = "stdin"   // write end of the pipe
 	FileStdout  = "stdout"  // read end
@@ -17,15 +18,15 @@ const (
 	FilePidfd   = "pidfd"   // the first process, non-blocking
 )
 
-// HandoverState is what is needed, besides status.json and libcontainer's state, to
-// take a pod or container over. It is the answer to [MethodHandoverState], whose body is
-// an [IDRequest], and part of the answer to create; the frame carries the files.
-// They are duplicates: a pipe lives on while any holder does.
+// HandoverState is what a shim needs, besides status.json and libcontainer's state, to adopt
+// a pod or container. It is the response to [MethodHandoverState], whose body is an
+// [IDRequest], and part of the response to [MethodCreate]. The files come with the frame. They
+// are duplicates: a pipe stays open as long as any process has an end of it.
 type HandoverState struct {
 	ID        string `json:"id"`
-	Pod       string `json:"pod,omitempty"` // "": a pod's pause
+	Pod       string `json:"pod,omitempty"` // "": this is a pod
 	Dir       string `json:"dir"`
-	NetNSPath string `json:"netns_path,omitempty"` // pods; "": none was pinned
+	NetNSPath string `json:"netns_path,omitempty"` // of pods; "": there is none
 
 	Command   string   `json:"command,omitempty"`
 	LogRoot   string   `json:"log_root,omitempty"` // as in [CreateRequest]
@@ -36,16 +37,16 @@ type HandoverState struct {
 	Files     []string `json:"files,omitempty"` // File… of each file of the frame, in order
 }
 
-// AdoptRequest hands over what a dead shim held in the directory of this one. It
-// is [KindNotFound] when the process, its record or its state is gone.
+// AdoptRequest makes the replacement of a dead shim adopt a pod or container. The error is
+// [KindNotFound] if the process, its record or its state is gone.
 type AdoptRequest struct {
 	HandoverState
-	// Exit is how the process ended meanwhile, when the daemon was its reaper.
+	// Exit is how the process has ended meanwhile, if the daemon has reaped it.
 	Exit *ExitStatus `json:"exit,omitempty"`
 }
 
-// ReportExitRequest tells how an adopted container ended, which only the process
-// that reaped it knows before Linux 6.15.
+// ReportExitRequest reports how an adopted container has ended. Before Linux 6.15 only the
+// process that has reaped it knows.
 type ReportExitRequest struct {
 	ID   string     `json:"id"`
 	Exit ExitStatus `json:"exit"`

@@ -7,8 +7,9 @@ import (
 	"strconv"
 )
 
-// StartTime is field 22 of /proc/PID/stat (proc_pid_stat(5)), in clock ticks since
-// boot: what a [Record] holds beside a PID, so that one used again is told apart.
+// StartTime is when a process was started, in clock ticks since boot: field 22 of
+// /proc/PID/stat (proc_pid_stat(5)). A [Record] has it beside the PID, because a PID is used
+// again by later processes.
 func StartTime(pid int) (uint64, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {

@@ -14,8 +14,8 @@ const Version = 1
 // InitName is what berth's own program is called in a container, see package tinyinit.
 const InitName = ".berth-init"
 
-// Methods of a shim. Each takes the Request type of its name as body and
-// answers the Response type of its name, or none.
+// Methods of a shim. The body of each is the Request type of that name, or an [IDRequest]; the
+// response is the Response type of that name, or empty.
 const (
 	MethodHello      = "hello"
 	MethodRunPod     = "run-pod"
@@ -36,15 +36,15 @@ const (
 	MethodShutdown   = "shutdown"
 )
 
-// Request is the frame a client sends, once per connection.
+// Request is the frame that a client sends, once per connection.
 type Request struct {
 	Method string          `json:"method"`
 	Body   json.RawMessage `json:"body,omitempty"`
 }
 
-// Response is the frame a shim answers; [MethodExec] answers two (started,
-// exited), [MethodAttach] two (joined, ended) and [MethodWatch] one per event
-// until the connection ends.
+// Response is the frame that a shim sends. [MethodExec] sends two (started, exited),
+// [MethodAttach] two (attached, ended), and [MethodWatch] one per event until the connection
+// ends. Its body is then an [Event].
 type Response struct {
 	Error *Error          `json:"error,omitempty"`
 	Body  json.RawMessage `json:"body,omitempty"`
@@ -64,16 +64,16 @@ const (
 	KindInternal    Kind = "internal"
 )
 
-// Error is a failure as it crosses the wire.
+// Error is an error that the shim has returned.
 type Error struct {
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
 }
 
-// Error gives the message alone; the kind is for [errors.As].
+// Error returns the message only. Code gets the kind by [errors.As].
 func (e *Error) Error() string { return e.Message }
 
-// HelloResponse tells who answers.
+// HelloResponse identifies the shim.
 type HelloResponse struct {
 	ID      string `json:"id"`
 	PID     int    `json:"pid"`
@@ -133,15 +133,15 @@ type RunPodResponse struct {
 	StartTime uint64 `json:"start_time"` // field 22 of /proc/PID/stat, clock ticks since boot: PID+StartTime is unique
 }
 
-// IDRequest is the body of StopPod (kill pause, wait, unbind the network
-// namespace), RemovePod (forget it), Start, Delete (kill what is left, remove
-// state and cgroup; idempotent), CloseStdin, Reopen. Unknown IDs are
-// [KindNotFound], except for StopPod, RemovePod and Delete, which succeed.
+// IDRequest is the body of StopPod (kill the pause process, wait, unmount the network
+// namespace), RemovePod (forget the pod), Start, Delete (kill what is left, remove state and
+// cgroup; can be repeated), CloseStdin and Reopen. For an unknown ID StopPod, RemovePod and
+// Delete succeed, the others fail with [KindNotFound].
 type IDRequest struct {
 	ID string `json:"id"`
 }
 
-// CreateRequest runs libcontainer up to the exec fifo.
+// CreateRequest makes a container, up to the point where its command would be executed.
 type CreateRequest struct {
 	Pod       string          `json:"pod"`
 	ID        string          `json:"id"`
@@ -154,17 +154,18 @@ type CreateRequest struct {
 	LogPath   string          `json:"log_path,omitempty"` // CRI log file; "": output is read and dropped (attach still sees it)
 }
 
-// CreateResponse names the container's first process, waiting at the fifo.
+// CreateResponse names the container's first process, which waits for Start.
 type CreateResponse struct {
 	PID         int               `json:"pid"`
 	StartTime   uint64            `json:"start_time"`
 	CgroupPaths map[string]string `json:"cgroup_paths"` // controller → absolute path; "" on v2
-	// Handover describes the files of the frame, which are the daemon's to keep.
+	// Handover is what a replacement of the shim would need. The files of the frame belong
+	// to it; the daemon keeps both.
 	Handover *HandoverState `json:"custody,omitempty"`
 }
 
-// KillRequest signals a container's first process, an exec session's, or with
-// All every process of the cgroup. Signals are kernel numbers, real-time included.
+// KillRequest sends a signal to the first process of a container or of an exec session, or
+// with All to every process of its cgroup. Signals are the kernel's numbers, 0 to 64.
 type KillRequest struct {
 	ID     string `json:"id"`
 	ExecID string `json:"exec_id,omitempty"`
@@ -172,10 +173,10 @@ type KillRequest struct {
 	All    bool   `json:"all"`
 }
 
-// ExecRequest runs a process in a running container. Fds 0,1,2 of the frame are
-// its stdio (any may be /dev/null); with Terminal none are sent and the started
-// frame carries the pty's master. ExecID, 1 to 64 letters, digits, - or _, is
-// unique among the container's running sessions.
+// ExecRequest runs a process in a running container. The three files of the frame are its
+// stdin, stdout and stderr. With Terminal there are none, and the master of the terminal
+// comes with the first response. ExecID has 1 to 64 letters, digits, - or _, and is unique
+// among the container's running sessions.
 type ExecRequest struct {
 	ID       string         `json:"id"`
 	ExecID   string         `json:"exec_id"`
@@ -187,7 +188,7 @@ type ExecRequest struct {
 	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
-// ExecStarted is the first answer to an exec, ExitStatus the second.
+// ExecStarted is the first response to an exec, [ExitStatus] the second.
 type ExecStarted struct {
 	PID int `json:"pid"`
 }
@@ -200,8 +201,9 @@ type ExitStatus struct {
 	TimedOut   bool      `json:"timed_out,omitempty"`
 }
 
-// ResizeRequest sets the size of a container's terminal. That of an exec session
-// is set by the client, which alone holds its master: with ExecID it is [KindInvalid].
+// ResizeRequest sets the size of a container's terminal. The terminal of an exec session is
+// the client's own to resize, since only the client has its master: with ExecID the request
+// fails with [KindInvalid].
 type ResizeRequest struct {
 	ID     string `json:"id"`
 	ExecID string `json:"exec_id,omitempty"`
@@ -209,11 +211,11 @@ type ResizeRequest struct {
 	Height uint16 `json:"height"`
 }
 
-// AttachRequest joins the streams of a running container. The frame carries one
-// fd per true flag, in the order stdin (read end), stdout, stderr (write ends;
-// with a terminal everything is stdout). The first answer comes when they are
-// joined, the second when the container ended; a client that hangs up leaves.
-// Output never waits for a slow reader for ever: after 10 s it is cut off.
+// AttachRequest connects a client with the streams of a running container. The frame has one
+// file per true flag, in the order stdin (a read end), stdout, stderr (write ends). With a
+// terminal all output is stdout. The first response comes when the streams are connected,
+// the second when the container has ended. A client detaches by closing the connection. A
+// client that is too slow for the output is cut off.
 type AttachRequest struct {
 	ID     string `json:"id"`
 	Stdin  bool   `json:"stdin"`
@@ -221,29 +223,30 @@ type AttachRequest struct {
 	Stderr bool   `json:"stderr"`
 }
 
-// UpdateRequest changes the limits of a container's cgroup. OOMScoreAdj, unless nil,
-// becomes that of its processes, but of those that have chosen another.
+// UpdateRequest changes the limits of a container's cgroup. OOMScoreAdj, unless nil, is set
+// for its processes, except those that have changed their own.
 type UpdateRequest struct {
 	ID          string                `json:"id"`
 	Resources   *specs.LinuxResources `json:"resources"`
 	OOMScoreAdj *int                  `json:"oom_score_adj,omitempty"`
 }
 
-// Status of what a shim holds.
+// Status is the state of a pause process or a container.
 type Status string
 
 const (
-	StatusCreated Status = "created" // waits at the fifo
+	StatusCreated Status = "created" // waits for Start
 	StatusRunning Status = "running"
 	StatusStopped Status = "stopped"
 )
 
-// Record is the fact file (Dir/status.json) of a pause process or a container:
-// the shim is its only writer, and writes it durably before an exit is told.
+// Record is what has happened to a pause process or a container, also on disk as
+// Dir/status.json. The shim is its only writer. It writes an exit durably before it reports
+// it.
 type Record struct {
 	Version     int               `json:"version"`
 	ID          string            `json:"id"`
-	Pod         string            `json:"pod,omitempty"` // "" for a pause
+	Pod         string            `json:"pod,omitempty"` // "" for a pause process
 	Status      Status            `json:"status"`
 	PID         int               `json:"pid"`
 	StartTime   uint64            `json:"start_time"`
@@ -258,17 +261,17 @@ type Record struct {
 	OOMKills    uint64            `json:"oom_kills,omitempty"`  // kills in the cgroup, children included
 	Reason      string            `json:"reason,omitempty"`     // ReasonStartError or ReasonUnknown
 	Message     string            `json:"message,omitempty"`
-	StdinClosed bool              `json:"stdin_closed,omitempty"` // the input has ended: whoever holds its pipe closes it
+	StdinClosed bool              `json:"stdin_closed,omitempty"` // the input has ended: whoever has the write end open closes it
 }
 
-// ListResponse is everything a shim holds.
+// ListResponse has the records of all pods and containers of a shim.
 type ListResponse struct {
 	Pods       []Record `json:"pods"`
 	Containers []Record `json:"containers"`
 }
 
-// Event tells of a fact that changed; Record is the fact after it. A watcher
-// first gets one event per record held (Replay), then what happens.
+// Event is a change of a record; Record is its content after the change. A watcher first gets
+// one event for every pod and container, with Replay set, then one for each change.
 type Event struct {
 	Kind   string `json:"kind"` // EventCreated and the like
 	Replay bool   `json:"replay,omitempty"`

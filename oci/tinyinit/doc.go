@@ -1,23 +1,33 @@
-// Package tinyinit is the init that containers of a pod with the annotation
-// berth/init: "true" have as their first process. Called with -e it is also how a
-// program gets environment variables that are not UTF-8, see [berth/oci.NeedsBytes].
+// Package tinyinit provides the init process of containers whose pod has the annotation
+// berth/init: "true". Called with -e the same program passes environment variables that are
+// not UTF-8, see [berth/oci.NeedsBytes].
 //
-// It owns: init.c (a static program of about 2 KiB without libc, built by
-// hack/build-static.sh and embedded here), and the file that it is bound into
-// containers from.
+// # What it owns
 //
-// Invariants: init starts the command, hands on every signal but SIGCHLD, SIGTTIN
-// and SIGTTOU, reaps every orphan of the container, and ends when the command ends
-// with its code, or 128 and the number of its signal. A command that can't be
-// executed is code 127 or 126 and a line on stderr, as of a shell: the container
-// has started by then.
+// init.c, a static program of about 2 KiB without libc, which hack/build-static.sh builds
+// and this package embeds; and the file that is bind-mounted into containers.
 //
-// Locks: none. Files on disk: ROOT/init-HASH, mode 0555. Its name is a function of
-// its content, so that a daemon of another version never changes the file that
-// running containers have bound; there is one for each version ever used.
+// # Invariants
 //
-// Why not below /run: distributions mount that noexec. Why not a package of the
-// distribution (tini, dumb-init, catatonit): a program of the node's own would be
-// one more thing to install for a feature of 150 lines. Why not by default: PID 1
-// is what an image says, and the kubelet's users have shareProcessNamespace.
+//   - init starts the command and forwards every signal except SIGCHLD, SIGTTIN and SIGTTOU.
+//   - It reaps every orphan of the container.
+//   - It ends when the command ends, with its exit code, or with 128 and the number of its
+//     signal.
+//   - If the command can't be executed it exits with 127 or 126 and a line on stderr, as a
+//     shell does: the container has started by then, so the start can't fail any more.
+//
+// # Files
+//
+// ROOT/init-HASH, mode 0555. HASH is of the content, so a daemon of another version never
+// changes the file that running containers have mounted. The files of older versions stay.
+//
+// # Why not X
+//
+// Why not below /run: distributions mount that noexec.
+//
+// Why not a package of the distribution (tini, dumb-init, catatonit): it would be one more
+// thing to install, for a feature of 150 lines.
+//
+// Why not by default: the image decides what PID 1 is, and pods can set
+// shareProcessNamespace.
 package tinyinit

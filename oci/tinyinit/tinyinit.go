@@ -11,12 +11,12 @@ import (
 	"berth/oci/atomicfile"
 )
 
-// Install puts the program below dir, where it isn't yet, and gives its path.
+// Install writes the program to dir, unless it is there already, and returns its path.
 func Install(dir string) (string, error) {
 	path := filepath.Join(dir, fmt.Sprintf("init-%x", sha256.Sum256(program))[:len("init-")+12])
 	st, err := os.Stat(path)
 	if err == nil && st.Size() == int64(len(program)) {
-		return path, nil // it only ever appears whole
+		return path, nil // files are renamed into place, so this one is complete
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err

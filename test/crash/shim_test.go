@@ -32,7 +32,7 @@ func (d *daemon) killShim() {
 	d.shimKills++
 }
 
-// handedOver waits until the heir of a dead shim holds the witness: until then the
+// handedOver waits until the replacement of a dead shim holds the witness: until then the
 // daemon alone keeps it, and a verb that has nothing left to do ends before that.
 func (d *daemon) handedOver() {
 	d.t.Helper()
@@ -60,7 +60,7 @@ func (c *ctr) cutOffWrites() {
 // open are the verbs with a step at which the death of the shim does harm still.
 var open = map[string]string{
 	"RunPodSandbox":  "a pause that the shim has started and not written down yet is nobody's, and stays",
-	"StartContainer": "a container that runs and is not written down as running yet is started again by the heir, which waits for ever",
+	"StartContainer": "a container that runs and is not written down as running yet is started again by the replacement, which waits for ever",
 }
 
 // TestShimIsKilled: the daemon starts another shim, which goes on with what the

@@ -17,7 +17,7 @@ import (
 	"berth/oci/shimapi"
 )
 
-// Config is one pod's pause.
+// Config describes the pause process of one pod.
 type Config struct {
 	Cloneflags uintptr           // CLONE_NEW…: the namespaces to make
 	Hostname   string            // of the new UTS namespace; "" leaves it
@@ -26,25 +26,25 @@ type Config struct {
 	// UIDMaps and GIDMaps belong to CLONE_NEWUSER; they must map ID 0.
 	UIDMaps, GIDMaps []syscall.SysProcIDMap
 	Cgroup           *os.File // v2 cgroup directory to be cloned into; nil: the caller's cgroup
-	// UID, GID and Groups (at most [MaxGroups]) are what pause becomes, as IDs of
-	// its user namespace.
+	// UID, GID and Groups (at most [MaxGroups]) are what the process runs as, in its
+	// user namespace.
 	UID, GID uint32
 	Groups   []uint32
 	AppArmor string // profile that pause changes to; "" leaves it
 }
 
-// MaxGroups is how many supplementary groups a pause can have: what pause.c has
-// room for.
+// MaxGroups is how many supplementary groups a pause process can have: as many as pause.c
+// has room for.
 const MaxGroups = shimapi.MaxPauseGroups
 
-// Launcher starts pauses. It holds two file descriptors and a thread.
+// Launcher starts pause processes. It holds two file descriptors and a thread.
 type Launcher struct {
 	exe   *os.File
 	stage *stage
 }
 
-// NewLauncher prepares to start pauses. dir is a directory where their empty root
-// can be mounted for a moment, in a mount namespace of its own; it stays as it is.
+// NewLauncher prepares to start pause processes. Their empty root is mounted on dir for a
+// moment, in another mount namespace, so that dir does not change.
 func NewLauncher(dir string) (*Launcher, error) {
 	exe, err := memfd.Sealed("pause", bytes.NewReader(program), 0o555)
 	if err != nil {
@@ -57,40 +57,40 @@ func NewLauncher(dir string) (*Launcher, error) {
 	return &Launcher{exe: exe, stage: stage}, nil
 }
 
-// Close releases the launcher; started pauses live on. It is called once.
+// Close releases the launcher. The processes that it has started live on. It is called once.
 func (l *Launcher) Close() error { return errors.Join(l.stage.close(), l.exe.Close()) }
 
-// ErrSysctl is for a sysctl that the kernel has not, or not with this value.
+// ErrSysctl is wrapped when the kernel does not know a sysctl or refuses its value.
 var ErrSysctl = errors.New("the kernel refuses a sysctl")
 
-// Start runs one pause and returns when it is set up. The process is the
-// caller's child: the caller waits for it. Errors name the step that failed.
+// Start starts one pause process and returns when it has set everything up. The process is a
+// child that the caller has to wait for. Errors name the step that failed.
 func (l *Launcher) Start(c Config) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer null.Close()
-	status, told, err := os.Pipe()
+	status, statusPause, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer status.Close()
 	argv := c.argv()
-	proc, err := l.fork(argv, []*os.File{null, null, null, told, l.stage.empty}, c.attributes())
-	cerr := told.Close()
+	proc, err := l.fork(argv, []*os.File{null, null, null, statusPause, l.stage.empty}, c.attributes())
+	cerr := statusPause.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start pause: %w", err)
 	}
 	if err := errors.Join(report(status, argv), cerr); err != nil {
-		_ = proc.Kill()    // it may be gone already
-		_, _ = proc.Wait() // only its end matters
+		_ = proc.Kill()    // it may have ended
+		_, _ = proc.Wait() // its exit status does not matter
 		return nil, err
 	}
 	return proc, nil
 }
 
-// fork starts the program on the stage's thread, whose mounts it gets.
+// fork starts the program on the stage's thread, so that it gets the mounts of the stage.
 func (l *Launcher) fork(argv []string, files []*os.File, sys *syscall.SysProcAttr) (proc *os.Process, err error) {
 	// The program is a file of the child as well, since the fork may move another
 	// descriptor over the number that it has here.
@@ -135,7 +135,7 @@ func (c Config) attributes() *syscall.SysProcAttr {
 		a.UseCgroupFD, a.CgroupFD = true, int(c.Cgroup.Fd())
 	}
 	if c.ownUsers() {
-		a.Cloneflags |= unix.CLONE_NEWNS // it has no right to join the empty one
+		a.Cloneflags |= unix.CLONE_NEWNS // it may not join the empty mount namespace
 		a.UidMappings, a.GidMappings = c.UIDMaps, c.GIDMaps
 		a.GidMappingsEnableSetgroups = true
 		// Root of the new namespace: else exec would drop its capabilities.
@@ -151,7 +151,8 @@ var steps = []string{
 	"make a cgroup namespace", "change to its AppArmor profile", "become its user and groups",
 }
 
-// report reads what pause, started with argv, says until it closes the pipe.
+// report reads the status that a pause process, started with argv, writes until it closes
+// the pipe.
 func report(status io.Reader, argv []string) error {
 	said, err := io.ReadAll(io.LimitReader(status, 64))
 	if err != nil {

@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// emptyDir is the directory of the stage that becomes a pause's root, known to
-// pause.c as /empty.
+// emptyDir is the directory of the stage that becomes the root of pause processes. pause.c
+// knows it as /empty.
 const emptyDir = "empty"
 
-// stage is a thread of this process in a mount namespace of its own. The namespace
-// has a read-only root with an empty directory and /proc, and no other mount of the
-// host. Pauses are started by this thread, so that they have only these to leave: a
-// copy of the host's mounts would cost more with every pod of the node.
+// stage is a thread of this process in a mount namespace of its own, which has a read-only
+// root with an empty directory, /proc, and no mount of the host. Pause processes are started
+// by this thread, so that clone copies only these mounts. Copying those of the host would
+// take longer with every pod of the node.
 type stage struct {
 	calls chan func()
 	quit  chan struct{}
@@ -27,8 +27,8 @@ type stage struct {
 
 var errClosed = errors.New("the launcher of pauses is closed")
 
-// newStage makes the thread and its mounts. dir is a directory where they can be
-// built; it is not changed.
+// newStage makes the thread and its mounts. They are built on dir, in another mount
+// namespace, so that dir does not change.
 func newStage(dir string) (*stage, error) {
 	s := &stage{calls: make(chan func()), quit: make(chan struct{})}
 	entered := make(chan error)
@@ -90,7 +90,7 @@ func (s *stage) close() error {
 	return s.empty.Close()
 }
 
-// enter gives the calling thread the stage's mounts.
+// enter moves the calling thread to the stage's mount namespace.
 func (s *stage) enter(dir string) error {
 	if err := enterBare(dir); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (s *stage) enter(dir string) error {
 	return nil
 }
 
-// threadMounts is the mount namespace of the calling thread.
+// threadMounts opens the mount namespace of the calling thread.
 const threadMounts = "/proc/thread-self/ns/mnt"
 
 // makeEmpty moves the thread to a new mount namespace where the empty directory is
@@ -144,7 +144,7 @@ func enterBare(dir string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
-	// Nothing that follows may reach the host, whose mounts are shared as a rule.
+	// Nothing that follows may propagate to the host, whose mounts are usually shared.
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make all mounts private: %w", err)
 	}
