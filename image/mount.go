@@ -12,10 +12,11 @@ import (
 
 	"berth/image/layer"
 	"berth/image/overlay"
+	"berth/oci/idmap"
 )
 
-// IDMap maps Size IDs from Container (in the user namespace) to Host.
-type IDMap = overlay.IDMap
+// IDMap is one line of a user namespace's UID or GID map.
+type IDMap = idmap.Map
 
 // MountRequest asks for a view of layers at a directory.
 type MountRequest struct {
@@ -112,11 +113,11 @@ func (r *MountRequest) makeDirs(like string) error {
 func toHost(maps []IDMap, id uint32) int {
 	root := id
 	for _, m := range maps {
-		if id >= m.Container && id-m.Container < m.Size {
-			return int(m.Host + id - m.Container)
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return int(m.HostID + id - m.ContainerID)
 		}
-		if m.Container == 0 {
-			root = m.Host
+		if m.ContainerID == 0 {
+			root = m.HostID
 		}
 	}
 	return int(root)

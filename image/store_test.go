@@ -336,7 +336,7 @@ func TestIDMapped(t *testing.T) {
 	s := openStore(t, Options{})
 	img := pullOK(t, s, reg.push(t, "mapped", imageOf(t, layerOf(t, layerTar(t, entry{"f", "x"})), layerOf(t, layerTar(t, entry{"g", "x"})))))
 	up := t.TempDir()
-	maps := []IDMap{{Container: 0, Host: 100000, Size: 65536}}
+	maps := []IDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	dir := view(t, s, img, MountRequest{Upper: up + "/u", Work: up + "/w", UIDMap: maps, GIDMap: maps})
 	for _, p := range []string{"f", "g", "."} {
 		var st unix.Stat_t

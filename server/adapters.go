@@ -10,7 +10,6 @@ import (
 
 	"berth/cni"
 	"berth/image"
-	"berth/oci/shimapi"
 	"berth/sandbox"
 )
 
@@ -45,20 +44,12 @@ func (i images) Release(key string) { i.store.Release(key) }
 func (i images) Mount(ctx context.Context, r sandbox.RootfsRequest) error {
 	return i.store.Mount(ctx, image.MountRequest{
 		Layers: r.Layers, Target: r.Target, Upper: r.Upper, Work: r.Work,
-		UIDMap: imageMap(r.UIDMap), GIDMap: imageMap(r.GIDMap),
+		UIDMap: r.UIDMap, GIDMap: r.GIDMap,
 	})
 }
 
 // Unmount implements [sandbox.Images].
 func (i images) Unmount(target string) error { return i.store.Unmount(target) }
-
-func imageMap(lines []shimapi.IDMap) []image.IDMap {
-	var out []image.IDMap
-	for _, m := range lines {
-		out = append(out, image.IDMap{Container: m.ContainerID, Host: m.HostID, Size: m.Size})
-	}
-	return out
-}
 
 // network shows a [cni.Network] as the domain wants to see it.
 type network struct{ cni *cni.Network }

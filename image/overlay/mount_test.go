@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/idmap"
 )
 
 // stack makes n lower directories, topmost first, each with its own file and one
@@ -149,7 +151,7 @@ func TestErrors(t *testing.T) {
 }
 
 func TestUserNS(t *testing.T) {
-	ns, err := NewUserNS([]IDMap{{0, 200000, 1000}}, []IDMap{{0, 300000, 1000}})
+	ns, err := NewUserNS([]idmap.Map{{ContainerID: 0, HostID: 200000, Size: 1000}}, []idmap.Map{{ContainerID: 0, HostID: 300000, Size: 1000}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +172,7 @@ func TestUserNS(t *testing.T) {
 // TestCrashedMount: what a mount that did not finish left goes with Unmount, and the
 // layers stay.
 func TestCrashedMount(t *testing.T) {
-	ns, err := NewUserNS([]IDMap{{0, 200000, 1000}}, []IDMap{{0, 300000, 1000}})
+	ns, err := NewUserNS([]idmap.Map{{ContainerID: 0, HostID: 200000, Size: 1000}}, []idmap.Map{{ContainerID: 0, HostID: 300000, Size: 1000}})
 	if err != nil {
 		t.Fatal(err)
 	}

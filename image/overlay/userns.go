@@ -7,20 +7,19 @@ import (
 	"os/exec"
 	"strconv"
 	"syscall"
-)
 
-// IDMap maps Size IDs from Container (in the user namespace) to Host.
-type IDMap struct{ Container, Host, Size uint32 }
+	"berth/oci/idmap"
+)
 
 // NewUserNS makes a user namespace with the mappings, for [Config].UserNS. It starts
 // a process that ends before it gets to run anything; a pod's own namespace, where
 // there is one, serves as well without.
-func NewUserNS(uids, gids []IDMap) (*os.File, error) {
+func NewUserNS(uids, gids []idmap.Map) (*os.File, error) {
 	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it is killed before it runs
 	cmd.Env = []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
-		UidMappings: sysMaps(uids), GidMappings: sysMaps(gids),
+		UidMappings: idmap.SysProc(uids), GidMappings: idmap.SysProc(gids),
 		Ptrace: true, Pdeathsig: syscall.SIGKILL, // stops at exec, before the first instruction
 	}
 	return startStopped(cmd)
@@ -52,12 +51,4 @@ func startStopped(cmd *exec.Cmd) (*os.File, error) {
 	})
 	a := <-done
 	return a.f, a.err
-}
-
-func sysMaps(in []IDMap) []syscall.SysProcIDMap {
-	out := make([]syscall.SysProcIDMap, len(in))
-	for i, m := range in {
-		out[i] = syscall.SysProcIDMap{ContainerID: int(m.Container), HostID: int(m.Host), Size: int(m.Size)}
-	}
-	return out
 }

@@ -8,11 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci/idmap"
 	"berth/oci/shim/pause"
 	"berth/oci/shimapi"
 )
@@ -161,7 +161,7 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	if r.Hostname != "" && !r.NewUTS {
 		return c, fault(shimapi.KindInvalid, "host name %q would be the host's: the pod has no UTS namespace of its own", r.Hostname)
 	}
-	c.UIDMaps, c.GIDMaps = idMaps(r.UIDMaps), idMaps(r.GIDMaps)
+	c.UIDMaps, c.GIDMaps = idmap.SysProc(r.UIDMaps), idmap.SysProc(r.GIDMaps)
 	user := pauseUser(r)
 	c.UID, c.GID, c.Groups, c.AppArmor = user.UID, user.GID, user.Groups, r.AppArmor
 	for name, value := range r.Sysctls {
@@ -195,14 +195,6 @@ func mappedOrRoot(maps []shimapi.IDMap) uint32 {
 		return 0
 	}
 	return shimapi.PauseID
-}
-
-func idMaps(maps []shimapi.IDMap) []syscall.SysProcIDMap {
-	var out []syscall.SysProcIDMap
-	for _, m := range maps {
-		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
-	}
-	return out
 }
 
 // namespaced returns an error for a sysctl that would change the host.

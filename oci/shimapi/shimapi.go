@@ -5,6 +5,8 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/oci/idmap"
 )
 
 // Version is the wire's version. The wire only grows: a field is never renamed
@@ -81,12 +83,8 @@ type HelloResponse struct {
 	Version string `json:"version"` // berth's version, which decides whether new pods may join
 }
 
-// IDMap is one line of a user namespace's uid or gid map.
-type IDMap struct {
-	ContainerID uint32 `json:"container_id"`
-	HostID      uint32 `json:"host_id"`
-	Size        uint32 `json:"size"`
-}
+// IDMap is one line of a user namespace's UID or GID map.
+type IDMap = idmap.Map
 
 // RunPodRequest starts the pause process of a pod in new namespaces.
 type RunPodRequest struct {
