@@ -1,19 +1,11 @@
 // Package layer turns one layer archive of an image into a directory tree that
 // overlayfs can use as a lower directory, and turns such a tree back into the
-// very same archive.
+// very same archive. The entry points are [Apply], [Inherit], [Assemble] and [Verify];
+// [Decompress], [Ahead] and [Digester] are the stages of the pipeline before Apply.
 //
-// # Owns
+// # What it owns
 //
-// The content of one layer directory:
-//
-//	DIR/fs/      the tree; whiteouts are 0/0 character devices, opaque directories
-//	             carry the xattr trusted.overlay.opaque=y; a whiteout in a directory
-//	             that is merged with none below is not there
-//	DIR/journal  everything of the tar stream that is no file content (headers,
-//	             padding, the tail), zstd-compressed, with pointers into fs/
-//	DIR/shadow/  content the archive itself wrote and later replaced; mostly absent
-//	DIR/implied  directories the archive does not describe, until [Inherit] gave them
-//	             the attributes they have below
+// The content of one layer directory. It keeps nothing in memory between two calls.
 //
 // # Invariants
 //
@@ -41,6 +33,19 @@
 //
 // None: one goroutine works on one DIR.
 //
+// # Files
+//
+//	DIR/fs/      the tree; whiteouts are 0/0 character devices, opaque directories
+//	             carry the xattr trusted.overlay.opaque=y; a whiteout in a directory
+//	             that is merged with none below is not there
+//	DIR/journal  everything of the tar stream that is no file content (headers,
+//	             padding, the tail), zstd-compressed, with pointers into fs/
+//	DIR/shadow/  content the archive itself wrote and later replaced; mostly absent
+//	DIR/implied  directories the archive does not describe, until [Inherit] gave them
+//	             the attributes they have below
+//	DIR/whiteouts  whiteouts that were made, until [Inherit] removed those that hide
+//	             nothing
+//
 // # Why not ...
 //
 //   - mount the parents and unpack into the merged view: then layers could not be
@@ -50,7 +55,13 @@
 //     directory costs none, and has no mknod and no xattr.
 //   - chroot in another process: it costs a process per layer.
 //   - a tar reader of our own: archive/tar is fuzzed by the Go team. Where the data
-//     of a sparse file lies is read off the buffers it passes down.
+//     of a sparse file lies is read off the buffers it passes down, which relies on
+//     more than it promises: see recorder.go for what happens if that changes.
+//   - vbatts/tar-split, which keeps what is needed to give an archive back too: it
+//     refuses archives that name a path twice, which docker build makes, and by its own
+//     description does not give sparse files back. It writes a JSON object per entry, and
+//     has the whole file pass through its own reader, where here a file's data goes from
+//     the tar reader's buffer to the disk.
 //   - keep the blob: it would take the disk space twice.
 //   - compress/gzip: klauspost's inflates the layers of our benchmarks 1.2 to 1.5
 //     times as fast (144 to 116 and 154 to 104 MB/s), and inflating is what a pull

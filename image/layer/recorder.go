@@ -1,12 +1,20 @@
 package layer
 
 import (
+	"bytes"
 	"errors"
 	"io"
 )
 
-// recorder feeds the tar reader. What is read while it collects goes to the
-// journal; what is read into a file's buffer is noted as a fragment instead.
+// recorder feeds the tar reader. What it reads of headers, padding and the tail goes to
+// the journal; what it reads into the buffer for a file's content is noted as a fragment
+// instead.
+//
+// To tell the two apart it relies on what archive/tar does and does not promise: that
+// Read passes the caller's buffer, or a slice of it, down to the reader below, and fills
+// the holes of a sparse file with zeros itself. If a release of Go read into a buffer of
+// its own, all content would be taken for holes; [recorder.fill] makes that an error, and
+// TestRecorderKeepsEveryByte fails.
 type recorder struct {
 	src   io.Reader
 	buf   []byte
@@ -82,13 +90,24 @@ func (c *recorder) note(p []byte) bool {
 	return true
 }
 
-// fill reads r, which reads from the recorder, until buf is full or r ends.
+// fill reads r, which reads from the recorder, until buf is full or r ends. Afterwards
+// frags are the parts of buf that came from the archive.
 func (c *recorder) fill(r io.Reader, buf []byte) (int, error) {
 	c.into, c.frags = buf, c.frags[:0]
 	n, err := readBlock(r, buf)
 	c.into = nil
+	off := 0
+	for _, f := range append(c.frags, fragment{off: n}) {
+		if hole := buf[off:f.off]; !bytes.Equal(hole, zeroBlock[:len(hole)]) {
+			return 0, errors.New("archive/tar did not read into the buffer it was given: this berth was built with a release of Go it does not know")
+		}
+		off = f.off + f.n
+	}
 	return n, err
 }
+
+// zeroBlock is what holes are filled with.
+var zeroBlock [blockSize]byte
 
 // drain journals what follows the end of the archive.
 func (c *recorder) drain() error {

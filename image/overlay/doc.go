@@ -1,9 +1,10 @@
 // Package overlay mounts stacks of image layers with overlayfs.
 //
-// # Owns
+// # What it owns
 //
 // The order and options of overlay mounts, and the id-mapped clones of layers for
-// pods with a user namespace. It keeps nothing: a mount is found by its target.
+// pods with a user namespace. It keeps no state: a mount is found by its target. The
+// entry points are [Mount] and [Unmount].
 //
 // # Invariants
 //
