@@ -26,13 +26,8 @@ type MountRequest struct {
 	// file system. Empty: a read-only view.
 	Upper, Work string
 	// UIDMap and GIDMap, of a pod's user namespace, make files that root owns in the
-	// image be owned by the namespace's root. UserNS is the namespace itself
-	// (/proc/PID/ns/user), which spares making one for the mapping.
+	// image be owned by the namespace's root.
 	UIDMap, GIDMap []IDMap
-	UserNS         string
-	// Options are mount flags (ro, nosuid, nodev, noexec) and overlayfs options
-	// (context=LABEL). A writable view is always volatile: see package overlay.
-	Options []string
 }
 
 // Mount makes the view. The layers should be held ([Store.Hold]). What was mounted
@@ -49,18 +44,11 @@ func (s *Store) Mount(_ context.Context, req MountRequest) error {
 	for i := 0; len(c.Lower) < need; i++ {
 		c.Lower = append(c.Lower, s.pool.emptyLower(i))
 	}
-	for _, o := range req.Options {
-		if overlay.IsFlag(o) {
-			c.Flags = append(c.Flags, o)
-		} else {
-			c.Options = append(c.Options, o)
+	if len(req.UIDMap) > 0 || len(req.GIDMap) > 0 {
+		ns, err := overlay.NewUserNS(req.UIDMap, req.GIDMap)
+		if err != nil {
+			return err
 		}
-	}
-	ns, err := req.userNS()
-	if err != nil {
-		return err
-	}
-	if ns != nil {
 		defer ns.Close() // a namespace, no data
 		c.UserNS = ns
 	}
@@ -68,16 +56,6 @@ func (s *Store) Mount(_ context.Context, req MountRequest) error {
 		return classify(err)
 	}
 	return classify(overlay.Mount(c))
-}
-
-func (r *MountRequest) userNS() (*os.File, error) {
-	if r.UserNS != "" {
-		return os.Open(r.UserNS)
-	}
-	if len(r.UIDMap) == 0 && len(r.GIDMap) == 0 {
-		return nil, nil
-	}
-	return overlay.NewUserNS(r.UIDMap, r.GIDMap)
 }
 
 // makeDirs creates what the mount needs. A new upper directory is given owner and

@@ -16,16 +16,14 @@ type Config struct {
 	Target string   // must exist
 	// Upper and Work make it writable. They must exist, on one file system.
 	Upper, Work string
-	// Flags are mount options like ro, nosuid, nodev, noexec.
-	Flags []string
-	// Options are overlayfs options like context=LABEL, volatile, index=off.
-	Options []string
 	// UserNS, when not nil, is a user namespace whose mapping is applied to the lower
 	// directories: what root owns there is owned by the namespace's root.
 	UserNS *os.File
 	// Links is a directory for the short names an old kernel needs; "" is the
 	// directory for temporary files.
 	Links string
+
+	extra []string // further overlayfs options, for tests
 }
 
 // Mount mounts c at its target.
@@ -73,7 +71,7 @@ func (c *Config) mountNew(lowers []lower) error {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return explain(fs, "create", err)
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs(c.Flags))
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
 		return explain(fs, "fsmount", err)
 	}
@@ -129,7 +127,7 @@ func (c *Config) options() []string {
 	if c.Upper != "" {
 		out = append(out, "volatile")
 	}
-	return append(out, c.Options...)
+	return append(out, c.extra...)
 }
 
 // explain adds what the kernel logged for this context.
@@ -147,29 +145,6 @@ func explain(fs int, what string, err error) error {
 		return fmt.Errorf("%.300s: %w (%s)", what, err, strings.Join(said, "; "))
 	}
 	return fmt.Errorf("%.300s: %w", what, err)
-}
-
-var flagAttrs = map[string]int{
-	"ro": unix.MOUNT_ATTR_RDONLY, "nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV,
-	"noexec": unix.MOUNT_ATTR_NOEXEC, "noatime": unix.MOUNT_ATTR_NOATIME, "nodiratime": unix.MOUNT_ATTR_NODIRATIME,
-}
-
-var flagMS = map[string]uintptr{
-	"ro": unix.MS_RDONLY, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV,
-	"noexec": unix.MS_NOEXEC, "noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME,
-}
-
-// IsFlag tells whether o belongs in [Config].Flags.
-func IsFlag(o string) bool {
-	_, ok := flagAttrs[o]
-	return ok
-}
-
-func attrs(flags []string) (a int) {
-	for _, f := range flags {
-		a |= flagAttrs[f]
-	}
-	return a
 }
 
 // Unmount detaches what is mounted at target and what a Mount that did not finish

@@ -41,16 +41,12 @@ func (c *Config) mountOld(lowers []lower) error {
 	if len(data) > pageRoom {
 		return fmt.Errorf("the names of %d layers do not fit mount(2); Linux 6.7 or later has no such limit", len(lowers))
 	}
-	var flags uintptr
-	for _, f := range c.Flags {
-		flags |= flagMS[f]
-	}
 	target, err := filepath.Abs(c.Target)
 	if err != nil {
 		return err
 	}
 	return inDir(dir, func() error {
-		return os.NewSyscallError("mount", unix.Mount("berth", target, "overlay", flags, data))
+		return os.NewSyscallError("mount", unix.Mount("berth", target, "overlay", 0, data))
 	})
 }
 
