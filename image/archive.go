@@ -301,29 +301,32 @@ func (a *archive) path(d digest.Digest) string {
 	return "blobs/" + strings.Replace(d.String(), ":", "/", 1)
 }
 
-func (a *archive) manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error) {
+// Manifest implements [source].
+func (a *archive) Manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error) {
 	if d == a.made.Digest {
 		return a.made, nil
 	}
-	raw, err := a.document(ctx, ocispec.Descriptor{Digest: d})
+	raw, err := a.Document(ctx, d)
 	return registry.Manifest{Digest: d, Raw: raw}, err
 }
 
-func (a *archive) document(_ context.Context, d ocispec.Descriptor) ([]byte, error) {
-	if err := d.Digest.Validate(); err != nil {
-		return nil, corrupt("digest %.100q", d.Digest)
+// Document implements [source].
+func (a *archive) Document(_ context.Context, d digest.Digest) ([]byte, error) {
+	if err := d.Validate(); err != nil {
+		return nil, corrupt("digest %.100q", d)
 	}
-	raw, err := a.readFile(a.path(d.Digest))
+	raw, err := a.readFile(a.path(d))
 	if err != nil {
-		return nil, a.explain(d.Digest, err)
+		return nil, a.explain(d, err)
 	}
-	if got := d.Digest.Algorithm().FromBytes(raw); got != d.Digest {
-		return nil, corrupt("%s has the digest %s", a.path(d.Digest), got)
+	if got := d.Algorithm().FromBytes(raw); got != d {
+		return nil, corrupt("%s has the digest %s", a.path(d), got)
 	}
 	return raw, nil
 }
 
-func (a *archive) blob(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+// Blob implements [source].
+func (a *archive) Blob(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 	r, _, err := a.open(a.path(d.Digest))
 	return r, a.explain(d.Digest, err)
 }

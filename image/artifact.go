@@ -49,7 +49,7 @@ func addBlob(ctx context.Context, w *tar.Writer, src source, d ocispec.Descripto
 	if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: d.Size}); err != nil {
 		return err
 	}
-	body, err := src.blob(ctx, d)
+	body, err := src.Blob(ctx, d)
 	if err != nil {
 		return err
 	}

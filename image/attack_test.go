@@ -32,7 +32,7 @@ const attackEnv = "BERTH_IMAGE_ATTACK"
 // many KiB the largest size the process had grew, and the error.
 func attacked(args string) {
 	f := strings.Fields(args)
-	s, err := Open(Options{Root: f[0], RetryAttempts: 1})
+	s, err := Open(Options{Root: f[0], retryAttempts: 1})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -358,7 +358,7 @@ func tags(n int) (list []string) {
 // An archive that comes as a stream is copied to the disk, where a compressed one of
 // megabytes fills it.
 func TestAttackArchiveFillsDisk(t *testing.T) {
-	s := openStore(t, Options{MaxArchive: 8 << 20})
+	s := openStore(t, Options{maxArchive: 8 << 20})
 	zeros := bomb(t, func(w *tar.Writer) error { return addFile(w, "f", strings.Repeat("\x00", 64<<20)) })
 	tail := bomb(t, func(*tar.Writer) error { return nil })
 	for name, archive := range map[string][]byte{
@@ -499,7 +499,7 @@ func TestAttackHugeLayerDelaysEnd(t *testing.T) {
 // A document's error repeats megabytes of what the registry sent, into events and logs.
 func TestAttackLongErrors(t *testing.T) {
 	reg := newRawRegistry(t)
-	s := openStore(t, Options{RetryAttempts: 1})
+	s := openStore(t, Options{retryAttempts: 1})
 	long := strings.Repeat("x", 1<<20)
 	platforms := make([]string, 3000)
 	for i := range platforms {

@@ -9,25 +9,15 @@ import (
 // and deletions, which go on when the call that began them has returned. All of it ends
 // with the store, and [background.stop] waits for it.
 type background struct {
-	ctx     context.Context
+	ctx     context.Context // ends with the store
 	cancel  context.CancelFunc
-	running sync.WaitGroup
+	running sync.WaitGroup // goroutines, which end soon after ctx, and calls that need the store open
 }
 
 func newBackground() *background {
 	b := &background{}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b
-}
-
-// run starts f in a goroutine of its own. f must end soon after ctx of the background,
-// or a context made from it, has ended.
-func (b *background) run(f func()) {
-	b.running.Add(1)
-	go func() {
-		defer b.running.Done()
-		f()
-	}()
 }
 
 // stop cancels everything and waits until it has ended.

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 // until it is killed.
 func churn(args string) {
 	root, host, _ := strings.Cut(args, " ")
-	s, err := Open(Options{Root: root, RetryBackoff: time.Millisecond})
+	s, err := Open(Options{Root: root, retryBackoff: time.Millisecond})
 	if err == nil {
 		err = s.Sweep(context.Background())
 	}

@@ -3,13 +3,8 @@
 //
 // # What it owns
 //
-//	ROOT/images/HEX.json   one record per image, named by its ID: manifest,
-//	                       configuration, tags, digests, layers; written durably.
-//	                       Manifest and configuration are only here, not in memory
-//	ROOT/images/.lock      held while the store is open
-//	ROOT/layers/CHAINID/   one unpacked layer (see package image/layer)
-//	ROOT/layers/.tmp-*     layers being unpacked or deleted; dropped by Sweep
-//	ROOT/layers/.empty/    lower directories with nothing in them
+// The images of one root directory, their unpacked layers, and the pulls and loads in
+// progress. The entry point is [Open].
 //
 // Image.ID is the digest of the configuration, for OCI artifacts that of the
 // manifest; it is the one identifier the CRI sees. Size is what the image's layers
@@ -48,9 +43,9 @@
 //	command, environment, volumes of an image  256 KiB together
 //	name of the image's user                   256 bytes
 //	annotations of a manifest                  16 KiB together
-//	layers of an image                         500 ([Options.MaxLayers])
+//	layers of an image                         500
 //	one layer                                  see [layer.Limits] and package layer
-//	archive to be loaded                       64 GiB uncompressed ([Options.MaxArchive]),
+//	archive to be loaded                       64 GiB uncompressed,
 //	                                           100,000 entries, names of 1 KiB and 8 MiB
 //	                                           together, 1000 images, 100 names of each
 //
@@ -63,8 +58,8 @@
 //	catalogue   ROOT/images: records, and which image has which name
 //	layerPool   ROOT/layers: complete layers, references to them, their deletion
 //	staging     layers in the making, with the slots that bound them
-//	pulls       pulls in progress, shared by those who ask for the same
-//	puller      one pull: what the name means now, the trust policy
+//	pulls       pulls in progress, shared by those who ask for the same (Store.Pull)
+//	puller      the work of a pull: what the name means now, the trust policy
 //	loader      archives: what docker save writes, OCI layouts
 //	examiner    manifests and configurations, checked
 //	importer    an examined image, from its layers to its record
@@ -87,6 +82,16 @@
 // across a download, a syncfs, the hashing of a layer or a walk through one.
 // A stage's inheriting channel lets one pull at a time complete a layer; it is waited for
 // with a context, holding nothing.
+//
+// # Files
+//
+//	ROOT/images/HEX.json   one record per image, named by its ID: manifest,
+//	                       configuration, tags, digests, layers; written durably.
+//	                       Manifest and configuration are only here, not in memory
+//	ROOT/images/.lock      held while the store is open
+//	ROOT/layers/CHAINID/   one unpacked layer (see package image/layer)
+//	ROOT/layers/.tmp-*     layers being unpacked or deleted; dropped by Sweep
+//	ROOT/layers/.empty/    lower directories with nothing in them
 //
 // # Why not ...
 //

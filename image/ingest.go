@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"berth/image/layer"
+	"berth/image/registry"
 )
 
 // importer brings images into the store: it has their layers made and enters them in the
@@ -34,87 +35,91 @@ type ingest struct {
 	digestName string
 	tell       func(Progress)
 
-	mu       sync.Mutex // guards what follows while layers are waited for
-	stages   []*stage   // by layer; nil where the layer is complete
-	attempts []*attempt // by layer: the one at the stage this pull waits for
-	pinned   []string   // ChainIDs of complete layers that were acquired
+	mu     sync.Mutex // guards what follows while layers are waited for
+	claims []claim    // by layer
+	pinned []string   // ChainIDs of complete layers that were acquired
 }
 
 // run acquires all layers, side by side, and commits the image.
 func (g *ingest) run(ctx context.Context) (*Image, error) {
 	// What kept layers while the image was made; the references of the image itself stay.
 	defer func() { g.staging.pool.unref(g.pinned) }()
-	g.stages, g.attempts = make([]*stage, len(g.found.layers)), make([]*attempt, len(g.found.layers))
-	joined := make([]bool, len(g.stages))
-	for i := range g.stages {
-		joined[i] = g.start(i)
+	g.claims = make([]claim, len(g.found.layers))
+	for i := range g.claims {
+		g.note(i, g.staging.acquire(g.request(i)))
 	}
-	err := g.waitAll(ctx, joined)
+	err := g.waitAll(ctx)
 	if err == nil {
-		g.tell(Progress{Reference: g.name, Stage: StageCommit, Layers: len(g.found.layers)})
+		g.tell(Progress{Reference: g.name, Stage: StageCommit, Layers: len(g.claims)})
 		var img *Image
 		if img, err = g.commit(ctx); err == nil {
-			g.tell(Progress{Reference: g.name, Stage: StageDone, Layers: len(g.found.layers)})
+			g.tell(Progress{Reference: g.name, Stage: StageDone, Layers: len(g.claims)})
 			return img, nil
 		}
 	}
-	for _, st := range g.stages {
-		if st != nil && !slices.Contains(g.pinned, st.rec.ChainID) {
-			g.staging.leave(st, err)
+	for _, c := range g.claims {
+		if c.stage != nil && !slices.Contains(g.pinned, c.stage.rec.ChainID) {
+			g.staging.leave(c.stage, err)
 		}
 	}
 	return nil, err
 }
 
+// request says what layer i is and how it can be made.
+func (g *ingest) request(i int) layerRequest {
+	return layerRequest{rec: g.found.layers[i], from: g.origin(i), do: g.unpacker(i), tell: func(p Progress) {
+		p.Reference, p.Index, p.Layers = g.name, i, len(g.claims)
+		g.tell(p)
+	}}
+}
+
+// note keeps the claim to layer i.
+func (g *ingest) note(i int, c claim) {
+	rec := g.found.layers[i]
+	g.mu.Lock()
+	g.claims[i] = c
+	if c.stage == nil {
+		g.pinned = append(g.pinned, rec.ChainID)
+	}
+	g.mu.Unlock()
+	if c.stage == nil {
+		g.request(i).tell(Progress{Stage: StageLayer, Layer: rec.Digest, Done: rec.BlobSize, Total: rec.BlobSize})
+	}
+}
+
 // waitAll waits for all layers; the first that fails ends the wait.
-func (g *ingest) waitAll(ctx context.Context, joined []bool) error {
+func (g *ingest) waitAll(ctx context.Context) error {
 	eg, ctx := errgroup.WithContext(ctx)
-	for i, st := range g.stages {
-		if st != nil {
-			eg.Go(func() error { return g.wait(ctx, i, st, joined[i]) })
+	for i, c := range slices.Clone(g.claims) {
+		if c.stage != nil {
+			eg.Go(func() error { return g.wait(ctx, i, c) })
 		}
 	}
 	return eg.Wait()
 }
 
-// start acquires layer i; it tells whether another pull is making it.
-func (g *ingest) start(i int) (joined bool) {
-	rec := g.found.layers[i]
-	tell := func(p Progress) {
-		p.Reference, p.Index, p.Layers = g.name, i, len(g.found.layers)
-		g.tell(p)
-	}
-	st, a, joined := g.staging.acquire(rec, g.origin(i), tell, g.unpacker(i))
-	g.mu.Lock()
-	g.stages[i], g.attempts[i] = st, a
-	if st == nil {
-		g.pinned = append(g.pinned, rec.ChainID)
-	}
-	g.mu.Unlock()
-	if st == nil {
-		tell(Progress{Stage: StageLayer, Layer: rec.Digest, Done: rec.BlobSize, Total: rec.BlobSize})
-	}
-	return joined
-}
-
 // wait waits for layer i. When another pull was making it and failed, for reasons
 // of its own perhaps (its host, its credentials), this pull makes it itself.
-func (g *ingest) wait(ctx context.Context, i int, st *stage, joined bool) error {
-	for st != nil {
-		g.mu.Lock()
-		a := g.attempts[i]
-		g.mu.Unlock()
-		err := st.await(ctx, a)
-		if err == nil || !joined || ctx.Err() != nil {
+func (g *ingest) wait(ctx context.Context, i int, c claim) error {
+	for c.stage != nil {
+		err := c.stage.await(ctx, c.attempt)
+		if err == nil || !c.joined || ctx.Err() != nil {
 			return err
 		}
-		g.staging.leave(st, err)
-		joined = g.start(i)
-		g.mu.Lock()
-		st = g.stages[i]
-		g.mu.Unlock()
+		g.staging.leave(c.stage, err)
+		c = g.staging.acquire(g.request(i))
+		g.note(i, c)
 	}
 	return nil
+}
+
+// stages are those of the layers that are not complete yet, nil for the others.
+func (g *ingest) stages() []*stage {
+	out := make([]*stage, len(g.claims))
+	for i, c := range g.claims {
+		out[i] = c.stage
+	}
+	return out
 }
 
 func (g *ingest) unpacker(i int) unpack {
@@ -143,15 +148,15 @@ func (g *ingest) artifactUnpacker() unpack {
 // origin tells where layer i would come from.
 func (g *ingest) origin(i int) origin {
 	l := g.found.layers[i]
-	src, ok := g.src.(registrySource)
+	repo, ok := g.src.(*registry.Repository)
 	if !ok {
 		return origin{pull: g, source: fmt.Sprintf("archive %p", g)}
 	}
-	o := origin{pull: g, registry: src.repo.Registry(), source: src.repo.Registry() + " " + l.Digest}
+	o := origin{pull: g, registry: repo.Registry(), source: repo.Registry() + " " + l.Digest}
 	switch {
 	case g.found.artifact: // its blobs may have URLs, which the manifest pins
 		o.source += " " + g.found.manifest.Digest.String()
-	case isForeign(l.MediaType):
+	case registry.IsForeign(l.MediaType):
 		o.source += fmt.Sprintf(" %q", g.found.urls[l.Digest])
 	}
 	return o
@@ -163,7 +168,8 @@ func (g *ingest) commit(ctx context.Context) (*Image, error) {
 	if err := g.inherit(ctx); err != nil {
 		return nil, classify(err)
 	}
-	if g.staging.unflushed(g.stages) {
+	stages := g.stages()
+	if g.staging.unflushed(stages) {
 		if err := g.staging.pool.flush(); err != nil {
 			return nil, classify(err)
 		}
@@ -175,7 +181,7 @@ func (g *ingest) commit(ctx context.Context) (*Image, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	public, err := g.staging.publish(g.stages)
+	public, err := g.staging.publish(stages)
 	g.pinned = append(g.pinned, public...)
 	if err != nil {
 		return nil, classify(err)
@@ -189,7 +195,7 @@ func (g *ingest) commit(ctx context.Context) (*Image, error) {
 func (g *ingest) inherit(ctx context.Context) error {
 	var below layer.Below
 	defer below.Close()
-	for i, st := range g.stages {
+	for i, st := range g.stages() {
 		var err error
 		if st == nil {
 			err = below.Push(g.staging.pool.path(g.found.layers[i].ChainID))
@@ -223,7 +229,7 @@ func (g *ingest) record(ctx context.Context) (*record, error) {
 		served: f.served, documents: len(f.manifest.Raw) + len(f.config),
 	}
 	r.Tags, r.Digests = added(nil, g.tag), added(nil, g.digestName)
-	for i, st := range g.stages {
+	for i, st := range g.stages() {
 		if st != nil {
 			r.Layers[i] = st.rec
 			r.Layers[i].Digest, r.Layers[i].MediaType, r.Layers[i].BlobSize = f.layers[i].Digest, f.layers[i].MediaType, f.layers[i].BlobSize

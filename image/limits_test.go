@@ -149,7 +149,7 @@ func TestTooManyLayers(t *testing.T) {
 	for i := range 5 {
 		layers = append(layers, layerOf(t, layerTar(t, entry{"f", fmt.Sprint(i)})))
 	}
-	s := openStore(t, Options{MaxLayers: 4})
+	s := openStore(t, Options{maxLayers: 4})
 	if _, err := s.Pull(t.Context(), PullRequest{Reference: reg.push(t, "a", imageOf(t, layers...))}); !errors.Is(err, ErrCorrupt) {
 		t.Error(err)
 	}

@@ -223,7 +223,7 @@ func (p platform) accepts(q *ocispec.Platform) bool {
 // root gives the manifest or index a candidate stands for.
 func (a *archive) root(ctx context.Context, c candidate, maxLayers int) (registry.Manifest, error) {
 	if c.docker == nil {
-		m, err := a.manifest(ctx, c.root.Digest)
+		m, err := a.Manifest(ctx, c.root.Digest)
 		m.MediaType = c.root.MediaType
 		return m, err
 	}
@@ -251,7 +251,7 @@ func dockerNames(docker []dockerImage) map[string][]string {
 
 // names finds what an image of the index is called.
 func (a *archive) names(ctx context.Context, d ocispec.Descriptor, docker map[string][]string) ([]string, error) {
-	m, err := a.manifest(ctx, d.Digest)
+	m, err := a.Manifest(ctx, d.Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +282,7 @@ func (a *archive) configs(ctx context.Context, e either, limit int) []digest.Dig
 	}
 	var out []digest.Digest
 	for _, d := range e.Manifests[:min(len(e.Manifests), limit)] {
-		m, err := a.manifest(ctx, d.Digest)
+		m, err := a.Manifest(ctx, d.Digest)
 		var of either
 		if err == nil && registry.Decode(m.Raw, &of) == nil && of.Config != nil && of.Config.Digest.Validate() == nil {
 			out = append(out, of.Config.Digest)

@@ -129,7 +129,7 @@ func TestLoadLayout(t *testing.T) {
 	if err := p.AppendIndex(idx); err != nil {
 		t.Fatal(err)
 	}
-	s := openStore(t, Options{Platform: "linux/amd64"})
+	s := openStore(t, Options{platform: "linux/amd64"})
 	imgs, err := s.LoadDir(t.Context(), dir, LoadOptions{Name: "named"})
 	if err != nil {
 		t.Fatal(err)

@@ -18,11 +18,14 @@ import (
 
 const maxIndexDepth = 3
 
-// source is where an image comes from: a registry or an archive.
+// source is where an image comes from: a [registry.Repository] or an [archive].
 type source interface {
-	manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error)
-	document(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
-	blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
+	// Manifest gives a manifest or an index, verified.
+	Manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error)
+	// Document gives a small blob, verified.
+	Document(ctx context.Context, d digest.Digest) ([]byte, error)
+	// Blob gives a blob that the reader has to verify.
+	Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
 }
 
 // found is an image whose manifest and configuration are known and consistent.
@@ -108,10 +111,10 @@ const maxUnsaid = 8
 func (x examiner) pick(ctx context.Context, src source, list []ocispec.Descriptor) (registry.Manifest, error) {
 	d, none := x.platform.choose(list)
 	if none == nil {
-		return src.manifest(ctx, d.Digest)
+		return src.Manifest(ctx, d.Digest)
 	}
 	for _, d := range unsaid(list) {
-		m, err := src.manifest(ctx, d.Digest)
+		m, err := src.Manifest(ctx, d.Digest)
 		if err != nil {
 			return m, err
 		}
@@ -143,7 +146,7 @@ func (x examiner) madeForHere(ctx context.Context, src source, m registry.Manife
 	if registry.Decode(m.Raw, &e) != nil || e.Config == nil || !isImageConfig(e.Config.MediaType) || e.Config.Digest.Validate() != nil {
 		return false, nil
 	}
-	raw, err := src.document(ctx, *e.Config)
+	raw, err := src.Document(ctx, e.Config.Digest)
 	if err != nil {
 		return false, err
 	}
@@ -186,7 +189,7 @@ func (x examiner) examine(ctx context.Context, src source, root registry.Manifes
 		f.served, err = serve(imageConfig{}, parsed)
 		return f, errors.Join(err, f.artifactLayers())
 	}
-	if f.config, err = src.document(ctx, parsed.Config); err != nil {
+	if f.config, err = src.Document(ctx, parsed.Config.Digest); err != nil {
 		return nil, err
 	}
 	return f, f.imageLayers()
@@ -242,29 +245,4 @@ func (f *found) imageLayers() error {
 
 func isLayer(mediaType string) bool {
 	return mediaType == "" || types.MediaType(mediaType).IsLayer() || strings.Contains(mediaType, "tar")
-}
-
-func isForeign(mediaType string) bool {
-	// types.MediaType.IsDistributable takes those with zstd for distributable.
-	return strings.Contains(mediaType, ".foreign.") || strings.Contains(mediaType, ".nondistributable.")
-}
-
-// registrySource reads from a registry.
-type registrySource struct{ repo *registry.Repository }
-
-func (r registrySource) manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error) {
-	return r.repo.Manifest(ctx, d)
-}
-
-func (r registrySource) document(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	return r.repo.Document(ctx, d.Digest)
-}
-
-// blob fetches a layer; a foreign one from the registry too if it is there.
-func (r registrySource) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	b, err := r.repo.Blob(ctx, d.Digest, d.Size)
-	if err == nil || !isForeign(d.MediaType) || len(d.URLs) == 0 {
-		return b, err
-	}
-	return r.repo.External(ctx, d.URLs)
 }

@@ -18,13 +18,13 @@ import (
 // canned is a source that answers everything with the same bytes.
 type canned struct{ manifests, config []byte }
 
-func (c canned) manifest(context.Context, digest.Digest) (registry.Manifest, error) {
+func (c canned) Manifest(context.Context, digest.Digest) (registry.Manifest, error) {
 	return registry.Manifest{Digest: digest.FromBytes(c.manifests), Raw: c.manifests}, nil
 }
 
-func (c canned) document(context.Context, ocispec.Descriptor) ([]byte, error) { return c.config, nil }
+func (c canned) Document(context.Context, digest.Digest) ([]byte, error) { return c.config, nil }
 
-func (c canned) blob(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
+func (c canned) Blob(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("")), nil
 }
 

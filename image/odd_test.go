@@ -27,7 +27,7 @@ func TestUnsaidPlatform(t *testing.T) {
 	attestation := mutate.IndexAddendum{Add: imageOf(t), Descriptor: v1.Descriptor{
 		Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}, Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"},
 	}}
-	s := openStore(t, Options{Platform: "linux/amd64"})
+	s := openStore(t, Options{platform: "linux/amd64"})
 	for name, list := range map[string][]mutate.IndexAddendum{
 		"alone":                  {{Add: here}},
 		"beside an attestation":  {{Add: here}, attestation},

@@ -60,7 +60,6 @@ func (p *puller) pull(ctx context.Context, ref registry.Reference, auth *Auth, t
 	if err != nil {
 		return nil, err
 	}
-	src := registrySource{repo}
 	root, img, err := p.resolve(ctx, repo, ref)
 	if err != nil || img != nil {
 		return img, err
@@ -68,14 +67,14 @@ func (p *puller) pull(ctx context.Context, ref registry.Reference, auth *Auth, t
 	if img, err := p.nameKnown(ctx, repo, ref, root.Digest); img != nil || err != nil {
 		return img, err
 	}
-	f, err := p.examine(ctx, src, root)
+	f, err := p.examine(ctx, repo, root)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.trust.allow(ctx, ref, repo, f.root, f.manifest.Digest); err != nil {
 		return nil, err
 	}
-	job := &ingest{importer: p.importer, src: src, found: f, name: ref.String(), tag: pullTag(ref), digestName: ref.DigestName(f.root), tell: tell}
+	job := &ingest{importer: p.importer, src: repo, found: f, name: ref.String(), tag: pullTag(ref), digestName: ref.DigestName(f.root), tell: tell}
 	return job.run(ctx)
 }
 

@@ -11,11 +11,16 @@ import (
 
 // pulls are the pulls in progress. Callers that ask for the same share one.
 type pulls struct {
-	bg *background
+	bg    *background
+	trust *TrustPolicy
+	work  pullWork
 
 	mu    sync.Mutex
 	byKey map[string]*pull
 }
+
+// pullWork does one pull and tells of its progress. [puller.pull] is one.
+type pullWork func(ctx context.Context, ref registry.Reference, auth *Auth, tell func(Progress)) (*Image, error)
 
 // pull is one pull in progress, for all who asked for it.
 type pull struct {
@@ -28,31 +33,53 @@ type pull struct {
 	listeners
 }
 
-func newPulls(bg *background) *pulls { return &pulls{bg: bg, byKey: map[string]*pull{}} }
+func newPulls(bg *background, trust *TrustPolicy, work pullWork) *pulls {
+	return &pulls{bg: bg, trust: trust, work: work, byKey: map[string]*pull{}}
+}
 
-// join adds a caller to the pull of the key, which work does if there is none yet. The
-// caller waits for done, or calls [pulls.leave].
-func (p *pulls) join(key string, tell func(Progress), work func(context.Context, func(Progress)) (*Image, error)) *pull {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if one := p.byKey[key]; one != nil {
-		one.refs++
-		one.add(tell)
-		return one
+// Pull makes the image the reference names in its registry now present, and gives
+// it. Callers that ask for the same with the same credentials share one pull; it
+// goes on until the last of them gave up.
+func (p *pulls) Pull(ctx context.Context, req PullRequest) (*Image, error) {
+	ref, err := registry.Parse(req.Reference)
+	if err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(p.bg.ctx)
-	one := &pull{key: key, refs: 1, cancel: cancel, done: make(chan struct{})}
-	one.add(tell)
-	p.byKey[key] = one
-	p.bg.run(func() {
-		one.img, one.err = work(ctx, one.tell)
-		p.mu.Lock()
-		p.forget(one)
-		p.mu.Unlock()
-		close(one.done)
-		cancel(nil)
-	})
-	return one
+	if err := p.trust.allowName(ref); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	one := p.byKey[pullKey(ref, req.Auth)]
+	if one == nil {
+		one = &pull{key: pullKey(ref, req.Auth), done: make(chan struct{})}
+		p.byKey[one.key] = one
+		var workCtx context.Context
+		workCtx, one.cancel = context.WithCancelCause(p.bg.ctx)
+		p.bg.running.Go(func() {
+			img, err := p.work(workCtx, ref, req.Auth, one.tell)
+			one.img, one.err = img, pullFailure(ref, err)
+			p.finish(one)
+		})
+	}
+	one.refs++
+	one.add(req.Progress)
+	p.mu.Unlock()
+	select {
+	case <-one.done:
+		return one.img, one.err
+	case <-ctx.Done():
+		p.leave(one, context.Cause(ctx))
+		return nil, fmt.Errorf("pull %s: %w", ref, context.Cause(ctx))
+	}
+}
+
+// finish gives the pull's callers its result.
+func (p *pulls) finish(one *pull) {
+	p.mu.Lock()
+	p.forget(one)
+	p.mu.Unlock()
+	close(one.done)
+	one.cancel(nil)
 }
 
 // leave takes a caller off the pull, and ends it when it was the last. A later caller

@@ -66,40 +66,54 @@ type attempt struct {
 
 var errOvertaken = errors.New("the layer was there from elsewhere before")
 
-// acquire makes sure the layer is there or being made, and keeps it from being
-// deleted until [staging.leave] or [layerPool.unref]. The stage is nil when the layer is
-// complete. joined says that the attempt is one another pull has begun.
-func (s *staging) acquire(rec layerRecord, o origin, tell func(Progress), do unpack) (st *stage, a *attempt, joined bool) {
+// layerRequest is what a pull wants of the staging area.
+type layerRequest struct {
+	rec  layerRecord
+	from origin
+	do   unpack         // makes the layer
+	tell func(Progress) // is told of it; may be nil
+}
+
+// claim is a pull's part in a layer, which keeps it from being deleted.
+type claim struct {
+	stage   *stage   // nil when the layer is complete: the claim is a reference in the pool
+	attempt *attempt // at the stage, by the source that was asked for; nil when the stage is settled
+	joined  bool     // the attempt is one that another pull has begun
+}
+
+// acquire makes sure the layer is there or being made. The claim is given up by
+// [staging.leave], or by [layerPool.unref] when the layer is complete.
+func (s *staging) acquire(r layerRequest) claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pool.refPresent(rec.ChainID) {
-		return nil, nil, false
+	if s.pool.refPresent(r.rec.ChainID) {
+		return claim{}
 	}
-	st = s.stages[rec.ChainID]
+	st := s.stages[r.rec.ChainID]
 	if st == nil {
-		st = &stage{rec: rec, done: make(chan struct{}), attempts: map[string]*attempt{}, inheriting: make(chan struct{}, 1)}
+		st = &stage{rec: r.rec, done: make(chan struct{}), attempts: map[string]*attempt{}, inheriting: make(chan struct{}, 1)}
 		st.ctx, st.cancel = context.WithCancelCause(s.bg.ctx)
-		s.stages[rec.ChainID] = st
+		s.stages[r.rec.ChainID] = st
 	}
 	st.refs++
-	st.add(tell)
-	if a = st.attempts[o.source]; a != nil {
-		s.slots.join(&a.turn, o)
-		return st, a, true
+	st.add(r.tell)
+	if a := st.attempts[r.from.source]; a != nil {
+		s.slots.join(&a.turn, r.from)
+		return claim{st, a, true}
 	}
 	if st.settled {
-		return st, nil, true
+		return claim{st, nil, true}
 	}
-	a = &attempt{turn: newTurn(o), failed: make(chan struct{})}
-	st.attempts[o.source] = a
+	a := &attempt{turn: newTurn(r.from), failed: make(chan struct{})}
+	st.attempts[r.from.source] = a
 	st.running++
-	made := &stage{rec: rec}
+	made := &stage{rec: r.rec}
 	made.add(st.tell)
-	s.bg.run(func() {
-		err := s.make(st.ctx, made, &a.turn, do)
-		s.settle(st, made, a, o.source, err)
+	s.bg.running.Go(func() {
+		err := s.make(st.ctx, made, &a.turn, r.do)
+		s.settle(st, made, a, r.from.source, err)
 	})
-	return st, a, false
+	return claim{st, a, false}
 }
 
 // await waits for the stage, or for the attempt at it to fail.
@@ -138,7 +152,7 @@ func (s *staging) make(ctx context.Context, made *stage, t *turn, do unpack) err
 		err = do(ctx, made.dir, made)
 		if again = errors.Is(err, errDamaged); again {
 			failed := made.dir
-			s.bg.run(func() { _ = s.pool.removeUnpacked(failed) })
+			s.bg.running.Go(func() { _ = s.pool.removeUnpacked(failed) })
 		}
 	}
 	if err == nil {

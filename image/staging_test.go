@@ -31,6 +31,11 @@ func writes(gate <-chan struct{}) unpack {
 	}
 }
 
+// want asks for a layer from a source.
+func want(rec layerRecord, source string, do unpack) layerRequest {
+	return layerRequest{rec: rec, from: origin{source: source}, do: do}
+}
+
 func closed() <-chan struct{} {
 	c := make(chan struct{})
 	close(c)
@@ -39,13 +44,14 @@ func closed() <-chan struct{} {
 
 func TestStagingMakesALayerOnce(t *testing.T) {
 	s, rec, gate := newTestStaging(t), layersNamed("a")[0], make(chan struct{})
-	st, a, joined := s.acquire(rec, origin{source: "x"}, nil, writes(gate))
-	again, b, second := s.acquire(rec, origin{source: "x"}, nil, writes(nil))
-	if st != again || a != b || joined || !second {
-		t.Errorf("two pulls of one source: joined %v, %v; want one attempt", joined, second)
+	first := s.acquire(want(rec, "x", writes(gate)))
+	second := s.acquire(want(rec, "x", writes(nil)))
+	st := first.stage
+	if st != second.stage || first.attempt != second.attempt || first.joined || !second.joined {
+		t.Errorf("two pulls of one source have the claims %+v, %+v; want one attempt", first, second)
 	}
 	close(gate)
-	if err := st.await(t.Context(), a); err != nil {
+	if err := st.await(t.Context(), first.attempt); err != nil {
 		t.Fatal(err)
 	}
 	if !s.unflushed([]*stage{nil, st}) {
@@ -61,7 +67,7 @@ func TestStagingMakesALayerOnce(t *testing.T) {
 		t.Error("a layer that has its name counts as not flushed")
 	}
 	poolHas(t, s.pool, "a")
-	if st, _, _ := s.acquire(rec, origin{source: "y"}, nil, writes(nil)); st != nil {
+	if c := s.acquire(want(rec, "y", writes(nil))); c.stage != nil {
 		t.Error("a complete layer is made again")
 	}
 	s.leave(st, nil) // one of the pulls gives its part up after all
@@ -73,12 +79,13 @@ func TestStagingMakesALayerOnce(t *testing.T) {
 
 func TestStagingFirstSourceCounts(t *testing.T) {
 	s, rec := newTestStaging(t), layersNamed("a")[0]
-	slow, _, _ := s.acquire(rec, origin{source: "slow"}, nil, writes(nil))
-	st, a, joined := s.acquire(rec, origin{source: "fast"}, nil, writes(closed()))
-	if st != slow || joined {
+	slow := s.acquire(want(rec, "slow", writes(nil)))
+	fast := s.acquire(want(rec, "fast", writes(closed())))
+	st := fast.stage
+	if st != slow.stage || fast.joined {
 		t.Error("another source does not make an attempt of its own at the same layer")
 	}
-	if err := st.await(t.Context(), a); err != nil {
+	if err := st.await(t.Context(), fast.attempt); err != nil {
 		t.Fatal(err)
 	}
 	if st.rec.TarSize != 512 || st.rec.Inodes != 2 {
@@ -95,9 +102,9 @@ func TestStagingFailures(t *testing.T) {
 	s, rec := newTestStaging(t), layersNamed("a")[0]
 	broken := errors.New("broken")
 	fails := func(context.Context, string, *stage) error { return broken }
-	st, a, _ := s.acquire(rec, origin{source: "x"}, nil, writes(nil))
-	_, b, _ := s.acquire(rec, origin{source: "y"}, nil, fails)
-	if err := st.await(t.Context(), b); !errors.Is(err, broken) {
+	good, bad := s.acquire(want(rec, "x", writes(nil))), s.acquire(want(rec, "y", fails))
+	st := good.stage
+	if err := st.await(t.Context(), bad.attempt); !errors.Is(err, broken) {
 		t.Errorf("the failed attempt gave %v", err)
 	}
 	select {
@@ -108,7 +115,7 @@ func TestStagingFailures(t *testing.T) {
 	s.leave(st, nil)
 	gone := errors.New("gone")
 	s.leave(st, gone) // the last
-	if err := st.await(t.Context(), a); !errors.Is(err, gone) {
+	if err := st.await(t.Context(), good.attempt); !errors.Is(err, gone) {
 		t.Errorf("the attempt that was given up ended with %v", err)
 	}
 	tries := 0
@@ -118,18 +125,18 @@ func TestStagingFailures(t *testing.T) {
 		}
 		return writes(closed())(ctx, dir, st)
 	}
-	st, a, _ = s.acquire(rec, origin{source: "z"}, nil, damagedOnce)
-	if err := st.await(t.Context(), a); err != nil || tries != 2 {
+	twice := s.acquire(want(rec, "z", damagedOnce))
+	if err := twice.stage.await(t.Context(), twice.attempt); err != nil || tries != 2 {
 		t.Errorf("a damaged download gave %v after %d tries, want success after 2", err, tries)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(gone)
-	pending, c, _ := s.acquire(layersNamed("b")[0], origin{source: "z"}, nil, writes(nil))
-	if err := pending.await(ctx, c); !errors.Is(err, gone) {
+	pending := s.acquire(want(layersNamed("b")[0], "z", writes(nil)))
+	if err := pending.stage.await(ctx, pending.attempt); !errors.Is(err, gone) {
 		t.Errorf("waiting ended with %v, want the context's cause", err)
 	}
-	s.leave(st, nil)
-	s.leave(pending, gone)
+	s.leave(twice.stage, nil)
+	s.leave(pending.stage, gone)
 	s.bg.stop()
 	if len(s.stages) != 0 || s.slots.held != 0 {
 		t.Errorf("left: %d stages, %d slots", len(s.stages), s.slots.held)

@@ -32,36 +32,28 @@ type Options struct {
 	// PinnedImages are names, with * as wildcard, of images the kubelet is asked not
 	// to collect; a pattern without wildcard is completed as image names are.
 	PinnedImages []string
-	// Platform overrides what is chosen from multi-platform images: OS/ARCH[/VARIANT].
-	Platform string
-	// Limits bounds one layer; see [layer.Limits].
-	Limits layer.Limits
-	// MaxLayers bounds the layers of one image. Default 500, what overlayfs can stack.
-	MaxLayers int
-	// MaxArchive is how many bytes an archive given to [Store.Load] may have
-	// uncompressed. Default 64 GiB.
-	MaxArchive int64
-	// ProgressTimeout is how long a registry may be silent. Default 60 s.
-	ProgressTimeout time.Duration
-	// RetryAttempts and RetryBackoff govern repeated requests; see
-	// [registry.Options]. Defaults 5 and 500 ms.
-	RetryAttempts int
-	RetryBackoff  time.Duration
-	// UserAgent is sent to registries. Default "berth".
-	UserAgent string
 	// Trust is the policy images must satisfy to be pulled; nil accepts all.
 	Trust *TrustPolicy
+
+	// For tests.
+	platform        string        // OS/ARCH[/VARIANT] chosen from indexes; "" is this machine's
+	limits          layer.Limits  // of one layer
+	maxLayers       int           // of one image; 0 is 500, what overlayfs can stack
+	maxArchive      int64         // uncompressed bytes of an archive; 0 is 64 GiB
+	progressTimeout time.Duration // how long a registry may be silent
+	retryAttempts   int           // see [registry.Options]
+	retryBackoff    time.Duration
 }
 
 func (o Options) withDefaults() Options {
 	if o.MaxParallel <= 0 {
 		o.MaxParallel = min(max(2*runtime.GOMAXPROCS(0), 4), 12)
 	}
-	if o.MaxLayers <= 0 {
-		o.MaxLayers = 500
+	if o.maxLayers <= 0 {
+		o.maxLayers = 500
 	}
-	if o.MaxArchive <= 0 {
-		o.MaxArchive = 64 << 30
+	if o.maxArchive <= 0 {
+		o.maxArchive = 64 << 30
 	}
 	return o
 }
@@ -77,22 +69,21 @@ type Store struct {
 	pool    *layerPool
 	staging *staging
 	cat     *catalogue
-	pulls   *pulls
-	puller  *puller
 	loader  *loader
+	*pulls  // Pull
 }
 
 // Open takes the store at opts.Root, creating it if need be, and reads what is
 // there. Only one process can have it open.
 func Open(opts Options) (*Store, error) {
 	opts = opts.withDefaults()
-	p, err := parsePlatform(opts.Platform)
+	p, err := parsePlatform(opts.platform)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{root: opts.Root, bg: newBackground(), client: registry.New(registry.Options{
-		CertsDirs: opts.CertsDirs, UserAgent: opts.UserAgent, Timeout: opts.ProgressTimeout,
-		Attempts: opts.RetryAttempts, Backoff: opts.RetryBackoff,
+		CertsDirs: opts.CertsDirs, Timeout: opts.progressTimeout,
+		Attempts: opts.retryAttempts, Backoff: opts.retryBackoff,
 	})}
 	if err := s.open(opts, p); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the image store at %s: %w", opts.Root, classify(err)), s.Close())
@@ -100,7 +91,7 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) open(opts Options, p platform) (err error) {
+func (s *Store) open(opts Options, want platform) (err error) {
 	images := filepath.Join(opts.Root, "images")
 	if err := os.MkdirAll(images, 0o700); err != nil {
 		return err
@@ -115,11 +106,11 @@ func (s *Store) open(opts Options, p platform) (err error) {
 		return err
 	}
 	s.staging = newStaging(s.pool, newSlots(opts.MaxParallel), s.bg)
-	s.pulls = newPulls(s.bg)
-	im := &importer{cat: s.cat, staging: s.staging, limits: opts.Limits}
-	x := examiner{platform: p, maxLayers: opts.MaxLayers}
-	s.puller = &puller{importer: im, examiner: x, client: s.client, trust: opts.Trust}
-	s.loader = &loader{importer: im, examiner: x, bg: s.bg, maxArchive: opts.MaxArchive}
+	im := &importer{cat: s.cat, staging: s.staging, limits: opts.limits}
+	x := examiner{platform: want, maxLayers: opts.maxLayers}
+	p := &puller{importer: im, examiner: x, client: s.client, trust: opts.Trust}
+	s.pulls = newPulls(s.bg, opts.Trust, p.pull)
+	s.loader = &loader{importer: im, examiner: x, bg: s.bg, maxArchive: opts.maxArchive}
 	return nil
 }
 
@@ -140,30 +131,6 @@ func (s *Store) Close() error {
 		return nil
 	}
 	return s.lock.Close()
-}
-
-// Pull makes the image the reference names in its registry now present, and gives
-// it. Callers that ask for the same with the same credentials share one pull; it
-// goes on until the last of them gave up.
-func (s *Store) Pull(ctx context.Context, req PullRequest) (*Image, error) {
-	ref, err := registry.Parse(req.Reference)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.puller.trust.allowName(ref); err != nil {
-		return nil, err
-	}
-	p := s.pulls.join(pullKey(ref, req.Auth), req.Progress, func(ctx context.Context, tell func(Progress)) (*Image, error) {
-		img, err := s.puller.pull(ctx, ref, req.Auth, tell)
-		return img, pullFailure(ref, err)
-	})
-	select {
-	case <-p.done:
-		return p.img, p.err
-	case <-ctx.Done():
-		s.pulls.leave(p, context.Cause(ctx))
-		return nil, fmt.Errorf("pull %s: %w", ref, context.Cause(ctx))
-	}
 }
 
 // Load brings in the images of an archive: what docker save writes, or an OCI image

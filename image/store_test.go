@@ -127,8 +127,8 @@ func openStore(t testing.TB, opts Options) *Store {
 	if opts.Root == "" {
 		opts.Root = t.TempDir()
 	}
-	if opts.RetryBackoff == 0 {
-		opts.RetryBackoff = time.Millisecond
+	if opts.retryBackoff == 0 {
+		opts.retryBackoff = time.Millisecond
 	}
 	s, err := Open(opts)
 	if err != nil {
@@ -379,7 +379,7 @@ func TestPlatform(t *testing.T) {
 	}
 	ref := reg.push(t, "multi", idx)
 	for platform, expect := range map[string]string{"linux/amd64": "linux/amd64", "linux/arm64": "linux/arm64/v8", "linux/arm/v7": "linux/arm/v7", "linux/arm/v6": "linux/arm/v6", "linux/arm": "linux/arm/v7"} {
-		s := openStore(t, Options{Platform: platform})
+		s := openStore(t, Options{platform: platform})
 		img := pullOK(t, s, ref)
 		if img.ID != want[expect] {
 			t.Errorf("%s got another image than %s", platform, expect)
@@ -392,7 +392,7 @@ func TestPlatform(t *testing.T) {
 			t.Error("pulled again it is another image")
 		}
 	}
-	s := openStore(t, Options{Platform: "linux/riscv64"})
+	s := openStore(t, Options{platform: "linux/riscv64"})
 	_, err := s.Pull(context.Background(), PullRequest{Reference: ref})
 	if err == nil || !strings.Contains(err.Error(), "linux/arm64/v8") {
 		t.Errorf("riscv64: %v", err)

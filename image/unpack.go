@@ -27,7 +27,7 @@ func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits) unpack 
 	return func(ctx context.Context, dir string, st *stage) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		body, err := src.blob(ctx, d)
+		body, err := src.Blob(ctx, d)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // cut sends the first half of the blob, promising all of it.
@@ -200,7 +201,7 @@ func TestMirrorAnswersAnything(t *testing.T) {
 			if _, err := r.Manifest(t.Context(), digest.FromBytes(manifest)); err != nil {
 				t.Errorf("digest: %v", err)
 			}
-			b, err := r.Blob(t.Context(), blobDigest, int64(len(blobData)))
+			b, err := r.Blob(t.Context(), ocispec.Descriptor{Digest: blobDigest, Size: int64(len(blobData))})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -254,7 +255,7 @@ func TestReject(t *testing.T) {
 	a, b, up := newFake(t, bad), newFake(t, bad), newFake(t, bad)
 	r := repo(t, client(t, fmt.Sprintf("server = %q\n[host.%q]\n[host.%q]\n", up.URL, a.URL, b.URL), nil), "busybox", nil)
 	for n := 1; ; n++ {
-		body, err := r.Blob(t.Context(), blobDigest, int64(len(blobData)))
+		body, err := r.Blob(t.Context(), ocispec.Descriptor{Digest: blobDigest, Size: int64(len(blobData))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,7 +281,7 @@ func TestBlame(t *testing.T) {
 		f := newFake(t, status(code))
 		r := repo(t, client(t, fmt.Sprintf("server = %q\nprivate_redirects = [\"127.0.0.0/8\"]", f.URL), nil), "busybox", nil)
 		_, rootErr := r.Root(t.Context())
-		_, blobErr := r.Blob(t.Context(), blobDigest, 5)
+		_, blobErr := r.Blob(t.Context(), ocispec.Descriptor{Digest: blobDigest, Size: 5})
 		_, foreignErr := r.External(t.Context(), []string{f.URL})
 		for _, err := range []error{rootErr, blobErr, foreignErr} {
 			if !errors.Is(err, want) || code < 429 && errors.Is(err, ErrUnavailable) || code == 451 && errors.Is(err, ErrUnavailable) {

@@ -12,17 +12,29 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Blob opens a blob of the given size. A connection that breaks or stalls is
-// resumed where it was, on any host; the digest is the caller's to check. Where it is
-// another, the caller may ask the result's method Reject() bool whether to try again.
-func (r *Repository) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
-	b := &blob{repo: r, ctx: ctx, digest: d, size: size}
-	if err := b.open(); err != nil {
+// Blob opens a blob. A connection that breaks or stalls is resumed where it was, on any
+// host; the digest is the caller's to check. Where it is another, the caller may ask the
+// result's method Reject() bool whether to try again. A foreign layer that the registry
+// does not have is opened where its URLs say.
+func (r *Repository) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	b := &blob{repo: r, ctx: ctx, digest: d.Digest, size: d.Size}
+	err := b.open()
+	if err == nil {
+		return b, nil
+	}
+	if len(d.URLs) == 0 || !IsForeign(d.MediaType) {
 		return nil, err
 	}
-	return b, nil
+	return r.External(ctx, d.URLs)
+}
+
+// IsForeign tells whether a layer may lie outside the registry. (types.MediaType of
+// go-containerregistry takes foreign layers with zstd for others.)
+func IsForeign(mediaType string) bool {
+	return strings.Contains(mediaType, ".foreign.") || strings.Contains(mediaType, ".nondistributable.")
 }
 
 // maxURLs is how many places of a foreign layer are tried.

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
@@ -112,7 +113,7 @@ func repo(t testing.TB, c *Client, name string, creds *Credentials) *Repository 
 
 func readBlob(t testing.TB, r *Repository) error {
 	t.Helper()
-	b, err := r.Blob(t.Context(), blobDigest, int64(len(blobData)))
+	b, err := r.Blob(t.Context(), ocispec.Descriptor{Digest: blobDigest, Size: int64(len(blobData))})
 	if err != nil {
 		return err
 	}
@@ -449,7 +450,7 @@ func TestRanges(t *testing.T) {
 	c := client(t, fmt.Sprintf("server = %q", f.URL), nil)
 	c.opts.slowRate = 1 << 60
 	r := repo(t, c, "busybox", nil)
-	b, err := r.Blob(t.Context(), d, int64(len(data)))
+	b, err := r.Blob(t.Context(), ocispec.Descriptor{Digest: d, Size: int64(len(data))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -462,7 +463,7 @@ func TestRanges(t *testing.T) {
 		t.Errorf("%d parts", parts.Load())
 	}
 	for _, n := range []int64{0, 5 << 20, 20 << 20} { // given up early
-		b, err := r.Blob(t.Context(), d, int64(len(data)))
+		b, err := r.Blob(t.Context(), ocispec.Descriptor{Digest: d, Size: int64(len(data))})
 		if err != nil {
 			t.Fatal(err)
 		}
