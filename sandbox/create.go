@@ -120,7 +120,7 @@ func (v *containerVerbs) newContainer(s *Sandbox, cfg *runtimeapi.ContainerConfi
 		rec.LogPath = filepath.Join(dir, path)
 	}
 	c := newContainer(s, v.paths.containerFile(s.id, rec.ID, record.ContainerFile), rec)
-	c.tell = v.events.publish
+	c.publishEvent = v.events.publish
 	return c, img, nil
 }
 

@@ -100,7 +100,7 @@ func (t *teardown) releasePause(ctx context.Context, s *Sandbox) error {
 		err = shim.StopPod(ctx, s.id)
 	}
 	if err == nil || errors.Is(err, shims.ErrGone) {
-		err = t.killPause(rec) // the replacement of a shim may not know what that had just started
+		err = t.killPause(rec) // the shim's replacement may not know a process that the shim had just started
 	}
 	if err != nil {
 		return fmt.Errorf("end the pause process: %w", err)
@@ -221,7 +221,7 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 	}
 	// The exit event may still be on its way; a container never created has none.
 	t.refreshFact(c)
-	t.lose(c)
+	t.recordLoss(c)
 	return nil
 }
 
@@ -235,16 +235,16 @@ func (t *teardown) killOrphan(c *Container) error {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}
 	t.refreshFact(c)
-	t.lose(c)
+	t.recordLoss(c)
 	return removeEmptied(paths)
 }
 
-// lose records that a container's process is out of reach, unless its end is
-// known. On disk as well: the next daemon would find it lost at another time, and
-// the kubelet take it for another end.
-func (t *teardown) lose(c *Container) {
+// recordLoss notes, in memory and in the record, that a container's process is gone
+// without a recorded exit. Without the record the next daemon would find it lost at
+// another time, which the kubelet would take for another end.
+func (t *teardown) recordLoss(c *Container) {
 	at := time.Now()
-	if !c.lose(at) {
+	if !c.markLost(at) {
 		return
 	}
 	if c.rec.get().Intent != record.Ready {
@@ -252,6 +252,15 @@ func (t *teardown) lose(c *Container) {
 	}
 	if err := c.change(ifPossible, func(rec *containerRecord) { rec.LostAt = at }); err != nil {
 		klog.Background().Error(err, "The loss of a container is not recorded", "container", c.id)
+	}
+}
+
+// refreshFact reads the shim's record of a container, for when no event of the shim will
+// come, or not in time.
+func (t *teardown) refreshFact(c *Container) {
+	var r shimapi.Record
+	if err := atomicfile.Read(t.paths.containerFile(c.pod.id, c.id, shimapi.RecordName), &r); err == nil {
+		c.learn(r)
 	}
 }
 

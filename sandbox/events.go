@@ -3,14 +3,10 @@ package sandbox
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 )
 
 // eventBacklog is how many events a subscriber may be behind.
 const eventBacklog = 4096
-
-// statusPointer publishes immutable snapshots; nil until the first.
-type statusPointer[T any] struct{ atomic.Pointer[T] }
 
 // broadcaster hands every event to every subscriber without waiting for any.
 type broadcaster struct {

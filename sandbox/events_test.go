@@ -40,7 +40,7 @@ func TestEventsOfALifeAreToldOnceInOrder(t *testing.T) {
 			c := newContainer(&Sandbox{id: newID()}, "", containerRecord{
 				Container: record.Container{ID: newID(), Intent: record.Making}, config: &runtimeapi.ContainerConfig{},
 			})
-			c.tell = func(e Event) { got = append(got, e.Type) }
+			c.publishEvent = func(e Event) { got = append(got, e.Type) }
 			for _, r := range tt.before {
 				c.learn(r)
 			}
@@ -68,7 +68,7 @@ func TestNothingIsToldOfThePast(t *testing.T) {
 	})
 	c.learn(shimapi.Record{Status: shimapi.StatusRunning, StartedAt: time.Now()})
 	c.publish()
-	c.tellFromNow(func(e Event) { got = append(got, e.Type) })
+	c.startEvents(func(e Event) { got = append(got, e.Type) })
 	c.learn(shimapi.Record{Status: shimapi.StatusRunning, StartedAt: time.Now()})
 	if len(got) > 0 {
 		t.Errorf("told %v of the past", got)

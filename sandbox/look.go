@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// lookTime bounds a look at a path of the host. A server that answers at all does so
+// lookTimeout bounds a look at a path of the host. A server that answers at all does so
 // in much less; the kubelet gives up on a container after two minutes.
-const lookTime = 20 * time.Second
+const lookTimeout = 20 * time.Second
 
 // looks are system calls on paths of the host, which block for ever where the server of
 // a FUSE or NFS file system is dead. Nothing can end such a call, so it runs on a thread
@@ -49,10 +49,10 @@ func (l *looks) enter(ctx context.Context, path string) (leave func(), err error
 }
 
 // lookAt runs f, which touches path and keeps nothing that has to be released. When
-// ctx ends or lookTime is over before f does, the error names the path, and what f
+// ctx ends or lookTimeout is over before f does, the error names the path, and what f
 // gives later is dropped.
 func lookAt[T any](ctx context.Context, l *looks, path string, f func() (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lookTime, fmt.Errorf("no answer within %v: %w", lookTime, ErrTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, fmt.Errorf("no answer within %v: %w", lookTimeout, ErrTimeout))
 	defer cancel()
 	type result struct {
 		got T

@@ -12,11 +12,11 @@ import (
 	"berth/oci/shims"
 )
 
-// heldPatience bounds the question to a shim what it holds.
-const heldPatience = 10 * time.Second
+// listTimeout bounds a list call to a shim.
+const listTimeout = 10 * time.Second
 
-// shimsInUse are the shims that pods are said to be in.
-func (w *shimWatch) shimsInUse() map[string]bool {
+// shimsOfPods are the IDs of the shims that the records of pods name.
+func (w *shimWatch) shimsOfPods() map[string]bool {
 	used := make(map[string]bool)
 	for _, s := range w.index.allPods() {
 		used[s.rec.get().ShimID] = true
@@ -24,17 +24,17 @@ func (w *shimWatch) shimsInUse() map[string]bool {
 	return used
 }
 
-// loseUnheld ends what is said to be in a shim that does not hold it: when a daemon
-// dies while it hands over to the heir of a shim, or a shim before it lent what the
-// next daemon would hand over, nobody has the streams of some container, or waits
-// for a pause, and nobody else would ever tell.
-func (w *shimWatch) loseUnheld(ctx context.Context, shimID string) {
+// endUnknownToShim ends the pods and containers whose records name this shim but which
+// the shim does not list. That happens when a daemon died while it handed the pods of a
+// dead shim over to the replacement, or when a shim died before the next daemon had
+// copies of its containers' streams. Such a container would stay "running" for ever.
+func (w *shimWatch) endUnknownToShim(ctx context.Context, shimID string) {
 	shim, err := w.shims.Get(shimID)
 	if err != nil {
 		return // it tells of its end itself
 	}
-	lost := w.wholeIn(shimID) // first: what becomes whole meanwhile is held by then
-	ctx, cancel := context.WithTimeout(ctx, heldPatience)
+	lost := w.liveIn(shimID) // first: what becomes whole meanwhile is held by then
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	held, err := shim.List(ctx)
 	if err != nil {
@@ -45,12 +45,13 @@ func (w *shimWatch) loseUnheld(ctx context.Context, shimID string) {
 		delete(lost, r.ID)
 	}
 	for _, r := range lost {
-		w.shimLost(ctx, r)
+		w.endNotAdopted(ctx, r)
 	}
 }
 
-// wholeIn are the pods and containers of a shim that are made and have not ended.
-func (w *shimWatch) wholeIn(shimID string) map[string]shimapi.Record {
+// liveIn returns the ready pods and the created or running containers whose records name
+// this shim.
+func (w *shimWatch) liveIn(shimID string) map[string]shimapi.Record {
 	whole := make(map[string]shimapi.Record)
 	for _, s := range w.index.allPods() {
 		if st := s.status.Load(); st != nil && st.ShimID == shimID && st.State == runtimeapi.PodSandboxState_SANDBOX_READY {
@@ -65,12 +66,12 @@ func (w *shimWatch) wholeIn(shimID string) map[string]shimapi.Record {
 	return whole
 }
 
-// shimLost ends the one pause or container that the heir of a dead shim could not
-// adopt.
-func (w *shimWatch) shimLost(ctx context.Context, r shimapi.Record) {
+// endNotAdopted ends a pause process or container that the replacement of a dead shim
+// could not adopt.
+func (w *shimWatch) endNotAdopted(ctx context.Context, r shimapi.Record) {
 	s, c := w.index.podByID(r.ID), w.index.containerByID(r.ID)
 	switch {
-	case c != nil && c.state() == runtimeapi.ContainerState_CONTAINER_EXITED: // it was told before
+	case c != nil && c.state() == runtimeapi.ContainerState_CONTAINER_EXITED: // its end is known already
 	case c != nil:
 		klog.FromContext(ctx).Error(nil, "A container could not be taken over from a dead shim; it is ended", "container", c.id, "pod", c.pod.id)
 		w.endOrphan(ctx, c)
@@ -79,26 +80,26 @@ func (w *shimWatch) shimLost(ctx context.Context, r shimapi.Record) {
 	}
 }
 
-// endOrphan is killOrphan where nobody waits for the error; stop and removal try
-// again.
+// endOrphan is killOrphan for callers that have nobody to return the error to. A stop or
+// removal of the container tries again.
 func (w *shimWatch) endOrphan(ctx context.Context, c *Container) {
 	if err := w.teardown.killOrphan(c); err != nil {
 		klog.FromContext(ctx).Error(err, "A container without its shim is not wholly gone", "container", c.id, "pod", c.pod.id)
 	}
 }
 
-// endPause ends a pause process that has no shim any more, and with it its pod.
+// endPause ends a pause process whose shim is gone; its pod is not ready any more.
 func (w *shimWatch) endPause(ctx context.Context, s *Sandbox) {
 	if err := w.teardown.killPause(s.rec.get()); err != nil {
 		klog.FromContext(ctx).Error(err, "A pause process without its shim could not be ended", "pod", s.id)
 	}
 	if s.end() {
-		w.events.publish(Event{Type: runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, PodID: s.id, ContainerID: s.id, At: time.Now()})
+		w.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
 	}
 }
 
-// shimGone ends what a dead shim was the parent of, when no other could take it
-// over: its containers have lost their streams and their exit codes with it.
+// shimGone ends the pods and containers of a dead shim that could not be replaced. The
+// streams and exit codes of the containers are lost.
 func (w *shimWatch) shimGone(ctx context.Context, ev shims.Event) {
 	if ev.Record.Message != "" {
 		w.health.noteShim(fmt.Errorf("shim %s died and can't be replaced: %s", ev.ShimID, ev.Record.Message))

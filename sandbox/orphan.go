@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/oci/atomicfile"
 	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
@@ -38,8 +37,8 @@ func killPID(pid int, start uint64) error {
 	return nil
 }
 
-// killPatience bounds the wait for the processes of a cgroup to die of SIGKILL.
-const killPatience = 10 * time.Second
+// killTimeout bounds the wait for the processes of a cgroup to die of SIGKILL.
+const killTimeout = 10 * time.Second
 
 // killCgroup kills every process of a cgroup and of those below it, and waits for
 // their end: what comes after unmounts their files and removes the cgroup. The
@@ -54,7 +53,7 @@ func killCgroup(paths map[string]string) error {
 	if dir == "" {
 		return nil
 	}
-	if err := cgroup.Kill(dir, killPatience, nil); err != nil {
+	if err := cgroup.Kill(dir, killTimeout, nil); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrTimeout)
 	}
 	return nil
@@ -63,7 +62,7 @@ func killCgroup(paths map[string]string) error {
 // removeEmptied removes the cgroups of processes that have ended. The kernel calls
 // them busy until somebody has waited for the last of these; nothing tells when.
 func removeEmptied(paths map[string]string) error {
-	deadline := time.Now().Add(killPatience)
+	deadline := time.Now().Add(killTimeout)
 	var errs []error
 	for _, dir := range paths {
 		err := removeCgroupTree(dir)
@@ -76,13 +75,4 @@ func removeEmptied(paths map[string]string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// refreshFact takes in the shim's last word on a container from its file, for
-// when no event will come.
-func (t *teardown) refreshFact(c *Container) {
-	var r shimapi.Record
-	if err := atomicfile.Read(t.paths.containerFile(c.pod.id, c.id, shimapi.RecordName), &r); err == nil {
-		c.learn(r)
-	}
 }

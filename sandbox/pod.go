@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"berth/oci/shims"
 )
@@ -49,12 +50,12 @@ type Container struct {
 	layer  layerUsage
 	rec    stored[containerRecord]
 
-	mu        sync.Mutex
-	fact      containerFact
-	signalled bool        // the stop signal was sent
-	ended     bool        // done is closed
-	tell      func(Event) // publishes events; nil while none is to be published
-	told      int         // how many of lifeEvents were published, or passed over
+	mu           sync.Mutex
+	fact         containerFact
+	signalled    bool        // the stop signal was sent
+	ended        bool        // done is closed
+	publishEvent func(Event) // nil while no event of the container is to be published
+	published    int         // how many of lifeEvents were published, or skipped
 }
 
 // newContainer makes a container of a record whose file need not be there yet.
@@ -64,6 +65,10 @@ func newContainer(pod *Sandbox, file string, rec containerRecord) *Container {
 	c.rec.value.Store(&rec)
 	return c
 }
+
+// statusPointer holds the status that readers see, which is never changed but replaced;
+// nil until the first.
+type statusPointer[T any] struct{ atomic.Pointer[T] }
 
 // slot admits one verb at a time.
 type slot chan struct{}

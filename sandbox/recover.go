@@ -57,8 +57,8 @@ func (r *recovery) Recover(ctx context.Context) error {
 	if err := r.sweepState(ctx, tasks); err != nil {
 		klog.FromContext(ctx).Error(err, "Leftovers of earlier pods could not all be removed")
 	}
-	for shim := range r.watch.shimsInUse() {
-		r.watch.loseUnheld(ctx, shim)
+	for shim := range r.watch.shimsOfPods() {
+		r.watch.endUnknownToShim(ctx, shim)
 	}
 	go r.watch.follow(ctx)
 	r.settle(ctx, tasks)
@@ -131,9 +131,10 @@ func (r *recovery) pauseLives(rec *podRecord) bool {
 	return err == nil && start == rec.PauseStart
 }
 
-// quarantine puts a pod aside, see putAside for the rest.
+// quarantine moves a pod's directory away and gives the task that releases what the pod
+// holds.
 func (r *recovery) quarantine(id string, cause error) ([]task, error) {
-	left := []task{r.putAside(id)}
+	left := []task{r.quarantined(id)}
 	if err := os.MkdirAll(r.paths.quarantineDir(), 0o700); err != nil {
 		return left, errors.Join(cause, err)
 	}
@@ -184,12 +185,12 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, id string) 
 	r.index.addContainer(c)
 	r.teardown.refreshFact(c)
 	c.publish()
-	c.tellFromNow(r.events.publish)
+	c.startEvents(r.events.publish)
 	if rec.Intent.CutShort() {
 		return r.finish(ctx, c.slot, func(ctx context.Context) error { return r.teardown.destroyContainer(ctx, c) })
 	}
 	if !rec.LostAt.IsZero() {
-		c.lose(rec.LostAt)
+		c.markLost(rec.LostAt)
 	}
 	if err := r.images.Hold(id, rec.Held()); err != nil {
 		return fmt.Errorf("hold the layers of container %s: %w", id, err)

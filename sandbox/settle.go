@@ -61,7 +61,7 @@ func (r *recovery) Settled() <-chan struct{} { return r.settled }
 
 // unfinished is the task of a pod that was half made or half removed.
 func (r *recovery) unfinished(s *Sandbox) task {
-	return task{s.id, r.alone(s, func(ctx context.Context) error {
+	return task{s.id, r.asVerb(s, func(ctx context.Context) error {
 		if r.index.podByID(s.id) == nil {
 			return nil // a call has removed it
 		}
@@ -74,12 +74,12 @@ func (r *recovery) unfinished(s *Sandbox) task {
 func (r *recovery) retired(s *Sandbox) task {
 	s.end()
 	s.beginStop()
-	return task{s.id, r.alone(s, func(ctx context.Context) error { return r.teardown.stopHeld(ctx, s) })}
+	return task{s.id, r.asVerb(s, func(ctx context.Context) error { return r.teardown.stopHeld(ctx, s) })}
 }
 
-// alone makes do a verb of the pod: a call that comes meanwhile waits for its end, and
+// asVerb makes do a verb of the pod: a call that comes meanwhile waits for its end, and
 // does again what it failed to do.
-func (r *recovery) alone(s *Sandbox, do func(context.Context) error) func(context.Context) error {
+func (r *recovery) asVerb(s *Sandbox, do func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if err := s.slot.take(ctx); err != nil {
 			return err
@@ -89,10 +89,10 @@ func (r *recovery) alone(s *Sandbox, do func(context.Context) error) func(contex
 	}
 }
 
-// putAside is the task of a pod that was quarantined: its network is released by its
-// ID while its namespace is there. Its processes end when their shim tells of them, see
-// disown; the pause process, which takes the namespace with it, only after this.
-func (r *recovery) putAside(id string) task {
+// quarantined is the task of a pod in quarantine: its network is released by the pod's ID
+// while the namespace is still there. Its processes are ended when their shim reports them,
+// see endUnrecorded, but the pause process, which holds the namespace, not before this task.
+func (r *recovery) quarantined(id string) task {
 	released := make(chan struct{})
 	r.watch.mu.Lock()
 	r.watch.aside[id] = released

@@ -67,7 +67,8 @@ func podState(i record.Intent, ended, stopping bool) runtimeapi.PodSandboxState 
 	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 }
 
-// rank orders facts: a later report never makes a container younger.
+// rank orders the statuses that a shim reports, so that a report that arrives late never
+// takes a container back to an earlier one.
 func rank(s shimapi.Status) int {
 	switch s {
 	case shimapi.StatusCreated:
@@ -81,8 +82,8 @@ func rank(s shimapi.Status) int {
 	}
 }
 
-// learn takes a fact of the shim in, publishes the new status and wakes who
-// waits for the end. It tells whether anything changed.
+// learn takes in what the shim reports: it publishes the new status and, when the
+// container has ended, closes done. It reports whether the status changed.
 func (c *Container) learn(r shimapi.Record) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,8 +96,9 @@ func (c *Container) learn(r shimapi.Record) bool {
 	return changed
 }
 
-// lose records that the process is out of reach without a recorded exit.
-func (c *Container) lose(at time.Time) bool {
+// markLost notes in memory that the process is gone and its exit was never recorded. It
+// reports false when the end was known already.
+func (c *Container) markLost(at time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fact.lost || c.fact.Status == shimapi.StatusStopped {
@@ -120,12 +122,13 @@ func (c *Container) publish() {
 	c.publishLocked()
 }
 
-// publishLocked rebuilds the snapshot and tells of what it changed; c.mu is held.
+// publishLocked replaces the status that readers see and publishes events of what
+// changed. c.mu is held.
 func (c *Container) publishLocked() {
 	st := c.snapshotLocked()
 	if c.rec.get().Intent == record.Ready {
 		c.status.Store(st)
-		c.tellLocked(st)
+		c.publishEventsLocked(st)
 	}
 	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED && !c.ended {
 		c.ended = true
@@ -133,32 +136,34 @@ func (c *Container) publishLocked() {
 	}
 }
 
-// lifeEvents are told of a container once each and in this order, by whichever
-// way a fact came in: a shim's event, an answer of it, its file.
+// lifeEvents are the events of a container. Each is published once and in this order,
+// whether the daemon learns of the change by an event of the shim, by the answer to a
+// call or from the shim's record.
 var lifeEvents = []runtimeapi.ContainerEventType{
 	runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT,
 	runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT,
 	runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT,
 }
 
-func (c *Container) tellLocked(st *ContainerStatus) {
+func (c *Container) publishEventsLocked(st *ContainerStatus) {
 	happened := []bool{true, !st.StartedAt.IsZero(), st.State == runtimeapi.ContainerState_CONTAINER_EXITED}
 	for i, event := range lifeEvents {
-		if !happened[i] || i < c.told {
+		if !happened[i] || i < c.published {
 			continue
 		}
-		c.told = i + 1
-		if c.tell != nil {
-			c.tell(Event{Type: event, PodID: c.pod.id, ContainerID: c.id, At: time.Now()})
+		c.published = i + 1
+		if c.publishEvent != nil {
+			c.publishEvent(Event{Type: event, PodID: c.pod.id, ContainerID: c.id, At: time.Now()})
 		}
 	}
 }
 
-// tellFromNow makes later changes known to subscribers, but none that was before.
-func (c *Container) tellFromNow(tell func(Event)) {
+// startEvents publishes changes from now on; those that are already known are not
+// published.
+func (c *Container) startEvents(tell func(Event)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tell = tell
+	c.publishEvent = tell
 }
 
 func (c *Container) snapshotLocked() *ContainerStatus {
@@ -240,8 +245,8 @@ func (s *Sandbox) publish() {
 	s.publishLocked()
 }
 
-// show makes a half-made sandbox visible, as not ready, so that a client removes
-// what could not be destroyed. On disk it stays half-made.
+// show lists a half-made sandbox as not ready, so that a client removes what could not
+// be destroyed. Its record on disk still says that it is half-made.
 func (s *Sandbox) show() {
 	s.beginStop()
 	_ = s.change(inMemory, func(rec *podRecord) { // which can't fail

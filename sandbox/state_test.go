@@ -122,7 +122,7 @@ func TestLearnTwiceTellsOnce(t *testing.T) {
 func TestLoseKeepsARecordedExit(t *testing.T) {
 	c := newTestContainer(t)
 	c.learn(shimapi.Record{Status: shimapi.StatusStopped, ExitCode: 9})
-	if c.lose(time.Now()) {
+	if c.markLost(time.Now()) {
 		t.Error("an ended container was lost")
 	}
 	if st := c.status.Load(); st.ExitCode != 9 {

@@ -105,7 +105,7 @@ func (t *teardown) kill(ctx context.Context, c *Container) error {
 		// A shim forgets what it was told to delete; its word on the end may not
 		// have reached the disk.
 		t.refreshFact(c)
-		t.lose(c)
+		t.recordLoss(c)
 		return nil
 	}
 	if err != nil {

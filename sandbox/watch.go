@@ -29,7 +29,7 @@ type shimWatch struct {
 	aside map[string]chan struct{} // of quarantined pods; closed when the network is released
 }
 
-// follow takes in what the shims tell until ctx ends.
+// follow handles the events of all shims until ctx ends.
 func (w *shimWatch) follow(ctx context.Context) {
 	events := w.shims.Events()
 	for {
@@ -38,24 +38,24 @@ func (w *shimWatch) follow(ctx context.Context) {
 			if !ok {
 				return
 			}
-			w.take(ctx, ev)
+			w.handle(ctx, ev)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (w *shimWatch) take(ctx context.Context, ev shims.Event) {
+func (w *shimWatch) handle(ctx context.Context, ev shims.Event) {
 	switch {
 	case ev.Kind == shims.EventGone:
 		w.shimGone(ctx, ev)
 	case ev.Kind == shims.EventReplaced:
 		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
-		w.loseUnheld(ctx, ev.ShimID)
+		w.endUnknownToShim(ctx, ev.ShimID)
 	case ev.Kind == shims.EventLost:
-		w.shimLost(ctx, ev.Record)
+		w.endNotAdopted(ctx, ev.Record)
 	case ev.Replay && !w.knowsAny(ev.Record):
-		w.disownInTime(ctx, ev)
+		w.endUnrecordedInTime(ctx, ev)
 	case ev.Record.Pod == "":
 		w.pauseEvent(ctx, ev.Record)
 	default:
@@ -70,10 +70,11 @@ func (w *shimWatch) knowsAny(r shimapi.Record) bool {
 	return w.index.containerByID(r.ID) != nil
 }
 
-// disownInTime disowns, a pause process whose namespace is still needed a little later.
-func (w *shimWatch) disownInTime(ctx context.Context, ev shims.Event) {
-	disown := func() {
-		if err := w.disown(ctx, ev); err != nil {
+// endUnrecordedInTime is endUnrecorded, delayed for a pod in quarantine until its network,
+// which needs the namespace of the pause process, is released.
+func (w *shimWatch) endUnrecordedInTime(ctx context.Context, ev shims.Event) {
+	endUnrecorded := func() {
+		if err := w.endUnrecorded(ctx, ev); err != nil {
 			klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
 		}
 	}
@@ -81,21 +82,22 @@ func (w *shimWatch) disownInTime(ctx context.Context, ev shims.Event) {
 	released := w.aside[ev.Record.ID]
 	w.mu.Unlock()
 	if released == nil {
-		disown()
+		endUnrecorded()
 		return
 	}
 	go func() {
 		select {
 		case <-released:
-			disown()
+			endUnrecorded()
 		case <-ctx.Done(): // the next daemon does
 		}
 	}()
 }
 
-// disown ends what a shim holds and no record tells of, such as a pod that was put
-// aside: nobody could stop it any more, and the kubelet starts it a second time.
-func (w *shimWatch) disown(ctx context.Context, ev shims.Event) error {
+// endUnrecorded ends a pause process or container that a shim holds and that no record
+// names, such as one of a pod in quarantine. Nobody could stop it any more, and the kubelet
+// starts its pod a second time.
+func (w *shimWatch) endUnrecorded(ctx context.Context, ev shims.Event) error {
 	klog.FromContext(ctx).Info("Ending what a shim holds without a record", "id", ev.Record.ID, "pod", ev.Record.Pod, "shim", ev.ShimID)
 	shim, err := w.shims.Get(ev.ShimID)
 	switch {
@@ -128,7 +130,8 @@ func (w *shimWatch) containerEvent(ctx context.Context, r shimapi.Record) {
 	}
 }
 
-// pauseEvent: without its pause process a pod has lost its namespaces.
+// pauseEvent marks a pod whose pause process has ended, which held its namespaces, as not
+// ready.
 func (w *shimWatch) pauseEvent(ctx context.Context, r shimapi.Record) {
 	s := w.index.podByID(r.ID)
 	if s == nil || r.Status != shimapi.StatusStopped || s.isStopping() || !s.end() {
