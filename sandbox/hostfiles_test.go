@@ -1,0 +1,225 @@
+package sandbox
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
+	"berth/oci/shimapi"
+	"berth/sandbox/record"
+)
+
+// killCgroup ends the members that are listed, and gives up on those that stay listed.
+func TestKillCgroupEndsItsMembers(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	group := t.TempDir()
+	procs := filepath.Join(group, "below", "cgroup.procs")
+	if err := os.Mkdir(filepath.Dir(procs), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if pids := cgroupPIDs(group); len(pids) != 1 || pids[0] != cmd.Process.Pid {
+		t.Errorf("members %v", pids)
+	}
+	done := make(chan error, 1)
+	go func() { done <- killCgroup(map[string]string{"": group}) }()
+	_ = cmd.Wait()
+	if err := os.WriteFile(procs, nil, 0o644); err != nil { // as the kernel does
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if cmd.ProcessState.Success() {
+		t.Error("the member was not killed")
+	}
+	if err := errors.Join(killCgroup(nil), killCgroup(map[string]string{"memory": t.TempDir()})); err != nil {
+		t.Errorf("kill of nothing: %v", err)
+	}
+}
+
+// A process that left the cgroup before it was held by its pidfd is somebody else's.
+func TestKillMemberSparesOthers(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer endProcess(cmd)
+	group := cgroupFiles(t, map[string]string{"cgroup.procs": ""})
+	killMember(group, cmd.Process.Pid, time.Now())
+	if err := unix.Kill(cmd.Process.Pid, 0); err != nil {
+		t.Errorf("a process outside the cgroup was killed: %v", err)
+	}
+}
+
+func TestRemoveEmptiedGroups(t *testing.T) {
+	group := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(group, "a", "b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeEmptied(map[string]string{"": group, "gone": "/nonexistent/group"}); err != nil || exists(group) {
+		t.Errorf("%v, still there: %t", err, exists(group))
+	}
+}
+
+func TestCgroupOfAPod(t *testing.T) {
+	id := strings.Repeat("ab", 32)
+	rec := &podRecord{Pod: record.Pod{ID: id}, config: &runtimeapi.PodSandboxConfig{}}
+	systemd := oci.Host{SystemdCgroup: true}
+	for _, tt := range []struct {
+		host         oci.Host
+		parent, want string
+	}{
+		{oci.Host{}, "", "/berth-" + id[:13]}, {systemd, "", "system.slice"},
+		{oci.Host{}, "/kubepods/pod1", "/kubepods/pod1"}, {systemd, "kubepods-pod1.slice", "kubepods-pod1.slice"},
+	} {
+		rec.config = withCgroupParent(rec.config, tt.parent)
+		if got := cgroupParent(tt.host, rec); got != tt.want {
+			t.Errorf("parent %q with systemd %t: %s, want %s", tt.parent, tt.host.SystemdCgroup, got, tt.want)
+		}
+	}
+	if got := pauseCgroup(oci.Host{CgroupV2: true}, "/kubepods/pod1", "p"); got != "kubepods/pod1/p" {
+		t.Errorf("pause is cloned into %q", got)
+	}
+	if pauseCgroup(oci.Host{}, "/x", "p")+pauseCgroup(systemd, "x.slice", "p") != "" {
+		t.Error("pause has a cgroup where every join costs, or where cgroups are systemd's to make")
+	}
+	if cgroupDirs(systemd, "/x") != nil || cgroupDirs(oci.Host{CgroupV2: true}, "/") != nil {
+		t.Error("cgroups that are not ours to make or remove")
+	}
+	if got := cgroupDirs(oci.Host{CgroupV2: true}, "a/../b"); len(got) != 1 || got[0] != "/sys/fs/cgroup/b" {
+		t.Errorf("directories %v", got)
+	}
+	if top := topMissing(oci.Host{CgroupV2: true}, "/nonexistent-berth/x/y"); top != "/nonexistent-berth" {
+		t.Errorf("the highest that is missing: %s", top)
+	}
+	made := madeCgroups{top: map[string]string{}}
+	if err := errors.Join(made.release(oci.Host{CgroupV2: true}, "/nonexistent-berth/x", "/nonexistent-berth"), made.retry(oci.Host{})); err != nil || len(made.top) > 0 {
+		t.Errorf("release of what is gone: %v, left %v", err, made.top)
+	}
+}
+
+// The score of a pause process is what the daemon may set.
+func TestClampOOM(t *testing.T) {
+	if got := clampOOM(oci.Host{LowerOOM: true, OOMScoreAdj: 5}, -998); got != -998 {
+		t.Errorf("with the capability: %d", got)
+	}
+	if got := clampOOM(oci.Host{OOMScoreAdj: -100}, -998); got != -100 {
+		t.Errorf("without it: %d, want the daemon's own", got)
+	}
+}
+
+func TestHostname(t *testing.T) {
+	p := &podVerbs{host: oci.Host{Hostname: "node"}}
+	own, none, host := networked("a"), networked("a"), podConfig("a")
+	none.Hostname, host.Hostname = "", "ignored"
+	for _, tt := range []struct {
+		cfg  *runtimeapi.PodSandboxConfig
+		want string
+	}{{own, "host-a"}, {none, "node"}, {host, "node"}} {
+		if got := p.hostname(tt.cfg); got != tt.want {
+			t.Errorf("hostname %q, want %q", got, tt.want)
+		}
+	}
+}
+
+// Sysctls of an interface are written when the interface is there; without it, or when
+// the pause process has been replaced by another process, the pod fails.
+func TestLateSysctls(t *testing.T) {
+	start, err := shimapi.StartTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := &podRecord{Pod: record.Pod{PausePID: os.Getpid(), PauseStart: start}, netns: "/proc/self/ns/net", config: networked("a")}
+	if err := writeLateSysctls(rec); err != nil {
+		t.Errorf("none: %v", err)
+	}
+	rec.config.Linux.Sysctls = map[string]string{"net.ipv4.conf.nosuch0.rp_filter": "1"}
+	other := *rec
+	other.PauseStart++
+	wantError(t, "with a pid that was used again", writeLateSysctls(&other), ErrState)
+	other.PausePID = 1 << 30
+	if err := writeLateSysctls(&other); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a pause process: %v", err)
+	}
+	wantError(t, "of an interface that is not there", writeSysctl("net.ipv4.conf.nosuch0.rp_filter", "1"), ErrInvalid)
+	wantError(t, "of no name", writeSysctl("net..x", "1"), ErrInvalid)
+	wantError(t, "that can't be written", writeSysctl("kernel.version", "x"), ErrInvalid)
+}
+
+// A daemon of a full or lost disk says which, also where files without a name are not
+// to be had.
+func TestCheckDir(t *testing.T) {
+	dir := t.TempDir()
+	info, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(checkDir(dir, info), checkSpace(dir)); err != nil {
+		t.Error(err)
+	}
+	wantReason(t, "gone", checkDir(filepath.Join(dir, "x"), info), "lost")
+	wantReason(t, "another one", checkDir(t.TempDir(), info), "is not the directory")
+	wantReason(t, "no disk", checkSpace("/nonexistent"), "nothing can be written")
+	for err, want := range map[error]string{unix.ENOSPC: "make room", unix.EDQUOT: "make room", unix.EROFS: "mount it writable", unix.EIO: "nothing can be written"} {
+		wantReason(t, err.Error(), cantWrite(dir, err), want)
+	}
+}
+
+// asDomain gives each refusal of the shim and of the spec the error that fits, and leaves
+// others as they are.
+func TestErrorsOfTheShim(t *testing.T) {
+	other := errors.New("other")
+	for err, want := range map[error]error{
+		oci.ErrUnsupported: ErrUnsupported, oci.ErrInvalid: ErrInvalid, other: other,
+		&shimapi.Error{Kind: shimapi.KindStartFailed}: ErrInvalid, &shimapi.Error{Kind: shimapi.KindNotFound}: ErrNotFound,
+		&shimapi.Error{Kind: shimapi.KindNotRunning}: ErrState,
+	} {
+		wantError(t, err.Error(), asDomain(err), want)
+	}
+	if asDomain(nil) != nil {
+		t.Error("an error of none")
+	}
+	internal := &shimapi.Error{Kind: shimapi.KindInternal, Message: "bug"}
+	if got := asDomain(internal); !errors.Is(got, internal) || errors.Is(got, ErrInvalid) {
+		t.Errorf("an internal error became %v", got)
+	}
+	if err := failed(ErrExists, "pod %s exists", "p"); !errors.Is(err, ErrExists) || err.Error() != "pod p exists" {
+		t.Errorf("%v: the kind is matched, not printed", err)
+	}
+}
+
+// The program in containers that need one of berth's own.
+func TestAddProgram(t *testing.T) {
+	v := &containerVerbs{paths: layout{root: t.TempDir()}}
+	with := &runtimeapi.PodSandboxConfig{Annotations: map[string]string{InitAnnotation: "true"}}
+	bytes := &runtimeapi.ContainerConfig{Envs: []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}}
+	for name, tt := range map[string]struct {
+		pod         *runtimeapi.PodSandboxConfig
+		ctr         *runtimeapi.ContainerConfig
+		init, bytes bool
+	}{
+		"none": {&runtimeapi.PodSandboxConfig{}, &runtimeapi.ContainerConfig{}, false, false},
+		"init": {with, &runtimeapi.ContainerConfig{}, true, false}, "variables": {&runtimeapi.PodSandboxConfig{}, bytes, false, true},
+		"both": {with, bytes, true, true},
+	} {
+		ctr := oci.Container{Config: tt.ctr}
+		if err := v.addProgram(&ctr, tt.pod); err != nil || (ctr.Init != "") != tt.init || (ctr.Bytes != "") != tt.bytes {
+			t.Errorf("%s: init %q, bytes %q, %v", name, ctr.Init, ctr.Bytes, err)
+		}
+	}
+}
