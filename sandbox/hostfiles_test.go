@@ -8,12 +8,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 	"berth/sandbox/record"
 )
@@ -32,7 +32,7 @@ func TestKillCgroupEndsItsMembers(t *testing.T) {
 	if err := os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if pids := cgroupPIDs(group); len(pids) != 1 || pids[0] != cmd.Process.Pid {
+	if pids := cgroup.PIDs(group); len(pids) != 1 || pids[0] != cmd.Process.Pid {
 		t.Errorf("members %v", pids)
 	}
 	done := make(chan error, 1)
@@ -49,20 +49,6 @@ func TestKillCgroupEndsItsMembers(t *testing.T) {
 	}
 	if err := errors.Join(killCgroup(nil), killCgroup(map[string]string{"memory": t.TempDir()})); err != nil {
 		t.Errorf("kill of nothing: %v", err)
-	}
-}
-
-// A process that left the cgroup before it was held by its pidfd is somebody else's.
-func TestKillMemberSparesOthers(t *testing.T) {
-	cmd := exec.Command("sleep", "60")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer endProcess(cmd)
-	group := cgroupFiles(t, map[string]string{"cgroup.procs": ""})
-	killMember(group, cmd.Process.Pid, time.Now())
-	if err := unix.Kill(cmd.Process.Pid, 0); err != nil {
-		t.Errorf("a process outside the cgroup was killed: %v", err)
 	}
 }
 

@@ -40,7 +40,7 @@ func TestImageVolumesOfAContainer(t *testing.T) {
 		t.Errorf("held layers %v", got)
 	}
 	st := n.container(id)
-	if m := st.Mounts[0]; !m.GetReadonly() || m.GetImage().GetImageRef() != "registry.test/model@sha256:1" {
+	if m := st.Mounts[0]; !m.GetReadonly() || m.GetImage().GetImageRef() != "sha256:model" {
 		t.Errorf("the status tells of %v", m)
 	}
 	if m := st.Mounts[1]; m.GetReadonly() || m.GetHostPath() != host {
