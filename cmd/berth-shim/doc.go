@@ -7,10 +7,10 @@
 // must be decided before anything else of the program runs. All the rest is
 // package oci/shim's.
 //
-// # Locks and files
+// # Files
 //
-// It inherits the lock on its directory, which tells a living shim from a dead
-// one, and holds it until its end.
+// It inherits the lock on its directory, and holds it until it exits, so
+// that a daemon can tell a living shim from a dead one.
 //
 // # Why not a mode of berthd
 //

@@ -22,9 +22,10 @@ const (
 	// readyFD is a pipe of the client, which waits for one line: "ready", or the
 	// reason why the shim can't serve.
 	readyFD = 3
-	// exeFD is the memfd that this program was executed from; it stays alive
-	// without being open. Between the two is the lock on the shim's directory,
-	// which tells the living from the dead and is held until the end.
+	// exeFD is the memfd that this program runs from. It may be closed: the kernel
+	// keeps the file of a running program. Descriptor 4, between the two, holds the
+	// flock on the shim's directory until the process exits, so that a daemon can
+	// tell a living shim from a dead one.
 	exeFD = 5
 	// The heap is some MiB; collecting it early is cheap and what is free goes
 	// back to the system above this bound.

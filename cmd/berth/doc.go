@@ -14,9 +14,9 @@
 //     exit code is 0, 1 for a failure, 2 for a wrong command line.
 //   - It changes nothing on disk but files it is told to write.
 //
-// # Locks and files
+// # Files
 //
-// None of its own. An archive is written beside its final name and renamed, so
+// An archive is written beside its final name and renamed, so
 // that a failed export leaves no half of one.
 //
 // # Why not more of crictl

@@ -6,10 +6,6 @@
 //
 // Reading flags and setting up the log; everything else is package server's.
 //
-// # Locks and files
-//
-// None of its own.
-//
 // # Why no subcommands
 //
 // What an operator does to a running daemon is the command berth's, so that

@@ -14,10 +14,6 @@
 //   - A stream of progress ends with exactly one message that has a result;
 //     without it the call has failed.
 //
-// # Locks and files
-//
-// None.
-//
 // # Why not protoc
 //
 // Five calls whose messages are a line of JSON or a chunk of bytes do not pay

@@ -12,9 +12,9 @@
 // The one image and the one pod it makes. It is a CRI client like any other: of
 // berth's packages it knows only the tests' client.
 //
-// # Locks and files
+// # Files
 //
-// None but the archive it is told to write.
+// Only the archive that it is told to write.
 //
 // # Why not crictl
 //

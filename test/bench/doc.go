@@ -6,7 +6,7 @@
 //	go run ./test/bench -before F    beside another build of berthd (F), not containerd
 //	go run ./test/bench -h           flags: how often, what only, which binaries
 //
-// # Owns
+// # What it owns
 //
 // The process tree, mounts, network and cgroups of one run. Two processes: the
 // supervisor (outer) starts itself again as the bench (inner) in a mount, PID
@@ -40,7 +40,7 @@
 // state, socket, net.d, certs.d, logs), floor/. $TMPDIR/berth-bench-* holds the
 // pull onto the real disk.
 //
-// # Why not
+// # Why not another way
 //
 //   - critest -benchmark: one runtime a run, no turns, no memory, no floors.
 //   - go test -bench: needs a goal for ns/op, and a measure here is a distribution.

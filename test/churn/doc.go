@@ -5,7 +5,7 @@
 //	go run ./test/churn -n 300       a short run
 //	go run ./test/churn -seed 7      the same choices again (not the same timing)
 //
-// # Owns
+// # What it owns
 //
 // One node (test/node) on a tmpfs of its own with a registry on loopback
 // (test/registry). Some thirty small images share layers in every way: equal

@@ -15,7 +15,7 @@
 //   - It knows the CRI only. What berth keeps on disk or puts into the verbose part
 //     of a status, but for a container's process ID, is for the tests to know.
 //
-// # Locks and files
+// # Locks
 //
 // None. [Client.Redial] must not run beside a call.
 //

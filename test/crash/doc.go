@@ -28,10 +28,6 @@
 //   - Waits are for events; where the kernel has none, facts are read again
 //     until they are as they should be, within a bound.
 //
-// # Locks and files
-//
-// None of its own; files are the node's.
-//
 // # Why ptrace and not strace or fault points in the code
 //
 // strace -f would follow the plugins and the shim as well, whose kills are other

@@ -25,9 +25,9 @@
 //   - Waiting is for an event (a container event of the CRI, a file change). A
 //     status that changed without its event is an error of its own.
 //
-// # Locks and files
+// # Locks
 //
-// events.mu guards what the event stream told. Files are the node's.
+// events.mu guards what the event stream has sent.
 //
 // # Why not table-driven from critest
 //

@@ -11,7 +11,7 @@
 // programs already, each under the path of its package. So precompiled tests
 // (test/attack) run on machines without Go.
 //
-// # Why not in each test kit
+// # Why not in each package of tests
 //
-// There are three kits, and precompiled tests need one way in all of them.
+// Three packages of tests start programs, and precompiled tests need one way in all of them.
 package program

@@ -23,9 +23,9 @@
 //   - A [Finding] says what was seen and what to do. The strongest one of a report
 //     is its last line; strengths are the constants of report.go and nothing else.
 //
-// # Locks and files
+// # Files
 //
-// None of its own; it reads ROOT/pods, /proc, /sys/fs/cgroup and the pods' logs.
+// It writes none. It reads ROOT/pods, /proc, /sys/fs/cgroup and the pods' logs.
 //
 // # Why not over the CRI
 //

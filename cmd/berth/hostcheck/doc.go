@@ -14,9 +14,9 @@
 //   - A check never fails silently: what can't be found out is a finding too.
 //   - It needs no running daemon.
 //
-// # Locks and files
+// # Files
 //
-// None; one temporary directory in the root's filesystem while it runs.
+// One temporary directory in the root's filesystem while it runs.
 //
 // # Why not in the daemon's start
 //

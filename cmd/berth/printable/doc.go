@@ -15,10 +15,6 @@
 //     the terminal's title, hides a part of itself or begins a line.
 //   - JSON keeps its meaning: a decoder reads the same value before and after.
 //
-// # Locks and files
-//
-// None.
-//
 // # Why not fmt's %q
 //
 // It also doubles backslashes and puts quotes around, which makes paths and

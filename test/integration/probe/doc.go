@@ -1,8 +1,13 @@
-// Probe is a static program that tests mount into containers for what no shell
-// does: its first argument is the task, the others are the task's. It owns
-// nothing.
+// Command probe runs small tests of the kernel that a shell can't make, inside a
+// container. Its first argument selects the test, the others are the test's
+// arguments. It is linked statically, so that tests can mount it into any image.
+//
+// # What it owns
+//
+// Nothing beyond its own process.
 //
 // # Why not test/registry/probe
 //
-// That one is in images, whose digests would change with every task.
+// That program is part of test images, whose digests would change with every test
+// that is added to it.
 package main

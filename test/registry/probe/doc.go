@@ -1,8 +1,13 @@
-// Probe is a static program for test images. What it does is the name it is
-// started under: nonewprivs prints its effective user ID; pause waits for a
-// signal to end. It owns nothing.
+// Command probe is the program of test images that have no shell. The name that
+// it is started under selects what it does: nonewprivs prints its effective user
+// ID, pause waits for a signal and ends. It is linked statically.
+//
+// # What it owns
+//
+// Nothing beyond its own process.
 //
 // # Why not a script
 //
-// An image from scratch has no shell, and a setuid bit does nothing to one.
+// An image from scratch has no shell, and the kernel ignores the setuid bit of a
+// script.
 package main
