@@ -9,12 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/procfs"
 )
 
 // attemptPatience bounds the wait for what an ADD left running to die of SIGKILL.
@@ -37,11 +37,11 @@ func attemptPath(cache, pod string) string {
 
 // noteAttempt records a plugin that was started and waits for its input.
 func noteAttempt(cache, pod string, pid int) error {
-	p, err := readProcess(pid)
+	p, err := procfs.ReadStat(pid)
 	if err != nil {
 		return err
 	}
-	boot, err := bootID()
+	boot, err := procfs.BootID()
 	if err != nil {
 		return err
 	}
@@ -49,12 +49,7 @@ func noteAttempt(cache, pod string, pid int) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return atomicfile.WriteVolatile(path, attempt{PID: pid, Start: p.start, BootID: boot})
-}
-
-func bootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(id)), err
+	return atomicfile.WriteVolatile(path, attempt{PID: pid, Start: p.Start, BootID: boot})
 }
 
 // endAttempt kills all that an ADD of the pod left running, in this daemon or in one
@@ -66,7 +61,7 @@ func (n *Network) endAttempt(pod string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if boot, err := bootID(); err != nil || a.BootID != boot {
+	if boot, err := procfs.BootID(); err != nil || a.BootID != boot {
 		a = attempt{} // the numbers mean nothing; the environment still tells
 	}
 	for deadline := time.Now().Add(attemptPatience); ; {
@@ -89,8 +84,8 @@ func (a attempt) left(pod string) []int {
 	whole := a.hasGroup(all)
 	var left []int
 	for _, p := range all {
-		if p.pid == a.PID && p.start == a.Start || p.addOf(pod) || whole && p.group == a.PID {
-			left = append(left, p.pid)
+		if p.PID == a.PID && p.Start == a.Start || isAddOf(p.PID, pod) || whole && p.Group == a.PID {
+			left = append(left, p.PID)
 		}
 	}
 	return left
@@ -104,12 +99,12 @@ const attemptTicks = 10 * 60 * 100
 // The kernel gives the number to nobody else while the group has a member. After its
 // end another program could have got it; then a process of that number began at
 // another time, or the members did.
-func (a attempt) hasGroup(all []process) bool {
+func (a attempt) hasGroup(all []procfs.Stat) bool {
 	for _, p := range all {
-		if p.pid == a.PID && p.start != a.Start {
+		if p.PID == a.PID && p.Start != a.Start {
 			return false
 		}
-		if p.group == a.PID && (p.start < a.Start || p.start > a.Start+attemptTicks) {
+		if p.Group == a.PID && (p.Start < a.Start || p.Start > a.Start+attemptTicks) {
 			return false
 		}
 	}
@@ -117,18 +112,18 @@ func (a attempt) hasGroup(all []process) bool {
 }
 
 // runningProcesses are all but this one and those that only wait to be waited for.
-func runningProcesses() []process {
+func runningProcesses() []procfs.Stat {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	var out []process
+	var out []procfs.Stat
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if p, err := readProcess(pid); err == nil && !p.ended {
+		if p, err := procfs.ReadStat(pid); err == nil && !p.Ended() {
 			out = append(out, p)
 		}
 	}
@@ -142,48 +137,21 @@ func (a attempt) kill(pid int, pod string, deadline time.Time) {
 		return // gone
 	}
 	defer func() { _ = unix.Close(fd) }()
-	p, err := readProcess(pid)
-	if err != nil || p.group != a.PID && !p.addOf(pod) {
+	p, err := procfs.ReadStat(pid)
+	if err != nil || p.Group != a.PID && !isAddOf(p.PID, pod) {
 		return
 	}
 	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // gone: good
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline)/time.Millisecond)+1)
 }
 
-// process is what /proc/PID/stat tells of a process.
-type process struct {
-	pid   int
-	ended bool // only its parent has not waited for it
-	group int
-	start uint64
-}
-
-func readProcess(pid int) (process, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return process{}, err
-	}
-	// The name, field 2, is in parentheses and may hold anything.
-	f := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	const state, group, start = 0, 2, 19 // fields 3, 5 and 22 of proc_pid_stat(5)
-	if len(f) <= start {
-		return process{}, fmt.Errorf("/proc/%d/stat is short", pid)
-	}
-	p := process{pid: pid, ended: f[state][0] == 'Z' || f[state][0] == 'X'}
-	if p.group, err = strconv.Atoi(string(f[group])); err != nil {
-		return p, err
-	}
-	p.start, err = strconv.ParseUint(string(f[start]), 10, 64)
-	return p, err
-}
-
 // maxEnviron bounds what is read of an environment, which is anybody's.
 const maxEnviron = 1 << 20
 
-// addOf tells whether the process was started for an ADD of the pod: plugins hand
+// isAddOf tells whether the process was started for an ADD of the pod: plugins hand
 // the variables of the protocol on to those they delegate to.
-func (p process) addOf(pod string) bool {
-	f, err := os.Open("/proc/" + strconv.Itoa(p.pid) + "/environ")
+func isAddOf(pid int, pod string) bool {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/environ")
 	if err != nil {
 		return false
 	}

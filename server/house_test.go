@@ -22,7 +22,7 @@ import (
 var local = map[string][]string{
 	"cmd/berthd":          {"server", "server/config"},
 	"cmd/berth":           {"cri/operator", "server/config", "cmd/berth/explain", "cmd/berth/hostcheck", "cmd/berth/printable"},
-	"cmd/berth/explain":   {"oci", "oci/shimapi", "sandbox/record", "cmd/berth/printable"},
+	"cmd/berth/explain":   {"oci", "oci/procfs", "oci/shimapi", "sandbox/record", "cmd/berth/printable"},
 	"cmd/berth/hostcheck": {"cni", "oci", "server/config", "cmd/berth/printable"},
 	"cmd/berth/printable": {},
 	"cmd/berth-shim":      {"oci/shim"},
@@ -33,11 +33,11 @@ var local = map[string][]string{
 	"sandbox/inflight":    {},
 	"sandbox/record":      {},
 	"image":               {"oci/atomicfile", "oci/dirtree", "oci/flock", "oci/idmap"},
-	"cni":                 {"oci/atomicfile"},
+	"cni":                 {"oci/atomicfile", "oci/procfs"},
 	"oci":                 {"oci/shimapi"},
 	"oci/atomicfile":      {},
 	"oci/dirtree":         {},
-	"oci/shimapi":         {"oci/idmap"},
+	"oci/shimapi":         {"oci/idmap", "oci/procfs"},
 	"oci/tinyinit":        {"oci/atomicfile"},
 	"oci/shim":            {"oci/shimapi", "oci/atomicfile", "oci/cgroup", "oci/idmap", "oci/memfd"},
 	"oci/shims":           {"oci/shimapi", "oci/atomicfile", "oci/flock", "oci/memfd"},
@@ -45,6 +45,7 @@ var local = map[string][]string{
 	"oci/flock":           {},
 	"oci/idmap":           {},
 	"oci/memfd":           {},
+	"oci/procfs":          {},
 }
 
 // foreign says in which trees alone a module may be imported.

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"berth/oci/procfs"
 	"berth/oci/shimapi"
 )
 
@@ -118,6 +119,6 @@ func (p process) mounts(wanted func(point string) bool) ([]*mountinfo.Info, erro
 
 // bootID identifies this boot, "" when it can't be read.
 func bootID() string {
-	b, _ := readKernel("/proc/sys/kernel/random/boot_id") // as the records' reader takes it: another boot
-	return strings.TrimSpace(string(b))
+	id, _ := procfs.BootID() // an ID that can't be read is taken for another boot's
+	return id
 }

@@ -1,0 +1,58 @@
+package procfs
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Stat is a part of /proc/PID/stat, see proc_pid_stat(5).
+type Stat struct {
+	PID   int
+	State byte   // field 3: R running, S sleeping, Z ended and not waited for, …
+	Group int    // field 5: the process group
+	Start uint64 // field 22: when it began, in clock ticks since boot
+}
+
+// ReadStat reads what the kernel tells of a process. The error wraps
+// [fs.ErrNotExist] when there is none.
+func ReadStat(pid int) (Stat, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return Stat{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return parseStat(pid, data)
+}
+
+func parseStat(pid int, data []byte) (Stat, error) {
+	// The name, field 2, is in parentheses and may hold anything, so the last
+	// parenthesis ends it.
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	const state, group, start = 0, 2, 19 // fields 3, 5 and 22
+	if len(fields) <= start {
+		return Stat{}, fmt.Errorf("/proc/%d/stat has too few fields", pid)
+	}
+	s := Stat{PID: pid, State: fields[state][0]}
+	var err error
+	if s.Group, err = strconv.Atoi(string(fields[group])); err != nil {
+		return Stat{}, fmt.Errorf("process group in /proc/%d/stat: %w", pid, err)
+	}
+	if s.Start, err = strconv.ParseUint(string(fields[start]), 10, 64); err != nil {
+		return Stat{}, fmt.Errorf("start time in /proc/%d/stat: %w", pid, err)
+	}
+	return s, nil
+}
+
+// Ended tells whether the process has ended, and only its parent has not waited for it.
+func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
+
+// BootID is a UUID that differs after each boot of the machine.
+func BootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
+}

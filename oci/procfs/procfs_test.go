@@ -1,0 +1,73 @@
+package procfs
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestParseStat(t *testing.T) {
+	const tail = " 1 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 2 3"
+	for name, c := range map[string]struct {
+		text string
+		want Stat
+	}{
+		"plain":                  {"42 (sh) S" + tail, Stat{PID: 42, State: 'S', Group: 7, Start: 4711}},
+		"a name like fields":     {"42 (a) R 1 2) Z" + tail, Stat{PID: 42, State: 'Z', Group: 7, Start: 4711}},
+		"a name of parentheses":  {"42 ()))) S" + tail, Stat{PID: 42, State: 'S', Group: 7, Start: 4711}},
+		"short":                  {"42 (sh) S 1 7", Stat{}},
+		"empty":                  {"", Stat{}},
+		"no number for a group":  {"42 (sh) S" + strings.Replace(tail, " 7 ", " x ", 1), Stat{}},
+		"no number for the time": {"42 (sh) S" + strings.Replace(tail, "4711", "-1", 1), Stat{}},
+	} {
+		got, err := parseStat(42, []byte(c.text))
+		if got != c.want || (err == nil) != (c.want != Stat{}) {
+			t.Errorf("%s: got %+v, %v; want %+v", name, got, err, c.want)
+		}
+	}
+}
+
+// A child in a process group of its own, while it runs and once it has ended.
+func TestReadStat(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	own, err := ReadStat(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ReadStat(pid)
+	if err != nil || s.PID != pid || s.Group != pid || s.Start < own.Start || s.Ended() {
+		t.Errorf("of a child: got %+v, %v; want group %d, a start since %d, running", s, err, pid, own.Start)
+	}
+	_ = cmd.Process.Kill()
+	for deadline := time.Now().Add(10 * time.Second); !s.Ended() && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		s, _ = ReadStat(pid)
+	}
+	if !s.Ended() {
+		t.Errorf("of a killed child: state is %c, want Z", s.State)
+	}
+	_ = cmd.Wait()
+	if s, err := ReadStat(pid); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of none: got %+v, %v; want an error that is fs.ErrNotExist", s, err)
+	}
+}
+
+func TestBootID(t *testing.T) {
+	first, err := BootID()
+	if err != nil || !regexp.MustCompile(`^[0-9a-f-]{36}$`).MatchString(first) {
+		t.Errorf("BootID() = %q, %v; want a UUID", first, err)
+	}
+	if second, _ := BootID(); second != first {
+		t.Errorf("BootID() changed from %q to %q", first, second)
+	}
+}
