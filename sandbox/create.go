@@ -184,8 +184,7 @@ func stage(name string, began, ended time.Time) record.StageTime {
 
 func (v *containerVerbs) makeContainerDirs(c *Container) error {
 	dir := v.paths.containerDir(c.pod.id, c.id)
-	_, gids := userMaps(c.pod.rec.get().config)
-	if err := v.paths.makeStateDir(c.id, rootOf(gids)); err != nil {
+	if err := v.paths.makeStateDir(c.id, rootOf(c.pod.rec.get().gids)); err != nil {
 		return err
 	}
 	// The writable layer is made by the mount, with owner and mode of the image's root.
@@ -198,12 +197,12 @@ func (v *containerVerbs) makeContainerDirs(c *Container) error {
 }
 
 func (v *containerVerbs) mountRootfs(ctx context.Context, c *Container, img Image) error {
-	uids, gids := userMaps(c.pod.rec.get().config)
+	pod := c.pod.rec.get()
 	dir := v.paths.containerDir(c.pod.id, c.id)
 	err := v.images.Mount(ctx, RootfsRequest{
 		Layers: img.Layers, Target: v.paths.rootfsPath(c.id),
 		Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
-		UIDMap: uids, GIDMap: gids,
+		UIDMap: pod.uids, GIDMap: pod.gids,
 	})
 	if err != nil {
 		return fmt.Errorf("mount root filesystem: %w", err)
@@ -236,8 +235,8 @@ func (v *containerVerbs) buildSpec(ctx context.Context, c *Container, img Image)
 	if err := v.checkIDMaps(ctx, ctr.Mounts, pod.PID); err != nil {
 		return nil, asDomain(err)
 	}
-	uids, gids := userMaps(c.pod.rec.get().config)
-	d := declared{rootfs: rootfs, owner: [2]uint32{rootOf(uids), rootOf(gids)}, mounts: ctr.Mounts}
+	podRec := c.pod.rec.get()
+	d := declared{rootfs: rootfs, owner: [2]uint32{rootOf(podRec.uids), rootOf(podRec.gids)}, mounts: ctr.Mounts}
 	own, err := declareVolumes(ctx, d, img.Config.Volumes, rec.config.GetLinux().GetSecurityContext().GetReadonlyRootfs())
 	if err != nil {
 		return nil, err

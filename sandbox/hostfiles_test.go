@@ -110,14 +110,13 @@ func TestClampOOM(t *testing.T) {
 }
 
 func TestHostname(t *testing.T) {
-	p := &podVerbs{host: oci.Host{Hostname: "node"}}
 	own, none, host := networked("a"), networked("a"), podConfig("a")
 	none.Hostname, host.Hostname = "", "ignored"
 	for _, tt := range []struct {
 		cfg  *runtimeapi.PodSandboxConfig
 		want string
 	}{{own, "host-a"}, {none, "node"}, {host, "node"}} {
-		if got := p.hostname(tt.cfg); got != tt.want {
+		if got := hostname(tt.cfg, oci.Host{Hostname: "node"}); got != tt.want {
 			t.Errorf("hostname %q, want %q", got, tt.want)
 		}
 	}
@@ -131,15 +130,15 @@ func TestLateSysctls(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec := &podRecord{Pod: record.Pod{PausePID: os.Getpid(), PauseStart: start}, netns: "/proc/self/ns/net", config: networked("a")}
-	if err := writeLateSysctls(rec); err != nil {
+	if err := writeLateSysctls(rec, nil); err != nil {
 		t.Errorf("none: %v", err)
 	}
-	rec.config.Linux.Sysctls = map[string]string{"net.ipv4.conf.nosuch0.rp_filter": "1"}
+	late := map[string]string{"net.ipv4.conf.nosuch0.rp_filter": "1"}
 	other := *rec
 	other.PauseStart++
-	wantError(t, "with a pid that was used again", writeLateSysctls(&other), ErrState)
+	wantError(t, "with a pid that was used again", writeLateSysctls(&other, late), ErrState)
 	other.PausePID = 1 << 30
-	if err := writeLateSysctls(&other); !errors.Is(err, os.ErrNotExist) {
+	if err := writeLateSysctls(&other, late); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without a pause process: %v", err)
 	}
 	wantError(t, "of an interface that is not there", writeSysctl("net.ipv4.conf.nosuch0.rp_filter", "1"), ErrInvalid)

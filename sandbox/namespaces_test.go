@@ -10,6 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/sandbox/record"
 )
 
 const (
@@ -56,10 +57,10 @@ func TestCheckSysctls(t *testing.T) {
 
 func TestPodsNeedACgroupParentForContainers(t *testing.T) {
 	for parent, want := range map[string]error{"": nil, "kubepods-pod1.slice": nil, "/kubepods/pod1": ErrInvalid} {
-		m := &podVerbs{host: oci.Host{SystemdCgroup: true}}
 		cfg := podWith(&runtimeapi.NamespaceOption{Network: nsNode}, nil)
 		cfg.Linux.CgroupParent = parent
-		if err := m.checkPodConfig(cfg, ""); !errors.Is(err, want) {
+		rec := podRecord{Pod: record.Pod{ID: newID()}, config: cfg}
+		if _, err := planPod(&rec, oci.Host{SystemdCgroup: true}, layout{}); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", parent, err, want)
 		}
 	}

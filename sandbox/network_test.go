@@ -77,8 +77,13 @@ func TestAPodInAUserNamespaceOwnsItsFiles(t *testing.T) {
 	cfg := networked("a")
 	ids := []*runtimeapi.IDMapping{{HostId: 1000, Length: 10}}
 	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: nsPod, Uids: ids, Gids: ids}
-	if got := shmOptions(&podRecord{config: cfg}); got != "mode=1777,size=67108864,uid=1000,gid=1000" {
-		t.Errorf("options %q", got)
+	rec := podRecord{Pod: record.Pod{ID: strings.Repeat("a", 64)}, config: cfg}
+	rec.derive(layout{})
+	host := testHost()
+	host.UserNS, host.IDMap = true, true
+	plan, err := planPod(&rec, host, layout{})
+	if err != nil || plan.Shm != "mode=1777,size=67108864,uid=1000,gid=1000" || *plan.Owner != (fileOwner{1000, 1000}) {
+		t.Errorf("shared memory %q, owner %v, %v", plan.Shm, plan.Owner, err)
 	}
 }
 

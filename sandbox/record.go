@@ -11,6 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
 	"berth/sandbox/record"
 )
 
@@ -18,8 +19,17 @@ import (
 type podRecord struct {
 	record.Pod
 
-	config *runtimeapi.PodSandboxConfig
-	netns  string // path of the pinned network namespace, "" on the host network
+	config     *runtimeapi.PodSandboxConfig
+	netns      string          // path of the pinned network namespace, "" on the host network
+	uids, gids []shimapi.IDMap // of the pod's user namespace; nil when it uses the host's users
+}
+
+// derive fills in what follows from the configuration and the ID. It never changes.
+func (r *podRecord) derive(paths layout) {
+	if !hostNetwork(r.config) {
+		r.netns = paths.netnsPath(r.ID)
+	}
+	r.uids, r.gids = userMaps(r.config)
 }
 
 // containerRecord is container.json with what is derived from it once.

@@ -78,10 +78,8 @@ func (r *recovery) recoverPod(ctx context.Context, id string) ([]task, error) {
 	if err != nil {
 		return r.quarantine(id, err)
 	}
-	if !hostNetwork(rec.config) {
-		rec.netns = r.paths.netnsPath(id)
-	}
 	rec.ID = id // the directory's name counts, as for all other paths
+	rec.derive(r.paths)
 	s := newSandbox(r.paths.podFile(id, record.PodFile), rec)
 	r.index.addPod(s)
 	// A container that can't be recovered must not keep its pod from being settled.

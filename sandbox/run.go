@@ -32,9 +32,6 @@ type podVerbs struct {
 	calls    *inflight.Calls
 }
 
-// shmSize is the size of a pod's /dev/shm in bytes, what both peers give.
-const shmSize = 64 << 20
-
 // RunPod makes a pod sandbox ready: namespaces held by a pause process, files,
 // shared memory and network. On error nothing is left behind.
 //
@@ -44,7 +41,7 @@ func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 		if id, err := p.madeBefore(ctx, cfg, handler); id != "" || err != nil {
 			return id, err
 		}
-		s, err := p.newPod(cfg, handler)
+		s, plan, err := p.newPod(cfg, handler)
 		if err != nil {
 			return "", err
 		}
@@ -53,7 +50,7 @@ func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 		}
 		defer s.slot.free()
 		p.index.addPod(s)
-		if err := p.acquire(ctx, s); err != nil {
+		if err := p.acquire(ctx, s, plan); err != nil {
 			// The half-made pod goes, whatever became of the client.
 			if derr := p.teardown.destroyPod(context.WithoutCancel(ctx), s); derr != nil {
 				klog.FromContext(ctx).Error(derr, "A pod sandbox that failed to start is not wholly gone; it is listed as not ready until it is removed", "pod", s.id)
@@ -71,71 +68,61 @@ func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
 	return Event{Type: t, PodID: s.id, ContainerID: s.id, At: time.Now()}
 }
 
-// checkPodConfig refuses what can't become a pod before anything is acquired.
-func (p *podVerbs) checkPodConfig(cfg *runtimeapi.PodSandboxConfig, handler string) error {
-	if handler != "" && !slices.Contains(p.handlers, handler) {
-		return fmt.Errorf("runtime handler %q is not configured; leave it empty or use one of %q: %w", handler, p.handlers, ErrInvalid)
-	}
-	if _, err := oci.PodSecurityOf(cfg, p.host); err != nil {
-		return asDomain(err)
-	}
-	if err := errors.Join(checkSysctls(cfg), checkAnnotations(cfg)); err != nil {
-		return err
+// checkNode refuses a pod that can't run on this node as it is now.
+func (p *podVerbs) checkNode(rec *podRecord) error {
+	cfg := rec.config
+	if rec.Handler != "" && !slices.Contains(p.handlers, rec.Handler) {
+		return fmt.Errorf("runtime handler %q is not configured; leave it empty or use one of %q: %w", rec.Handler, p.handlers, ErrInvalid)
 	}
 	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), p.host); err != nil {
 		return asDomain(err)
 	}
-	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", p.host); err != nil {
-		return asDomain(err) // no container of it could be created
-	}
-	if !hostNetwork(cfg) {
+	if rec.netns != "" {
 		if err := p.network.Ready(); err != nil {
 			return fmt.Errorf("%w: %w", err, ErrNotReady)
 		}
 	}
-	if uids, _ := userMaps(cfg); len(uids) > 0 {
+	if len(rec.uids) > 0 {
 		return checkTraversable(p.paths.state)
 	}
 	return nil
 }
 
-// newPod checks what is asked for and gives the pod of which nothing is made yet.
-func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler string) (*Sandbox, error) {
-	if err := p.checkPodConfig(cfg, handler); err != nil {
-		return nil, err
-	}
+// newPod checks what is asked for and gives the pod of which nothing is made yet, and
+// the plan of it.
+func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler string) (*Sandbox, podPlan, error) {
 	enc, err := encodeConfig(cfg)
 	if err != nil {
-		return nil, err
+		return nil, podPlan{}, err
 	}
 	rec := podRecord{config: cfg, Pod: record.Pod{
 		Version: record.Version, ID: newID(), Intent: record.Making,
 		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: p.bootID,
 	}}
-	if !hostNetwork(cfg) {
-		rec.netns = p.paths.netnsPath(rec.ID)
+	rec.derive(p.paths)
+	plan, err := planPod(&rec, p.host, p.paths)
+	if err == nil {
+		err = p.checkNode(&rec)
 	}
-	rec.MadeCgroup = topMissing(p.host, cgroupParent(p.host, &rec))
-	return newSandbox(p.paths.podFile(rec.ID, record.PodFile), rec), nil
+	if err != nil {
+		return nil, podPlan{}, err
+	}
+	rec.MadeCgroup = topMissing(p.host, plan.CgroupParent)
+	return newSandbox(p.paths.podFile(rec.ID, record.PodFile), rec), plan, nil
 }
 
 // acquire makes all that belongs to a pod, in the order that destroyPod releases from
 // the end.
-func (p *podVerbs) acquire(ctx context.Context, s *Sandbox) error {
+func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error {
 	shim, err := p.health.newShim(ctx)
 	if err != nil {
 		return err
 	}
-	if err := p.preparePod(s, shim.ID()); err != nil {
+	if err := p.preparePod(s, shim.ID(), plan); err != nil {
 		shim.Release()
 		return err
 	}
-	pause, err := p.pauseRequest(s.rec.get())
-	if err != nil {
-		shim.Release()
-		return err
-	}
-	res, err := shim.RunPod(ctx, pause)
+	res, err := shim.RunPod(ctx, &plan.Pause)
 	if isKind(err, shimapi.KindInvalid) {
 		err = asDomain(err)
 	}
@@ -152,7 +139,7 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox) error {
 			return fmt.Errorf("set up pod network: %w", err)
 		}
 		network = &got
-		if err := writeLateSysctls(rec); err != nil {
+		if err := writeLateSysctls(rec, plan.LateSysctls); err != nil {
 			return err
 		}
 	}
@@ -162,7 +149,7 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox) error {
 }
 
 // preparePod makes what is on disk and in the mount table.
-func (p *podVerbs) preparePod(s *Sandbox, shim string) error {
+func (p *podVerbs) preparePod(s *Sandbox, shim string, plan podPlan) error {
 	if err := os.MkdirAll(p.paths.containersDir(s.id), 0o711); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
@@ -170,37 +157,28 @@ func (p *podVerbs) preparePod(s *Sandbox, shim string) error {
 	if err := s.change(durably, func(rec *podRecord) { rec.ShimID = shim }); err != nil {
 		return err
 	}
-	return p.makePodFiles(s.rec.get())
+	return p.makePodFiles(s.id, plan)
 }
 
 // makePodFiles makes the shared memory and the files bound into containers.
-func (p *podVerbs) makePodFiles(rec *podRecord) error {
-	if err := os.MkdirAll(p.paths.podStateDir(rec.ID), 0o711); err != nil {
+func (p *podVerbs) makePodFiles(id string, plan podPlan) error {
+	if err := os.MkdirAll(p.paths.podStateDir(id), 0o711); err != nil {
 		return fmt.Errorf("make pod state directory: %w", err)
 	}
-	if !hostIPC(rec.config) {
-		shm := p.paths.shmPath(rec.ID)
+	if plan.Shm != "" {
+		shm := p.paths.shmPath(id)
 		if err := os.Mkdir(shm, 0o711); err != nil {
 			return fmt.Errorf("make shared memory directory: %w", err)
 		}
-		if err := p.mounts.MountShm(shm, shmOptions(rec)); err != nil {
+		if err := p.mounts.MountShm(shm, plan.Shm); err != nil {
 			return fmt.Errorf("mount shared memory: %w", err)
 		}
 	}
-	return p.writePodFiles(rec)
+	return p.writePodFiles(id, plan)
 }
 
-// shmOptions gives the tmpfs to the pod's root, which is not the host's in a
-// user namespace.
-func shmOptions(rec *podRecord) string {
-	opts := fmt.Sprintf("mode=1777,size=%d", shmSize)
-	if uids, gids := userMaps(rec.config); len(uids) > 0 {
-		opts += fmt.Sprintf(",uid=%d,gid=%d", rootOf(uids), rootOf(gids))
-	}
-	return opts
-}
-
-func (p *podVerbs) writePodFiles(rec *podRecord) error {
+// writePodFiles writes the files that are bound into containers.
+func (p *podVerbs) writePodFiles(id string, plan podPlan) error {
 	hostResolv, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read the host's resolv.conf: %w", err)
@@ -210,64 +188,19 @@ func (p *podVerbs) writePodFiles(rec *podRecord) error {
 		hosts = []byte("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
 	}
 	for name, data := range map[string][]byte{
-		"hostname":    []byte(p.hostname(rec.config) + "\n"),
+		"hostname":    []byte(plan.Hostname + "\n"),
 		"hosts":       hosts,
-		"resolv.conf": oci.ResolvConf(rec.config.GetDnsConfig(), hostResolv),
+		"resolv.conf": oci.ResolvConf(plan.DNS, hostResolv),
 	} {
-		// Rewritten whole at the next start of the pod, so no fsync.
-		err := os.WriteFile(p.paths.podFile(rec.ID, name), data, 0o644) //nolint:forbidigo // not a record
-		if uids, gids := userMaps(rec.config); err == nil && len(uids) > 0 {
-			err = os.Chown(p.paths.podFile(rec.ID, name), int(rootOf(uids)), int(rootOf(gids))) // its root may write them
+		// Not durable: after a crash of the machine the pod is gone.
+		file := p.paths.podFile(id, name)
+		err := os.WriteFile(file, data, 0o644)
+		if err == nil && plan.Owner != nil {
+			err = os.Chown(file, int(plan.Owner.UID), int(plan.Owner.GID))
 		}
 		if err != nil {
 			return fmt.Errorf("write %s of the pod: %w", name, err)
 		}
 	}
 	return nil
-}
-
-func (p *podVerbs) hostname(cfg *runtimeapi.PodSandboxConfig) string {
-	if cfg.GetHostname() != "" && !hostNetwork(cfg) {
-		return cfg.GetHostname()
-	}
-	return p.host.Hostname
-}
-
-// pauseRequest describes the process that holds the pod's namespaces.
-func (p *podVerbs) pauseRequest(rec *podRecord) (*shimapi.RunPodRequest, error) {
-	cfg := rec.config
-	uids, gids := userMaps(cfg)
-	early, _ := splitSysctls(podSysctls(cfg))
-	req := shimapi.RunPodRequest{
-		ID: rec.ID, Dir: p.paths.podDir(rec.ID),
-		NewNet: rec.netns != "", NetNSPath: rec.netns,
-		NewUTS:  rec.netns != "",
-		NewIPC:  !hostIPC(cfg),
-		NewPID:  sharedPID(cfg),
-		UIDMaps: uids, GIDMaps: gids,
-		Sysctls:     early,
-		CgroupPath:  pauseCgroup(p.host, cgroupParent(p.host, rec), rec.ID),
-		OOMScoreAdj: clampOOM(p.host, pauseOOMScore),
-	}
-	if req.NewUTS {
-		req.Hostname = p.hostname(cfg)
-	}
-	security, err := oci.PodSecurityOf(cfg, p.host)
-	if err != nil {
-		return nil, asDomain(err)
-	}
-	req.User, req.AppArmor = &security.User, security.AppArmor
-	return &req, nil
-}
-
-// pauseOOMScore is what both peers give: the last of a pod to be killed.
-const pauseOOMScore = -998
-
-// clampOOM raises a score to what the daemon may set: without CAP_SYS_RESOURCE
-// nothing below its own (proc_pid_oom_score_adj(5)).
-func clampOOM(h oci.Host, score int) int {
-	if h.LowerOOM {
-		return score
-	}
-	return max(score, h.OOMScoreAdj)
 }

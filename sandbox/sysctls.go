@@ -126,8 +126,7 @@ func ofInterface(path string) bool {
 }
 
 // writeLateSysctls writes the late ones of splitSysctls in the pod's namespaces.
-func writeLateSysctls(rec *podRecord) error {
-	_, late := splitSysctls(podSysctls(rec.config))
+func writeLateSysctls(rec *podRecord, late map[string]string) error {
 	if len(late) == 0 {
 		return nil
 	}

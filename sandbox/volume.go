@@ -72,8 +72,8 @@ func (v *containerVerbs) mountImageVolume(ctx context.Context, c *Container, i i
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", fmt.Errorf("make mount point: %w", err)
 	}
-	uids, gids := userMaps(c.pod.rec.get().config)
-	if err := v.images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: dir, UIDMap: uids, GIDMap: gids}); err != nil {
+	pod := c.pod.rec.get()
+	if err := v.images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: dir, UIDMap: pod.uids, GIDMap: pod.gids}); err != nil {
 		return "", fmt.Errorf("mount: %w", err)
 	}
 	return dir, nil
