@@ -13,9 +13,10 @@ import (
 var ErrLocked error = unix.EWOULDBLOCK
 
 // Try makes the lock file at path if there is none, and locks it without waiting. The
-// lock lasts until the file is closed.
+// lock lasts until the file is closed. The file is not open for writing, which would keep
+// the filesystem from being mounted read-only.
 func Try(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -27,7 +28,7 @@ func Try(path string) (*os.File, error) {
 
 // Wait is [Try] that waits for another process to give the lock up, for at most patience.
 func Wait(path string, patience time.Duration) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
