@@ -4,13 +4,20 @@
 //
 // [Spec] and its helpers turn a CRI configuration, an image's configuration and
 // the host's facts into a runtime-spec. They are pure functions. The lookups that
-// read the host stand apart: [DetectHost], [ResolveUser] and [ResolveDevices].
-// Package oci/shims hands the result to a shim, which starts the container.
+// read the host stand apart: [DetectHost], [ResolveUser], [ResolveDevices], [ResolveMounts],
+// which also makes the missing directory of a hostPath volume, and [LoadAppArmorDefault],
+// which runs apparmor_parser once. Package oci/shims hands the result to a shim, which
+// starts the container.
+//
+// What is where: spec.go puts the parts together; spec_process.go, spec_mounts.go,
+// spec_namespaces.go, spec_files.go, spec_env.go, resources.go, devices.go, seccomp.go and
+// apparmor.go each build one of them and check what was asked of it; pod_security.go is
+// the same for a pod's pause. mounts.go, accounts.go, user.go and host.go read the host.
 //
 // # Invariants
 //
-// The package needs no cgo, starts no process and writes no file. The result of
-// [Spec] depends on its arguments alone, so golden files test it without root.
+// The package needs no cgo. The result of [Spec] depends on its arguments alone, so
+// golden files test it without root.
 //
 // # Why not X
 //

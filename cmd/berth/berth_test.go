@@ -52,6 +52,15 @@ func TestWrongArgumentsAreUsage(t *testing.T) {
 	}
 }
 
+// A question about a pod of another daemon is answered with the directory that was searched.
+func TestExplainNamesWhatItSearched(t *testing.T) {
+	root := t.TempDir()
+	err := run(t.Context(), []string{"--config", os.DevNull, "--root", root, "--state", root, "explain", "none"})
+	if err == nil || !strings.Contains(err.Error(), root) || !strings.Contains(err.Error(), "--root") {
+		t.Errorf("got %v, want the root %s and the flag named", err, root)
+	}
+}
+
 func TestUnreachableDaemon(t *testing.T) {
 	err := run(context.Background(), []string{"--config", os.DevNull, "--address", "unix://" + t.TempDir() + "/none", "image", "list"})
 	if err == nil || strings.Contains(plain(err), "rpc error") {

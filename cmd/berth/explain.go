@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,9 @@ func explainOne(_ context.Context, env environment, args []string) error {
 		return err
 	}
 	report, err := pods.Explain(args[0])
+	if errors.Is(err, explain.ErrNotFound) {
+		return fmt.Errorf("%w; the records of %s were searched, --root and --state name those of another daemon", err, env.cfg.Root)
+	}
 	if err != nil {
 		return err
 	}

@@ -85,6 +85,8 @@ func (d daemon) show(ctx context.Context, pod, logDir string, took time.Duration
 	fmt.Printf("IP      %s\n", ip)
 	fmt.Printf("answer  curl http://%s: %s\n", ip, answer)
 	fmt.Printf("look    crictl --runtime-endpoint %s pods\n", d.socket)
+	state := filepath.Dir(strings.TrimPrefix(d.socket, "unix://")) // as run.sh has it
+	fmt.Printf("        bin/berth --root %s/root --state %s explain %.13s\n", filepath.Dir(state), state, pod)
 	return nil
 }
 

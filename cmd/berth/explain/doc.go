@@ -31,7 +31,6 @@
 //
 // The question is asked most urgently when the daemon does not answer, and the
 // daemon's word is what is in doubt. Its records are one JSON file a pod and
-// container, made to be read; those fields that are used here are repeated in
-// records.go, so that the operator's program links no domain. Fields of records
-// are only ever added.
+// container, made to be read; their types are in sandbox/record, which has no code of
+// the domain. Fields of records are only ever added.
 package explain
