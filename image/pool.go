@@ -215,9 +215,12 @@ func (p *layerPool) drop(chain string) (remove func(context.Context) error, err 
 	p.renames.Lock()
 	defer p.renames.Unlock()
 	p.mu.Lock()
-	held := p.countHolds(chain) > 0
+	known, held := p.layers[chain] != nil, p.countHolds(chain) > 0
 	delete(p.layers, chain)
 	p.mu.Unlock()
+	if !known { // removed meanwhile; what has its name may be a new one that [layerPool.add] waits for
+		return func(context.Context) error { return nil }, nil
+	}
 	tmp, err := p.setAside(chain)
 	return func(ctx context.Context) error {
 		if held {

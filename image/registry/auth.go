@@ -32,8 +32,9 @@ const helperTimeout = 30 * time.Second
 // the user name that stands for one.
 func (c Credentials) normalized() (Credentials, error) {
 	if c.Auth != "" && c.Username == "" {
-		// As docker writes it: with or without padding, and with zeros at the end.
-		raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(c.Auth, "=\x00"))
+		// As docker and base64(1) write it: with or without padding, with zeros or an end of
+		// the line after it.
+		raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(c.Auth, "=\x00\r\n"))
 		name, password, ok := strings.Cut(string(raw), ":")
 		if err != nil || !ok {
 			return c, fmt.Errorf("%w: the auth field is not base64 of USERNAME:PASSWORD", ErrUnauthorized)

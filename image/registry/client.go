@@ -137,15 +137,39 @@ func (c *Client) transport(h *host, f *fence) (http.RoundTripper, error) {
 	if t, ok := c.transports[key]; ok {
 		return t, nil
 	}
-	t, err := c.newTransport(h, f)
+	plain, err := c.newTransport(h, f)
 	if err != nil {
 		return nil, err
 	}
+	t := redirecting{plain, c}
 	if len(c.transports) >= cacheLimit {
 		c.dropTransports()
 	}
 	c.transports[key] = t
 	return t, nil
+}
+
+// redirecting bounds the body of a redirect: http.Client reads some of it, and no other
+// limit is on that.
+type redirecting struct {
+	http.RoundTripper
+	client *Client
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t redirecting) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.RoundTripper.RoundTrip(req)
+	if err == nil && resp.StatusCode/100 == 3 {
+		resp.Body = t.client.watch(resp)
+	}
+	return resp, err
+}
+
+// CloseIdleConnections passes the wish of [Client.Close] on.
+func (t redirecting) CloseIdleConnections() {
+	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
 }
 
 func (c *Client) newTransport(h *host, f *fence) (http.RoundTripper, error) {

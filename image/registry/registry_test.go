@@ -226,16 +226,17 @@ func TestTokens(t *testing.T) {
 		accept func(*http.Request) bool
 		ok     bool
 	}{
-		"anonymous":      {nil, func(r *http.Request) bool { return r.Header.Get("Authorization") == "" }, true},
-		"password":       {&Credentials{Username: "u", Password: "p"}, basic("u", "p"), true},
-		"auth field":     {&Credentials{Auth: base64.StdEncoding.EncodeToString([]byte("u:p:q"))}, basic("u", "p:q"), true},
-		"identity":       {&Credentials{IdentityToken: "idt"}, oauth, true},
-		"identity user":  {&Credentials{Username: "<token>", Password: "idt"}, oauth, true},
-		"registry token": {&Credentials{RegistryToken: "good"}, func(*http.Request) bool { return false }, true},
-		"wrong":          {&Credentials{Username: "u", Password: "x"}, basic("u", "p"), false},
-		"wrong token":    {&Credentials{RegistryToken: "bad"}, func(*http.Request) bool { return true }, false},
-		"other server":   {&Credentials{Username: "u", Password: "p", ServerAddress: "https://other.example/v1/"}, basic("u", "p"), false},
-		"no base64":      {&Credentials{Auth: "%%"}, basic("u", "p"), false},
+		"anonymous":       {nil, func(r *http.Request) bool { return r.Header.Get("Authorization") == "" }, true},
+		"password":        {&Credentials{Username: "u", Password: "p"}, basic("u", "p"), true},
+		"auth of a shell": {&Credentials{Auth: base64.StdEncoding.EncodeToString([]byte("u:pq")) + "\n"}, basic("u", "pq"), true},
+		"auth field":      {&Credentials{Auth: base64.StdEncoding.EncodeToString([]byte("u:p:q"))}, basic("u", "p:q"), true},
+		"identity":        {&Credentials{IdentityToken: "idt"}, oauth, true},
+		"identity user":   {&Credentials{Username: "<token>", Password: "idt"}, oauth, true},
+		"registry token":  {&Credentials{RegistryToken: "good"}, func(*http.Request) bool { return false }, true},
+		"wrong":           {&Credentials{Username: "u", Password: "x"}, basic("u", "p"), false},
+		"wrong token":     {&Credentials{RegistryToken: "bad"}, func(*http.Request) bool { return true }, false},
+		"other server":    {&Credentials{Username: "u", Password: "p", ServerAddress: "https://other.example/v1/"}, basic("u", "p"), false},
+		"no base64":       {&Credentials{Auth: "%%"}, basic("u", "p"), false},
 	} {
 		t.Run(n, func(t *testing.T) {
 			reg, auth := newTokenServer(t, x.accept)
@@ -669,6 +670,13 @@ func TestTokenServers(t *testing.T) {
 		}, ""},
 		"redirects": {&Credentials{IdentityToken: "idt"}, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1), http.StatusTemporaryRedirect)
+		}, "must not see the credentials"},
+		"redirects and stalls": {&Credentials{IdentityToken: "idt"}, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1))
+			w.Header().Set("Content-Length", "1000")
+			w.WriteHeader(http.StatusTemporaryRedirect)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done() // the body never comes
 		}, "must not see the credentials"},
 		"no token": {nil, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"refresh_token":"secret"}`) }, "no token"},
 		"no JSON":  {nil, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `<html>`) }, "invalid character"},

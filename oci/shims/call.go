@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
 )
@@ -112,17 +115,40 @@ func (c *connection) receive(ctx context.Context, response any) ([]*os.File, err
 	if err != nil {
 		return nil, c.process.explain(ctx, err)
 	}
+	if err := c.take(&r, files, response); err != nil {
+		return nil, err
+	}
+	return files, nil
+}
+
+// next is receive for a connection that a living shim may close, and without files.
+func (c *connection) next(response any) error {
+	if c.err != nil {
+		return c.err
+	}
+	var r shimapi.Response
+	files, err := shimapi.ReadFrame(c.conn, &r)
+	if err != nil {
+		return err
+	}
+	shimapi.CloseFiles(files)
+	return c.take(&r, nil, response)
+}
+
+// take reads a response into response, which may be nil; after an error the files that
+// came with it are closed.
+func (c *connection) take(r *shimapi.Response, files []*os.File, response any) error {
 	if r.Error != nil {
 		shimapi.CloseFiles(files)
-		return nil, r.Error
+		return r.Error
 	}
 	if response != nil && len(r.Body) > 0 {
 		if err := json.Unmarshal(r.Body, response); err != nil {
 			shimapi.CloseFiles(files)
-			return nil, fmt.Errorf("answer of shim %s: %w", c.process.shim.id, err)
+			return fmt.Errorf("answer of shim %s: %w", c.process.shim.id, err)
 		}
 	}
-	return files, nil
+	return nil
 }
 
 // detach makes the connection outlive the context it was begun with.
@@ -139,7 +165,7 @@ func (c *connection) close() {
 // explain turns the error of a broken connection into its cause: we closed it
 // ourselves, the caller gave up, or the shim is gone.
 func (p *process) explain(ctx context.Context, err error) error {
-	if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) && p.isFollowed() {
+	if ctx.Err() == nil && isHangup(err) && p.isFollowed() {
 		p.waitIfDying(ctx, dyingPatience)
 	}
 	switch {
@@ -149,6 +175,16 @@ func (p *process) explain(ctx context.Context, err error) error {
 		err = ErrGone
 	}
 	return fmt.Errorf("shim %s: %w", p.shim.id, err)
+}
+
+// isHangup reports whether an error is one that the end of the shim causes.
+func isHangup(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE, unix.ECONNREFUSED, unix.ENOENT} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // noteAnswer marks a process that let a call wait for longer than patience, and clears

@@ -128,7 +128,7 @@ func (p *process) watch(ctx context.Context) {
 	defer c.close()
 	for {
 		var e shimapi.Event
-		if _, err := c.receive(ctx, &e); err != nil {
+		if err := c.next(&e); err != nil {
 			return
 		}
 		p.onEvent(e)
