@@ -166,8 +166,9 @@ func (ctr *container) ownPipes(files []*os.File) error {
 	return nil
 }
 
-// endGrace is how long a container whose first process was killed may take to end.
-const endGrace = time.Second
+// endGrace is how long a container whose first process was killed may take to end; on a
+// busy machine the kernel needs more than a second.
+const endGrace = 3 * time.Second
 
 // endsSoon reports whether the container has ended or is about to end. That explains an
 // exec that failed for no reason that its user could mend.

@@ -44,7 +44,8 @@ func TestExecRacesEnd(t *testing.T) {
 		p.in(t).race("sleep 0.03", same, func(*ctr, int) {})
 	})
 	t.Run("graceful stop", func(t *testing.T) {
-		p.in(t).race("trap 'sleep 0.01; exit 0' TERM; while :; do sleep 0.005; done", same, func(c *ctr, i int) {
+		p.in(t).race("trap 'sleep 0.01; exit 0' TERM; echo ready; while :; do sleep 0.005; done", same, func(c *ctr, i int) {
+			c.says(" F ready\n") // a first process without a handler never gets the signal
 			time.Sleep(time.Duration(i%10) * time.Millisecond)
 			c.Stop(5 * time.Second)
 		})
