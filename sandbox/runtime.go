@@ -2,12 +2,10 @@ package sandbox
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"strings"
 	"time"
 
 	"berth/oci"
+	"berth/oci/procfs"
 	"berth/oci/shims"
 	"berth/sandbox/inflight"
 )
@@ -59,11 +57,10 @@ func New(opt Options) (*Runtime, error) {
 	if opt.Mounts == nil {
 		opt.Mounts = kernelMounts{}
 	}
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := procfs.BootID()
 	if err != nil {
-		return nil, fmt.Errorf("read boot id: %w", err)
+		return nil, err
 	}
-	boot := strings.TrimSpace(string(id))
 	paths := layout{root: opt.Root, state: opt.State}
 	if err := paths.makeDirs(); err != nil {
 		return nil, err

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/procfs"
 	"berth/oci/shim/pause"
 	"berth/oci/shimapi"
 )
@@ -58,11 +58,10 @@ func New(c Config) (*Server, error) {
 		pods:       map[string]*pod{},
 		containers: map[string]*container{},
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return nil, fmt.Errorf("boot ID: %w", err)
+	var err error
+	if s.bootID, err = procfs.BootID(); err != nil {
+		return nil, err
 	}
-	s.bootID = strings.TrimSpace(string(boot))
 	empty := filepath.Join(c.Dir, "empty")
 	if err := os.Mkdir(empty, 0o555); err != nil && !errors.Is(err, os.ErrExist) { // it exists if this shim is a replacement
 		return nil, fmt.Errorf("root for pauses: %w", err)

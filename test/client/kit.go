@@ -24,6 +24,11 @@ var Patience = func() time.Duration {
 	return 20 * time.Second
 }()
 
+// Counter prints 0, 1, 2, … a line each, some fifty a second. It waits for a FIFO that
+// nothing is written to: with a process for each wait, twenty counters would be all
+// that the machine does.
+const Counter = `mkfifo /never; exec 3<>/never; i=0; while :; do echo $i; i=$((i+1)); read -t 0.02 -u 3 never; done`
+
 // Within is a context of [Patience].
 func Within(t *testing.T) context.Context {
 	t.Helper()

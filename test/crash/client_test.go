@@ -106,11 +106,6 @@ func (c *ctr) details() (*runtimeapi.ContainerStatus, int) {
 	return st, info.PID
 }
 
-// counter prints 0, 1, 2, … a line each, some fifty a second. It waits for a FIFO that
-// nothing is written to: with a process for each wait, twenty counters would be all
-// that the machine does.
-const counter = `mkfifo /never; exec 3<>/never; i=0; while :; do echo $i; i=$((i+1)); read -t 0.02 -u 3 never; done`
-
 // lines is how many lines a counter has logged; that none is missing, twice or
 // torn is checked. What a shim had read, which is what was there to be read, and not
 // written when it was killed may be missing: one gap at each kill.
@@ -159,7 +154,7 @@ func (c *ctr) stillRuns() {
 // counts runs a pod with a counter.
 func (d *daemon) counts(name string) *ctr {
 	d.t.Helper()
-	return d.pod(name).start("counter", counter)
+	return d.pod(name).start("counter", client.Counter)
 }
 
 // watch gives the node its witness.

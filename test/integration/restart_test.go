@@ -34,7 +34,7 @@ func TestKilledDaemonAdoptsItsPods(t *testing.T) {
 	ips := map[string]string{}
 	for i := range pods {
 		pods[i] = s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = fmt.Sprintf("pod-%d", i) })
-		counters[i] = pods[i].start("counter", counter)
+		counters[i] = pods[i].start("counter", client.Counter)
 		ips[pods[i].ID] = pods[i].Status().GetNetwork().GetIp()
 	}
 	if len(slices.Compact(slices.Sorted(mapValues(ips)))) != count {

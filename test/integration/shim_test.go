@@ -12,6 +12,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -32,11 +33,6 @@ func (s *suite) shim(t *testing.T) int {
 	}
 	return identity.PID
 }
-
-// counter prints 0, 1, 2, … a line each, some fifty a second. It waits for a FIFO that
-// nothing is written to: with a process for each wait, twenty counters would be all
-// that the machine does.
-const counter = `mkfifo /never; exec 3<>/never; i=0; while :; do echo $i; i=$((i+1)); read -t 0.02 -u 3 never; done`
 
 // grows waits until the container's log gets longer.
 func (c *ctr) grows(t *testing.T) {
@@ -72,7 +68,7 @@ func killShim(t *testing.T, restarted bool) {
 	counters := make([]*ctr, count)
 	for i := range pods {
 		pods[i] = s.pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Name = fmt.Sprintf("pod-%d", i) })
-		counters[i] = pods[i].start("counter", "trap 'exit 7' TERM; "+counter)
+		counters[i] = pods[i].start("counter", "trap 'exit 7' TERM; "+client.Counter)
 	}
 	ends := pods[0].start("ends", "trap 'echo last words; exit 3' TERM; echo ready; while :; do usleep 5000; done")
 	for output(readLog(t, ends.LogFile()), "stdout") != "ready\n" {
