@@ -243,7 +243,7 @@ func TestAttackTokenAgain(t *testing.T) {
 		var entered int
 		f := newFake()
 		f.exec = func(context.Context, string, []string, sandbox.Streams) (int, error) { entered++; return 0, nil }
-		server, err := newStreamingServer(Options{Domain: f}, "127.0.0.1:1")
+		server, err := newStreamingServer(Options{Domain: f}, "127.0.0.1:1", newSessions())
 		if err != nil {
 			t.Fatal(err)
 		}

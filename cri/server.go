@@ -40,6 +40,10 @@ type Options struct {
 	StreamAddress     string        // host:port of Exec, Attach and PortForward; "127.0.0.1:0" when empty
 	StreamIdleTimeout time.Duration // after which a silent stream is closed; 4 h when 0
 	ReadyWait         time.Duration // how long a call waits for SetReady before it gets Unavailable
+
+	// Observe is told of every call that has ended: the method's name without its
+	// service, the name of the gRPC code. It must not block. May be nil.
+	Observe func(method, code string, took time.Duration)
 }
 
 // Server answers the CRI. Make it with [NewServer], put it on a grpc.Server
@@ -62,6 +66,9 @@ func NewServer(opt Options) (*Server, error) {
 	}
 	if opt.Calls == nil {
 		opt.Calls = inflight.New()
+	}
+	if opt.Observe == nil {
+		opt.Observe = func(string, string, time.Duration) {}
 	}
 	if opt.NetworkReady == nil {
 		opt.NetworkReady = func() error { return nil }
@@ -106,6 +113,9 @@ func (s *Server) Close() error { return s.streams.close() }
 
 // StreamAddress is the host:port the streaming server listens on.
 func (s *Server) StreamAddress() string { return s.streams.listener.Addr().String() }
+
+// Streams counts the open sessions of exec, attach and port-forward, by these names.
+func (s *Server) Streams() map[string]int { return s.streams.sessions.snapshot() }
 
 // Counters are the calls by full gRPC method name.
 func (s *Server) Counters() map[string]RPCStats { return s.counters.snapshot() }

@@ -26,6 +26,7 @@ const defaultStreamAddress = "127.0.0.1:0"
 type streams struct {
 	server   streaming.Server
 	tokens   tokens
+	sessions *sessions
 	listener *clientListener
 	http     *http.Server
 	done     chan struct{} // closed when the accept loop has ended
@@ -39,7 +40,8 @@ func serveStreams(opt Options) (*streams, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for exec, attach and port-forward; change the streaming address %q: %w", address, err)
 	}
-	server, err := newStreamingServer(opt, l.Addr().String())
+	open := newSessions()
+	server, err := newStreamingServer(opt, l.Addr().String(), open)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make streaming server: %w", err), l.Close())
 	}
@@ -49,7 +51,7 @@ func serveStreams(opt Options) (*streams, error) {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	clients := &clientListener{Listener: l, hangups: hangups}
-	s := &streams{server: server, listener: clients, done: make(chan struct{}), cancel: cancel}
+	s := &streams{server: server, sessions: open, listener: clients, done: make(chan struct{}), cancel: cancel}
 	s.http = &http.Server{ //nolint:gosec // guard sets its timeouts
 		Handler:     server,
 		BaseContext: func(net.Listener) context.Context { return ctx },
@@ -66,11 +68,11 @@ func serveStreams(opt Options) (*streams, error) {
 }
 
 // newStreamingServer makes the library's server for URLs at address.
-func newStreamingServer(opt Options, address string) (streaming.Server, error) {
+func newStreamingServer(opt Options, address string, open *sessions) (streaming.Server, error) {
 	cfg := streaming.DefaultConfig
 	cfg.BaseURL = &url.URL{Scheme: "http", Host: address}
 	cfg.StreamIdleTimeout = cmp.Or(opt.StreamIdleTimeout, cfg.StreamIdleTimeout)
-	server, err := streaming.NewServer(cfg, streamRuntime{opt.Domain})
+	server, err := streaming.NewServer(cfg, streamRuntime{opt.Domain, open})
 	if err != nil {
 		return nil, err
 	}
@@ -94,12 +96,14 @@ func (s *streams) close() error {
 // streamRuntime connects the streaming library to the domain.
 type streamRuntime struct {
 	domain Domain
+	open   *sessions
 }
 
 //nolint:revive // argument-limit: the library's signature
 func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) (err error) {
 	ctx, cancel := streamContext(ctx, "Exec", "container", id)
 	defer cancel()
+	defer r.open.begin("exec")()
 	defer func() { err = streamEnd(ctx, recover(), err) }()
 	code, err := r.domain.Exec(ctx, id, cmd, sandbox.Streams{
 		Stdin: in, Stdout: out, Stderr: errOut, TTY: tty, Resize: sizes(ctx, resize),
@@ -121,6 +125,7 @@ func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.
 func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) (err error) {
 	ctx, cancel := streamContext(ctx, "Attach", "container", id)
 	defer cancel()
+	defer r.open.begin("attach")()
 	defer func() { err = streamEnd(ctx, recover(), err) }()
 	c, err := r.domain.Container(id)
 	if err != nil {
@@ -144,6 +149,7 @@ func (r streamRuntime) PortForward(ctx context.Context, podID string, port int32
 	defer client.end()
 	ctx, cancel := streamContext(ctx, "PortForward", "pod", podID)
 	defer cancel()
+	defer r.open.begin("portforward")()
 	defer func() { err = streamEnd(ctx, recover(), err) }()
 	err = r.domain.PortForward(ctx, podID, port, client)
 	if ofConnection(err) {

@@ -23,6 +23,7 @@ type importer struct {
 	cat     *catalogue
 	staging *staging
 	limits  layer.Limits // of one layer
+	observe Observer
 }
 
 // ingest brings one examined image into the store.
@@ -128,12 +129,13 @@ func (g *ingest) unpacker(i int) unpack {
 	}
 	rec := g.found.layers[i]
 	d := ocispec.Descriptor{MediaType: rec.MediaType, Digest: digest.Digest(rec.Digest), Size: rec.BlobSize, URLs: g.found.urls[rec.Digest]}
-	return blobUnpacker(g.src, d, g.limits)
+	return blobUnpacker(g.src, d, g.limits, g.received)
 }
 
 func (g *ingest) artifactUnpacker() unpack {
 	return func(ctx context.Context, dir string, st *stage) error {
 		check := func(r io.Reader, d ocispec.Descriptor) (io.Reader, error) {
+			g.received(d.Size)
 			return layer.NewDigester(ctx, newMeter(r, st, d.Size), d.Digest, d.Size, "blob "+d.Digest.String())
 		}
 		archive := artifactTar(ctx, g.src, g.found.parsed.Layers, check)
@@ -142,6 +144,13 @@ func (g *ingest) artifactUnpacker() unpack {
 		res, err := layer.Apply(ctx, dir, io.TeeReader(archive, sum.Hash()), g.limits)
 		st.result, st.rec.TarSize, st.rec.DiffID = res, res.Size, sum.Digest().String()
 		return err
+	}
+}
+
+// received reports bytes of layers that came from a registry; those of an archive do not.
+func (g *ingest) received(n int64) {
+	if repo, ok := g.src.(*registry.Repository); ok {
+		g.observe.received(repo.Registry(), n)
 	}
 }
 

@@ -325,6 +325,12 @@ func (p *layerPool) flush() error {
 // syncNames makes the names of layers durable.
 func (p *layerPool) syncNames() error { return syncPath(p.dir) }
 
+func (p *layerPool) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.layers)
+}
+
 // usage adds up all layers, each once, and the directories around them.
 func (p *layerPool) usage(ctx context.Context) (bytes, inodes uint64, err error) {
 	p.mu.Lock()

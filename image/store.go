@@ -34,6 +34,8 @@ type Options struct {
 	PinnedImages []string
 	// Trust is the policy images must satisfy to be pulled; nil accepts all.
 	Trust *TrustPolicy
+	// Observe is told what is fetched, for metrics. Its functions may be nil.
+	Observe Observer
 
 	// For tests.
 	platform        string        // OS/ARCH[/VARIANT] chosen from indexes; "" is this machine's
@@ -106,10 +108,10 @@ func (s *Store) open(opts Options, want platform) (err error) {
 		return err
 	}
 	s.staging = newStaging(s.pool, newSlots(opts.MaxParallel), s.bg)
-	im := &importer{cat: s.cat, staging: s.staging, limits: opts.limits}
+	im := &importer{cat: s.cat, staging: s.staging, limits: opts.limits, observe: opts.Observe}
 	x := examiner{platform: want, maxLayers: opts.maxLayers}
 	p := &puller{importer: im, examiner: x, client: s.client, trust: opts.Trust}
-	s.pulls = newPulls(s.bg, opts.Trust, p.pull)
+	s.pulls = newPulls(s.bg, opts.Trust, opts.Observe.timed(p.pull))
 	s.loader = &loader{importer: im, examiner: x, bg: s.bg, maxArchive: opts.maxArchive}
 	return nil
 }

@@ -22,8 +22,9 @@ type unpack func(ctx context.Context, dir string, st *stage) error
 // asked for.
 var errDamaged = errors.New("the download was damaged")
 
-// blobUnpacker fetches, verifies and unpacks a layer in one pass.
-func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits) unpack {
+// blobUnpacker fetches, verifies and unpacks a layer in one pass. received is told how
+// many bytes of the blob came, whether or not they were of use.
+func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits, received func(int64)) unpack {
 	return func(ctx context.Context, dir string, st *stage) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -33,6 +34,7 @@ func blobUnpacker(src source, d ocispec.Descriptor, limits layer.Limits) unpack 
 		}
 		defer body.Close() // only read
 		counted := newMeter(body, st, d.Size)
+		defer func() { received(counted.done.Load()) }()
 		checked, err := layer.NewDigester(ctx, counted, d.Digest, d.Size, "layer "+d.Digest.String())
 		if err != nil {
 			return err

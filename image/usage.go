@@ -14,6 +14,11 @@ type Usage struct {
 	Inodes uint64
 }
 
+// Count tells how many images and unpacked layers there are.
+func (s *Store) Count() (images, layers int) {
+	return len(s.List()), s.pool.count()
+}
+
 // Usage adds up all layers, each once, and the records: what du says of images/ and
 // layers/ while nothing is being pulled.
 func (s *Store) Usage(ctx context.Context) (Usage, error) {

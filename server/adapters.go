@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -52,7 +53,20 @@ func (i images) Mount(ctx context.Context, r sandbox.RootfsRequest) error {
 func (i images) Unmount(target string) error { return i.store.Unmount(target) }
 
 // network shows a [cni.Network] as the domain wants to see it.
-type network struct{ cni *cni.Network }
+type network struct {
+	cni *cni.Network
+	// observe is told of every attachment ("add") and detachment ("del"); may be nil.
+	observe func(operation string, took time.Duration, err error)
+}
+
+// timed runs one operation of the plugins and reports how long it took.
+func (n network) timed(operation string, run func() error) {
+	began := time.Now()
+	err := run()
+	if n.observe != nil {
+		n.observe(operation, time.Since(began), err)
+	}
+}
 
 // Ready implements [sandbox.Network].
 func (n network) Ready() error { return n.cni.Ready() }
@@ -63,7 +77,11 @@ func (n network) Attach(ctx context.Context, p sandbox.PodNetwork) (sandbox.Netw
 	if err != nil {
 		return sandbox.NetworkResult{}, err
 	}
-	res, err := n.cni.Add(ctx, req)
+	var res cni.Result
+	n.timed("add", func() error {
+		res, err = n.cni.Add(ctx, req)
+		return err
+	})
 	if errors.Is(err, cni.ErrNotReady) {
 		err = fmt.Errorf("%w: %w", err, sandbox.ErrNotReady)
 	}
@@ -79,7 +97,10 @@ func (n network) Detach(ctx context.Context, p sandbox.PodNetwork) error {
 	if err != nil {
 		req = cni.Request{PodID: p.PodID, NetNS: p.NetNS} // never attached with it; the ID is enough
 	}
-	err = n.cni.Del(ctx, req)
+	n.timed("del", func() error {
+		err = n.cni.Del(ctx, req)
+		return err
+	})
 	if errors.Is(err, cni.ErrNotReady) {
 		err = fmt.Errorf("%w: %w", err, sandbox.ErrNotReady)
 	}

@@ -21,6 +21,7 @@ import (
 	"berth/sandbox"
 	"berth/sandbox/inflight"
 	"berth/server/config"
+	"berth/server/metrics"
 )
 
 // readyWait is how long a call that comes during recovery waits before the
@@ -41,6 +42,7 @@ type node struct {
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
+	metrics *metrics.Instruments // nil: nobody asked for metrics
 
 	closers []closer
 }
@@ -75,7 +77,7 @@ func open(ctx context.Context, cfg config.Config, version string) (_ *node, err 
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.lock, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI,
+		n.lock, n.openMetrics, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -107,6 +109,7 @@ func (n *node) openImages(context.Context) error {
 	store, err := image.Open(image.Options{
 		Root: n.cfg.Root, CertsDirs: n.cfg.CertsDir, Trust: trust,
 		MaxParallel: n.cfg.MaxParallelDownloads, PinnedImages: n.cfg.PinnedImages,
+		Observe: n.observePulls(),
 	})
 	if err != nil {
 		return fmt.Errorf("open the images: %w", err)
@@ -211,7 +214,7 @@ func shimBinary(configured string) (string, error) {
 func (n *node) openPods(context.Context) error {
 	pods, err := sandbox.New(sandbox.Options{
 		Root: n.cfg.Root, State: n.cfg.State,
-		Images: images{n.images}, Network: network{n.network},
+		Images: images{n.images}, Network: network{n.network, n.observeNetwork()},
 		Shims: n.shims, Host: n.host,
 		Calls: n.calls, Handlers: n.cfg.RuntimeHandlers,
 	})
@@ -234,6 +237,7 @@ func (n *node) openCRI(context.Context) error {
 		Version: n.version, CgroupDriver: driver, Handlers: n.cfg.RuntimeHandlers,
 		Features: n.host.Features(), HandlerFeatures: n.host.HandlerFeatures(),
 		StreamAddress: n.cfg.StreamAddress, ReadyWait: readyWait,
+		Observe: n.observeCalls(),
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/oci/flock"
@@ -61,6 +62,7 @@ type Set struct {
 	tasks  sync.WaitGroup
 
 	starting chan struct{} // holds one element while a shim is started
+	replaced atomic.Uint64 // shims that died and have a replacement
 
 	mu    sync.Mutex
 	shims map[string]*Shim // by ID
@@ -150,6 +152,9 @@ func (s *Set) reportGone(id string) {
 }
 
 func (s *Set) report(e Event) {
+	if e.Kind == EventReplaced {
+		s.replaced.Add(1)
+	}
 	select {
 	case s.events <- e:
 	case <-s.ctx.Done():
@@ -171,6 +176,22 @@ func (s *Set) Get(id string) (*Shim, error) {
 	}
 	return sh, nil
 }
+
+// PIDs returns the processes of the shims that serve.
+func (s *Set) PIDs() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var pids []int
+	for _, sh := range s.shims {
+		if p := sh.process; p != nil && !p.isGone() {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
+}
+
+// Replaced counts the shims that died and were replaced since Open.
+func (s *Set) Replaced() uint64 { return s.replaced.Load() }
 
 // ForNewPod returns a shim of the daemon's version that has room for a pod, and starts
 // one if there is none. The room stays reserved until [Shim.RunPod] or [Shim.Release].

@@ -26,6 +26,7 @@ func (c Config) Check() error {
 	if _, _, err := net.SplitHostPort(c.StreamAddress); err != nil {
 		wrong("stream_address", "want host:port (port 0: any free one), not %q", c.StreamAddress)
 	}
+	c.checkMetrics(wrong)
 	switch c.CgroupDriver {
 	case "", "cgroupfs", "systemd":
 	default:
@@ -85,6 +86,24 @@ func (c Config) checkListen(wrong func(key, format string, args ...any)) {
 		wrong("listen", "want unix:///PATH, not %q", c.Listen)
 	case len(path) > maxSocketPath:
 		wrong("listen", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
+	}
+}
+
+// checkMetrics wants an address that only this machine can reach: the text names images
+// and registries, and nobody has to say who he is.
+func (c Config) checkMetrics(wrong func(key, format string, args ...any)) {
+	if c.MetricsAddress == "" {
+		return
+	}
+	if rest, ok := strings.CutPrefix(c.MetricsAddress, "unix://"); ok {
+		if !filepath.IsAbs(rest) || len(rest) > maxSocketPath {
+			wrong("metrics_address", "want unix:///PATH with a path of at most %d bytes, not %q", maxSocketPath, c.MetricsAddress)
+		}
+		return
+	}
+	host, _, err := net.SplitHostPort(c.MetricsAddress)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		wrong("metrics_address", "want unix:///PATH or host:port of the loopback, such as 127.0.0.1:9723, not %q; a proxy that authenticates can serve it to others", c.MetricsAddress)
 	}
 }
 

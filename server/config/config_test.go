@@ -130,6 +130,8 @@ func TestCheck(t *testing.T) {
 		"listen: want unix:///PATH":       func(c *Config) { c.Listen = "tcp://0.0.0.0:1" },
 		"listen: a socket's path may":     func(c *Config) { c.Listen = "unix:///" + strings.Repeat("x", 107) },
 		"stream_address: want host:port":  func(c *Config) { c.StreamAddress = "127.0.0.1" },
+		"metrics_address: want unix:///":  func(c *Config) { c.MetricsAddress = "0.0.0.0:9723" },
+		"want unix:///PATH with a path":   func(c *Config) { c.MetricsAddress = "unix://metrics.sock" },
 		"cgroup_driver: want":             func(c *Config) { c.CgroupDriver = "v2" },
 		"log_level: want 0 to 10":         func(c *Config) { c.LogLevel = -1 },
 		"pods_per_shim: want":             func(c *Config) { c.PodsPerShim = -1 },

@@ -1,0 +1,145 @@
+package server
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/procfs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/image"
+	"berth/sandbox"
+	"berth/server/metrics"
+)
+
+// usageTimeout bounds the measuring of layers that nobody has measured yet, which the
+// first reading after an upgrade may meet.
+const usageTimeout = 5 * time.Second
+
+// openMetrics makes the instruments, if somebody is to read them, before the parts that
+// report to them.
+func (n *node) openMetrics(context.Context) error {
+	if n.cfg.MetricsAddress != "" {
+		n.metrics = metrics.New(n.version)
+	}
+	return nil
+}
+
+// observeCalls is the CRI's reporter; nil without metrics.
+func (n *node) observeCalls() func(method, code string, took time.Duration) {
+	if n.metrics == nil {
+		return nil
+	}
+	return n.metrics.Call
+}
+
+// observeNetwork is the pod network's reporter; nil without metrics.
+func (n *node) observeNetwork() func(operation string, took time.Duration, err error) {
+	if n.metrics == nil {
+		return nil
+	}
+	return n.metrics.Network
+}
+
+// observePulls is the image store's reporter; empty without metrics.
+func (n *node) observePulls() image.Observer {
+	if n.metrics == nil {
+		return image.Observer{}
+	}
+	return image.Observer{Pulled: n.metrics.Pull, Received: n.metrics.Received}
+}
+
+// serveMetrics answers at metrics_address once every part is there.
+func (n *node) serveMetrics(ctx context.Context) error {
+	if n.metrics == nil {
+		return nil
+	}
+	l, err := listenMetrics(ctx, n.cfg.MetricsAddress)
+	if err != nil {
+		return err
+	}
+	kills := &oomKills{}
+	n.aside(ctx, "count of OOM kills", func(ctx context.Context) { kills.follow(ctx, n.pods) })
+	n.metrics.Watch(func() metrics.State { return n.state(ctx, kills) })
+	server := metrics.Serve(l, n.metrics)
+	n.opened("metrics", server.Close)
+	return nil
+}
+
+func listenMetrics(ctx context.Context, address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		return listen(ctx, path)
+	}
+	return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+}
+
+// state counts what is on the node. All but the store's usage comes from memory, and
+// that is what the kubelet asks every few seconds too.
+func (n *node) state(ctx context.Context, kills *oomKills) metrics.State {
+	s := metrics.State{
+		Pods: map[string]int{"ready": 0, "notready": 0}, Containers: map[string]int{"created": 0, "running": 0, "exited": 0, "unknown": 0},
+		InFlight: len(n.calls.Names()), Streams: n.cri.Streams(), OOMKilled: kills.count.Load(), Shims: n.shimState(),
+	}
+	for _, p := range n.pods.Pods() {
+		s.Pods[stateLabel(p.State.String(), "SANDBOX_")]++
+	}
+	for _, c := range n.pods.Containers() {
+		s.Containers[stateLabel(c.State.String(), "CONTAINER_")]++
+	}
+	s.Images, s.Layers = n.images.Count()
+	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
+	defer cancel()
+	usage, err := n.images.Usage(ctx)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Metrics lack the usage of the image store")
+	}
+	s.StoreBytes, s.StoreInodes = usage.Bytes, usage.Inodes
+	return s
+}
+
+// stateLabel is a name of the CRI as a label: CONTAINER_RUNNING is running.
+func stateLabel(name, prefix string) string { return strings.ToLower(strings.TrimPrefix(name, prefix)) }
+
+// shimState measures the shims. One that ends meanwhile is left out.
+func (n *node) shimState() metrics.Shims {
+	s := metrics.Shims{Replacements: n.shims.Replaced()}
+	for _, pid := range n.shims.PIDs() {
+		proc, err := procfs.NewProc(pid)
+		if err != nil {
+			continue
+		}
+		stat, err := proc.Stat()
+		if err != nil {
+			continue
+		}
+		s.Count++
+		s.Memory += uint64(stat.ResidentMemory())
+		if start, err := stat.StartTime(); err == nil && (s.Oldest == 0 || start < s.Oldest) {
+			s.Oldest = start
+		}
+	}
+	return s
+}
+
+// oomKills counts the containers that ended since the daemon started because the kernel
+// killed them for memory.
+type oomKills struct{ count atomic.Uint64 }
+
+// follow counts until ctx ends. When it falls behind, events are lost and it goes on
+// with new ones.
+func (k *oomKills) follow(ctx context.Context, pods *sandbox.Runtime) {
+	for ctx.Err() == nil {
+		for e := range pods.Subscribe(ctx) {
+			if e.Type != runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+				continue
+			}
+			if c, err := pods.Container(e.ContainerID); err == nil && c.Reason == "OOMKilled" {
+				k.count.Add(1)
+			}
+		}
+	}
+}
