@@ -32,13 +32,14 @@ type layerKeeper interface {
 // An image in it refers to its layers.
 type catalogue struct {
 	dir    string
-	pinned []string // see [Options].PinnedImages
 	layers layerKeeper
 
 	now atomic.Pointer[index] // what readers see
 
 	mu  sync.Mutex // held by whoever changes the records and the index
 	seq uint64     // of the last record
+	// pinned is [Options].PinnedImages, or what replaced it.
+	pinned []string
 }
 
 // openCatalogue reads all records under dir, which must exist. What can't be read or
@@ -219,6 +220,14 @@ func (c *catalogue) show(records map[string]*record) *index {
 	ix := newIndex(c.view(), records, c.pinned)
 	c.now.Store(ix)
 	return ix
+}
+
+// pin replaces the patterns of pinned images.
+func (c *catalogue) pin(patterns []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pinned = patterns
+	c.now.Store(c.view().repinned(patterns))
 }
 
 // remove takes an image out, durably; none of that ID is no error.

@@ -79,6 +79,17 @@ func newIndex(old *index, records map[string]*record, pinned []string) *index {
 	return ix
 }
 
+// repinned is the index with images that are pinned as the patterns say.
+func (ix *index) repinned(patterns []string) *index {
+	out := &index{records: ix.records, byID: make(map[string]*Image, len(ix.byID))}
+	for id, img := range ix.byID {
+		changed := *img
+		changed.Pinned = isPinned(ix.records[id], patterns)
+		out.byID[id] = &changed
+	}
+	return newIndex(out, ix.records, patterns)
+}
+
 // reuse gives the image of an unchanged record.
 func (ix *index) reuse(id string, r *record) *Image {
 	if ix == nil {

@@ -50,7 +50,7 @@ type puller struct {
 	*importer
 	examiner
 	client *registry.Client
-	trust  *TrustPolicy
+	trust  *trust
 }
 
 // pull does the work of one pull.
@@ -71,7 +71,7 @@ func (p *puller) pull(ctx context.Context, ref registry.Reference, auth *Auth, t
 	if err != nil {
 		return nil, err
 	}
-	if err := p.trust.allow(ctx, ref, repo, f.root, f.manifest.Digest); err != nil {
+	if err := p.trust.policy().allow(ctx, ref, repo, f.root, f.manifest.Digest); err != nil {
 		return nil, err
 	}
 	job := &ingest{importer: p.importer, src: repo, found: f, name: ref.String(), tag: pullTag(ref), digestName: ref.DigestName(f.root), tell: tell}
@@ -125,7 +125,7 @@ func (p *puller) nameKnown(ctx context.Context, repo *registry.Repository, ref r
 	if r := ix.records[img.ID]; r != nil {
 		digests = append(digests, digest.Digest(r.ManifestDigest))
 	}
-	if err := p.trust.allow(ctx, ref, repo, digests...); err != nil {
+	if err := p.trust.policy().allow(ctx, ref, repo, digests...); err != nil {
 		return nil, err
 	}
 	return p.cat.addNames(img.ID, pullTag(ref), ref.DigestName(d))

@@ -12,7 +12,7 @@ import (
 // pulls are the pulls in progress. Callers that ask for the same share one.
 type pulls struct {
 	bg    *background
-	trust *TrustPolicy
+	trust *trust
 	work  pullWork
 
 	mu    sync.Mutex
@@ -33,7 +33,7 @@ type pull struct {
 	listeners
 }
 
-func newPulls(bg *background, trust *TrustPolicy, work pullWork) *pulls {
+func newPulls(bg *background, trust *trust, work pullWork) *pulls {
 	return &pulls{bg: bg, trust: trust, work: work, byKey: map[string]*pull{}}
 }
 
@@ -45,7 +45,7 @@ func (p *pulls) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.trust.allowName(ref); err != nil {
+	if err := p.trust.policy().allowName(ref); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()

@@ -29,7 +29,7 @@ func callers(p *pulls, name string) int {
 func TestPullsShare(t *testing.T) {
 	begun, gate := make(chan string, 10), make(chan struct{})
 	want := &Image{ID: "sha256:1"}
-	p := newPulls(newBackground(), nil, func(_ context.Context, ref registry.Reference, _ *Auth, tell func(Progress)) (*Image, error) {
+	p := newPulls(newBackground(), newTrust(nil), func(_ context.Context, ref registry.Reference, _ *Auth, tell func(Progress)) (*Image, error) {
 		begun <- ref.String()
 		<-gate
 		tell(Progress{Stage: StageDone})
@@ -72,7 +72,7 @@ func TestPullsShare(t *testing.T) {
 
 func TestPullsEndWithTheLastCaller(t *testing.T) {
 	begun, ended := make(chan struct{}, 10), make(chan error, 10)
-	p := newPulls(newBackground(), nil, func(ctx context.Context, _ registry.Reference, _ *Auth, _ func(Progress)) (*Image, error) {
+	p := newPulls(newBackground(), newTrust(nil), func(ctx context.Context, _ registry.Reference, _ *Auth, _ func(Progress)) (*Image, error) {
 		begun <- struct{}{}
 		<-ctx.Done()
 		ended <- context.Cause(ctx)
@@ -116,7 +116,7 @@ func TestPullsEndWithTheLastCaller(t *testing.T) {
 }
 
 func TestPullsRefuse(t *testing.T) {
-	p := newPulls(newBackground(), &TrustPolicy{Rules: []TrustRule{{Match: "reg.test/bad/*", Reject: true}}}, nil)
+	p := newPulls(newBackground(), newTrust(&TrustPolicy{Rules: []TrustRule{{Match: "reg.test/bad/*", Reject: true}}}), nil)
 	for ref, want := range map[string]error{"reg.test/bad/x": ErrSignature, "reg.test/BAD": ErrInvalidReference} {
 		if _, err := p.Pull(t.Context(), PullRequest{Reference: ref}); !errors.Is(err, want) {
 			t.Errorf("%s gave %v, want %v", ref, err, want)

@@ -72,6 +72,7 @@ type Store struct {
 	staging *staging
 	cat     *catalogue
 	loader  *loader
+	trust   *trust
 	*pulls  // Pull
 }
 
@@ -110,11 +111,20 @@ func (s *Store) open(opts Options, want platform) (err error) {
 	s.staging = newStaging(s.pool, newSlots(opts.MaxParallel), s.bg)
 	im := &importer{cat: s.cat, staging: s.staging, limits: opts.limits, observe: opts.Observe}
 	x := examiner{platform: want, maxLayers: opts.maxLayers}
-	p := &puller{importer: im, examiner: x, client: s.client, trust: opts.Trust}
-	s.pulls = newPulls(s.bg, opts.Trust, opts.Observe.timed(p.pull))
+	s.trust = newTrust(opts.Trust)
+	p := &puller{importer: im, examiner: x, client: s.client, trust: s.trust}
+	s.pulls = newPulls(s.bg, s.trust, opts.Observe.timed(p.pull))
 	s.loader = &loader{importer: im, examiner: x, bg: s.bg, maxArchive: opts.maxArchive}
 	return nil
 }
+
+// SetTrust replaces the policy that images must satisfy to be pulled; nil accepts all.
+// A pull that has begun may still be judged by the one before.
+func (s *Store) SetTrust(p *TrustPolicy) { s.trust.set(p) }
+
+// SetPinned replaces the names of images the kubelet is asked not to collect, see
+// [Options].
+func (s *Store) SetPinned(patterns []string) { s.cat.pin(patterns) }
 
 // lockDir keeps other processes out of the directory until the file is closed.
 func lockDir(dir string) (*os.File, error) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/BurntSushi/toml"
 	"github.com/opencontainers/go-digest"
@@ -28,6 +29,20 @@ type TrustPolicy struct {
 	mu       sync.Mutex
 	verified map[string]bool // "digest rule": signatures found good
 }
+
+// trust holds the policy in force, which may be replaced while images are pulled.
+type trust struct{ now atomic.Pointer[TrustPolicy] }
+
+func newTrust(p *TrustPolicy) *trust {
+	t := &trust{}
+	t.set(p)
+	return t
+}
+
+// policy is nil when all images are accepted.
+func (t *trust) policy() *TrustPolicy { return t.now.Load() }
+
+func (t *trust) set(p *TrustPolicy) { t.now.Store(p) }
 
 // TrustRule is one rule.
 type TrustRule struct {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -33,7 +34,8 @@ const shimsTimeout = 5 * time.Second
 
 // node is all parts of a daemon, opened in this order and closed in reverse.
 type node struct {
-	cfg     config.Config
+	cfg     config.Config                 // that the daemon was started with
+	live    atomic.Pointer[config.Config] // the same with what was reloaded since
 	version string
 	images  *image.Store
 	network *cni.Network
@@ -42,7 +44,8 @@ type node struct {
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
-	metrics *metrics.Instruments // nil: nobody asked for metrics
+	metrics *metrics.Instruments
+	reader  *metrics.Server // nil: metrics are not served
 
 	closers []closer
 }
@@ -70,14 +73,15 @@ func (n *node) close(ctx context.Context) {
 // open takes the directories and makes every part of the daemon. On an error
 // nothing stays open.
 func open(ctx context.Context, cfg config.Config, version string) (_ *node, err error) {
-	n := &node{cfg: cfg, version: version, calls: inflight.New()}
+	n := &node{cfg: cfg, version: version, calls: inflight.New(), metrics: metrics.New(version)}
+	n.live.Store(&cfg)
 	defer func() {
 		if err != nil {
 			n.close(ctx)
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.lock, n.openMetrics, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics,
+		n.lock, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -98,18 +102,14 @@ func (n *node) lock(ctx context.Context) error {
 }
 
 func (n *node) openImages(context.Context) error {
-	var trust *image.TrustPolicy
-	if n.cfg.TrustPolicy != "" {
-		// Without the policy that was asked for nothing may be trusted.
-		var err error
-		if trust, err = image.LoadTrustPolicy(n.cfg.TrustPolicy); err != nil {
-			return fmt.Errorf("trust_policy: %w", err)
-		}
+	trust, err := loadTrust(n.cfg)
+	if err != nil {
+		return err
 	}
 	store, err := image.Open(image.Options{
 		Root: n.cfg.Root, CertsDirs: n.cfg.CertsDir, Trust: trust,
 		MaxParallel: n.cfg.MaxParallelDownloads, PinnedImages: n.cfg.PinnedImages,
-		Observe: n.observePulls(),
+		Observe: image.Observer{Pulled: n.metrics.Pull, Received: n.metrics.Received},
 	})
 	if err != nil {
 		return fmt.Errorf("open the images: %w", err)
@@ -117,6 +117,19 @@ func (n *node) openImages(context.Context) error {
 	n.images = store
 	n.opened("images", func(context.Context) error { return store.Close() })
 	return nil
+}
+
+// loadTrust reads the policy that cfg names; nil when it names none. Without a policy
+// that was asked for nothing may be trusted.
+func loadTrust(cfg config.Config) (*image.TrustPolicy, error) {
+	if cfg.TrustPolicy == "" {
+		return nil, nil
+	}
+	policy, err := image.LoadTrustPolicy(cfg.TrustPolicy)
+	if err != nil {
+		return nil, fmt.Errorf("trust_policy: %w", err)
+	}
+	return policy, nil
 }
 
 func (n *node) openNetwork(context.Context) error {
@@ -214,7 +227,7 @@ func shimBinary(configured string) (string, error) {
 func (n *node) openPods(context.Context) error {
 	pods, err := sandbox.New(sandbox.Options{
 		Root: n.cfg.Root, State: n.cfg.State,
-		Images: images{n.images}, Network: network{n.network, n.observeNetwork()},
+		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host,
 		Calls: n.calls, Handlers: n.cfg.RuntimeHandlers,
 	})
@@ -237,7 +250,7 @@ func (n *node) openCRI(context.Context) error {
 		Version: n.version, CgroupDriver: driver, Handlers: n.cfg.RuntimeHandlers,
 		Features: n.host.Features(), HandlerFeatures: n.host.HandlerFeatures(),
 		StreamAddress: n.cfg.StreamAddress, ReadyWait: readyWait,
-		Observe: n.observeCalls(),
+		Observe: n.metrics.Call,
 	})
 	if err != nil {
 		return err
@@ -249,7 +262,7 @@ func (n *node) openCRI(context.Context) error {
 
 // info is what a verbose Status shows beside the conditions.
 func (n *node) info() map[string]any {
-	out := map[string]any{"config": n.cfg}
+	out := map[string]any{"config": n.live.Load()}
 	conf, err := n.network.LastLoad()
 	if err != nil {
 		out["lastCNILoadStatus"] = err.Error()

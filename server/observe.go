@@ -11,7 +11,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"berth/image"
 	"berth/sandbox"
 	"berth/server/metrics"
 )
@@ -20,57 +19,37 @@ import (
 // first reading after an upgrade may meet.
 const usageTimeout = 5 * time.Second
 
-// openMetrics makes the instruments, if somebody is to read them, before the parts that
-// report to them.
-func (n *node) openMetrics(context.Context) error {
-	if n.cfg.MetricsAddress != "" {
-		n.metrics = metrics.New(n.version)
-	}
-	return nil
-}
-
-// observeCalls is the CRI's reporter; nil without metrics.
-func (n *node) observeCalls() func(method, code string, took time.Duration) {
-	if n.metrics == nil {
-		return nil
-	}
-	return n.metrics.Call
-}
-
-// observeNetwork is the pod network's reporter; nil without metrics.
-func (n *node) observeNetwork() func(operation string, took time.Duration, err error) {
-	if n.metrics == nil {
-		return nil
-	}
-	return n.metrics.Network
-}
-
-// observePulls is the image store's reporter; empty without metrics.
-func (n *node) observePulls() image.Observer {
-	if n.metrics == nil {
-		return image.Observer{}
-	}
-	return image.Observer{Pulled: n.metrics.Pull, Received: n.metrics.Received}
-}
-
-// serveMetrics answers at metrics_address once every part is there.
+// serveMetrics answers at metrics_address, if it is set, once every part is there.
 func (n *node) serveMetrics(ctx context.Context) error {
-	if n.metrics == nil {
-		return nil
-	}
+	kills := &oomKills{}
+	n.aside(ctx, "count of OOM kills", func(ctx context.Context) { kills.follow(ctx, n.pods) })
+	n.metrics.Watch(func() metrics.State { return n.state(ctx, kills) })
 	l, err := listenMetrics(ctx, n.cfg.MetricsAddress)
 	if err != nil {
 		return err
 	}
-	kills := &oomKills{}
-	n.aside(ctx, "count of OOM kills", func(ctx context.Context) { kills.follow(ctx, n.pods) })
-	n.metrics.Watch(func() metrics.State { return n.state(ctx, kills) })
-	server := metrics.Serve(l, n.metrics)
-	n.opened("metrics", server.Close)
-	return nil
+	n.opened("metrics", func(context.Context) error { return n.readBy(nil) })
+	return n.readBy(l)
 }
 
+// readBy serves the metrics at l instead of where they were served; nil: nowhere.
+func (n *node) readBy(l net.Listener) error {
+	var err error
+	if n.reader != nil {
+		err = n.reader.Close()
+		n.reader = nil
+	}
+	if l != nil {
+		n.reader = metrics.Serve(l, n.metrics)
+	}
+	return err
+}
+
+// listenMetrics gives nil for an empty address.
 func listenMetrics(ctx context.Context, address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		return listen(ctx, path)
 	}

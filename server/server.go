@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/signal"
 	"time"
 
@@ -18,15 +19,27 @@ import (
 // change is in flight; a client that streams events never ends by itself.
 const readersTimeout = time.Second
 
+// Start is what a daemon is started with.
+type Start struct {
+	Config  config.Config
+	Version string
+	// Read gives the configuration as its files have it now; it is called at SIGHUP.
+	Read func() (config.Config, error)
+}
+
 // Run serves the CRI until SIGTERM, SIGINT or the end of ctx, then drains and
 // returns nil. An error says why the daemon could not start or had to end.
-func Run(ctx context.Context, cfg config.Config, version string) error {
+func Run(ctx context.Context, start Start) error {
+	cfg, version := start.Config, start.Version
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	// What the daemon does for its pods goes on while it drains.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	dumpOnSignal(life)
+	hangups := make(chan os.Signal, 1) // before anything is open: SIGHUP would end the process
+	signal.Notify(hangups, unix.SIGHUP)
+	defer signal.Stop(hangups)
 
 	began := time.Now()
 	n, err := open(life, cfg, version)
@@ -52,10 +65,14 @@ func Run(ctx context.Context, cfg config.Config, version string) error {
 	klog.FromContext(ctx).Info("Ready", "version", version, "socket", cfg.SocketPath(),
 		"pods", len(n.pods.Pods()), "containers", len(n.pods.Containers()), "took", time.Since(began).Round(time.Millisecond))
 
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve %s: %w", cfg.SocketPath(), err)
-	case <-ctx.Done():
+	for ctx.Err() == nil {
+		select {
+		case err := <-served:
+			return fmt.Errorf("serve %s: %w", cfg.SocketPath(), err)
+		case <-hangups:
+			n.reload(life, start.Read)
+		case <-ctx.Done():
+		}
 	}
 	stop() // a second signal ends the process at once
 	n.drain(life, server)
@@ -65,9 +82,10 @@ func Run(ctx context.Context, cfg config.Config, version string) error {
 // drain lets the calls in flight end, within bounds.
 func (n *node) drain(ctx context.Context, server *grpc.Server) {
 	log := klog.FromContext(ctx)
-	log.Info("Stopping; containers live on", "drainTimeout", n.cfg.DrainTimeout)
+	timeout := n.live.Load().DrainTimeout
+	log.Info("Stopping; containers live on", "drainTimeout", timeout)
 	notify(ctx, daemon.SdNotifyStopping)
-	changes, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
+	changes, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := n.cri.Drain(changes); err != nil {
 		log.Error(err, "Not every call ended in time")

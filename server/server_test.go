@@ -96,7 +96,7 @@ func TestLifeOfADaemon(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, cfg, "v-test") }()
+	go func() { ended <- Run(ctx, Start{Config: cfg, Version: "v-test"}) }()
 	expect(t, told, "READY=1")
 
 	client, err := operator.Dial(cfg.Listen)
@@ -118,7 +118,7 @@ func TestLifeOfADaemon(t *testing.T) {
 
 	other := cfg
 	other.Listen += "2"
-	if err := Run(ctx, other, "v-test"); err == nil || !strings.Contains(err.Error(), "in use by the berthd") {
+	if err := Run(ctx, Start{Config: other, Version: "v-test"}); err == nil || !strings.Contains(err.Error(), "in use by the berthd") {
 		t.Errorf("a second daemon on the same root: %v", err)
 	}
 

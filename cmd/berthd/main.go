@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strconv"
 
@@ -46,29 +47,38 @@ func run(args []string) error {
 		fmt.Println("berthd", version)
 		return nil
 	}
-	cfg, err := config.Load(*file)
-	if err != nil {
-		return err
+	read := func() (config.Config, error) {
+		cfg, err := config.Load(*file)
+		if err != nil {
+			return cfg, err
+		}
+		override(&cfg)
+		return cfg, cfg.Check()
 	}
-	override(&cfg)
-	if err := cfg.Check(); err != nil {
+	cfg, err := read()
+	if err != nil {
 		return err
 	}
 	if *printConfig {
 		return cfg.Print(os.Stdout)
 	}
-	ctx, err := withLogger(cfg.LogLevel)
+	ctx, err := withLogger(cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return err
 	}
 	defer klog.Flush()
-	return server.Run(ctx, cfg, version)
+	return server.Run(ctx, server.Start{Config: cfg, Read: read, Version: version})
 }
 
 // withLogger sets klog up, to standard error, and puts its logger in a context.
-func withLogger(level int) (context.Context, error) {
+func withLogger(level int, format string) (context.Context, error) {
 	fs := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(fs)
 	err := errors.Join(fs.Set("v", strconv.Itoa(level)), fs.Set("logtostderr", "true"))
+	if format == "json" {
+		// klog decides by its own verbosity what is logged; this handler takes all of it.
+		const all = slog.Level(-128)
+		klog.SetSlogLogger(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: all})))
+	}
 	return klog.NewContext(context.Background(), klog.Background()), err
 }

@@ -35,6 +35,9 @@ func (c Config) Check() error {
 	if c.LogLevel < 0 || c.LogLevel > 10 {
 		wrong("log_level", "want 0 to 10, not %d", c.LogLevel)
 	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		wrong("log_format", `want "text" or "json", not %q`, c.LogFormat)
+	}
 	if c.PodsPerShim < 0 {
 		wrong("pods_per_shim", "want 0 (all pods share one shim) or more, not %d", c.PodsPerShim)
 	}

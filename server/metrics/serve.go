@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -50,7 +49,7 @@ func Serve(l net.Listener, m *Instruments) *Server {
 }
 
 // Close ends the server and every connection.
-func (s *Server) Close(context.Context) error {
+func (s *Server) Close() error {
 	err := s.http.Close()
 	<-s.done
 	return err

@@ -319,6 +319,22 @@ func (n *Node) Restart(ctx context.Context) error {
 	}
 }
 
+// Reload has the daemon read its configuration anew, and waits until it has.
+func (n *Node) Reload() error {
+	for len(n.ready) > 0 {
+		<-n.ready
+	}
+	if err := syscall.Kill(n.PID(), syscall.SIGHUP); err != nil {
+		return fmt.Errorf("reload berthd: %w", err)
+	}
+	select {
+	case <-n.ready:
+		return nil
+	case <-time.After(readyTimeout):
+		return fmt.Errorf("berthd did not reload within %v\n%s", readyTimeout, n.Tail(30))
+	}
+}
+
 // pluginDirs are where CNI plugins may be; built ones first.
 func pluginDirs() []string {
 	var dirs []string

@@ -1,0 +1,71 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"berth/server/config"
+)
+
+// reload applies what changed in the configuration's files, as SIGHUP and `systemctl
+// reload` ask for. What can't be read, or can't be had, changes nothing at all. Keys
+// that only a restart applies are named in the log.
+func (n *node) reload(ctx context.Context, read func() (config.Config, error)) {
+	log := klog.FromContext(ctx)
+	notify(ctx, reloading())
+	defer notify(ctx, daemon.SdNotifyReady)
+	changed, restart, err := n.tryReload(ctx, read)
+	if err != nil {
+		log.Error(err, "The configuration was not reloaded, nothing was changed")
+		return
+	}
+	log.Info("The configuration was reloaded", "changed", changed, "needRestart", restart)
+}
+
+// tryReload acquires all that the new configuration needs before it changes anything.
+func (n *node) tryReload(ctx context.Context, read func() (config.Config, error)) (changed, restart []string, err error) {
+	next, err := read()
+	if err != nil {
+		return nil, nil, err
+	}
+	merged, changed, restart := n.live.Load().Reloaded(next)
+	trust, err := loadTrust(merged)
+	if err != nil {
+		return nil, nil, err
+	}
+	var metrics net.Listener
+	moved := slices.Contains(changed, "metrics_address")
+	if moved {
+		if metrics, err = listenMetrics(ctx, merged.MetricsAddress); err != nil {
+			return nil, nil, fmt.Errorf("metrics_address: %w", err)
+		}
+	}
+	n.images.SetTrust(trust) // the policy's file may have changed under its name
+	n.images.SetPinned(merged.PinnedImages)
+	if moved {
+		err = n.readBy(metrics)
+	}
+	n.live.Store(&merged)
+	setVerbosity(merged.LogLevel)
+	return changed, restart, err
+}
+
+// setVerbosity changes klog's verbosity for the whole process.
+func setVerbosity(level int) {
+	var v klog.Level
+	_ = v.Set(strconv.Itoa(level)) // fails only for what is no number
+}
+
+// reloading is the state of sd_notify(3) for a service of the type notify-reload.
+func reloading() string {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // can't fail
+	return fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000)
+}
