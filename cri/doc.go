@@ -35,7 +35,7 @@
 //
 // None. The streaming server listens on a loopback TCP port.
 //
-// # Why a closed port is no error of a port-forward
+// # Why not an error for a closed port of a port-forward
 //
 // A client (client-go) gives up its whole session, with all its connections, when its
 // error stream says anything. The port's connection is closed instead; the log says why.

@@ -1,46 +1,50 @@
-// Package server makes a daemon of the other packages. It is the only one that
-// sees them all.
+// Package server makes a daemon of the other packages. It is the only package that
+// imports all of them.
 //
 // # What it owns
 //
 // The order in which things are opened, taken over from an earlier daemon and
 // closed; the socket and the locks that keep two daemons apart; signals and
 // systemd's notifications; the adapters by which package sandbox uses packages
-// image and cni without knowing them; the built-in default network.
+// image and cni without importing them; the built-in default network.
 //
-// # Start
+// A start takes these steps, in this order:
 //
-//	lock root and state            two daemons on one root would undo each other
-//	images, network, host, shims   shims: those that live are reconnected
-//	listen                         calls wait from here on, none is refused
-//	sandbox.Recover                records read, facts compared, layers held
-//	image sweep, network GC, seeds begun, since it is known now what nobody needs; nothing
-//	                               waits for them: a plugin may hang, a layer be huge
+//	lock root and state            two daemons on one root would undo each other's work
+//	images, network, host, shims   a shim that is alive is connected to again
+//	listen                         calls are accepted, and wait until the daemon is ready
+//	sandbox.Recover                read records, compare them with the kernel, hold layers
+//	image sweep, network GC, seeds these are begun now that it is known what is in use;
+//	                               the start does not wait for them, because a plugin may
+//	                               hang and a layer may be large
 //	ready                          calls proceed, systemd is told READY
 //
-// # End
-//
-// SIGTERM or SIGINT: no new change is begun, those in flight get drain_timeout and,
-// cut short, a few seconds to undo what they began; then the socket closes.
-// Containers live on in their shims; a shim that holds none is asked to leave.
-// SIGUSR1 logs every goroutine's stack.
+// On SIGTERM or SIGINT no new change is begun. Changes in progress get drain_timeout;
+// after that they are cancelled and get a few seconds to undo what they began. Then the
+// socket is closed. Containers keep running in their shims; a shim without pods is asked
+// to exit. On SIGUSR1 the daemon logs the stacks of all goroutines.
 //
 // # Invariants
 //
-//   - One daemon per root and per state directory, by flock, which a killed
-//     daemon can't leave behind. It is waited for, since what that daemon had
-//     just forked shares it for a moment; who has it then is named.
-//   - The socket is replaced only when nobody answers at it, and is never open to
-//     others than root's group, not even while it is made.
-//   - What was opened is closed in reverse order, also when the start fails half way.
+//   - There is one daemon per root and per state directory. A flock(2) sees to it, which
+//     the kernel drops when the daemon is killed. A child that the killed daemon had just
+//     forked may hold the lock a moment longer, so a starting daemon waits a little, and
+//     then fails with the name of the process that holds it.
+//   - An existing socket is replaced only when nothing answers at it. A socket is never
+//     accessible to others than root and its group, not even while it is made.
+//   - What was opened is closed in reverse order, also when the start fails in between.
 //
-// # Locks and files
+// # Locks
 //
-// No mutex of its own. ROOT/berthd.lock and STATE/berthd.lock hold the PID of the
-// owner; the socket is the one of the configuration.
+// No mutex. The flock of each directory is held until the process ends.
+//
+// # Files
+//
+//	ROOT/berthd.lock, STATE/berthd.lock   locked while a daemon runs; the owner's PID
+//	listen (configuration)                the socket of the CRI
 //
 // # Why not socket activation
 //
-// The kubelet retries by itself, and a daemon that is started by its first call
-// would leave the pods of the last boot unattended until then.
+// The kubelet retries by itself. A daemon that is started by its first call would
+// leave the pods of the last boot unattended until that call.
 package server

@@ -182,10 +182,68 @@ func TestEveryPackageHasItsDoc(t *testing.T) {
 			t.Errorf("%s has no doc.go: say what it owns, its invariants, locks, files and why not otherwise", p.ImportPath)
 			continue
 		}
-		for _, part := range []string{"own", "Why"} {
-			if !bytes.Contains(text, []byte(part)) {
-				t.Errorf("%s/doc.go says nothing under %q", p.ImportPath, part)
-			}
+		if fault := docFault(string(text)); fault != "" {
+			t.Errorf("%s/doc.go %s", p.ImportPath, fault)
+		}
+	}
+}
+
+// docSections are the headings of a doc.go, in their order; "# Why not X" follows, once
+// for each alternative X, or once with a list of them.
+var docSections = []struct {
+	title    string
+	required bool
+}{{"What it owns", true}, {"Invariants", true}, {"Locks", false}, {"Files", false}}
+
+// docFault says how the headings of a doc.go differ from the form that all packages
+// share. It is "" when they don't.
+func docFault(text string) string {
+	var titles []string
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		title, ok := strings.CutPrefix(l, "// # ")
+		if !ok {
+			continue
+		}
+		titles = append(titles, title)
+		if i+2 >= len(lines) || lines[i+1] != "//" || len(lines[i+2]) <= len("// ") || strings.HasPrefix(lines[i+2], "// # ") {
+			return "has nothing under # " + title
+		}
+	}
+	for _, s := range docSections {
+		if len(titles) > 0 && titles[0] == s.title {
+			titles = titles[1:]
+		} else if s.required {
+			return "lacks # " + s.title + ", or has it in another place"
+		}
+	}
+	if len(titles) == 0 {
+		return "lacks # Why not X"
+	}
+	for _, title := range titles {
+		if not, ok := strings.CutPrefix(title, "Why not "); !ok || strings.Trim(not, " .") == "" {
+			return "has # " + title + " where only # Why not X may follow"
+		}
+	}
+	return ""
+}
+
+func TestDocFaultsAreFound(t *testing.T) {
+	const owns, inv, locks, files, why = "// # What it owns\n//\n// a\n//\n", "// # Invariants\n//\n// a\n//\n",
+		"// # Locks\n//\n// a\n//\n", "// # Files\n//\n// a\n//\n", "// # Why not X\n//\n// a\npackage x\n"
+	for text, want := range map[string]string{
+		owns + inv + why:                             "",
+		owns + inv + locks + files + why + why:       "",
+		owns + inv + files + locks + why:             "has # Locks where only # Why not X may follow",
+		owns + why:                                   "lacks # Invariants, or has it in another place",
+		inv + owns + why:                             "lacks # What it owns, or has it in another place",
+		owns + inv + files:                           "lacks # Why not X",
+		owns + "// # Invariants\n//\n" + locks + why: "has nothing under # Invariants",
+		owns + inv + "// # Limits\n//\n// a\n" + why: "has # Limits where only # Why not X may follow",
+		owns + inv + "// # Why not ...\n//\n// a\n":  "has # Why not ... where only # Why not X may follow",
+	} {
+		if got := docFault(text); got != want {
+			t.Errorf("docFault(%q) = %q, want %q", text, got, want)
 		}
 	}
 }

@@ -1,11 +1,16 @@
-// Command berth-shim is the parent of pods' processes. berthd starts it, from a
-// sealed memfd, and not people.
+// Command berth-shim is the parent of pods' processes. It is started by berthd, from
+// a sealed memfd, and not by people.
 //
 // # What it owns
 //
-// Being executed in two roles: as the shim, and as libcontainer's init, which
-// must be decided before anything else of the program runs. All the rest is
-// package oci/shim's.
+// The choice between the two roles in which the program is executed: as the shim,
+// and as libcontainer's init process of a container. Everything else is in package
+// oci/shim.
+//
+// # Invariants
+//
+// The role is chosen before anything else of the program runs: the init process is
+// executed with descriptors and namespaces in which nothing else may start.
 //
 // # Files
 //

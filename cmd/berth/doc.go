@@ -1,12 +1,12 @@
-// Command berth is the operator's tool beside crictl: what the CRI has no call
+// Command berth is the operator's tool beside crictl, for what the CRI has no call
 // for. `berth help` lists its subcommands.
 //
 // # What it owns
 //
 // Parsing its arguments and printing answers. The answers come from a running
-// berthd by package cri/operator, or from the machine by the packages hostcheck and
-// explain below this one, which need none. Texts that others wrote are printed
-// through package printable.
+// berthd through package cri/operator, or from the machine through the packages
+// hostcheck and explain, which work without a daemon. Texts that images, containers
+// and registries wrote are printed through package printable.
 //
 // # Invariants
 //
@@ -16,8 +16,8 @@
 //
 // # Files
 //
-// An archive is written beside its final name and renamed, so
-// that a failed export leaves no half of one.
+// An archive is written beside its final name and renamed when it is complete, so
+// that a failed export leaves no incomplete archive.
 //
 // # Why not more of crictl
 //

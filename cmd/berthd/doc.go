@@ -4,10 +4,15 @@
 //
 // # What it owns
 //
-// Reading flags and setting up the log; everything else is package server's.
+// Reading flags and setting up the log; everything else is in package server.
 //
-// # Why no subcommands
+// # Invariants
 //
-// What an operator does to a running daemon is the command berth's, so that
-// this program can be judged as a service alone.
+// It has no logic of its own, so there is nothing in it that a test of package server
+// does not reach.
+//
+// # Why not subcommands
+//
+// What an operator does to a running daemon is in the command berth. This program is
+// only a service, whose flags and exit code a supervisor has to understand.
 package main

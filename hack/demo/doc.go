@@ -9,8 +9,11 @@
 //
 // # What it owns
 //
-// The one image and the one pod it makes. It is a CRI client like any other: of
-// berth's packages it knows only the tests' client.
+// The one image and the one pod it makes.
+//
+// # Invariants
+//
+// It is a CRI client like any other. Of berth's packages it imports only test/client.
 //
 // # Files
 //

@@ -1,7 +1,7 @@
 // Command house prints figures about the source of berth: sizes, shapes of
-// functions and types, tests, and how deep the calls are that matter. `make house`
-// runs it; the numbers before and after a change show what the change did to the
-// reader's work.
+// functions and types, tests, and the number of calls between a request and its
+// effect. `make house` runs it. The figures before and after a change show whether the
+// change made the source easier to read.
 //
 // # What it owns
 //
@@ -25,7 +25,7 @@
 //     a constant of the wire, a function of the standard library), so that renaming
 //     and moving functions leaves it working.
 //
-// # Why a module of its own
+// # Why not in berth's module
 //
-// The call graph needs golang.org/x/tools, which nothing in berth needs.
+// The call graph needs golang.org/x/tools, which nothing else in berth needs.
 package main

@@ -16,18 +16,19 @@
 //   - Journal and tree give back the archive byte for byte ([Assemble]), so that a
 //     layer can be verified against its diffID and exported with it, although its
 //     blob was not kept.
-//   - Memory does not grow with the archive, except for the times of its directories
-//     and the names of files it replaced (4 MiB each).
-//   - The work on a layer is linear in its entries, among which the directories count
-//     that its paths only imply: an element of a path that the kernel can't resolve in
-//     one call, because of links or of what is missing, counts as a step, of which an
-//     archive has 64 per entry. What [Inherit] looks up below is bounded for a layer.
-//     All of it ends with its context.
-//   - No path has more than 255 elements, nor more than 3500 bytes (PATH_MAX is 4096,
-//     with the path of the store before it), nor any name or link target more than
-//     PATH_MAX: every tool can reach, walk and remove what is unpacked.
-//   - Nothing is flushed to disk here: the image store commits all layers of an
-//     image at once.
+//   - Memory does not grow with the archive, except for the modification times of its
+//     directories and the names of the files that it replaced (at most 4 MiB each).
+//   - The work on a layer is linear in the number of its entries. A directory that occurs
+//     only as a part of other entries' paths counts as an entry. The kernel resolves most
+//     paths in one call. Where it can't, because of a symbolic link or a missing
+//     directory, each element of the path that is resolved by itself counts as a step, and
+//     an archive may take 64 steps per entry. The number of lookups that [Inherit] makes
+//     in the layers below is bounded too. All work ends with its context.
+//   - No path in the tree has more than 255 elements or 3500 bytes (PATH_MAX is 4096 and
+//     includes the path of the store). No name and no link target is longer than PATH_MAX.
+//     Every tool can therefore reach, walk and remove what was unpacked.
+//   - Nothing is flushed to disk here: package image flushes all layers of an image at
+//     once.
 //
 // # Locks
 //
@@ -36,34 +37,35 @@
 // # Files
 //
 //	DIR/fs/      the tree; whiteouts are 0/0 character devices, opaque directories
-//	             carry the xattr trusted.overlay.opaque=y; a whiteout in a directory
-//	             that is merged with none below is not there
-//	DIR/journal  everything of the tar stream that is no file content (headers,
-//	             padding, the tail), zstd-compressed, with pointers into fs/
-//	DIR/shadow/  content the archive itself wrote and later replaced; mostly absent
-//	DIR/implied  directories the archive does not describe, until [Inherit] gave them
-//	             the attributes they have below
-//	DIR/whiteouts  whiteouts that were made, until [Inherit] removed those that hide
-//	             nothing
+//	             carry the xattr trusted.overlay.opaque=y; a directory that has no
+//	             counterpart in the layers below has no whiteouts
+//	DIR/journal  everything of the tar stream but the content of files (headers,
+//	             padding, the tail), zstd-compressed, with references to files in fs/
+//	DIR/shadow/  content that the archive wrote and later replaced; mostly absent
+//	DIR/implied  list of the directories that occur in paths only and have no entry of
+//	             their own; [Inherit] copies their attributes from the layers below
+//	             and removes the list
+//	DIR/whiteouts  list of the whiteouts; [Inherit] removes those that hide nothing,
+//	             and the list
 //
-// # Why not ...
+// # Why not X
 //
-//   - mount the parents and unpack into the merged view: then layers could not be
-//     unpacked side by side. What a layer needs from below (the attributes of
-//     directories it only implies) is copied at the end by [Inherit].
-//   - os.Root: it opens every path component on every call, where a cached parent
-//     directory costs none, and has no mknod and no xattr.
-//   - chroot in another process: it costs a process per layer.
-//   - a tar reader of our own: archive/tar is fuzzed by the Go team. Where the data
-//     of a sparse file lies is read off the buffers it passes down, which relies on
-//     more than it promises: see recorder.go for what happens if that changes.
-//   - vbatts/tar-split, which keeps what is needed to give an archive back too: it
-//     refuses archives that name a path twice, which docker build makes, and by its own
-//     description does not give sparse files back. It writes a JSON object per entry, and
-//     has the whole file pass through its own reader, where here a file's data goes from
-//     the tar reader's buffer to the disk.
-//   - keep the blob: it would take the disk space twice.
-//   - compress/gzip: klauspost's inflates the layers of our benchmarks 1.2 to 1.5
-//     times as fast (144 to 116 and 154 to 104 MB/s), and inflating is what a pull
-//     spends most of its time on.
+//   - mount the layers below and unpack into the merged view: then the layers of an image
+//     could not be unpacked in parallel. Only the attributes of directories without an
+//     entry are needed from below; [Inherit] copies them at the end.
+//   - os.Root: it opens every element of a path on every call, while package layer keeps
+//     the directory of the last entry open. It has no mknod and no xattr.
+//   - chroot in another process: that takes a process per layer.
+//   - a tar reader of our own: archive/tar is fuzzed by the Go team. The position of the
+//     data of a sparse file is found by the buffers that archive/tar reads into, which its
+//     documentation does not promise: recorder.go says what happens if that changes.
+//   - vbatts/tar-split, which also keeps what is needed to make an archive again: it
+//     refuses archives that contain a path twice, which docker build makes, and according
+//     to its documentation does not restore sparse files. It writes a JSON object per
+//     entry, and all content passes through its own reader. Here content goes from the
+//     tar reader's buffer to the disk.
+//   - keep the compressed blob: it would take the disk space twice.
+//   - compress/gzip: the package of klauspost/compress decompresses the layers of the
+//     benchmarks 1.2 to 1.5 times as fast (144 against 116 and 154 against 104 MB/s), and
+//     a pull spends most of its time on decompression.
 package layer

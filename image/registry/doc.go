@@ -9,35 +9,37 @@
 //
 // # Invariants
 //
-//   - A registry has one name, however it is written: a [Reference] is in the form that
-//     trust policies, hosts.toml directories, credentials and records compare, and
-//     [Pattern]s are read into it. Names that only the resolver knows to mean one
-//     machine are different registries.
-//   - A credential is sent to one host only, and to the token server that host
-//     names: what a client gives goes to the image's own registry, or to the host
-//     its server_address names; what hosts.toml gives goes to the host of its table.
-//     Headers and credentials are put on a request below the redirects, for exactly
-//     that host and port, so a redirect takes none along.
-//   - A connection is never downgraded from https to http, except for a registry on
-//     the loopback that doesn't speak TLS.
-//   - Hosts that a registry names (redirects, token servers, the URLs of foreign layers)
-//     are connected to only at addresses that are public, or of the kind the registry's
-//     own answer came from (loopback, link-local, private), or listed under
-//     private_redirects in its hosts.toml. The address is judged when it is dialled, and
-//     connections to such hosts are not shared with others. Behind a proxy, which
-//     resolves names itself, only addresses written out are judged.
-//   - A failed request names every host that was tried and why each failed, in up to 600
-//     printable characters each. Of hosts that a registry names, and of a token server
-//     with another host name, what they answered is not told.
-//   - A success is not believed: a page in place of a manifest, bytes of another digest
-//     or length, and answers that end short make the next host be asked; the last one
-//     is asked once more. Only registries that can't be reached, or say 429 or 5xx, are
-//     told as unavailable.
-//   - A token that the registry refuses before its end is renewed, once per request.
-//   - Nothing waits for ever: dialing, response headers (256 KiB) and every read of a
-//     body are bounded. A body must bring 1 KiB/s on average over each minute that is
-//     spent waiting for it, or the connection counts as broken; so does a blob's that
-//     breaks off with less than that since the last time.
+//   - A registry has one name, in whatever way a user writes it. [Parse] brings names into
+//     a canonical form, which trust policies, hosts.toml directories, credentials and
+//     records compare; a [Pattern] is brought into the same form. Two names that only DNS
+//     resolves to the same machine are two registries.
+//   - A credential is sent to one host, and to the token server that this host names.
+//     The credential of a pull request is for the image's registry, or for the host in its
+//     server_address; a credential in hosts.toml is for the host of its table. Headers and
+//     credentials are added to each request by itself, and only if it goes to exactly that
+//     host and port, so that a redirected request carries none.
+//   - https is never replaced by http, except for a registry on the loopback that doesn't
+//     speak TLS.
+//   - A registry can name other hosts: by redirects, as token servers, in the URLs of
+//     foreign layers. Berth connects to such a host only if its address is public, or of
+//     the same kind as the registry's own address (loopback, link-local, private), or in
+//     private_redirects of hosts.toml. The address is checked when it is dialled, and
+//     connections to such hosts are kept in a pool of their own. A proxy resolves names by
+//     itself, so behind a proxy only literal addresses can be checked.
+//   - The error of a failed request names every host that was tried and the reason of each
+//     failure, in up to 600 printable characters each. It does not contain the answers of
+//     hosts that a registry named, nor of a token server with another host name: they
+//     could be answers of internal services.
+//   - An answer with status 200 can still be a failure: a web page in place of a manifest,
+//     bytes of another digest or length, an incomplete body. Then the next host is asked,
+//     or the last host once more. The error is [ErrUnavailable] only when a registry
+//     can't be reached or answers 429 or 5xx.
+//   - A token that the registry refuses before it has expired is replaced, once per
+//     request.
+//   - Every wait is bounded: for a connection, for response headers (at most 256 KiB),
+//     for each read of a body. A body must bring 1 KiB/s on average over each minute of
+//     waiting, otherwise the connection counts as broken. A download that is resumed must
+//     have made the same progress since it was resumed the last time.
 //
 // # Locks
 //
@@ -45,7 +47,7 @@
 //
 // # Why not containerd's core/remotes/docker
 //
-// It is a fetcher that gives a plain ReadCloser, and needs no content store. It was tried
+// It fetches blobs as a plain io.ReadCloser and needs no content store. It was tried
 // (v2.4.2, go1.26, amd64, stripped) in a program that pulls a manifest and three times a
 // layer of 256 MiB over the loopback, and linked into the daemon:
 //
@@ -56,39 +58,43 @@
 //	largest resident memory     9 MB               10 MB; with 3 parts of 8 MiB: 107-118 MB
 //	requests for a tag          GET                HEAD, then GET
 //
-// The measurements of time were the same within their spread. Of the five things that
-// must not be lost, three can be kept by round-trippers below it: Retry-After (it retries
-// 429 at once, so the round-tripper would wait), credentials per host and their helpers
-// (all but a bearer token given as it is), and no plain HTTP that was not asked for. Two
-// can't:
+// The times were the same within their spread. Berth needs five features. Three of them
+// can be provided by an http.RoundTripper below containerd's client: Retry-After (the
+// client retries 429 at once, so the round-tripper would wait), credentials and credential
+// helpers per host (except for a bearer token of the user), and no plain HTTP unless it
+// was configured. Two can't:
 //
-//   - The error is the first host's alone; what the others said is lost above the
-//     round-tripper, as are bytes of the wrong digest, for which no other host is asked.
-//   - Whether a layer comes in parts is decided before its first byte, from the
-//     configuration. Deciding by the rate that is measured would mean to fetch the parts
-//     below it: the code of this package again.
+//   - The errors of all hosts. The client returns the error of the first host. It also asks
+//     no other host after bytes of the wrong digest.
+//   - Parallel parts only for slow downloads. The client decides by its configuration,
+//     before the first byte, whether a layer is fetched in parts. To decide by the measured
+//     rate, the parts would have to be fetched below the client, by the code that this
+//     package has.
 //
-// And the URLs of foreign layers are fetched with http.DefaultClient, past every
-// round-tripper: a manifest could have this machine connect to any address.
+// The client also fetches the URLs of foreign layers with http.DefaultClient, without the
+// round-tripper: a manifest could make this machine connect to any address.
 //
 // # Why not go-containerregistry's remote
 //
-// Of that library the packages name (references) and types (media types) are used.
-// Where name is laxer or stricter than wanted, this package says so beside the call: it
-// lets pass hosts and repositories that are neither directory names nor paths of URLs.
-// Its package remote knows one host per registry where hosts.toml names several, each
-// with its own certificates, headers, credentials and capabilities; it asks /v2/ before
-// anything else, a round trip per pull; it turns to plain HTTP for any private address; it
-// has no ranges, and so can neither resume a blob nor fetch it in parts; it does not wait
-// as long as Retry-After says.
+// The packages name (references) and types (media types) of that library are used.
+// Package name accepts hosts and repositories that are neither names of directories nor
+// paths of URLs, and refuses some that are valid; comments at the calls say how that is
+// corrected.
 //
-// Its package remote/transport could read challenges and exchange tokens, but is made for
-// a client that asks /v2/ first and for one registry at one address: it had to be shown
-// an invented answer and a false name. The two protocols are 100 lines here.
+// Its package remote has one host per registry, while hosts.toml lists several, each with
+// certificates, headers, credentials and capabilities of its own. It asks for /v2/ before
+// anything else, which is a round trip per pull. It uses plain HTTP for any private
+// address. It makes no range requests, so it can neither resume a blob nor fetch it in
+// parts. It does not wait for the time in Retry-After.
 //
-// # Why not ...
+// Its package remote/transport can read challenges and request tokens, but expects a
+// client that asks for /v2/ first and one address per registry. It could be used only with
+// a made-up answer to /v2/ and a made-up registry name. The two protocols are 100 lines
+// in this package.
 //
-//   - authn's keychains: the default one reads the home directory's docker
-//     configuration, which is nobody's of a daemon; the one for helpers takes a helper
-//     that fails for one that has nothing.
+// # Why not the keychains of go-containerregistry's authn
+//
+// The default keychain reads docker's configuration in the home directory, and a daemon
+// has none. The keychain for credential helpers does not tell a helper that failed from a
+// helper that has no credentials.
 package registry

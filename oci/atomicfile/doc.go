@@ -1,4 +1,5 @@
-// Package atomicfile is the only way berth writes a record.
+// Package atomicfile reads and writes berth's records: JSON files that are replaced as a
+// whole. Records are written by this package only.
 //
 // # What it owns
 //
@@ -17,8 +18,8 @@
 // None. Two writers of one path do not damage the file, but the last one wins. Each record
 // of berth therefore has exactly one writer.
 //
-// # Why not X
+// # Why not a database
 //
-// Why not a database: the records of a pod are removed with its directory, an operator
-// reads them with cat, and one broken record costs one pod.
+// The records of a pod are removed with its directory, an operator reads them with cat,
+// and one broken record costs one pod.
 package atomicfile

@@ -2,9 +2,9 @@
 //
 // # What it owns
 //
-// The one walk that berth makes through such a tree: [Measure], which finds what du would,
-// and [Remove]. A container can make a tree of any shape and keep changing it, so neither
-// may cost more than the size of the tree, whatever its shape.
+// The walk through such a tree, which [Measure] (the usage that du would find) and [Remove]
+// share. A container can make a tree of any shape and change it during the walk. Time and
+// memory must nevertheless depend on the size of the tree only.
 //
 // # Invariants
 //
@@ -13,20 +13,22 @@
 //     are kept, 24 bytes. Such a level is opened again by ".." and compared with these. The
 //     kernel thereby walks each edge twice, so the time is linear.
 //   - A directory is listed in pieces of bufferSize, never as a whole.
-//   - Levels below deepest are not kept at all. Measure leaves them out: the levels above
-//     take gigabytes by then, which is noticed. Remove first moves such a subtree up to the
-//     root.
+//   - Levels below the constant deepest are not kept at all. Measure leaves them out: the
+//     directories above them already take gigabytes, so the usage is high anyway. Remove
+//     first moves such a subtree up to the root.
 //   - Nothing is followed: no symbolic link and no mount point (openat2 refuses both), and
 //     no ".." that leads elsewhere than the walk came from.
 //   - Only directories are opened, so a FIFO or a device can't block or be touched.
 //   - Both end with their context. Remove can be repeated and then goes on.
 //
-// # Why not X
+// # Why not os.RemoveAll and filepath.WalkDir
 //
-// Why not os.RemoveAll and filepath.WalkDir: they recurse, hold a descriptor or a path for
+// They recurse, hold a descriptor or a path for
 // each level, and read a directory as a whole. A deep tree ends the process or can't be
 // removed.
 //
-// Why not open levels by their path from the root instead of by "..": that is quadratic in
-// the depth, and a path is limited by PATH_MAX while a tree is not.
+// # Why not open levels by their path from the root
+//
+// That is quadratic in the depth, and a path is limited by PATH_MAX while a tree is not.
+// Levels are opened by ".." instead.
 package dirtree

@@ -11,7 +11,7 @@
 //   - A lock file is never removed while it may be locked: two processes could then lock
 //     two files of the same name.
 //
-// # Why not X
+// # Why not a file with a PID in it
 //
-// Why not a file with a PID in it: the PID may be of another process by now.
+// The PID may have been reused for another process.
 package flock

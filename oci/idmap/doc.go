@@ -1,4 +1,5 @@
-// Package idmap is the one form in which berth passes the ID maps of user namespaces on.
+// Package idmap has the ID map of a user namespace, in the form in which berth's packages
+// pass it on.
 //
 // # What it owns
 //
@@ -6,10 +7,10 @@
 //
 // # Invariants
 //
-// The JSON form is part of the wire between daemon and shim, so it only grows.
+// The JSON form is part of the protocol between daemon and shim, which may be of different
+// versions: fields are added to it, and none is removed or renamed.
 //
-// # Why not X
+// # Why not the types of the CRI or the runtime-spec
 //
-// Why not the types of the CRI or the runtime-spec everywhere: the shim must not link the
-// CRI, and package image needs neither.
+// The shim must not link the CRI, and package image needs neither of the two.
 package idmap

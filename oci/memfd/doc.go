@@ -6,11 +6,11 @@
 //
 // # Invariants
 //
-// The file of a nil error is complete and can be executed. It can be written to by
-// nobody, not even by root.
+// If the error is nil the file is complete and can be executed. Nobody can write to it,
+// not even root.
 //
-// # Why not X
+// # Why not execute the file itself
 //
-// Why not the file itself: a container can open the file that a process of its PID
-// namespace was executed from (/proc/PID/exe), as CVE-2019-5736 showed.
+// A container can open the file from which a process in its PID namespace was executed
+// (/proc/PID/exe), and could overwrite it, as CVE-2019-5736 showed.
 package memfd

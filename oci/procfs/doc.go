@@ -1,18 +1,19 @@
-// Package procfs reads what /proc tells of a process and of this boot, where berth
-// has to know whether a recorded process is still that process.
+// Package procfs reads the state of a process and the ID of this boot from /proc. With
+// them berth decides whether the PID in a record is still the process of that record.
 //
 // # What it owns
 //
-// The form of /proc/PID/stat and of the boot ID. A PID is used again after its
-// process; a PID with its start time and the boot ID is not.
+// The parsers of /proc/PID/stat (proc_pid_stat(5)) and of the boot ID. The kernel reuses
+// the PID of a process that has ended, but a PID together with the start time of the
+// process and the boot ID is unique.
 //
 // # Invariants
 //
 //   - It reads files of the kernel only, none that a workload could have replaced.
 //   - It holds nothing: each call reads anew.
 //
-// # Why not a library
+// # Why not prometheus/procfs
 //
-// prometheus/procfs reads all 52 fields of stat and is as large as the shim's own
-// code; four of them are needed.
+// It reads all 52 fields of stat, of which four are needed, and is as large as the shim's
+// own code.
 package procfs

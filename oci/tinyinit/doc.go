@@ -21,13 +21,15 @@
 // ROOT/init-HASH, mode 0555. HASH is of the content, so a daemon of another version never
 // changes the file that running containers have mounted. The files of older versions stay.
 //
-// # Why not X
+// # Why not below /run
 //
-// Why not below /run: distributions mount that noexec.
+// Distributions mount it noexec.
 //
-// Why not a package of the distribution (tini, dumb-init, catatonit): it would be one more
-// thing to install, for a feature of 150 lines.
+// # Why not tini, dumb-init or catatonit
 //
-// Why not by default: the image decides what PID 1 is, and pods can set
-// shareProcessNamespace.
+// Each would be one more package to install, for a feature of 150 lines.
+//
+// # Why not by default
+//
+// The image decides which program is PID 1, and pods can set shareProcessNamespace.
 package tinyinit

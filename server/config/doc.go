@@ -18,7 +18,7 @@
 //     error that names file, line and key and says what to change.
 //   - What [Config.Print] writes is a file [Load] reads back to the same Config.
 //
-// # Locks and files
+// # Files
 //
 // None; it reads the file it is given with its drop-ins and writes nothing.
 //
@@ -33,7 +33,7 @@
 // (log level, metrics) or together with other parts of a fleet (trust policy, pinned
 // images) have the tag reload; registries' files are read anew for every pull.
 //
-// # Why a package of its own
+// # Why not in package server
 //
-// `berth check` judges a configuration without linking the daemon.
+// `berth check` checks a configuration and must not link the daemon for it.
 package config

@@ -20,8 +20,8 @@
 //
 // # Invariants
 //
-//   - Nothing is asserted: a figure that misses its goal is printed as missed,
-//     the exit code stays 0. Only a failed call is an error.
+//   - A figure that misses its goal is printed as missed, and the exit code stays 0.
+//     Only a failed call is an error.
 //   - Runtimes take turns within every measure, and who begins alternates.
 //   - Both get the same pod and container requests, image bytes, registry, CNI
 //     plugins and configuration (bridge names and subnets differ), and roots on
@@ -40,10 +40,12 @@
 // state, socket, net.d, certs.d, logs), floor/. $TMPDIR/berth-bench-* holds the
 // pull onto the real disk.
 //
-// # Why not another way
+// # Why not X
 //
-//   - critest -benchmark: one runtime a run, no turns, no memory, no floors.
-//   - go test -bench: needs a goal for ns/op, and a measure here is a distribution.
-//   - the machine's own containerd: its state, load and configuration are not ours.
-//   - a cgroup namespace: runtimes would see paths they never see on a node.
+//   - critest -benchmark: it measures one runtime per run, does not alternate between
+//     runtimes, and measures neither memory nor the floors.
+//   - go test -bench: it reports one mean (ns/op), and the results here are distributions.
+//   - the containerd that is installed on the machine: its state, load and configuration
+//     are unknown.
+//   - a cgroup namespace: the runtimes would see cgroup paths that no node has.
 package main

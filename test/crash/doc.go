@@ -1,6 +1,6 @@
 // Package crash is the crash matrix: the daemon, its shims and the machine are
 // killed at every step of every verb, and what is found afterwards is judged by
-// facts of the kernel, not by what the daemon says of itself.
+// facts of the kernel, not by the daemon's own answers.
 //
 // # What it owns
 //
@@ -21,16 +21,16 @@
 //
 // # Invariants
 //
-//   - After a restart a pod or container is there whole or not at all; the retry
-//     of the call that was cut short succeeds.
-//   - When all is removed, the facts (processes, mounts, links, NAT rules,
+//   - After a restart a pod or container exists completely or not at all; the retry
+//     of the interrupted call succeeds.
+//   - When everything was removed, the facts (processes, mounts, links, NAT rules,
 //     address leases, cgroups, files) are those from before the first call.
-//   - Waits are for events; where the kernel has none, facts are read again
-//     until they are as they should be, within a bound.
+//   - The tests wait for events. Where the kernel has none, facts are read again
+//     until they are as wanted, for a bounded time.
 //
-// # Why ptrace and not strace or fault points in the code
+// # Why not strace, or fault points in the code
 //
-// strace -f would follow the plugins and the shim as well, whose kills are other
-// rows, and is not installed everywhere. Fault points test the steps that their
-// author thought of, and would be in the product.
+// strace -f would trace the plugins and the shim as well, which other tests kill, and is
+// not installed everywhere. Fault points test only the steps that their author thought
+// of, and would be part of the shipped program. ptrace(2) has neither fault.
 package crash

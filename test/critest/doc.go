@@ -6,8 +6,11 @@
 //
 // Building critest (in the nested module tool, whose go.mod pins it), a registry
 // with every image it wants (test/registry), a berthd of its own (test/node),
-// and the report. It fails when a spec fails or when something is left on the
-// machine afterwards.
+// and the report.
+//
+// # Invariants
+//
+// It fails when a spec fails or when something is left on the machine afterwards.
 //
 // # Files
 //
@@ -15,11 +18,11 @@
 //	bin/critest-report.json     ginkgo's report of the last run
 //	bin/critest.log             what the suite printed
 //
-// # Why one literal of critest is replaced
+// # Why not critest exactly as released
 //
-// The spec "public image with digest should be pulled and removed" has the
-// digest of an image in a registry that this test must not need. Its bytes can't
-// be made here, and a runtime that accepted others under that digest would be
-// broken. The build overlays the one file with the digest of our own image; all
-// else is critest as released.
+// The spec "public image with digest should be pulled and removed" names the digest
+// of an image in a public registry, which this test must not need. The bytes of that
+// image can't be made here, and a runtime that accepted other bytes under its digest
+// would be broken. The build therefore replaces the digest in that one file by the
+// digest of an image made here. Everything else is critest as released.
 package main

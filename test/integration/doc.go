@@ -1,6 +1,6 @@
 // Package integration tests berth as its clients see it: bin/berthd through
 // its CRI socket, images from a real registry on loopback, assertions against
-// the kernel where it knows better than the daemon.
+// what the kernel reports, where it can differ from what the daemon answers.
 //
 // # What it owns
 //
@@ -29,8 +29,8 @@
 //
 // events.mu guards what the event stream has sent.
 //
-// # Why not table-driven from critest
+// # Why not critest alone
 //
-// critest shows conformance, with sleeps of seconds. These tests show what it
-// does not ask for: exactness, restarts, refusals, and that nothing stays.
+// critest tests conformance, with sleeps of seconds. These tests check what it does not
+// ask for: exact values, restarts, refused requests, and that nothing is left behind.
 package integration

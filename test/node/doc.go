@@ -32,7 +32,7 @@
 //	DIR/{root,run,net.d,certs.d,logs,berthd.log}  gone after Close; berthd.log is
 //	copied to $BERTH_TEST_LOGS when that is set
 //
-// # Why the keeper is the test binary
+// # Why not a keeper program of its own
 //
-// A program of its own would have to be built first by whoever types go test.
+// It would have to be built before `go test` could be run. The keeper is the test binary.
 package node

@@ -3,15 +3,21 @@
 //
 // # What it owns
 //
-// Nothing: where a program goes and when it is removed is its caller's.
+// The command that builds a program. The caller chooses where the program is written
+// and removes it.
+//
+// # Invariants
+//
+// A program is built with the flags of the Makefile, so that tests run what is shipped.
 //
 // # Files
 //
-// With $BERTH_TEST_PROGRAMS set nothing is built: that directory has the
-// programs already, each under the path of its package. So precompiled tests
-// (test/attack) run on machines without Go.
+// If $BERTH_TEST_PROGRAMS is set, nothing is built: that directory has the programs
+// already, each under the path of its package. Precompiled tests (test/attack) use this
+// on machines without Go.
 //
 // # Why not in each package of tests
 //
-// Three packages of tests start programs, and precompiled tests need one way in all of them.
+// Three packages of tests start programs, and precompiled tests must find the programs
+// in the same way in all of them.
 package program

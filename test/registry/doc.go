@@ -18,14 +18,13 @@
 //   - Layers are the same bytes for the same files: times, owners and order are
 //     fixed here.
 //
-// # Why Debian's busybox and not busybox-static
+// # Why not busybox-static
 //
 // critest masks /bin/ls and expects the shell to fail at running it. The shell
 // of busybox-static prefers its own ls to the one in PATH and does not notice.
 //
-// # Why one digest of critest is replaced
+// # Why not every digest that critest asks for
 //
-// One spec pulls an image of its own registry by digest. Its bytes can't be made
-// here, and a runtime that took others for them would be broken; so critest is
-// built with the digest of our image instead, see test/critest.
+// One spec pulls an image by a digest whose bytes can't be made here. Package
+// test/critest replaces that digest in critest by the digest of an image made here.
 package registry

@@ -4,10 +4,15 @@
 //
 // # What it owns
 //
-// Nothing beyond its own process.
+// The small tests, a function each. It keeps nothing beyond its own process.
+//
+// # Invariants
+//
+// It reports what the kernel answered and does not judge it: the test that started it
+// knows what was wanted.
 //
 // # Why not test/registry/probe
 //
-// That program is part of test images, whose digests would change with every test
-// that is added to it.
+// The other program is part of test images, whose digests would change with every
+// small test that is added to it.
 package main

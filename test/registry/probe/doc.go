@@ -4,7 +4,11 @@
 //
 // # What it owns
 //
-// Nothing beyond its own process.
+// Those two tasks. It keeps nothing beyond its own process.
+//
+// # Invariants
+//
+// Its bytes are part of test images. A change of it changes their digests.
 //
 // # Why not a script
 //
