@@ -23,12 +23,14 @@ import (
 type archive struct {
 	open  func(name string) (io.ReadCloser, int64, error)
 	close func() error
-	// alias names files for the digests a docker archive has no names for.
+	// alias gives the file of a digest, for docker archives, whose files are not named
+	// by their digests.
 	alias map[digest.Digest]string
-	// known are files whose digest was computed; images of one archive share them.
+	// known are the files whose digest was computed, by name. The images of one archive
+	// can share files.
 	known map[string]ocispec.Descriptor
-	// made is the manifest berth wrote for the image being loaded, of a docker archive
-	// that has none.
+	// made is the manifest that berth made for the image being loaded. Docker archives
+	// contain none.
 	made registry.Manifest
 }
 
@@ -36,7 +38,8 @@ func newArchive(open func(string) (io.ReadCloser, int64, error), done func() err
 	return &archive{open: open, close: done, alias: map[digest.Digest]string{}, known: map[string]ocispec.Descriptor{}}
 }
 
-// openDirArchive reads an unpacked archive; links do not lead out of it.
+// openDirArchive opens an unpacked archive. Symbolic links that lead out of dir are
+// refused (os.Root).
 func openDirArchive(dir string) (*archive, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -59,10 +62,10 @@ func openDirArchive(dir string) (*archive, error) {
 	return newArchive(open, root.Close), nil
 }
 
-// openTarArchive reads a tar file, compressed or not. What can't be read at will
-// (a pipe, a compressed file) is copied to a nameless file under spool while its index
-// is made, to the end of the tar archive, whatever follows it; of all there is, at
-// most limit bytes are read.
+// openTarArchive opens a tar file, compressed or not, and makes an index of it. A source
+// without random access (a pipe, a compressed file) is meanwhile copied to an unnamed file
+// in the directory spool, up to the end of the tar archive. At most limit bytes are read,
+// uncompressed.
 func openTarArchive(ctx context.Context, r io.Reader, spool string, limit int64) (*archive, error) {
 	file, ok := r.(*os.File)
 	if ok {
@@ -116,7 +119,7 @@ func spoolTar(ctx context.Context, r io.Reader, dir string, limit int64) (*os.Fi
 	}
 	s := &spool{r: plain, w: f, limit: limit}
 	files, err := indexTar(ctx, s, s.at)
-	if err == nil { // for the check sums of the compression, and so that the sender is done
+	if err == nil { // verifies the checksum of the compression, and lets the sender finish
 		s.w = io.Discard
 		_, err = io.Copy(io.Discard, &contextReader{ctx, s})
 	}
@@ -126,7 +129,7 @@ func spoolTar(ctx context.Context, r io.Reader, dir string, limit int64) (*os.Fi
 	return f, files, nil
 }
 
-// spool passes on what it reads, and keeps it.
+// spool is a reader that copies what it reads to a file.
 type spool struct {
 	r     io.Reader
 	w     io.Writer
@@ -147,7 +150,7 @@ func (s *spool) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// contextReader ends with its context.
+// contextReader is a reader that fails when its context has ended.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -170,7 +173,7 @@ const (
 	maxArchiveNames   = 8 << 20 // bytes, of all together
 )
 
-// indexer notes where each file of a tar archive lies.
+// indexer collects the position of each file of a tar archive.
 type indexer struct {
 	files   map[string]section
 	links   map[string]string
@@ -178,9 +181,9 @@ type indexer struct {
 	bytes   int // of names
 }
 
-// indexTar notes where each file of the archive lies; at tells how much of it was read.
-// Links inside it, which old docker archives use for layers that occur twice, are
-// followed.
+// indexTar returns the position of each file in the archive, by its name; at returns how
+// many bytes of the archive were read so far. Links are followed inside the archive: old
+// versions of docker use them for a layer that occurs twice.
 func indexTar(ctx context.Context, r io.Reader, at func() int64) (map[string]section, error) {
 	ix := indexer{files: map[string]section{}, links: map[string]string{}}
 	tr := tar.NewReader(&contextReader{ctx, r})
@@ -233,7 +236,7 @@ func (ix *indexer) add(hdr *tar.Header, off int64) error {
 	return nil
 }
 
-// position reads a file and can skip, which the tar reader uses.
+// position reads a file. It has a Seek method, with which the tar reader skips content.
 type position struct {
 	f   *os.File
 	off int64
@@ -268,7 +271,7 @@ func (p *position) Seek(off int64, whence int) (int64, error) {
 	return off, nil
 }
 
-// readFile reads a small file whole.
+// readFile reads a file of at most [registry.MaxDocument] bytes.
 func (a *archive) readFile(name string) ([]byte, error) {
 	r, size, err := a.open(name)
 	if err != nil {

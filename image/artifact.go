@@ -10,8 +10,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// artifactLayers makes one layer of all the artifact's blobs, each a file named by
-// its title annotation (as ORAS does), or by its digest.
+// artifactLayers makes one layer of all blobs of an artifact. Each blob becomes a file,
+// whose name is the blob's title annotation (as with the ORAS client) or else its digest.
 func (f *found) artifactLayers() error {
 	var size int64
 	for _, d := range f.parsed.Layers {
@@ -24,8 +24,9 @@ func (f *found) artifactLayers() error {
 	return nil
 }
 
-// artifactTar gives the artifact's blobs as one archive, verified on the way; title
-// names lead nowhere outside, as with any archive.
+// artifactTar returns a tar stream of the artifact's blobs, each of which is verified while
+// it is read. A title may contain ".." or a slash: package layer keeps the name of every
+// entry inside the layer.
 func artifactTar(ctx context.Context, src source, blobs []ocispec.Descriptor, check func(io.Reader, ocispec.Descriptor) (io.Reader, error)) io.ReadCloser {
 	pr, pw := io.Pipe()
 	go func() { // ends when the reader closes or ctx does

@@ -5,13 +5,13 @@ import (
 	"sync"
 )
 
-// background is what an open store does on its own account: pulls, layers in the making
-// and deletions, which go on when the call that began them has returned. All of it ends
-// with the store, and [background.stop] waits for it.
+// background is the work of a store that can continue after the call that started it has
+// returned: pulls, the making of layers, and deletions. It is cancelled when the store is
+// closed, and [background.stop] waits until it has ended.
 type background struct {
 	ctx     context.Context // ends with the store
 	cancel  context.CancelFunc
-	running sync.WaitGroup // goroutines, which end soon after ctx, and calls that need the store open
+	running sync.WaitGroup // goroutines, which end soon after ctx, and calls during which the store must stay open
 }
 
 func newBackground() *background {
@@ -20,7 +20,7 @@ func newBackground() *background {
 	return b
 }
 
-// stop cancels everything and waits until it has ended.
+// stop cancels the work and waits until it has ended.
 func (b *background) stop() {
 	b.cancel()
 	b.running.Wait()

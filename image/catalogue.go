@@ -17,19 +17,21 @@ import (
 	"berth/oci/atomicfile"
 )
 
-// badSuffix is of records that can't be used.
+// badSuffix is appended to the file names of records that can't be used.
 const badSuffix = ".bad"
 
 // layerKeeper keeps the layers that images refer to. A [layerPool] is one.
 type layerKeeper interface {
-	// ref keeps layers; it fails, and keeps none, when one is not there.
+	// ref adds a reference to each layer, so that none of them is deleted. If one of them
+	// does not exist it fails with [ErrNotFound] and adds no reference.
 	ref(layers []layerRecord) error
-	// unref ends that. It may take long, and is called without a lock.
+	// unref removes a reference from each layer (ChainIDs), and deletes those without
+	// references. That can take long, so it is called while no lock is held.
 	unref(chains []string)
 }
 
-// catalogue owns ROOT/images: the records of the images, and which image has which name.
-// An image in it refers to its layers.
+// catalogue owns ROOT/images: the records of the images, with the names of each. Every
+// image in it holds a reference to each of its layers.
 type catalogue struct {
 	dir    string
 	layers layerKeeper
@@ -42,8 +44,9 @@ type catalogue struct {
 	pinned []string
 }
 
-// openCatalogue reads all records under dir, which must exist. What can't be read or
-// lacks a layer is left out: it is moved aside, so that the image is pulled again.
+// openCatalogue reads all records in dir, which must exist. A record that can't be read,
+// or whose layers are not all there, is renamed with [badSuffix] and left out, so that the
+// image is pulled again.
 func openCatalogue(dir string, pinned []string, layers layerKeeper) (*catalogue, error) {
 	c := &catalogue{dir: dir, pinned: pinned, layers: layers}
 	entries, err := os.ReadDir(dir)
@@ -62,7 +65,7 @@ func openCatalogue(dir string, pinned []string, layers layerKeeper) (*catalogue,
 			if err == nil {
 				err = layers.ref(r.Layers)
 			}
-			if err != nil { // put out of the way, for check to report
+			if err != nil { // renamed, so that Check reports it
 				os.Rename(path, path+badSuffix) //nolint:errcheck // on a read-only disk it stays
 				continue
 			}
@@ -75,7 +78,7 @@ func openCatalogue(dir string, pinned []string, layers layerKeeper) (*catalogue,
 	return c, nil
 }
 
-// view gives what is in the catalogue now; it does not change afterwards.
+// view returns the present content of the catalogue as an immutable index.
 func (c *catalogue) view() *index { return c.now.Load() }
 
 func (c *catalogue) path(id string) string {
@@ -100,7 +103,8 @@ func (c *catalogue) readRecord(path string) (*record, error) {
 	return r.slim(), nil
 }
 
-// withDocuments gives a record of the catalogue with its documents, from its file.
+// withDocuments reads the file of a record and returns the record with manifest and
+// configuration, which are not kept in memory.
 func (c *catalogue) withDocuments(r *record) (*record, error) {
 	if r.Manifest != nil {
 		return r, nil
@@ -114,7 +118,7 @@ func (c *catalogue) withDocuments(r *record) (*record, error) {
 	return &full, nil
 }
 
-// record gives the record of an image with its documents.
+// record returns the record of the image with this ID, with manifest and configuration.
 func (c *catalogue) record(id string) (*record, error) {
 	r := c.view().records[id]
 	if r == nil {
@@ -131,7 +135,7 @@ func (c *catalogue) writeRecord(r *record) error {
 	return classify(atomicfile.Write(c.path(r.ID), full))
 }
 
-// eraseRecord makes the image vanish for good.
+// eraseRecord removes the file of a record, durably.
 func (c *catalogue) eraseRecord(id string) error {
 	if err := os.Remove(c.path(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return classify(err)
@@ -139,9 +143,9 @@ func (c *catalogue) eraseRecord(id string) error {
 	return classify(syncPath(c.dir))
 }
 
-// mendTags leaves each tag with the image that got it last: a crash between two
-// writes may have left it with two. That is written down, or the tag would be back
-// with the older one as soon as the newer is removed.
+// mendTags removes each tag that two records have from the older record, as a crash
+// between the writes of two records can leave it in both. The older record is written
+// again: otherwise the older image would get the tag back when the newer one is removed.
 func (c *catalogue) mendTags(records map[string]*record) {
 	owner, mended := map[string]*record{}, map[string]bool{}
 	bySeq := slices.SortedFunc(maps.Values(records), func(a, b *record) int { return cmp.Compare(a.Seq, b.Seq) })
@@ -159,9 +163,9 @@ func (c *catalogue) mendTags(records map[string]*record) {
 	}
 }
 
-// put enters an image, durably. Its layers must be complete; the image refers to them
-// from now on. An image that is there already, by another manifest of it or a pull that
-// was faster, only gets the names.
+// put adds an image to the catalogue, durably, and a reference to each of its layers,
+// which must be complete. If the catalogue has the image already (another manifest has the
+// same configuration, or another pull was faster), only the names are added to it.
 func (c *catalogue) put(r *record, tag, digestName string) (*Image, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -173,14 +177,14 @@ func (c *catalogue) put(r *record, tag, digestName string) (*Image, error) {
 	}
 	img, err := c.store(r, tag)
 	if img == nil {
-		// The caller's own references keep the layers, so that nothing is deleted here.
+		// The caller has references of its own, so this call deletes no layer.
 		c.layers.unref(r.chains())
 	}
 	return img, err
 }
 
-// addNames gives an image more names, taking the tag from whichever had it. The
-// image is nil when it was removed meanwhile.
+// addNames adds names to an image, and removes the tag from the image that had it. The
+// result is nil when the image was removed meanwhile.
 func (c *catalogue) addNames(id, tag, digestName string) (*Image, error) {
 	if img := c.view().byID[id]; img != nil && img.hasNames(tag, digestName) {
 		return img, nil
@@ -194,9 +198,9 @@ func (c *catalogue) addNames(id, tag, digestName string) (*Image, error) {
 	return c.store(r.with(tag, digestName), tag)
 }
 
-// store writes the record, durably, then takes its new tag from the image that had it,
-// and shows both. The image is nil when the record could not be written. It is called
-// with mu locked.
+// store writes the record, durably, removes its new tag from the image that had it, and
+// publishes both changes to readers. The result is nil when the record could not be
+// written. It is called with mu locked.
 func (c *catalogue) store(r *record, tag string) (*Image, error) {
 	c.seq++
 	r.Seq = c.seq
@@ -209,13 +213,13 @@ func (c *catalogue) store(r *record, tag string) (*Image, error) {
 	for id, o := range records {
 		if id != r.ID && tag != "" && slices.Contains(o.Tags, tag) {
 			records[id] = o.without(tag)
-			err = c.writeRecord(records[id]) // failing to is mended by mendTags
+			err = c.writeRecord(records[id]) // if this fails, mendTags repairs it at the next start
 		}
 	}
 	return c.show(records).byID[r.ID], err
 }
 
-// show makes the records what readers see. It is called with mu locked.
+// show publishes the records to readers. It is called with mu locked.
 func (c *catalogue) show(records map[string]*record) *index {
 	ix := newIndex(c.view(), records, c.pinned)
 	c.now.Store(ix)
@@ -230,7 +234,7 @@ func (c *catalogue) pin(patterns []string) {
 	c.now.Store(c.view().repinned(patterns))
 }
 
-// remove takes an image out, durably; none of that ID is no error.
+// remove removes the image with this ID, durably. It is no error if there is none.
 func (c *catalogue) remove(id string) error {
 	c.mu.Lock()
 	r, err := c.erase(id)
@@ -241,7 +245,8 @@ func (c *catalogue) remove(id string) error {
 	return err
 }
 
-// erase gives the record that was there. It is called with mu locked.
+// erase removes the image with this ID and returns its record, nil if there was none. It
+// is called with mu locked.
 func (c *catalogue) erase(id string) (*record, error) {
 	r := c.view().records[id]
 	if r == nil {
@@ -256,8 +261,8 @@ func (c *catalogue) erase(id string) (*record, error) {
 	return r, nil
 }
 
-// removeAllWith takes out every image that has the layer and calls drop, which has the
-// layer vanish, before another image with it can be entered.
+// removeAllWith removes every image that has the layer, and then calls drop, which removes
+// the layer. No image with the layer can be added in between.
 func (c *catalogue) removeAllWith(chain string, drop func() error) error {
 	var freed []string
 	c.mu.Lock()
@@ -277,8 +282,8 @@ func (c *catalogue) removeAllWith(chain string, drop func() error) error {
 	return err
 }
 
-// unreadable lists the IDs of the images that [openCatalogue] had to leave out, with
-// the paths of their records.
+// unreadable returns the images that [openCatalogue] left out: the path of each record, by
+// image ID.
 func (c *catalogue) unreadable() (map[string]string, error) {
 	entries, err := os.ReadDir(c.dir)
 	out := map[string]string{}

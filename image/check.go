@@ -15,22 +15,22 @@ import (
 
 // Report is what [Store.Check] found.
 type Report struct {
-	Images   int // that were looked at
+	Images   int // number of images that were checked
 	Layers   int
 	Problems []Problem
 }
 
-// Problem is one thing that is not as it should be.
+// Problem is one fault of an image or a layer.
 type Problem struct {
-	Image    string // ID, "" when it concerns none
-	Layer    string // ChainID, "" when it concerns none
+	Image    string // ID of the image concerned, or ""
+	Layer    string // ChainID of the layer concerned, or ""
 	What     string
-	Repaired bool // what was broken is gone; the image is pulled again when needed
+	Repaired bool // the image or layer was removed; it is pulled again when it is needed
 }
 
-// Check reads everything the store holds and compares it with the digests it was
-// pulled by. With repair, broken images and layers are dropped. Pulls and removals
-// may go on meanwhile.
+// Check reads all images and layers of the store and compares them with the digests by
+// which they were pulled. If repair is set, faulty images and layers are removed. Pulls and
+// removals can run at the same time.
 func (s *Store) Check(ctx context.Context, repair bool) (Report, error) {
 	c := checker{cat: s.cat, pool: s.pool, repair: repair}
 	err := c.run(ctx)
@@ -75,7 +75,7 @@ func (c *checker) run(ctx context.Context) error {
 	return nil
 }
 
-// faults verifies one layer, unless it is deleted meanwhile.
+// faults verifies one layer and returns its faults, none if it was deleted meanwhile.
 func (c *checker) faults(ctx context.Context, l layerRecord) ([]string, error) {
 	release, err := c.pool.holdBriefly([]string{l.ChainID})
 	if err != nil {
@@ -83,7 +83,7 @@ func (c *checker) faults(ctx context.Context, l layerRecord) ([]string, error) {
 	}
 	defer release()
 	dir := c.pool.path(l.ChainID)
-	if l.DiffID == "" { // no image names it: it must at least be readable
+	if l.DiffID == "" { // no image has the layer, so its digest is unknown: it must be readable
 		if err := layer.Assemble(dir, &contextWriter{ctx, new(counter)}); err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
@@ -102,8 +102,8 @@ func (c *checker) faults(ctx context.Context, l layerRecord) ([]string, error) {
 	return faults, nil
 }
 
-// layer reports a layer that is not as it should be and, to repair that, takes it away
-// with all images that have it.
+// layer reports the faults of a layer. To repair them it removes the layer and all images
+// that have it.
 func (c *checker) layer(ctx context.Context, chain string, images, faults []string) {
 	var err error
 	if c.repair {
@@ -131,7 +131,7 @@ func (c *checker) layer(ctx context.Context, chain string, images, faults []stri
 	}
 }
 
-// records reports the images that [Open] had to leave out.
+// records reports the images that [Open] left out because their records can't be used.
 func (c *checker) records() {
 	bad, err := c.cat.unreadable()
 	if err != nil {

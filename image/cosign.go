@@ -19,7 +19,7 @@ import (
 	"berth/image/registry"
 )
 
-// errUnsigned says that no signature of the keys wanted was found.
+// errUnsigned is returned when an image has no signature by one of the wanted keys.
 var errUnsigned = errors.New("not signed")
 
 const (
@@ -29,9 +29,9 @@ const (
 	maxSignatures   = 50
 )
 
-// verifySigned looks for a signature of the digest by one of the keys, where cosign
-// puts them: under the tag sha256-HEX.sig (cosign 1 and 2), and as sigstore bundles
-// that refer to the image (cosign 3).
+// verifySigned looks for a signature of the digest by one of the keys in the two places
+// where cosign stores signatures: under the tag sha256-HEX.sig (cosign 1 and 2), and in
+// sigstore bundles that refer to the image (cosign 3).
 func verifySigned(ctx context.Context, repo *registry.Repository, d digest.Digest, keys []crypto.PublicKey) error {
 	seen, err := verifyTagged(ctx, repo, d, keys)
 	if err == nil || !errors.Is(err, errUnsigned) {
@@ -76,7 +76,7 @@ func verifyTagged(ctx context.Context, repo *registry.Repository, d digest.Diges
 	return seen, errUnsigned
 }
 
-// namesDigest reads cosign's payload: what was signed is the image's digest.
+// namesDigest reports whether the payload of a cosign signature is about the digest d.
 func namesDigest(payload []byte, d digest.Digest) bool {
 	var p struct {
 		Critical struct {
@@ -141,7 +141,7 @@ func verifyBundle(raw []byte, d digest.Digest, keys []crypto.PublicKey) bool {
 		} `json:"subject"`
 	}
 	if registry.Decode(b.Envelope.Payload, &statement) != nil || statement.PredicateType != "https://sigstore.dev/cosign/sign/v1" {
-		return false // an attestation says something about an image, it does not vouch for it
+		return false // an attestation: a statement about the image, but no signature of it
 	}
 	about := false
 	for _, s := range statement.Subject {

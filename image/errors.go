@@ -12,26 +12,26 @@ import (
 
 // The errors the store's methods wrap.
 var (
-	// ErrNotFound: no image of that name, here or in the registry.
+	// ErrNotFound: there is no image of that name in the store, or in the registry.
 	ErrNotFound = registry.ErrNotFound
-	// ErrInvalidReference: the name can't be one; the text says what is wrong.
+	// ErrInvalidReference: the name of an image is malformed; the text says how.
 	ErrInvalidReference = registry.ErrInvalidReference
-	// ErrUnauthorized: the registry wants credentials, or other ones.
+	// ErrUnauthorized: the registry requires credentials, or refuses those it got.
 	ErrUnauthorized = registry.ErrUnauthorized
-	// ErrRegistryUnavailable: no host can be reached or serve now; the text lists them.
+	// ErrRegistryUnavailable: no host of the registry can be reached, or none can serve at
+	// present; the text lists the hosts.
 	ErrRegistryUnavailable = registry.ErrUnavailable
-	// ErrRefused: the registry's answer is of no use, which is not the network's fault.
+	// ErrRefused: the registry answered, but refused the request or sent unusable content.
 	ErrRefused = registry.ErrRefused
-	// ErrSignature: the trust policy refuses the image. The text is what the kubelet
-	// looks for.
+	// ErrSignature: the trust policy refuses the image. The kubelet looks for this text.
 	ErrSignature = errors.New("SignatureValidationFailed")
 	// ErrNoSpace: the disk is full, a quota is reached, or the disk is read-only.
 	ErrNoSpace = errors.New("no space to store the image")
-	// ErrCorrupt: the image, as published or as stored, contradicts itself.
+	// ErrCorrupt: the image, as published or as stored, is inconsistent.
 	ErrCorrupt = errors.New("image is corrupt")
 )
 
-// classify adds the sentinel for what the system or a lower package says.
+// classify wraps an error of the system or of a lower package in the sentinel of its kind.
 func classify(err error) error {
 	switch {
 	case err == nil, errors.Is(err, ErrNoSpace), errors.Is(err, ErrCorrupt):

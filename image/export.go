@@ -18,10 +18,10 @@ import (
 	"berth/image/layer"
 )
 
-// Export writes images as one tar: an OCI image layout that docker load takes too.
-// Layers are uncompressed and, like the configuration, byte for byte those the image
-// was made of, so it keeps its ID; the manifest is a new one. A ref that is a tag
-// exports under that tag, any other under all tags of the image.
+// Export writes images as one tar archive: an OCI image layout, which docker load can read
+// too. Layers are uncompressed. They and the configuration are byte for byte those that
+// were pulled, so an image keeps its ID; its manifest is a new one. An image that is
+// asked for by a tag gets that tag in the archive, any other gets all its tags.
 func (s *Store) Export(ctx context.Context, refs []string, w io.Writer) error {
 	e := exporter{cat: s.cat, pool: s.pool, ctx: ctx, tw: tar.NewWriter(w), written: map[digest.Digest]bool{}}
 	for _, ref := range refs {
@@ -127,7 +127,7 @@ func (e *exporter) header(name string, size int64) error {
 	return e.tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0)})
 }
 
-// layer writes one layer, verified as it goes.
+// layer writes one layer and verifies it while it is written.
 func (e *exporter) layer(l layerRecord, d ocispec.Descriptor) error {
 	if e.written[d.Digest] {
 		return nil

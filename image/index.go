@@ -18,16 +18,16 @@ type Image struct {
 	Tags        []string            // full names: docker.io/library/busybox:latest
 	Digests     []string            // full names: docker.io/library/busybox@sha256:HEX
 	Size        uint64              // bytes on disk; see the package documentation
-	Pinned      bool                // the kubelet should not collect it
+	Pinned      bool                // the kubelet is asked not to garbage-collect it
 	Artifact    bool                // an OCI artifact: files to mount, nothing to run
 	Config      ocispec.ImageConfig // without labels and exposed ports; see [Store.RawConfig]
 	Layers      []string            // ChainIDs, lowest first; what Mount and Hold take
 	Annotations map[string]string
-	CreatedAt   time.Time // as the image says, zero when it doesn't
+	CreatedAt   time.Time // from the image's configuration; zero if that has none
 	PulledAt    time.Time
 }
 
-// hasNames tells whether the image has both names; an empty one counts as had.
+// hasNames reports whether the image has both names. An empty name counts as present.
 func (img *Image) hasNames(tag, digestName string) bool {
 	return (tag == "" || slices.Contains(img.Tags, tag)) &&
 		(digestName == "" || slices.Contains(img.Digests, digestName))
@@ -35,11 +35,11 @@ func (img *Image) hasNames(tag, digestName string) bool {
 
 // index is the catalogue at one moment. It is immutable.
 type index struct {
-	records  map[string]*record // by ID, slim
+	records  map[string]*record // by ID; see [record.slim]
 	byID     map[string]*Image
 	byName   map[string]*Image // tags and digests, full names
-	byDigest map[string]*Image // manifest and index digests, bare
-	sorted   []*Image          // newest pull first
+	byDigest map[string]*Image // digests of manifests and indexes, without a name
+	sorted   []*Image          // the latest pull first
 }
 
 func newImage(r *record, pinned []string) *Image {
@@ -54,7 +54,8 @@ func newImage(r *record, pinned []string) *Image {
 	return img
 }
 
-// newIndex makes the index of records; old may be nil.
+// newIndex returns the index of the records. It takes the images of unchanged records from
+// old, which may be nil.
 func newIndex(old *index, records map[string]*record, pinned []string) *index {
 	ix := &index{records: records, byID: map[string]*Image{}, byName: map[string]*Image{}, byDigest: map[string]*Image{}}
 	for id, r := range records {
@@ -90,7 +91,7 @@ func (ix *index) repinned(patterns []string) *index {
 	return newIndex(out, ix.records, patterns)
 }
 
-// reuse gives the image of an unchanged record.
+// reuse returns the image of a record that has not changed since ix was made, or nil.
 func (ix *index) reuse(id string, r *record) *Image {
 	if ix == nil {
 		return nil
@@ -125,7 +126,7 @@ func (ix *index) get(ref string) (*Image, error) {
 	return nil, fmt.Errorf("%w: %s", ErrNotFound, r)
 }
 
-// layer gives what an image's record says of a layer.
+// layer returns the description of a layer from the record of any image that has it.
 func (ix *index) layer(chain string) (layerRecord, bool) {
 	for _, r := range ix.records {
 		for _, l := range r.Layers {
@@ -144,7 +145,8 @@ func (ix *index) find(r registry.Reference) *Image {
 	return ix.byName[r.DigestName(r.Digest)]
 }
 
-// byPrefix finds the one image whose ID starts so; nil when there is none.
+// byPrefix returns the only image whose ID begins with ref, nil if there is none. It fails
+// if there are several.
 func (ix *index) byPrefix(ref string) (*Image, error) {
 	hex := strings.TrimPrefix(ref, "sha256:")
 	if !isHex(hex) || len(hex) < 2 {
@@ -163,7 +165,7 @@ func (ix *index) byPrefix(ref string) (*Image, error) {
 	return found, nil
 }
 
-// isPinned matches the image's names with the patterns.
+// isPinned reports whether one of the image's names matches one of the patterns.
 func isPinned(r *record, patterns []string) bool {
 	for _, p := range patterns {
 		if !strings.ContainsAny(p, "*?[") {

@@ -17,8 +17,8 @@ import (
 	"berth/image/registry"
 )
 
-// importer brings images into the store: it has their layers made and enters them in the
-// catalogue.
+// importer brings images into the store: it has their layers made by the staging area and
+// adds the images to the catalogue.
 type importer struct {
 	cat     *catalogue
 	staging *staging
@@ -26,24 +26,24 @@ type importer struct {
 	observe Observer
 }
 
-// ingest brings one examined image into the store.
+// ingest is the import of one image, whose manifest and configuration were checked.
 type ingest struct {
 	*importer
 	src        source
 	found      *found
-	name       string // for progress
+	name       string // of the image, in progress reports
 	tag        string
 	digestName string
 	tell       func(Progress)
 
-	mu     sync.Mutex // guards what follows while layers are waited for
+	mu     sync.Mutex // guards the fields below while layers are waited for
 	claims []claim    // by layer
 	pinned []string   // ChainIDs of complete layers that were acquired
 }
 
-// run acquires all layers, side by side, and commits the image.
+// run acquires all layers, in parallel, and commits the image.
 func (g *ingest) run(ctx context.Context) (*Image, error) {
-	// What kept layers while the image was made; the references of the image itself stay.
+	// The references of this import. The image has references of its own by then.
 	defer func() { g.staging.pool.unref(g.pinned) }()
 	g.claims = make([]claim, len(g.found.layers))
 	for i := range g.claims {
@@ -66,7 +66,7 @@ func (g *ingest) run(ctx context.Context) (*Image, error) {
 	return nil, err
 }
 
-// request says what layer i is and how it can be made.
+// request returns the request for layer i: its description and the function that makes it.
 func (g *ingest) request(i int) layerRequest {
 	return layerRequest{rec: g.found.layers[i], from: g.origin(i), do: g.unpacker(i), tell: func(p Progress) {
 		p.Reference, p.Index, p.Layers = g.name, i, len(g.claims)
@@ -74,7 +74,7 @@ func (g *ingest) request(i int) layerRequest {
 	}}
 }
 
-// note keeps the claim to layer i.
+// note stores the claim to layer i.
 func (g *ingest) note(i int, c claim) {
 	rec := g.found.layers[i]
 	g.mu.Lock()
@@ -88,7 +88,7 @@ func (g *ingest) note(i int, c claim) {
 	}
 }
 
-// waitAll waits for all layers; the first that fails ends the wait.
+// waitAll waits until all layers are complete, or until the first of them fails.
 func (g *ingest) waitAll(ctx context.Context) error {
 	eg, ctx := errgroup.WithContext(ctx)
 	for i, c := range slices.Clone(g.claims) {
@@ -99,8 +99,8 @@ func (g *ingest) waitAll(ctx context.Context) error {
 	return eg.Wait()
 }
 
-// wait waits for layer i. When another pull was making it and failed, for reasons
-// of its own perhaps (its host, its credentials), this pull makes it itself.
+// wait waits until layer i is unpacked. If another pull was making it and failed, this pull
+// makes it itself: the reason may concern only the other pull, such as its credentials.
 func (g *ingest) wait(ctx context.Context, i int, c claim) error {
 	for c.stage != nil {
 		err := c.stage.await(ctx, c.attempt)
@@ -114,7 +114,7 @@ func (g *ingest) wait(ctx context.Context, i int, c claim) error {
 	return nil
 }
 
-// stages are those of the layers that are not complete yet, nil for the others.
+// stages returns the stage of each layer, nil for a layer that was complete before.
 func (g *ingest) stages() []*stage {
 	out := make([]*stage, len(g.claims))
 	for i, c := range g.claims {
@@ -154,7 +154,7 @@ func (g *ingest) received(n int64) {
 	}
 }
 
-// origin tells where layer i would come from.
+// origin returns the source from which layer i would be fetched.
 func (g *ingest) origin(i int) origin {
 	l := g.found.layers[i]
 	repo, ok := g.src.(*registry.Repository)
@@ -163,7 +163,7 @@ func (g *ingest) origin(i int) origin {
 	}
 	o := origin{pull: g, registry: repo.Registry(), source: repo.Registry() + " " + l.Digest}
 	switch {
-	case g.found.artifact: // its blobs may have URLs, which the manifest pins
+	case g.found.artifact: // the blobs may have URLs, which are part of the manifest
 		o.source += " " + g.found.manifest.Digest.String()
 	case registry.IsForeign(l.MediaType):
 		o.source += fmt.Sprintf(" %q", g.found.urls[l.Digest])
@@ -171,8 +171,8 @@ func (g *ingest) origin(i int) origin {
 	return o
 }
 
-// commit makes the staged layers and the image durable and visible. All that takes
-// time, and can be made to take more by an image, is done before a lock is taken.
+// commit makes the staged layers and the image durable and visible. The steps whose
+// duration depends on the image are done before a lock is taken.
 func (g *ingest) commit(ctx context.Context) (*Image, error) {
 	if err := g.inherit(ctx); err != nil {
 		return nil, classify(err)
@@ -198,9 +198,9 @@ func (g *ingest) commit(ctx context.Context) (*Image, error) {
 	return g.cat.put(r, g.tag, g.digestName)
 }
 
-// inherit completes directories that a layer only implies, from the lowest layer up.
-// It is done once per stage, whichever pull comes first; others wait for it, each as
-// long as its own client does.
+// inherit completes the staged layers by the layers below them ([layer.Inherit]), from the
+// lowest layer up. It is done once per stage, by the first pull that gets here. Other pulls
+// of the layer wait for that, as long as their own contexts allow.
 func (g *ingest) inherit(ctx context.Context) error {
 	var below layer.Below
 	defer below.Close()
@@ -218,8 +218,8 @@ func (g *ingest) inherit(ctx context.Context) error {
 	return nil
 }
 
-// pushStage puts a complete stage on top of the others. Another pull may be giving it
-// its name right now, so it is under one of the two.
+// pushStage adds the directory of a complete stage to below. Another pull may be renaming
+// the directory at this moment, so both names are tried.
 func (g *ingest) pushStage(below *layer.Below, st *stage) error {
 	err := below.Push(st.dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -228,7 +228,7 @@ func (g *ingest) pushStage(below *layer.Below, st *stage) error {
 	return err
 }
 
-// record describes the image as it will be in the catalogue.
+// record returns the image's record for the catalogue.
 func (g *ingest) record(ctx context.Context) (*record, error) {
 	f := g.found
 	r := &record{
@@ -249,9 +249,10 @@ func (g *ingest) record(ctx context.Context) (*record, error) {
 	return r, nil
 }
 
-// describePresent completes the description of a layer that was in the pool already.
-// Where another image has the layer, its record says what the uncompressed archive is.
-// Else that record was lost in a crash, and the whole archive is put together and hashed.
+// describePresent completes the description of a layer that was in the pool before. If
+// another image has the layer, digest and size of the uncompressed archive are in its
+// record. Otherwise that record was lost in a crash, and the archive is assembled and
+// hashed.
 func (g *ingest) describePresent(ctx context.Context, l *layerRecord) (err error) {
 	pool := g.staging.pool
 	if l.Bytes, l.Inodes, err = pool.size(ctx, l.ChainID); err != nil {

@@ -20,14 +20,14 @@ import (
 
 // LoadOptions say how an archive is loaded.
 type LoadOptions struct {
-	// Name is given to an image for which the archive has no full name. With several
-	// such images it is an error.
+	// Name is the name for the image if the archive has no full name for it. It is an
+	// error if the archive has several such images.
 	Name string
-	// Progress, when not nil, is told what happens, by one goroutine at a time.
+	// Progress, if not nil, is called for each step, by one goroutine at a time.
 	Progress func(Progress)
 }
 
-// loader brings in the images of archives.
+// loader brings the images of archives into the store.
 type loader struct {
 	*importer
 	examiner
@@ -53,17 +53,17 @@ func (l *loader) loadDir(ctx context.Context, dir string, opts LoadOptions) ([]*
 	return l.load(ctx, a, opts)
 }
 
-// Bounds of what one archive may hold, beside those of its index and its documents.
+// Limits of one archive, in addition to those of its index and its documents.
 const (
 	maxImages = 1000
 	maxNames  = 100 // of one image
 )
 
-// candidate is one image of an archive. Its manifest is read when its turn comes: of
-// all images they could be gigabytes.
+// candidate is one image of an archive. Its manifest is read only when the image is loaded,
+// because the manifests of all images together could have gigabytes.
 type candidate struct {
 	root   ocispec.Descriptor // of an OCI archive
-	docker *dockerImage       // of a docker archive, which has no manifests
+	docker *dockerImage       // set for a docker archive, which has no manifests
 	names  []string           // full references
 }
 
@@ -109,7 +109,7 @@ func nameAll(found []candidate, name string) error {
 	return nil
 }
 
-// loadOne brings in one image, or finds that it is here, and gives it its names.
+// loadOne loads one image, unless the store has it already, and adds its names.
 func (l *loader) loadOne(ctx context.Context, a *archive, c candidate, progress func(Progress)) (*Image, error) {
 	root, err := a.root(ctx, c, l.maxLayers)
 	if err != nil {
@@ -147,11 +147,12 @@ func (l *loader) loadOne(ctx context.Context, a *archive, c candidate, progress 
 	return img, err
 }
 
-// namePair is what one name adds to an image.
+// namePair is the tag and the digest name that one name of the archive adds to an image;
+// either may be empty.
 type namePair struct{ tag, digest string }
 
-// namePairs gives at least one pair, empty for an image without a name. A manifest
-// that berth made up is known to no registry, so it makes no digest name.
+// namePairs returns a pair for each name, and one empty pair for an image without a name.
+// No registry knows a manifest that berth made, so its digest is not used in a name.
 func (a *archive) namePairs(names []string, root digest.Digest) ([]namePair, error) {
 	var out []namePair
 	made := a.made.Digest == root
@@ -172,8 +173,8 @@ func (a *archive) namePairs(names []string, root digest.Digest) ([]namePair, err
 	return out, nil
 }
 
-// candidates lists the archive's images: by the OCI index where there is one, with
-// the names docker's manifest.json adds.
+// candidates returns the archive's images: those of the OCI index if there is one, with
+// the names in docker's manifest.json added, otherwise those of manifest.json.
 func (a *archive) candidates(ctx context.Context, p platform) ([]candidate, error) {
 	docker, err := a.dockerImages()
 	if err != nil {
@@ -209,7 +210,8 @@ func (a *archive) candidates(ctx context.Context, p platform) ([]candidate, erro
 	return out, nil
 }
 
-// nameOnly names the archive's only image, when the index doesn't, as docker's list does.
+// nameOnly gives the only image of an archive the names in docker's manifest.json, if the
+// OCI index has no name for it.
 func nameOnly(images []candidate, docker []dockerImage) {
 	if len(images) == 1 && len(docker) == 1 && len(images[0].names) == 0 {
 		images[0].names = withNames(nil, docker[0].RepoTags)
@@ -220,7 +222,7 @@ func (p platform) accepts(q *ocispec.Platform) bool {
 	return q == nil || q.OS == "" || q.OS == p.os && q.Architecture == p.arch
 }
 
-// root gives the manifest or index a candidate stands for.
+// root returns the manifest or index of a candidate.
 func (a *archive) root(ctx context.Context, c candidate, maxLayers int) (registry.Manifest, error) {
 	if c.docker == nil {
 		m, err := a.Manifest(ctx, c.root.Digest)
@@ -238,8 +240,8 @@ func (a *archive) root(ctx context.Context, c candidate, maxLayers int) (registr
 	return a.made, nil
 }
 
-// dockerNames maps the base names of configuration files, less .json, to the images'
-// names.
+// dockerNames returns the names of the images in docker's manifest.json, by the base name
+// of the image's configuration file without ".json".
 func dockerNames(docker []dockerImage) map[string][]string {
 	names := map[string][]string{}
 	for _, i := range docker {
@@ -249,7 +251,7 @@ func dockerNames(docker []dockerImage) map[string][]string {
 	return names
 }
 
-// names finds what an image of the index is called.
+// names returns the full names of an image of the index.
 func (a *archive) names(ctx context.Context, d ocispec.Descriptor, docker map[string][]string) ([]string, error) {
 	m, err := a.Manifest(ctx, d.Digest)
 	if err != nil {
@@ -264,15 +266,15 @@ func (a *archive) names(ctx context.Context, d ocispec.Descriptor, docker map[st
 	}
 	for _, key := range []string{"io.containerd.image.name", ocispec.AnnotationRefName} {
 		n := d.Annotations[key]
-		if strings.ContainsAny(n, "/:") { // else it is just a tag
+		if strings.ContainsAny(n, "/:") { // otherwise it is a tag without a name
 			names = withNames(names, []string{n})
 		}
 	}
 	return names, nil
 }
 
-// configs gives the digests of the configurations of a manifest or, where they are in
-// the archive, of up to limit manifests of an index.
+// configs returns the digest of a manifest's configuration, or for an index the digests of
+// the configurations of up to limit manifests that are in the archive.
 func (a *archive) configs(ctx context.Context, e either, limit int) []digest.Digest {
 	if e.Config != nil {
 		if e.Config.Digest.Validate() != nil {
@@ -291,8 +293,8 @@ func (a *archive) configs(ctx context.Context, e either, limit int) []digest.Dig
 	return out
 }
 
-// withNames adds the full form of those that are image names, up to one more than an
-// image may have.
+// withNames appends the full form of each element of more that is a valid image name. It
+// stops when the list exceeds maxNames, which the caller reports.
 func withNames(list, more []string) []string {
 	for _, m := range more {
 		if ref, err := registry.Parse(m); err == nil && len(list) <= maxNames {
@@ -302,7 +304,7 @@ func withNames(list, more []string) []string {
 	return list
 }
 
-// dockerImage is an element of manifest.json.
+// dockerImage is an element of docker's manifest.json.
 type dockerImage struct {
 	Config   string
 	RepoTags []string
@@ -329,7 +331,7 @@ func dockerCandidates(list []dockerImage) []candidate {
 	return out
 }
 
-// dockerManifest makes the manifest a docker archive lacks.
+// dockerManifest makes a manifest for an image of a docker archive, which has none.
 func (a *archive) dockerManifest(ctx context.Context, i dockerImage) ([]byte, error) {
 	config, err := a.readFile(i.Config)
 	if err != nil {
@@ -352,7 +354,8 @@ func (a *archive) dockerManifest(ctx context.Context, i dockerImage) ([]byte, er
 	return json.Marshal(m)
 }
 
-// describe computes the digest of a layer file, once however many images name it.
+// describe returns the descriptor of a layer file. Its digest is computed once, also if
+// several images of the archive have the layer.
 func (a *archive) describe(ctx context.Context, name string) (ocispec.Descriptor, error) {
 	if d, ok := a.known[name]; ok {
 		return d, nil

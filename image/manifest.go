@@ -18,19 +18,20 @@ import (
 
 const maxIndexDepth = 3
 
-// source is where an image comes from: a [registry.Repository] or an [archive].
+// source provides the documents and blobs of an image. A [registry.Repository] and an
+// [archive] are sources.
 type source interface {
-	// Manifest gives a manifest or an index, verified.
+	// Manifest returns the manifest or index with this digest, verified.
 	Manifest(ctx context.Context, d digest.Digest) (registry.Manifest, error)
-	// Document gives a small blob, verified.
+	// Document returns a blob of at most [registry.MaxDocument] bytes, verified.
 	Document(ctx context.Context, d digest.Digest) ([]byte, error)
-	// Blob gives a blob that the reader has to verify.
+	// Blob opens a blob. The caller has to verify its digest.
 	Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
 }
 
 // found is an image whose manifest and configuration are known and consistent.
 type found struct {
-	root     digest.Digest // what the name stands for: an index or the manifest
+	root     digest.Digest // of the index or manifest that the image's name refers to
 	manifest registry.Manifest
 	parsed   ocispec.Manifest
 	config   []byte
@@ -40,7 +41,8 @@ type found struct {
 	urls     map[string][]string
 }
 
-// either is what a manifest or an index looks like before it is known which it is.
+// either has the fields of a manifest and of an index, to find out which of the two a
+// document is.
 type either struct {
 	SchemaVersion int                  `json:"schemaVersion"`
 	MediaType     string               `json:"mediaType"`
@@ -50,10 +52,10 @@ type either struct {
 	FSLayers      []struct{}           `json:"fsLayers"`
 }
 
-// ambiguous tells whether the document can be read as a manifest and as an index:
-// what was checked or signed as the one must not run as the other
-// (CVE-2021-41190). Null counts as left out. mediaType is what the document or
-// the registry calls it, which may be nothing or too general to tell.
+// ambiguous reports whether the document could be read both as a manifest and as an index.
+// Such a document is refused: it could be checked or signed as one and run as the other
+// (CVE-2021-41190). A field that is null counts as missing. mediaType is from the document
+// or from the registry, and may be empty or too general to decide.
 func (e either) ambiguous(mediaType string) bool {
 	index := e.Manifests != nil
 	manifest := e.Config != nil || e.Layers != nil
@@ -65,14 +67,14 @@ func (e either) schema1(mediaType string) bool {
 	return e.SchemaVersion == 1 || types.MediaType(mediaType).IsSchema1() || e.FSLayers != nil
 }
 
-// examiner reads manifests and configurations, and refuses those that contradict
-// themselves.
+// examiner reads manifests and configurations, and refuses inconsistent ones.
 type examiner struct {
-	platform  platform // chosen from indexes
+	platform  platform // whose manifest is chosen from an index
 	maxLayers int      // of one image
 }
 
-// descend goes from the root to the manifest for this platform.
+// descend returns the manifest for this platform, fetched and parsed: root itself or, if
+// root is an index, a manifest in it.
 func (x examiner) descend(ctx context.Context, src source, root registry.Manifest) (registry.Manifest, ocispec.Manifest, error) {
 	m := root
 	for range maxIndexDepth {
@@ -103,11 +105,13 @@ func (x examiner) descend(ctx context.Context, src source, root registry.Manifes
 	return m, ocispec.Manifest{}, corrupt("indexes nested more than %d deep", maxIndexDepth)
 }
 
-// maxUnsaid is how many entries of an index that don't say their platform are looked into.
+// maxUnsaid is the number of entries of an index without a platform whose configurations
+// are fetched to find the platform.
 const maxUnsaid = 8
 
-// pick fetches the manifest for this platform of those in an index. Where none is said
-// to be for it, the configurations of those tell that say nothing.
+// pick chooses the manifest for this platform from an index and fetches it. If no entry
+// names this platform, it looks for the platform in the configurations of the entries that
+// name none.
 func (x examiner) pick(ctx context.Context, src source, list []ocispec.Descriptor) (registry.Manifest, error) {
 	d, none := x.platform.choose(list)
 	if none == nil {
@@ -128,7 +132,7 @@ func (x examiner) pick(ctx context.Context, src source, list []ocispec.Descripto
 	return registry.Manifest{}, none
 }
 
-// unsaid are the entries that may be images and don't say for which platform.
+// unsaid returns the entries that may be images and name no platform.
 func unsaid(list []ocispec.Descriptor) []ocispec.Descriptor {
 	var out []ocispec.Descriptor
 	for _, d := range list {
@@ -140,7 +144,8 @@ func unsaid(list []ocispec.Descriptor) []ocispec.Descriptor {
 	return out
 }
 
-// madeForHere tells by its configuration whether a manifest is for this platform.
+// madeForHere reports whether a manifest is for this platform according to its
+// configuration.
 func (x examiner) madeForHere(ctx context.Context, src source, m registry.Manifest) (bool, error) {
 	var e either
 	if registry.Decode(m.Raw, &e) != nil || e.Config == nil || !isImageConfig(e.Config.MediaType) || e.Config.Digest.Validate() != nil {
@@ -173,7 +178,7 @@ func parseManifest(m *registry.Manifest) (ocispec.Manifest, error) {
 	return parsed, nil
 }
 
-// examine fetches the configuration and works out the layers.
+// examine fetches the configuration of the image at root and determines its layers.
 func (x examiner) examine(ctx context.Context, src source, root registry.Manifest) (*found, error) {
 	m, parsed, err := x.descend(ctx, src, root)
 	if err != nil {
@@ -197,7 +202,7 @@ func (x examiner) examine(ctx context.Context, src source, root registry.Manifes
 
 func isImageConfig(mediaType string) bool {
 	return types.MediaType(mediaType).IsConfig() || mediaType == "" ||
-		mediaType == "application/octet-stream" // docker before 1.10
+		mediaType == "application/octet-stream" // written by docker before 1.10
 }
 
 func (f *found) id() string {
@@ -207,7 +212,7 @@ func (f *found) id() string {
 	return digest.FromBytes(f.config).String()
 }
 
-// imageLayers pairs the manifest's layers with the configuration's diffIDs.
+// imageLayers combines the manifest's layers with the configuration's diffIDs.
 func (f *found) imageLayers() error {
 	cfg, err := parseConfig(f.config)
 	if err != nil {
@@ -217,7 +222,7 @@ func (f *found) imageLayers() error {
 		return err
 	}
 	diffs := cfg.RootFS.DiffIDs
-	if len(diffs) != len(f.parsed.Layers) { // some tools put signatures and the like there
+	if len(diffs) != len(f.parsed.Layers) { // some tools store signatures, for example, as layers
 		f.parsed.Layers = slices.DeleteFunc(f.parsed.Layers, func(d ocispec.Descriptor) bool { return !isLayer(d.MediaType) })
 	}
 	if len(diffs) != len(f.parsed.Layers) {

@@ -18,26 +18,27 @@ import (
 // IDMap is one line of a user namespace's UID or GID map.
 type IDMap = idmap.Map
 
-// MountRequest asks for a view of layers at a directory.
+// MountRequest is a request to mount the merged tree of layers at a directory.
 type MountRequest struct {
 	Layers []string // ChainIDs, lowest first, as in Image.Layers; may be empty
-	Target string   // is created
-	// Upper and Work make the view writable; they are created, and must be on one
-	// file system. Empty: a read-only view.
+	Target string   // directory, created if it does not exist
+	// Upper and Work are the directories of the writable layer (overlayfs's upperdir and
+	// workdir). They are created and must be on one filesystem. If they are empty the mount
+	// is read-only.
 	Upper, Work string
-	// UIDMap and GIDMap, of a pod's user namespace, make files that root owns in the
-	// image be owned by the namespace's root.
+	// UIDMap and GIDMap are the maps of the pod's user namespace, if it has one. With them
+	// the owners of the image's files are mapped into the namespace (idmapped mount).
 	UIDMap, GIDMap []IDMap
 }
 
-// Mount makes the view. The layers should be held ([Store.Hold]). What was mounted
-// at the target before stays below.
+// Mount mounts the layers. The caller should hold them ([Store.Hold]). An earlier mount at
+// the target stays, and is hidden by the new one.
 func (s *Store) Mount(_ context.Context, req MountRequest) error {
 	c := overlay.Config{Target: req.Target, Upper: req.Upper, Work: req.Work, Links: s.pool.dir}
 	for _, chain := range slices.Backward(req.Layers) {
 		c.Lower = append(c.Lower, filepath.Join(s.pool.path(chain), layer.FSDir))
 	}
-	need := 1 // overlayfs wants a lower directory, and two of them when read-only
+	need := 1 // overlayfs requires a lower directory, and two of them for a read-only mount
 	if req.Upper == "" {
 		need = 2
 	}
@@ -58,8 +59,9 @@ func (s *Store) Mount(_ context.Context, req MountRequest) error {
 	return classify(overlay.Mount(c))
 }
 
-// makeDirs creates what the mount needs. A new upper directory is given owner and
-// mode of the image's root directory (like): overlayfs shows the upper one's.
+// makeDirs creates the directories of the mount. A new upper directory gets owner and mode
+// of the directory like, the root of the image, because overlayfs shows those of the upper
+// directory for the root.
 func (r *MountRequest) makeDirs(like string) error {
 	if err := os.MkdirAll(r.Target, 0o755); err != nil || r.Upper == "" {
 		return err
@@ -86,8 +88,9 @@ func (r *MountRequest) makeDirs(like string) error {
 	return unix.Chmod(r.Upper, st.Mode&0o7777)
 }
 
-// toHost maps an ID of the image; without a mapping, IDs are the host's. What the
-// namespace lacks belongs to its root: as a number of the host it would be a stranger.
+// toHost returns the host's ID for an ID in the image. Without maps it is the same. An ID
+// that the user namespace does not have becomes the ID of the namespace's root: unmapped,
+// the file would belong to an unrelated user of the host.
 func toHost(maps []IDMap, id uint32) int {
 	root := id
 	for _, m := range maps {
@@ -101,7 +104,7 @@ func toHost(maps []IDMap, id uint32) int {
 	return int(root)
 }
 
-// Unmount takes the view away; nothing mounted there is no error.
+// Unmount unmounts the target. It is no error if nothing is mounted there.
 func (s *Store) Unmount(target string) error {
 	if err := overlay.Unmount(target); err != nil {
 		return fmt.Errorf("image view: %w", err)

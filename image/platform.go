@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// platform is what images must be for, best first among variants.
+// platform is the operating system and architecture that images must be made for.
 type platform struct {
 	os, arch string
-	variants []string // acceptable ones, best first; "" stands for none given
+	variants []string // acceptable variants, best first; "" is an image that names none
 }
 
-// parsePlatform reads OS/ARCH[/VARIANT]; "" is this machine.
+// parsePlatform reads OS/ARCH[/VARIANT]. "" is the platform of this machine.
 func parsePlatform(s string) (platform, error) {
 	if s == "" {
 		return platform{os: "linux", arch: runtime.GOARCH, variants: hostVariants()}, nil
@@ -32,7 +32,7 @@ func parsePlatform(s string) (platform, error) {
 	return platform{os: parts[0], arch: parts[1], variants: downFrom(parts[1], variant)}, nil
 }
 
-// hostVariants are the variants this processor runs.
+// hostVariants returns the variants of the architecture that this processor can run.
 func hostVariants() []string {
 	switch runtime.GOARCH {
 	case "amd64":
@@ -43,7 +43,8 @@ func hostVariants() []string {
 	return downFrom(runtime.GOARCH, "")
 }
 
-// x86Level is the microarchitecture level, by features that tell the levels apart.
+// x86Level returns the microarchitecture level of this processor (v1 to v4 of the x86-64
+// psABI), judged by a few features that each level adds.
 func x86Level() string {
 	all := func(features ...bool) bool { return !slices.Contains(features, false) }
 	x := &cpu.X86
@@ -58,8 +59,8 @@ func x86Level() string {
 	return "v1"
 }
 
-// downFrom lists a variant and those it includes. An image that names none comes
-// after the better variants and before none: it is the architecture's base.
+// downFrom returns a variant and the variants that it includes, best first. An image that
+// names no variant is made for the architecture's base, and is placed accordingly.
 func downFrom(arch, variant string) []string {
 	ladder := map[string][]string{
 		"amd64": {"v4", "v3", "v2", "v1"},
@@ -87,7 +88,7 @@ func downFrom(arch, variant string) []string {
 	return out
 }
 
-// choose gives the best manifest of an index.
+// choose returns the entry of an index that fits this platform best.
 func (p platform) choose(list []ocispec.Descriptor) (ocispec.Descriptor, error) {
 	best, rank := -1, len(p.variants)
 	var offered []string
@@ -115,7 +116,7 @@ func (p platform) choose(list []ocispec.Descriptor) (ocispec.Descriptor, error) 
 	return list[best], nil
 }
 
-// maxOffered is how many platforms an error lists.
+// maxOffered is how many platforms of an index the error lists when none of them fits.
 const maxOffered = 20
 
 func platformString(p *ocispec.Platform) string {

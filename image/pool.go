@@ -21,31 +21,31 @@ const (
 	emptyDir  = ".empty"
 )
 
-// layerPool owns ROOT/layers: the complete layers, how often each is referred to, and
-// the deletion of those that nobody refers to any more.
+// layerPool owns ROOT/layers: the complete layers, the number of references to each, and
+// the deletion of layers without references. Images, holds and pulls have references.
 type layerPool struct {
 	dir string
 	bg  *background
 
-	renames sync.Mutex // see the package's rules for locks
+	renames sync.Mutex // see "Locks" in doc.go
 
 	mu     sync.Mutex
 	layers map[string]*layerInfo // by ChainID
 	holds  map[string][]string   // ChainIDs, by the key of the hold
 	swept  bool
-	left   []string // .tmp directories of an earlier process
-	keys   uint64   // of the last brief hold or layer set aside
+	left   []string // .tmp directories that an earlier process left
+	keys   uint64   // counter for the keys of brief holds and the names of layers to be deleted
 }
 
 // layerInfo is a complete layer.
 type layerInfo struct {
 	bytes, inodes uint64
-	known         bool // bytes and inodes are
-	refs          int  // by images, holds and pulls
+	known         bool // bytes and inodes are known
+	refs          int  // references by images, holds and pulls
 }
 
-// openPool creates the directory if need be, and lists the complete layers in it and
-// what an earlier process left behind.
+// openPool reads the directory, which it creates if it does not exist: the complete layers
+// in it, and the temporary directories that an earlier process left.
 func openPool(dir string, bg *background) (*layerPool, error) {
 	p := &layerPool{dir: dir, bg: bg, layers: map[string]*layerInfo{}, holds: map[string][]string{}}
 	if err := errors.Join(os.MkdirAll(filepath.Join(dir, emptyDir), 0o700),
@@ -67,17 +67,17 @@ func openPool(dir string, bg *background) (*layerPool, error) {
 	return p, nil
 }
 
-// path is the directory of a complete layer.
+// path returns the directory of a complete layer.
 func (p *layerPool) path(chain string) string {
 	return filepath.Join(p.dir, strings.TrimPrefix(chain, "sha256:"))
 }
 
-// emptyLower is the i-th (0 or 1) directory with nothing in it.
+// emptyLower returns the path of the i-th (0 or 1) empty lower directory.
 func (p *layerPool) emptyLower(i int) string {
 	return filepath.Join(p.dir, emptyDir, strconv.Itoa(i))
 }
 
-// chains lists the complete layers.
+// chains returns the ChainIDs of the complete layers.
 func (p *layerPool) chains() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,8 +88,9 @@ func (p *layerPool) chains() []string {
 	return out
 }
 
-// ref adds an image's references to its layers, and learns from its record how large
-// they are. It fails with ErrNotFound, and adds none, when a layer is not there.
+// ref adds a reference to each layer of an image, and takes over the sizes of the layers
+// from the image's record. If a layer does not exist it fails with [ErrNotFound] and adds
+// no reference.
 func (p *layerPool) ref(layers []layerRecord) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,7 +113,7 @@ func missing(chain string) error {
 	return fmt.Errorf("%w: layer %s is not in the store; pull the image again", ErrNotFound, chain)
 }
 
-// refPresent adds one reference if the layer is there, and tells whether it is.
+// refPresent adds a reference to the layer if it is complete, and reports whether it is.
 func (p *layerPool) refPresent(chain string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,7 +124,7 @@ func (p *layerPool) refPresent(chain string) bool {
 	return info != nil
 }
 
-// unref gives references up, and deletes what nobody refers to any more.
+// unref removes a reference from each of the layers, and deletes those that have none left.
 func (p *layerPool) unref(chains []string) {
 	if len(chains) == 0 {
 		return
@@ -135,11 +136,12 @@ func (p *layerPool) unref(chains []string) {
 		}
 	}
 	p.mu.Unlock()
-	p.collect(p.bg.ctx, chains) //nolint:errcheck // what can't be deleted now is by the next sweep
+	p.collect(p.bg.ctx, chains) //nolint:errcheck // the next sweep deletes what is left
 }
 
-// collect deletes those of the layers that nobody refers to. Each is first renamed,
-// so that a crash in the middle, or the end of ctx, leaves nothing that looks complete.
+// collect deletes those of the layers that have no references. Each is first renamed, so
+// that a crash during the deletion, or the end of ctx, leaves no directory that looks like
+// a complete layer.
 func (p *layerPool) collect(ctx context.Context, chains []string) error {
 	var errs []error
 	var renamed []string
@@ -169,8 +171,8 @@ func (p *layerPool) collect(ctx context.Context, chains []string) error {
 	return errors.Join(errs...)
 }
 
-// setAside gives a layer's directory a name under which it is deleted by the next
-// start at the latest. It is called with renames locked.
+// setAside renames a layer's directory to a temporary name and returns that. A directory of
+// this name is deleted at the next start at the latest. It is called with renames locked.
 func (p *layerPool) setAside(chain string) (string, error) {
 	to := filepath.Join(p.dir, tmpPrefix+"dead-"+strconv.FormatInt(now().UnixNano(), 36)+"-"+strconv.FormatUint(p.nextKey(), 10))
 	return to, os.Rename(p.path(chain), to) // needs no space on a full disk
@@ -183,8 +185,9 @@ func (p *layerPool) nextKey() uint64 {
 	return p.keys
 }
 
-// place gives an unpacked layer its name. A directory that has the name already is one
-// that could not be deleted. The layer is not complete before [layerPool.add].
+// place renames the directory of an unpacked layer to its final name. If there is a
+// directory of that name, it belongs to a layer whose deletion failed, and it is set aside.
+// The layer counts as complete only after [layerPool.add].
 func (p *layerPool) place(dir, chain string) error {
 	p.renames.Lock()
 	defer p.renames.Unlock()
@@ -197,8 +200,8 @@ func (p *layerPool) place(dir, chain string) error {
 	return err
 }
 
-// add makes a layer that has its name a complete one, with references of pulls. Holds
-// may refer to it too, when it takes the place of one that [layerPool.drop] took away.
+// add makes a layer with its final name complete; refs is the number of pulls that refer to
+// it. Holds may refer to it too, if it replaces a layer that [layerPool.drop] removed.
 func (p *layerPool) add(rec layerRecord, refs int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,10 +210,10 @@ func (p *layerPool) add(rec layerRecord, refs int) {
 	}
 }
 
-// drop takes a damaged layer away, whoever refers to it. Where it is mounted the mount
-// goes on, because overlayfs holds the directory and not its name: the files of a layer
-// that is held stay until the next start. The function it gives deletes those of
-// another, which may take long.
+// drop removes a damaged layer, also if there are references to it. A mount of the layer
+// keeps working, because overlayfs refers to the directory and not to its name; therefore
+// the files of a layer with holds stay until the next start. The function returned deletes
+// the files of a layer without holds, which may take long.
 func (p *layerPool) drop(chain string) (remove func(context.Context) error, err error) {
 	p.renames.Lock()
 	defer p.renames.Unlock()
@@ -218,7 +221,7 @@ func (p *layerPool) drop(chain string) (remove func(context.Context) error, err 
 	known, held := p.layers[chain] != nil, p.countHolds(chain) > 0
 	delete(p.layers, chain)
 	p.mu.Unlock()
-	if !known { // removed meanwhile; what has its name may be a new one that [layerPool.add] waits for
+	if !known { // removed meanwhile; a directory of its name may be a new layer before [layerPool.add]
 		return func(context.Context) error { return nil }, nil
 	}
 	tmp, err := p.setAside(chain)
@@ -249,10 +252,10 @@ func (p *layerPool) hold(key string, chains []string) error {
 	return nil
 }
 
-// briefly starts the keys of holds that last for one call.
+// briefly is the prefix of the keys of holds that last for one call.
 const briefly = "\x00"
 
-// holdBriefly holds layers until the function it gives is called.
+// holdBriefly holds layers until the function returned is called.
 func (p *layerPool) holdBriefly(chains []string) (release func(), err error) {
 	key := briefly + strconv.FormatUint(p.nextKey(), 10)
 	return func() { p.release(key) }, p.hold(key, chains)
@@ -267,8 +270,8 @@ func (p *layerPool) release(key string) {
 	p.unref(old)
 }
 
-// countHolds is how many holds of containers name the layer. It is called with mu
-// locked.
+// countHolds returns the number of holds on the layer that are not brief. It is called with
+// mu locked.
 func (p *layerPool) countHolds(chain string) (n int) {
 	for key, chains := range p.holds {
 		if strings.HasPrefix(key, briefly) {
@@ -307,13 +310,13 @@ func (p *layerPool) sweep(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removeUnpacked deletes a directory that did not become a layer, in the time the store
-// is open; the next start's sweep deletes what is left.
+// removeUnpacked deletes a directory that did not become a layer. When the store is closed
+// it stops, and the sweep of the next start deletes the rest.
 func (p *layerPool) removeUnpacked(dir string) error {
 	return dirtree.Remove(p.bg.ctx, dir)
 }
 
-// flush writes all that was unpacked to disk, by one syncfs.
+// flush writes all unpacked files to disk, by one syncfs(2) of the filesystem.
 func (p *layerPool) flush() error {
 	d, err := os.Open(p.dir)
 	if err != nil {
@@ -322,7 +325,7 @@ func (p *layerPool) flush() error {
 	return errors.Join(os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd()))), d.Close())
 }
 
-// syncNames makes the names of layers durable.
+// syncNames makes the names of layers durable, by an fsync(2) of their directory.
 func (p *layerPool) syncNames() error { return syncPath(p.dir) }
 
 func (p *layerPool) count() int {
@@ -331,7 +334,8 @@ func (p *layerPool) count() int {
 	return len(p.layers)
 }
 
-// usage adds up all layers, each once, and the directories around them.
+// usage returns the disk usage of all layers, each counted once, and of the directories
+// that contain them.
 func (p *layerPool) usage(ctx context.Context) (bytes, inodes uint64, err error) {
 	p.mu.Lock()
 	var unknown []string
@@ -360,7 +364,7 @@ func (p *layerPool) usage(ctx context.Context) (bytes, inodes uint64, err error)
 	return bytes + uint64(st.Blocks)*512 + empty.Bytes, inodes + 1 + empty.Inodes, err
 }
 
-// size gives what a complete layer takes of the disk, measured if no record told it.
+// size returns the disk usage of a complete layer: from a record, or else measured.
 func (p *layerPool) size(ctx context.Context, chain string) (bytes, inodes uint64, err error) {
 	p.mu.Lock()
 	var info layerInfo
@@ -374,7 +378,7 @@ func (p *layerPool) size(ctx context.Context, chain string) (bytes, inodes uint6
 	return p.measure(ctx, chain)
 }
 
-// measure counts a layer of which no record says how large it is.
+// measure measures a layer whose size is in no record.
 func (p *layerPool) measure(ctx context.Context, chain string) (bytes, inodes uint64, err error) {
 	u, err := dirtree.Measure(ctx, p.path(chain))
 	if errors.Is(err, os.ErrNotExist) {

@@ -12,25 +12,24 @@ import (
 	"berth/image/registry"
 )
 
-// Auth are the credentials of one pull; the fields are those of the CRI's
-// AuthConfig. They go to the image's registry, or only to the host ServerAddress
-// names, and to no other.
+// Auth are the credentials of one pull; the fields are those of the CRI's AuthConfig. They
+// are sent only to the host in ServerAddress or, if that is empty, to the image's registry.
 type Auth = registry.Credentials
 
-// PullRequest asks for an image.
+// PullRequest is a request to pull an image.
 type PullRequest struct {
 	Reference string
-	Auth      *Auth // nil: anonymous, or what hosts.toml says
-	// Progress, when not nil, is told what happens, by one goroutine at a time; it
-	// must not block.
+	Auth      *Auth // nil: the credentials in hosts.toml, or none
+	// Progress, if not nil, is called for each step, by one goroutine at a time. It must
+	// not block.
 	Progress func(Progress)
 }
 
-// The stages a pull goes through.
+// The stages of a pull, in [Progress].
 const (
-	StageResolve = "resolve" // asking the registry what the name stands for
+	StageResolve = "resolve" // asking the registry for the digest of the name
 	StageLayer   = "layer"   // fetching, verifying and unpacking one layer
-	StageCommit  = "commit"  // flushing to disk, recording
+	StageCommit  = "commit"  // flushing to disk, writing the record
 	StageDone    = "done"
 )
 
@@ -41,7 +40,7 @@ type Progress struct {
 	Layer     string // blob digest, in StageLayer
 	Index     int    // of the layer, from 0
 	Layers    int    // of the image
-	Done      int64  // bytes of the blob so far; Total when it was here already
+	Done      int64  // bytes of the blob so far; Total if the store had the layer already
 	Total     int64  // bytes of the blob
 }
 
@@ -53,7 +52,7 @@ type puller struct {
 	trust  *trust
 }
 
-// pull does the work of one pull.
+// pull pulls one image. tell is called for each step.
 func (p *puller) pull(ctx context.Context, ref registry.Reference, auth *Auth, tell func(Progress)) (*Image, error) {
 	tell(Progress{Reference: ref.String(), Stage: StageResolve})
 	repo, err := p.client.Repository(ref, auth)
@@ -78,8 +77,8 @@ func (p *puller) pull(ctx context.Context, ref registry.Reference, auth *Auth, t
 	return job.run(ctx)
 }
 
-// pullTag is the tag the image gets: a name with tag and digest asks for the digest
-// and says nothing about what the tag is now.
+// pullTag returns the tag that the image gets, or "". A name with tag and digest is pulled
+// by the digest; the registry's tag may be another image by now, so the image gets no tag.
 func pullTag(ref registry.Reference) string {
 	if ref.Digest != "" {
 		return ""
@@ -87,10 +86,11 @@ func pullTag(ref registry.Reference) string {
 	return ref.TagName()
 }
 
-// resolve asks what the name stands for. When an image of that name is here, asking
-// for the digest may do; it also proves that the credentials give access. Only an image
-// that this repository gave once is taken on its word: with the digest alone a registry
-// could have another's image answer to its name.
+// resolve finds the manifest or index that the name refers to in its registry. If the store
+// has an image of that name, asking for the digest (HEAD) may suffice; the answer also
+// proves that the credentials give access. A digest without its manifest is accepted only
+// if the image was pulled from this repository before: otherwise a registry could give its
+// own name to an image that was pulled from another registry.
 func (p *puller) resolve(ctx context.Context, repo *registry.Repository, ref registry.Reference) (registry.Manifest, *Image, error) {
 	if p.cat.view().find(ref) != nil {
 		m, err := repo.Resolve(ctx)
@@ -108,13 +108,13 @@ func (p *puller) resolve(ctx context.Context, repo *registry.Repository, ref reg
 	return m, nil, err
 }
 
-// gave tells whether the repository has given the image with the digest before.
+// gave reports whether the image with this digest was pulled from the repository before.
 func (p *puller) gave(ref registry.Reference, d digest.Digest) bool {
 	return d != "" && p.cat.view().byName[ref.DigestName(d)] != nil
 }
 
-// nameKnown adds the name to the image whose manifest or index has the digest, if it is
-// here and the trust policy lets it have the name. It gives nil when it is not here.
+// nameKnown adds the name to the image whose manifest or index has the digest, if the trust
+// policy allows the name for it. It returns nil if the store has no such image.
 func (p *puller) nameKnown(ctx context.Context, repo *registry.Repository, ref registry.Reference, d digest.Digest) (*Image, error) {
 	ix := p.cat.view()
 	img := ix.byDigest[d.String()]
@@ -131,7 +131,8 @@ func (p *puller) nameKnown(ctx context.Context, repo *registry.Repository, ref r
 	return p.cat.addNames(img.ID, pullTag(ref), ref.DigestName(d))
 }
 
-// pullFailure says which pull failed, and of what kind the failure is.
+// pullFailure wraps the error of a pull: it adds the image's name and the sentinel of the
+// error's kind.
 func pullFailure(ref registry.Reference, err error) error {
 	if err == nil {
 		return nil
@@ -143,7 +144,8 @@ func pullFailure(ref registry.Reference, err error) error {
 	return err
 }
 
-// firstSentinel is the one the kubelet must find at the start of the text.
+// firstSentinel returns the sentinel that the text of a pull's error must begin with, because
+// the kubelet looks for it there, or nil.
 func firstSentinel(err error) error {
 	for _, k := range []error{ErrRegistryUnavailable, ErrSignature} {
 		if errors.Is(err, k) {
@@ -153,7 +155,7 @@ func firstSentinel(err error) error {
 	return nil
 }
 
-// kindFirst says its kind first: the kubelet compares the beginning of the text.
+// kindFirst is an error whose text begins with its kind, where the kubelet looks for it.
 type kindFirst struct{ kind, err error }
 
 func (k *kindFirst) Error() string {
@@ -162,5 +164,5 @@ func (k *kindFirst) Error() string {
 
 func (k *kindFirst) Unwrap() error { return k.err }
 
-// now is when something happened, in the resolution JSON keeps.
+// now returns the present time in UTC, rounded down to microseconds as in the records.
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }

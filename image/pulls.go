@@ -9,7 +9,7 @@ import (
 	"berth/image/registry"
 )
 
-// pulls are the pulls in progress. Callers that ask for the same share one.
+// pulls are the pulls in progress. Callers with the same request share one pull.
 type pulls struct {
 	bg    *background
 	trust *trust
@@ -19,13 +19,13 @@ type pulls struct {
 	byKey map[string]*pull
 }
 
-// pullWork does one pull and tells of its progress. [puller.pull] is one.
+// pullWork does one pull and calls tell for each step. [puller.pull] is one.
 type pullWork func(ctx context.Context, ref registry.Reference, auth *Auth, tell func(Progress)) (*Image, error)
 
-// pull is one pull in progress, for all who asked for it.
+// pull is one pull in progress, shared by all callers with the same request.
 type pull struct {
 	key    string
-	refs   int // callers; guarded by pulls.mu
+	refs   int // number of callers that wait for it; guarded by pulls.mu
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when img and err are set
 	img    *Image
@@ -37,9 +37,9 @@ func newPulls(bg *background, trust *trust, work pullWork) *pulls {
 	return &pulls{bg: bg, trust: trust, work: work, byKey: map[string]*pull{}}
 }
 
-// Pull makes the image the reference names in its registry now present, and gives
-// it. Callers that ask for the same with the same credentials share one pull; it
-// goes on until the last of them gave up.
+// Pull brings the image that the reference has in its registry at present into the store,
+// and returns it. Callers with the same reference and credentials share one pull. It is
+// cancelled when the contexts of all of them have ended.
 func (p *pulls) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	ref, err := registry.Parse(req.Reference)
 	if err != nil {
@@ -73,7 +73,7 @@ func (p *pulls) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 	}
 }
 
-// finish gives the pull's callers its result.
+// finish passes the result of the pull to its callers.
 func (p *pulls) finish(one *pull) {
 	p.mu.Lock()
 	p.forget(one)
@@ -82,8 +82,8 @@ func (p *pulls) finish(one *pull) {
 	one.cancel(nil)
 }
 
-// leave takes a caller off the pull, and ends it when it was the last. A later caller
-// of the same name starts a new one.
+// leave removes a caller from the pull, and cancels the pull when that was the last one. A
+// later caller with the same request starts a new pull.
 func (p *pulls) leave(one *pull, cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,14 +94,15 @@ func (p *pulls) leave(one *pull, cause error) {
 	one.cancel(cause)
 }
 
-// forget lets nobody join the pull any more. It is called with mu locked.
+// forget removes the pull from the map, so that no later caller joins it. It is called with
+// mu locked.
 func (p *pulls) forget(one *pull) {
 	if p.byKey[one.key] == one {
 		delete(p.byKey, one.key)
 	}
 }
 
-// pullKey is the same for pulls that can share one.
+// pullKey returns the key of a request; requests with the same key share one pull.
 func pullKey(ref registry.Reference, auth *Auth) string {
 	key := ref.String()
 	if auth != nil {
@@ -111,7 +112,7 @@ func pullKey(ref registry.Reference, auth *Auth) string {
 	return key
 }
 
-// listeners passes progress to everyone who wants it.
+// listeners passes the progress of a pull on to the callers that asked for it.
 type listeners struct {
 	mu   sync.Mutex
 	list []func(Progress)

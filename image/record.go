@@ -12,8 +12,8 @@ import (
 
 const recordVersion = 1
 
-// record is an image as stored in ROOT/images. It is immutable once in the store;
-// a change makes a new one.
+// record is the JSON form of an image in ROOT/images. A record of the catalogue is
+// immutable: a change makes a new record.
 type record struct {
 	Version        int           `json:"version"`
 	ID             string        `json:"id"`
@@ -26,7 +26,7 @@ type record struct {
 	Digests        []string      `json:"digests"` // full names
 	Layers         []layerRecord `json:"layers"`  // lowest first
 	PulledAt       time.Time     `json:"pulled_at"`
-	Seq            uint64        `json:"seq"` // of two records with one tag, the higher has it
+	Seq            uint64        `json:"seq"` // if two records have the same tag, the higher one keeps it
 
 	served    served
 	documents int // bytes of Manifest and Config
@@ -51,14 +51,14 @@ func (r *record) chains() []string {
 	return out
 }
 
-// with gives a copy that also has the names.
+// with returns a copy of the record with the names added; either may be empty.
 func (r *record) with(tag, digestName string) *record {
 	c := *r
 	c.Tags, c.Digests = added(r.Tags, tag), added(r.Digests, digestName)
 	return &c
 }
 
-// without gives a copy that does not have the tag.
+// without returns a copy of the record without the tag.
 func (r *record) without(tag string) *record {
 	c := *r
 	c.Tags = slices.DeleteFunc(slices.Clone(r.Tags), func(t string) bool { return t == tag })
@@ -72,16 +72,16 @@ func added(list []string, s string) []string {
 	return append(slices.Clone(list), s)
 }
 
-// slim gives the record as it is kept in memory: without the documents, which may have
-// megabytes.
+// slim returns a copy of the record without manifest and configuration, which may have
+// megabytes. This copy is kept in memory.
 func (r *record) slim() *record {
 	c := *r
 	c.Manifest, c.Config = nil, nil
 	return &c
 }
 
-// canonical gives names as [registry.Parse] writes them now: one that is written
-// otherwise, by an earlier version, nobody could ask for any more.
+// canonical brings names into the form that [registry.Parse] gives them. An earlier version
+// may have stored another form, by which the image could not be found any more.
 func canonical(names []string) []string {
 	var out []string
 	for _, n := range names {
@@ -93,8 +93,8 @@ func canonical(names []string) []string {
 	return out
 }
 
-// parse takes out of the record's documents what is kept of them; an artifact has no
-// configuration to speak of.
+// parse sets the fields that are derived from manifest and configuration. The configuration
+// of an artifact has no defined content and is not read.
 func (r *record) parse() error {
 	var cfg imageConfig
 	var err error

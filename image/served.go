@@ -9,20 +9,21 @@ import (
 )
 
 const (
-	// maxServed is how many bytes an image's command, environment, volumes and the like
-	// may take together. The kernel starts no program with a longer string than 128 KiB.
+	// maxServed is how many bytes an image's command, environment, volumes and similar
+	// fields may have together. The kernel refuses to execute a program with an argument
+	// of more than 128 KiB (MAX_ARG_STRLEN).
 	maxServed = 256 << 10
-	// maxAnnotations is how many bytes the annotations of a manifest may have: every list
-	// of the images holds those of all.
+	// maxAnnotations is how many bytes the annotations of a manifest may have. Every
+	// ListImages answer contains the annotations of all images.
 	maxAnnotations = 16 << 10
-	// maxUser bounds a user's name, which is in these lists too.
+	// maxUser is how many bytes a user's name may have; it is in these answers too.
 	maxUser = 256
-	// stringCost is what a string costs beside its bytes, roughly.
+	// stringCost is about how many bytes of memory a string takes in addition to its text.
 	stringCost = 16
 )
 
-// imageConfig is what is read of an image's configuration: not its history, which only
-// a verbose status shows.
+// imageConfig has the fields of an image's configuration that are read. The history is not
+// among them: only the verbose ImageStatus shows it, from the file.
 type imageConfig struct {
 	Created *time.Time          `json:"created"`
 	Config  ocispec.ImageConfig `json:"config"`
@@ -37,15 +38,15 @@ func parseConfig(raw []byte) (imageConfig, error) {
 	return cfg, nil
 }
 
-// served is what is kept in memory of an image's documents while it is in the store.
+// served is the part of an image's manifest and configuration that is kept in memory.
 type served struct {
 	config      ocispec.ImageConfig
 	created     time.Time
 	annotations map[string]string
 }
 
-// serve takes out of an image's documents what is served of them. Labels and exposed
-// ports are not: the CRI has no place for them.
+// serve returns the part of an image's documents that the CRI serves. Labels and exposed
+// ports are left out, because the CRI has no fields for them.
 func serve(cfg imageConfig, m ocispec.Manifest) (served, error) {
 	s := served{config: cfg.Config, annotations: m.Annotations}
 	s.config.Labels, s.config.ExposedPorts = nil, nil

@@ -9,25 +9,25 @@ import (
 )
 
 const (
-	// slotPatience is how long a pull without any slot waits for one of the common
-	// ones before it gets one of its own. Layers that come at all free slots sooner.
+	// slotPatience is how long a pull that has no slot waits for one before it gets an
+	// extra slot. Unless all downloads are stalled, a slot becomes free sooner.
 	slotPatience = 3 * time.Second
-	// maxExtra bounds the slots given on top of Options.MaxParallel; a registry can
-	// have half of them, so that another's pulls still get some.
+	// maxExtra is the number of extra slots beyond Options.MaxParallel. One registry can
+	// have at most half of them, so that pulls from other registries still get some.
 	maxExtra = 16
 )
 
-// origin is where a pull would have a layer from.
+// origin says for which pull, and from where, a layer would be fetched.
 type origin struct {
-	pull     *ingest // whose share of the slots it would take
-	registry string  // "" is an archive
-	source   string  // the same for pulls that would fetch the same bytes from the same place
+	pull     *ingest // the pull to which the slot is charged
+	registry string  // its host; "" for an archive
+	source   string  // equal for pulls that would fetch the same bytes from the same place
 }
 
-// slots bound the layers that are worked on at once. A free one goes to the registry
-// that has the fewest, of its pulls to the one that has the fewest, and then to the one
-// that waited longest. A pull that has none for too long, because all are with layers
-// that don't come, gets an extra one.
+// slots limit the number of layers that are fetched and unpacked at once. A free slot goes
+// to the registry with the fewest slots, among its pulls to the one with the fewest, and
+// among equals to the one that has waited longest. A pull that has no slot for
+// [slotPatience], because stalled downloads have all of them, gets an extra one.
 type slots struct {
 	size     int
 	patience time.Duration
@@ -39,11 +39,11 @@ type slots struct {
 	queue      []*turn
 }
 
-// turn is one layer's wait for a slot, and then its slot.
+// turn is a layer that waits for a slot or has one.
 type turn struct {
-	ready   chan struct{} // closed when it has the slot
-	wanting []origin      // those who wait for the layer; guarded by slots.mu
-	charged origin        // the one whose share the slot is; valid when ready is closed
+	ready   chan struct{} // closed when the layer has its slot
+	wanting []origin      // the pulls that wait for the layer; guarded by slots.mu
+	charged origin        // the pull that the slot is charged to; valid when ready is closed
 }
 
 func newSlots(size int) *slots {
@@ -52,7 +52,7 @@ func newSlots(size int) *slots {
 
 func newTurn(o origin) turn { return turn{ready: make(chan struct{}), wanting: []origin{o}} }
 
-// take waits for a slot, to be given back with [slots.give].
+// take waits for a slot. The caller returns it with [slots.give].
 func (s *slots) take(ctx context.Context, t *turn) error {
 	s.mu.Lock()
 	s.queue = append(s.queue, t)
@@ -76,7 +76,8 @@ func (s *slots) take(ctx context.Context, t *turn) error {
 	}
 }
 
-// join adds one more who waits for the layer: it comes as soon as one of them is due.
+// join adds a pull that waits for the layer as well. The layer gets a slot as soon as one
+// of its pulls is entitled to one.
 func (s *slots) join(t *turn, o origin) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,7 +85,7 @@ func (s *slots) join(t *turn, o origin) {
 	s.grant()
 }
 
-// drop takes a turn out of the queue; it tells whether the turn was there.
+// drop removes a turn from the queue, and reports whether it was in the queue.
 func (s *slots) drop(t *turn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,7 +96,7 @@ func (s *slots) drop(t *turn) bool {
 	return i >= 0
 }
 
-// give returns the slot a turn has.
+// give returns the slot of a turn.
 func (s *slots) give(t *turn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,13 +110,13 @@ func (s *slots) give(t *turn) {
 	s.grant()
 }
 
-// grant gives out what is free. The caller holds mu.
+// grant hands out all free slots. It is called with mu locked.
 func (s *slots) grant() {
 	for s.held < s.size && len(s.queue) > 0 {
 		best, due, fewest := 0, origin{}, math.MaxInt
 		for i, t := range s.queue {
 			for _, o := range t.wanting {
-				// A registry has far fewer slots than there are steps between two.
+				// The registry counts first, then the pull: no pull has 1<<20 slots.
 				if n := s.byRegistry[o.registry]<<20 + s.byPull[o.pull]; n < fewest {
 					best, due, fewest = i, o, n
 				}
@@ -125,7 +126,8 @@ func (s *slots) grant() {
 	}
 }
 
-// hand gives the i-th of the queue a slot out of the share of o. The caller holds mu.
+// hand gives the i-th turn of the queue a slot, which is charged to o. It is called with mu
+// locked.
 func (s *slots) hand(i int, o origin) {
 	t := s.queue[i]
 	s.queue = slices.Delete(s.queue, i, i+1)
@@ -136,8 +138,8 @@ func (s *slots) hand(i int, o origin) {
 	close(t.ready)
 }
 
-// grantExtra gives a turn that waited too long a slot beyond the bound, if it is
-// still waiting and one of those who want it has no other.
+// grantExtra gives a turn that has waited for [slotPatience] an extra slot, if it still
+// waits and one of the pulls that want the layer has no other slot.
 func (s *slots) grantExtra(t *turn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
