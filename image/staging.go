@@ -11,14 +11,14 @@ import (
 	"berth/oci/dirtree"
 )
 
-// staging makes layers: it has them fetched and unpacked under temporary names, for all
-// pulls that want them, and gives those that are complete to the pool.
+// staging makes layers: it has each layer fetched and unpacked once, in a directory with a
+// temporary name, for all pulls that need it, and passes complete layers to the pool.
 type staging struct {
 	pool  *layerPool
-	slots *slots // one for each attempt that is being worked on
+	slots *slots // each running attempt has one
 	bg    *background
 
-	publishing sync.Mutex // see the package's rules for locks
+	publishing sync.Mutex // see "Locks" in doc.go
 
 	mu     sync.Mutex
 	stages map[string]*stage // by ChainID
@@ -28,36 +28,36 @@ func newStaging(pool *layerPool, slots *slots, bg *background) *staging {
 	return &staging{pool: pool, slots: slots, bg: bg, stages: map[string]*stage{}}
 }
 
-// stage is a layer in the making, for all pulls that want it. Pulls that would have it
-// from the same source share one attempt. A pull that would have it from elsewhere
-// makes an attempt of its own beside the others, and the first that succeeds counts:
-// another registry must not be able to hold up a layer by never finishing it.
+// stage is a layer that is being made, for all pulls that need it. Pulls with the same
+// source share one attempt to make it. A pull with another source starts an attempt of its
+// own in parallel, and the first attempt that succeeds is used. Otherwise a registry that
+// never finishes a layer could delay pulls of the layer from other registries.
 type stage struct {
 	rec    layerRecord
-	refs   int  // pulls; guarded by staging.mu
-	public bool // it has become a layer, which has the references; guarded by staging.mu
+	refs   int  // number of pulls with a claim; guarded by staging.mu
+	public bool // it is a layer in the pool, which counts the references now; guarded by staging.mu
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when it is unpacked or failed
+	done   chan struct{} // closed when the layer is unpacked or all attempts have failed
 	listeners
 
 	// Guarded by staging.mu.
-	attempts map[string]*attempt // by origin.source; those that failed are not in it
-	running  int                 // attempts
-	settled  bool                // one succeeded, or all failed
+	attempts map[string]*attempt // by origin.source, without the failed ones
+	running  int                 // number of running attempts
+	settled  bool                // an attempt succeeded, or all failed
 
 	// Set before done is closed.
 	dir    string // R/layers/.tmp-*
 	result layer.Result
 	err    error
 
-	inheriting chan struct{} // holds an element while a pull completes the layer
-	inherited  bool          // guarded by inheriting
+	inheriting chan struct{} // a lock: has an element while a pull completes the layer
+	inherited  bool          // the layer was completed; guarded by inheriting
 
 	renamed bool // guarded by staging.publishing
 }
 
-// attempt is one source's part in a stage.
+// attempt is the making of a stage's layer from one source.
 type attempt struct {
 	turn
 	failed chan struct{} // closed when it failed
@@ -66,23 +66,25 @@ type attempt struct {
 
 var errOvertaken = errors.New("the layer was there from elsewhere before")
 
-// layerRequest is what a pull wants of the staging area.
+// layerRequest is a pull's request for a layer.
 type layerRequest struct {
 	rec  layerRecord
 	from origin
 	do   unpack         // makes the layer
-	tell func(Progress) // is told of it; may be nil
+	tell func(Progress) // called for each step; may be nil
 }
 
-// claim is a pull's part in a layer, which keeps it from being deleted.
+// claim is a pull's reference to a layer or to the stage of a layer. While the pull has it,
+// the layer is not deleted.
 type claim struct {
-	stage   *stage   // nil when the layer is complete: the claim is a reference in the pool
-	attempt *attempt // at the stage, by the source that was asked for; nil when the stage is settled
-	joined  bool     // the attempt is one that another pull has begun
+	stage   *stage   // nil if the layer is complete: the claim is a reference in the pool
+	attempt *attempt // from the source of the request; nil if the stage is settled
+	joined  bool     // another pull started the attempt
 }
 
-// acquire makes sure the layer is there or being made. The claim is given up by
-// [staging.leave], or by [layerPool.unref] when the layer is complete.
+// acquire returns a claim to the layer, and starts an attempt to make it if that is needed.
+// The caller ends the claim by [staging.leave] or, if the layer is complete, by
+// [layerPool.unref].
 func (s *staging) acquire(r layerRequest) claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +118,7 @@ func (s *staging) acquire(r layerRequest) claim {
 	return claim{st, a, false}
 }
 
-// await waits for the stage, or for the attempt at it to fail.
+// await waits until the stage is done, or until the attempt a has failed.
 func (st *stage) await(ctx context.Context, a *attempt) error {
 	var failed chan struct{}
 	if a != nil {
@@ -138,8 +140,9 @@ func (st *stage) await(ctx context.Context, a *attempt) error {
 	return a.err
 }
 
-// make runs one layer's pipeline when it is its turn, and cleans up after what failed.
-// The slot is free again before that, which may take longer than it took to unpack.
+// make waits for a slot, runs do to make one layer, and removes the files of a failed
+// attempt. It returns the slot before that, because the removal may take longer than the
+// unpacking did.
 func (s *staging) make(ctx context.Context, made *stage, t *turn, do unpack) error {
 	if err := s.slots.take(ctx, t); err != nil {
 		return err
@@ -165,7 +168,7 @@ func (s *staging) make(ctx context.Context, made *stage, t *turn, do unpack) err
 	return err
 }
 
-// measure notes what the unpacked layer will take of the disk once it is complete.
+// measure sets the disk usage that the unpacked layer will have when it is complete.
 func (st *stage) measure(ctx context.Context) error {
 	u, err := dirtree.Measure(ctx, st.dir)
 	passing, files := layer.ListUsage(st.dir)
@@ -173,8 +176,8 @@ func (st *stage) measure(ctx context.Context) error {
 	return err
 }
 
-// settle takes what an attempt made for the stage, if it is the first to succeed. The
-// stage has failed when all attempts have.
+// settle ends an attempt. If it is the first to succeed, its directory becomes the stage's.
+// The stage fails when its last attempt fails.
 func (s *staging) settle(st, made *stage, a *attempt, source string, err error) {
 	s.mu.Lock()
 	st.running--
@@ -203,14 +206,16 @@ func (s *staging) settle(st, made *stage, a *attempt, source string, err error) 
 	}
 }
 
-// forget lets nobody join the stage any more. It is called with mu locked.
+// forget removes the stage from the map, so that no later pull joins it. It is called with
+// mu locked.
 func (s *staging) forget(st *stage) {
 	if s.stages[st.rec.ChainID] == st {
 		delete(s.stages, st.rec.ChainID)
 	}
 }
 
-// inherit completes the unpacked layer, unless that was done, for one pull at a time.
+// inherit completes the unpacked layer by the layers below it, unless another pull has done
+// that. One pull at a time does it.
 func (st *stage) inherit(ctx context.Context, below *layer.Below) error {
 	select {
 	case st.inheriting <- struct{}{}:
@@ -227,17 +232,17 @@ func (st *stage) inherit(ctx context.Context, below *layer.Below) error {
 	return err
 }
 
-// unflushed tells whether one of the stages is not on disk for sure: those that have
-// their names were flushed before.
+// unflushed reports whether one of the stages may not be on disk completely. Stages that
+// were renamed to their final names were flushed before.
 func (s *staging) unflushed(stages []*stage) bool {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	return slices.ContainsFunc(stages, func(st *stage) bool { return st != nil && !st.renamed })
 }
 
-// publish makes layers of the stages, which must be complete and flushed; elements that
-// are nil are left out. It gives the ChainIDs of those it came to: from then on a pull's
-// reference to one is the pool's, given up by [layerPool.unref].
+// publish makes layers of the stages, which must be complete and flushed; nil elements are
+// skipped. It returns the ChainIDs of the layers it made, also beside an error. From then on
+// a pull's claim to such a layer is a reference in the pool, ended by [layerPool.unref].
 func (s *staging) publish(stages []*stage) (chains []string, err error) {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
@@ -267,7 +272,8 @@ func (s *staging) publish(stages []*stage) (chains []string, err error) {
 	return chains, err
 }
 
-// leave gives up one pull's part of a stage.
+// leave ends the claim of one pull to a stage. When the last claim ends, the attempts are
+// cancelled with cause, and the directory is removed.
 func (s *staging) leave(st *stage, cause error) {
 	s.mu.Lock()
 	if st.public {

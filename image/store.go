@@ -15,24 +15,26 @@ import (
 	"berth/oci/flock"
 )
 
-// lockFile is held while the store is open.
+// lockFile is the name of the file that is locked while the store is open.
 const lockFile = ".lock"
 
 // Options configures a store. Only Root is required.
 type Options struct {
-	// Root is the directory under which images/ and layers/ are.
+	// Root is the directory that contains images/ and layers/.
 	Root string
-	// CertsDirs are candidates for the registries' configuration (certs.d layout);
-	// the first that exists is read, on every pull.
+	// CertsDirs are directories with the configuration of registries, in the layout of
+	// containerd's certs.d. The first one that exists is used; it is read for every pull.
 	CertsDirs []string
-	// MaxParallel bounds the layers fetched and unpacked at once, over all pulls; a
-	// pull that waited in vain for 3 s gets one more, up to 16 in all and 8 of one
-	// registry. Default: twice the processors, at least 4 and at most 12.
+	// MaxParallel is how many layers are fetched and unpacked at once, over all pulls. A
+	// pull that could start none of its layers for 3 s starts one nevertheless; there are
+	// at most 16 of these, 8 per registry. Default: twice the number of processors, but at
+	// least 4 and at most 12.
 	MaxParallel int
-	// PinnedImages are names, with * as wildcard, of images the kubelet is asked not
-	// to collect; a pattern without wildcard is completed as image names are.
+	// PinnedImages are the names of images that the kubelet is asked not to
+	// garbage-collect; * is a wildcard. A name without a wildcard may be in docker's short
+	// form.
 	PinnedImages []string
-	// Trust is the policy images must satisfy to be pulled; nil accepts all.
+	// Trust is the policy for the images that may be pulled; nil allows all.
 	Trust *TrustPolicy
 	// Observe is told what is fetched, for metrics. Its functions may be nil.
 	Observe Observer
@@ -60,8 +62,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Store is the image store of one root directory. It is safe for concurrent use. It
-// only puts together what it consists of; see the package documentation.
+// Store is the image store of one root directory. It is safe for concurrent use. Its parts
+// are described in the package documentation.
 type Store struct {
 	root   string
 	lock   *os.File
@@ -76,8 +78,8 @@ type Store struct {
 	*pulls  // Pull
 }
 
-// Open takes the store at opts.Root, creating it if need be, and reads what is
-// there. Only one process can have it open.
+// Open opens the store at opts.Root, which is created if it does not exist, and reads its
+// records. Only one process can have a store open.
 func Open(opts Options) (*Store, error) {
 	opts = opts.withDefaults()
 	p, err := parsePlatform(opts.platform)
@@ -126,7 +128,8 @@ func (s *Store) SetTrust(p *TrustPolicy) { s.trust.set(p) }
 // [Options].
 func (s *Store) SetPinned(patterns []string) { s.cat.pin(patterns) }
 
-// lockDir keeps other processes out of the directory until the file is closed.
+// lockDir locks the directory for this process, until the file returned is closed. It fails
+// if another process has it locked.
 func lockDir(dir string) (*os.File, error) {
 	f, err := flock.Try(filepath.Join(dir, lockFile))
 	if errors.Is(err, flock.ErrLocked) {
@@ -135,7 +138,8 @@ func lockDir(dir string) (*os.File, error) {
 	return f, err
 }
 
-// Close ends all pulls, waits for them, and gives up the lock. Mounts stay.
+// Close cancels all pulls, waits until they have ended, and unlocks the directory. Mounts
+// stay.
 func (s *Store) Close() error {
 	s.bg.stop()
 	s.client.Close()
@@ -145,36 +149,38 @@ func (s *Store) Close() error {
 	return s.lock.Close()
 }
 
-// Load brings in the images of an archive: what docker save writes, or an OCI image
-// layout as tar; either may be compressed. It gives the images in archive order.
+// Load reads the images of an archive into the store: the output of docker save, or an OCI
+// image layout as a tar file; either may be compressed. It returns the images in the order
+// of the archive.
 func (s *Store) Load(ctx context.Context, r io.Reader, opts LoadOptions) ([]*Image, error) {
 	return s.loader.loadTar(ctx, r, opts)
 }
 
-// LoadDir does the same for a directory that holds an OCI image layout or an
+// LoadDir does what [Store.Load] does, for a directory with an OCI image layout or with an
 // unpacked docker archive.
 func (s *Store) LoadDir(ctx context.Context, dir string, opts LoadOptions) ([]*Image, error) {
 	return s.loader.loadDir(ctx, dir, opts)
 }
 
-// Seed loads every image archive in a directory: tar files of any accepted form and
-// directories with an OCI image layout. Images that are here already cost a look at
-// their manifest. A file that can't be loaded does not keep the others from it; a
-// directory that does not exist holds nothing.
+// Seed loads every image archive in a directory: tar files as for [Store.Load], and
+// directories as for [Store.LoadDir]. Of an image that the store has already, only the
+// manifest is read. If a file can't be loaded, the others are loaded nevertheless, and the
+// error names it. A directory that does not exist counts as empty.
 func (s *Store) Seed(ctx context.Context, dir string) ([]*Image, error) {
 	return s.loader.seed(ctx, dir)
 }
 
-// List gives all images, the last pulled first. The slice must not be changed.
+// List returns all images, the last pulled first. The slice must not be changed.
 func (s *Store) List() []*Image { return s.cat.view().sorted }
 
-// Get finds an image by its ID (with or without sha256:), an unambiguous prefix of
-// it, a tag or digest in full or in docker's short form, or both. A reference with
-// a digest ignores its tag, as when pulling.
+// Get returns an image by its ID (with or without sha256:), by an unambiguous prefix of the
+// ID, or by a name with a tag, a digest or both, in full or in docker's short form. If the
+// name has a digest, its tag is ignored, as in a pull. The error is [ErrNotFound] if there
+// is no such image.
 func (s *Store) Get(ref string) (*Image, error) { return s.cat.view().get(ref) }
 
-// RawConfig reads the configuration of the image with this ID as it was published. It
-// is not kept in memory.
+// RawConfig reads the configuration of the image with this ID from disk: the JSON bytes
+// that were pulled.
 func (s *Store) RawConfig(id string) ([]byte, error) {
 	r, err := s.cat.record(id)
 	if err != nil {
@@ -183,9 +189,9 @@ func (s *Store) RawConfig(id string) ([]byte, error) {
 	return r.Config, nil
 }
 
-// Remove deletes the image with all its tags, whichever of them ref is; no such
-// image is no error. Its space is free when it returns, except for layers that
-// other images or holds refer to.
+// Remove deletes the image that ref names, with all its names. It is no error if there is
+// no such image. When it returns, the disk space is free, except for layers that other
+// images or holds refer to.
 func (s *Store) Remove(_ context.Context, ref string) error {
 	img, err := s.Get(ref)
 	if errors.Is(err, ErrNotFound) {
@@ -200,21 +206,20 @@ func (s *Store) Remove(_ context.Context, ref string) error {
 	return nil
 }
 
-// Hold keeps layers (Image.Layers) from being deleted, in the name of a container
-// or another user, until [Store.Release] of the same key. Holding again replaces
-// what the key held. It fails with ErrNotFound, and holds nothing new, when a layer
-// is not there.
+// Hold prevents the deletion of layers (Image.Layers) until [Store.Release] is called with
+// the same key, such as the ID of a container. A second Hold with a key replaces the first.
+// If one of the layers does not exist it fails with [ErrNotFound] and changes nothing.
 func (s *Store) Hold(key string, layers []string) error { return s.pool.hold(key, layers) }
 
-// Release ends a hold. Layers of images that were removed meanwhile are deleted
-// before it returns.
+// Release ends a hold. Before it returns, the layers that have no other reference (their
+// images were removed meanwhile) are deleted.
 func (s *Store) Release(key string) { s.pool.release(key) }
 
-// Sweep is to be called once all holds are known again after a restart. It deletes
-// what an earlier process left half done and every layer nobody refers to; from
-// then on layers are deleted as soon as the last reference goes. What there is to
-// delete is settled at once, deleting it may take minutes: the store can be used
-// meanwhile. Ended by ctx, the next start's Sweep deletes the rest.
+// Sweep deletes the temporary directories of an earlier process and every layer without a
+// reference. It is called after a start, when all holds were made again. Only from then on
+// are layers deleted when their last reference ends. The deletion may take minutes; the
+// store can be used meanwhile. If ctx ends before, the Sweep of the next start deletes the
+// rest.
 func (s *Store) Sweep(ctx context.Context) error { return s.pool.sweep(ctx) }
 
 func isHex(s string) bool {

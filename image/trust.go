@@ -20,14 +20,14 @@ import (
 	"berth/image/registry"
 )
 
-// TrustPolicy says which images may be pulled. The first rule that matches decides;
-// an image that none matches may be pulled. What is loaded from an archive is the
-// operator's own doing and not asked about.
+// TrustPolicy says which images may be pulled. The first rule that matches an image's name
+// decides; an image without a matching rule may be pulled. The policy does not apply to
+// archives, which only an operator can load.
 type TrustPolicy struct {
 	Rules []TrustRule
 
 	mu       sync.Mutex
-	verified map[string]bool // "digest rule": signatures found good
+	verified map[string]bool // "DIGEST RULE" of the signatures that were verified
 }
 
 // trust holds the policy in force, which may be replaced while images are pulled.
@@ -46,22 +46,22 @@ func (t *trust) set(p *TrustPolicy) { t.now.Store(p) }
 
 // TrustRule is one rule.
 type TrustRule struct {
-	// Match is a [registry.Pattern] for HOST/REPOSITORY, which has neither tag nor
-	// digest. The host may be spelled in any way that means the same registry; other
-	// names the resolver has for it are other registries.
+	// Match is a [registry.Pattern] for HOST/REPOSITORY, without tag and digest. Any
+	// spelling of the host that means the same registry will do. A host name that only DNS
+	// resolves to the same machine is another registry.
 	Match string
 	// Reject refuses the images.
 	Reject bool
-	// RequireDigest wants the name to carry a digest.
+	// RequireDigest refuses names without a digest.
 	RequireDigest bool
-	// Digests are the manifests or indexes allowed; none means any.
+	// Digests are those of the manifests or indexes that are allowed; if empty, all are.
 	Digests []digest.Digest
-	// Keys are public keys (ECDSA, Ed25519 or RSA) of which one must have signed the
-	// image with cosign; none means no signature is wanted.
+	// Keys are public keys (ECDSA, Ed25519 or RSA). The image must have a cosign signature
+	// by one of them; if empty, no signature is required.
 	Keys []crypto.PublicKey
 }
 
-// trustFile is the policy as written in TOML.
+// trustFile is the TOML form of the policy.
 type trustFile struct {
 	Rule []struct {
 		Match         string   `toml:"match"`
@@ -86,7 +86,7 @@ type trustFile struct {
 //
 //	[[rule]]
 //	match = "*"
-//	reject = true                  # all that no rule above took
+//	reject = true                  # every image that no rule above matches
 func LoadTrustPolicy(path string) (*TrustPolicy, error) {
 	var f trustFile
 	meta, err := toml.DecodeFile(path, &f)
@@ -121,8 +121,8 @@ func LoadTrustPolicy(path string) (*TrustPolicy, error) {
 	return &p, nil
 }
 
-// checkMatch refuses what no image's name can match: the rule would look as if it
-// guarded something.
+// checkMatch refuses a pattern that no image name can match. An operator would rely on such
+// a rule, and it would have no effect.
 func checkMatch(match string) error {
 	if match == "" {
 		return errors.New(`it has no match; "*" matches all`)
@@ -169,14 +169,15 @@ func readKey(dir, name string) (crypto.PublicKey, error) {
 	return key, nil
 }
 
-// rule gives the rule for a name; nil when it may be pulled freely.
+// rule returns the rule for a name and its number, or nil if the name may be pulled without
+// conditions.
 func (p *TrustPolicy) rule(ref registry.Reference) (*TrustRule, int) {
 	if p == nil {
 		return nil, 0
 	}
 	for i := range p.Rules {
 		pat, err := registry.ParsePattern(p.Rules[i].Match)
-		if err != nil || pat.Matches(ref.Name()) { // what can't be read guards everything
+		if err != nil || pat.Matches(ref.Name()) { // an unreadable pattern counts as matching
 			return &p.Rules[i], i
 		}
 	}
@@ -187,7 +188,7 @@ func refused(ref registry.Reference, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %s", ErrSignature, ref, fmt.Sprintf(format, args...))
 }
 
-// allowName decides what can be decided before the registry is asked.
+// allowName checks the conditions that concern the name alone, before the registry is asked.
 func (p *TrustPolicy) allowName(ref registry.Reference) error {
 	r, _ := p.rule(ref)
 	switch {
@@ -201,8 +202,8 @@ func (p *TrustPolicy) allowName(ref registry.Reference) error {
 	return nil
 }
 
-// allow decides about an image by its digests: that of what the name stands for,
-// and, of an index, that of the manifest chosen.
+// allow checks the conditions for an image with these digests: the digest that the name
+// refers to and, if that is an index, the digest of the manifest that was chosen from it.
 func (p *TrustPolicy) allow(ctx context.Context, ref registry.Reference, repo *registry.Repository, digests ...digest.Digest) error {
 	r, n := p.rule(ref)
 	if r == nil {
@@ -221,7 +222,7 @@ func (p *TrustPolicy) allow(ctx context.Context, ref registry.Reference, repo *r
 			return nil
 		}
 		if !errors.Is(err, errUnsigned) {
-			return err // the registry's trouble, not the image's
+			return err // the registry failed, which says nothing about the image
 		}
 		errs = append(errs, err)
 	}

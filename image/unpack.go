@@ -15,11 +15,11 @@ import (
 	"berth/image/layer"
 )
 
-// unpack fills dir with the layer and completes rec.
+// unpack makes the layer of the stage in dir and completes the stage's record.
 type unpack func(ctx context.Context, dir string, st *stage) error
 
-// errDamaged says that a registry's bytes were not the layer's, and that others can be
-// asked for.
+// errDamaged is wrapped when the bytes from a host did not have the layer's digest, and
+// another host can be asked, or the same one again.
 var errDamaged = errors.New("the download was damaged")
 
 // blobUnpacker fetches, verifies and unpacks a layer in one pass. received is told how
@@ -58,9 +58,9 @@ func decompressAndApply(ctx context.Context, dir string, st *stage, r io.Reader,
 	return applyVerified(ctx, dir, st, plain, limits)
 }
 
-// blame finds out whether a blob failed to unpack because it is not what its digest
-// names: the rest of it is read for that, unless the reason is plain. The error wraps
-// errDamaged when there is a host to ask again.
+// blame finds out whether unpacking failed because the bytes of the blob do not have its
+// digest. For that it reads the rest of the blob, unless err has another obvious reason. The
+// error wraps errDamaged if there is a host that can be asked again.
 func blame(ctx context.Context, err error, body io.ReadCloser, rest io.Reader) error {
 	var errno unix.Errno
 	rejecter, ok := body.(interface{ Reject() bool })
@@ -68,7 +68,7 @@ func blame(ctx context.Context, err error, body io.ReadCloser, rest io.Reader) e
 		return err
 	}
 	_, verdict := io.Copy(io.Discard, rest)
-	if !errors.Is(verdict, layer.ErrArchive) { // the blob is right, or no more of it comes
+	if !errors.Is(verdict, layer.ErrArchive) { // the digest is right, or the rest can't be read
 		return err
 	}
 	if rejecter.Reject() {
@@ -77,7 +77,7 @@ func blame(ctx context.Context, err error, body io.ReadCloser, rest io.Reader) e
 	return verdict
 }
 
-// applyVerified unpacks a decompressed layer while it checks its diffID.
+// applyVerified unpacks a decompressed layer and verifies its diffID at the same time.
 func applyVerified(ctx context.Context, dir string, st *stage, plain io.Reader, limits layer.Limits) error {
 	ahead := layer.NewAhead(plain)
 	defer ahead.Close() //nolint:errcheck // always nil
@@ -92,7 +92,8 @@ func applyVerified(ctx context.Context, dir string, st *stage, plain io.Reader, 
 	return nil
 }
 
-// meter counts what is fetched of a blob and tells of it, not too often.
+// meter counts the bytes of a blob as they are fetched, and reports the progress at most
+// once per [progressEvery].
 type meter struct {
 	io.Reader
 	st    *stage
@@ -101,7 +102,7 @@ type meter struct {
 	last  time.Time
 }
 
-// progressEvery is how often a layer's progress is told.
+// progressEvery is the shortest time between two progress reports of a layer.
 const progressEvery = 100 * time.Millisecond
 
 func newMeter(r io.Reader, st *stage, total int64) *meter {

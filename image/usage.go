@@ -7,10 +7,10 @@ import (
 	"berth/oci/dirtree"
 )
 
-// Usage is what the store takes of its file system.
+// Usage is the disk usage of the store.
 type Usage struct {
-	Path   string // the directory that says which file system it is
-	Bytes  uint64 // allocated, as du counts
+	Path   string // a directory on the store's filesystem
+	Bytes  uint64 // allocated bytes, as du counts them
 	Inodes uint64
 }
 
@@ -19,8 +19,8 @@ func (s *Store) Count() (images, layers int) {
 	return len(s.List()), s.pool.count()
 }
 
-// Usage adds up all layers, each once, and the records: what du says of images/ and
-// layers/ while nothing is being pulled.
+// Usage returns the disk usage of all layers, each counted once, and of the records. While
+// no pull is in progress it is what du reports for images/ and layers/.
 func (s *Store) Usage(ctx context.Context) (Usage, error) {
 	u := Usage{Path: s.root}
 	var err error

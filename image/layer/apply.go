@@ -18,28 +18,30 @@ const (
 	FSDir      = "fs"
 	journal    = "journal"
 	shadowsDir = "shadow"
-	// impliedName is the list of directories the archive only implied, from [Apply] to
-	// [Inherit]: there may be millions, too many to be kept in memory.
+	// impliedName is the list of the directories without an entry of their own in the
+	// archive. It is kept on disk from [Apply] to [Inherit], because it can have millions
+	// of elements.
 	impliedName = "implied"
-	// whiteoutsName is the list of whiteouts that were made, likewise.
+	// whiteoutsName is the list of the whiteouts that were made, kept on disk likewise.
 	whiteoutsName = "whiteouts"
 )
 
-// Result tells what [Apply] made.
+// Result says what [Apply] unpacked.
 type Result struct {
 	Size     int64 // of the uncompressed archive, in bytes
 	Entries  int   // in the archive
-	Replaced int   // files the archive wrote more than once
-	// Implied is how many directories, apart from the root, the archive uses but does
-	// not describe. They are listed on disk, for [Inherit].
+	Replaced int   // how often an entry replaced an earlier one
+	// Implied is the number of directories, without the root, that occur in paths of the
+	// archive but have no entry of their own. They are listed on disk, for [Inherit].
 	Implied     int
-	RootImplied bool // the archive does not describe the root directory
-	Whiteouts   int  // made of its entries; listed on disk too
+	RootImplied bool // the archive has no entry for the root directory
+	Whiteouts   int  // number of whiteouts; they are listed on disk too
 }
 
-// Apply unpacks the tar stream r into the new directory dirPath and reads r to its
-// end, unless ctx ends before. On an error the directory is left for the caller to
-// remove.
+// Apply unpacks the uncompressed tar stream r into the new directory dirPath, in the form
+// described in the package documentation, and reads r to its end, unless ctx ends before.
+// After an error the caller removes the directory. Errors whose cause is the archive wrap
+// [ErrArchive].
 func Apply(ctx context.Context, dirPath string, r io.Reader, limits Limits) (Result, error) {
 	limits = limits.withDefaults()
 	fs := filepath.Join(dirPath, FSDir)
@@ -83,13 +85,13 @@ type applier struct {
 	result   Result
 	shadows  string
 	shadowFd int
-	moved    int // bytes of the names of what is in shadows
+	moved    int // bytes of the names of the files in shadow/
 	implied  pathList
-	// whiteouts are those made, some of which may have been replaced since.
+	// whiteouts are the whiteouts that were made. Later entries may have replaced some.
 	whiteouts pathList
 	dirs      dirTimes
-	logical   int64 // bytes of file content, holes included
-	hasRoot   bool  // the archive describes the root directory
+	logical   int64 // bytes of file content, with holes
+	hasRoot   bool  // the archive has an entry for the root directory
 }
 
 func (a *applier) run() error {
@@ -119,8 +121,8 @@ func (a *applier) run() error {
 	return a.setDirTimes()
 }
 
-// count bounds what the archive makes of the disk: a directory that is only implied
-// takes an inode as an entry does.
+// count checks the limits of the layer. A directory without an entry takes an inode like an
+// entry, and counts as one.
 func (a *applier) count() error {
 	if a.result.Entries+a.result.Implied > a.limits.Entries {
 		return tooMany("entries in one layer, counting the directories that paths imply", int64(a.limits.Entries))
@@ -129,7 +131,8 @@ func (a *applier) count() error {
 	return a.ctx.Err()
 }
 
-// explain marks what only the archive can be the cause of.
+// explain adds context to an error, and wraps it in [ErrArchive] if only the archive can be
+// its cause.
 func (a *applier) explain(what string, err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) {
 		return fmt.Errorf("%w: %s: %w", ErrArchive, what, err)
@@ -144,7 +147,7 @@ func (a *applier) close() error {
 	return errors.Join(a.implied.close(), a.whiteouts.close(), a.tree.close())
 }
 
-// imply notes a directory that is only named as part of a longer path.
+// imply records a directory that was made because the path of an entry needs it.
 func (a *applier) imply(real string) error {
 	a.result.Implied++
 	if err := a.count(); err != nil {
@@ -201,7 +204,7 @@ func (a *applier) rootEntry(hdr *tar.Header) error {
 	return a.laterTimes("", hdr)
 }
 
-// laterTimes keeps the times of a directory until its content is complete.
+// laterTimes stores the times of a directory, to be set when its content is complete.
 func (a *applier) laterTimes(real string, hdr *tar.Header) error {
 	a.dirs.add(real, timesOf(hdr))
 	if len(a.dirs.list) < dirMemory {
@@ -214,7 +217,7 @@ func (a *applier) setDirTimes() error {
 	return a.dirs.each(func(real string, times [2]unix.Timespec) error {
 		fd, err := exact(a.root, real, unix.O_PATH)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-			return a.ctx.Err() // replaced by something else since
+			return a.ctx.Err() // a later entry has replaced the directory
 		}
 		if err != nil {
 			return err
@@ -236,7 +239,7 @@ func timesOf(hdr *tar.Header) [2]unix.Timespec {
 	return [2]unix.Timespec{at, m}
 }
 
-// timespec clamps to what every file system can keep.
+// timespec converts t, limited to the range that every filesystem can store.
 func timespec(t time.Time) unix.Timespec {
 	sec := t.Unix()
 	if sec < 0 || t.IsZero() {

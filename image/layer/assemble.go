@@ -13,11 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrDamaged is wrapped when a layer on disk is not what it was when unpacked.
+// ErrDamaged is wrapped when a layer on disk has changed since it was unpacked.
 var ErrDamaged = errors.New("layer is damaged")
 
-// Assemble writes the archive the layer directory was made from, byte for byte as
-// far as the directory is intact; the caller compares the digest.
+// Assemble writes the tar archive from which the layer directory was made. If the directory
+// is intact, it is the same byte for byte; the caller has to verify the digest. If a file is
+// missing or too short, the error wraps [ErrDamaged].
 func Assemble(dirPath string, w io.Writer) (err error) {
 	moved, err := readMoved(dirPath)
 	if err != nil {
@@ -44,14 +45,14 @@ func notThere(err error) error {
 	return err
 }
 
-// move tells that what its path (and all under it) meant before record seq is in
-// shadow/number.
+// move is a record of the journal: the file or directory that had a path before record seq
+// is shadow/NUMBER now.
 type move struct {
 	seq    int
 	number int64
 }
 
-// readMoved gives the moves of each path, in order.
+// readMoved returns the moves of each path, in the order of the journal.
 func readMoved(dirPath string) (map[string][]move, error) {
 	if _, err := os.Stat(filepath.Join(dirPath, shadowsDir)); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -106,9 +107,9 @@ func (s *assembler) run(j *journalReader) error {
 	}
 }
 
-// locate gives the path, from the layer directory, of what a record called path: the
-// first move that comes after the record, of it or of a directory it is in, took it
-// away.
+// locate returns the present path, relative to the layer directory, of the file that had the
+// path when record seq was written. The first move after that record, of the file or of a
+// directory above it, decides.
 func (s *assembler) locate(seq int, path string) string {
 	if len(s.moved) == 0 {
 		return FSDir + "/" + path
@@ -122,8 +123,8 @@ func (s *assembler) locate(seq int, path string) string {
 	return at
 }
 
-// nextMove is the first move of exactly this path after record seq. Those before it
-// are forgotten: records come in order.
+// nextMove returns the first move of exactly this path after record seq. Earlier moves are
+// dropped, because the records are processed in order.
 func (s *assembler) nextMove(seq int, path string) (move, bool) {
 	list, ok := s.moved[path]
 	if !ok {

@@ -15,8 +15,8 @@ const (
 	capXattr    = "security.capability"
 )
 
-// setFileAttrs sets owner, mode and xattrs of an open regular file, in the order
-// in which none undoes another: chown clears setuid and capabilities.
+// setFileAttrs sets owner, mode and xattrs of an open regular file, in this order, because
+// chown(2) clears the setuid bit and the capabilities.
 func setFileAttrs(fd int, hdr *tar.Header) error {
 	if !isOwnedByRoot(hdr) {
 		if err := unix.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
@@ -31,7 +31,7 @@ func setFileAttrs(fd int, hdr *tar.Header) error {
 	})
 }
 
-// setAttrs does the same for what was just created at base, whatever it is.
+// setAttrs does the same for a new file of any type at base in the directory dirfd.
 func setAttrs(dirfd int, base string, hdr *tar.Header) error {
 	if hdr.Typeflag == tar.TypeDir || !isOwnedByRoot(hdr) {
 		if err := unix.Fchownat(dirfd, base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -51,7 +51,7 @@ func setAttrs(dirfd int, base string, hdr *tar.Header) error {
 	})
 }
 
-// setXattrAt sets an attribute of what is at base itself, never of a link's target.
+// setXattrAt sets an extended attribute of base itself, also if that is a symbolic link.
 func setXattrAt(dirfd int, base, key string, value []byte) error {
 	fd, err := unix.Openat(dirfd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -61,10 +61,11 @@ func setXattrAt(dirfd int, base, key string, value []byte) error {
 	return unix.Setxattr("/proc/self/fd/"+strconv.Itoa(fd), key, value, 0)
 }
 
-// mayBring tells whether an image may set an attribute. Those of overlayfs would
-// steer how layers are merged, and the labels of security modules (SELinux, Smack,
-// AppArmor) are the node's to give: under one of its choice an image's file could
-// be what the policy lets others execute or read. A signature of IMA only proves.
+// mayBring reports whether an image may set an extended attribute. Attributes of overlayfs
+// are refused because they control how layers are merged. The labels of security modules
+// (SELinux, Smack, AppArmor) are refused because the node sets them: with a label of its
+// choice a file of the image could be executed or read by processes for which the policy
+// forbids that. Signatures of IMA are accepted, since they grant nothing.
 func mayBring(key string) bool {
 	switch {
 	case key == capXattr || key == "security.ima":
@@ -75,9 +76,9 @@ func mayBring(key string) bool {
 	return key != ""
 }
 
-// eachXattr calls set for the attributes an image may bring. What the file system
-// or a security module refuses is left out, except capabilities: without them a
-// program of the image would fail later and far from the cause.
+// eachXattr calls set for each extended attribute that an image may set. If the filesystem
+// or a security module refuses an attribute, it is skipped, but not a file capability:
+// without it a program of the image would fail later, for a reason that is hard to find.
 func eachXattr(hdr *tar.Header, set func(key string, value []byte) error) error {
 	for k, v := range hdr.PAXRecords {
 		key, ok := strings.CutPrefix(k, xattrPrefix)
@@ -93,7 +94,7 @@ func eachXattr(hdr *tar.Header, set func(key string, value []byte) error) error 
 	return nil
 }
 
-// tooLarge says that an attribute the kernel never takes is the archive's fault.
+// tooLarge wraps the kernel's error about an attribute that is too large in [ErrArchive].
 func tooLarge(err error) error {
 	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ERANGE) {
 		return fmt.Errorf("%w: %w", ErrArchive, err)

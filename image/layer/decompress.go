@@ -14,8 +14,9 @@ import (
 	"github.com/xi2/xz"
 )
 
-// Decompress recognizes gzip and zstd by their first bytes (media types lie) and
-// passes on anything else. The result must be closed. ctx ends the wait for memory.
+// Decompress decompresses gzip and zstd, which it recognizes by the first bytes because
+// media types are often wrong; other data is returned unchanged. The caller closes the
+// result. A zstd stream may have to wait for memory, until ctx ends.
 func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	head, err := br.Peek(zstd.HeaderMaxSize)
@@ -37,11 +38,11 @@ func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(br), nil
 }
 
-// xzDictionary is the largest xz dictionary accepted, in bytes: that of xz -9.
+// xzDictionary is the largest xz dictionary that is accepted, in bytes. It is that of xz -9.
 const xzDictionary = 64 << 20
 
-// DecompressArchive does what [Decompress] does, and recognizes bzip2 and xz too, which
-// whole archives come in and layers do not.
+// DecompressArchive does what [Decompress] does, for bzip2 and xz as well. Archives that are
+// loaded may be compressed with these; layers may not.
 func DecompressArchive(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	head, err := br.Peek(6)
@@ -68,8 +69,8 @@ func DecompressArchive(ctx context.Context, r io.Reader) (io.ReadCloser, error) 
 
 var xzMagic = []byte{0xfd, '7', 'z', 'X', 'Z', 0}
 
-// guarded makes an error of a panic that damaged data may cause in a decompressor which
-// is not fuzzed as the others are.
+// guarded converts a panic in Read to an error. Damaged data may cause one in the xz
+// decompressor, which is not fuzzed as the others are.
 type guarded struct{ r io.Reader }
 
 // Read implements [io.Reader].
@@ -82,8 +83,8 @@ func (g *guarded) Read(p []byte) (n int, err error) {
 	return g.r.Read(p)
 }
 
-// decompressor reads its source to the end, so that the source's digest covers
-// bytes after the compressed data too.
+// decompressor decompresses a stream. It reads its source to the end, so that bytes after the
+// compressed data are included in the source's digest.
 type decompressor struct {
 	io.Reader
 	rest io.Reader

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// xattrPrefix is how PAX records name extended attributes.
+// xattrPrefix is the prefix of the PAX records with extended attributes.
 const xattrPrefix = "SCHILY.xattr."
 
 func (a *applier) file(p *dir, base string, hdr *tar.Header, buf []byte) error {
@@ -41,7 +41,7 @@ func (a *applier) file(p *dir, base string, hdr *tar.Header, buf []byte) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
-// content writes the entry's data, leaving holes where the archive has them.
+// content writes the entry's data to the file fd, with holes where the archive has them.
 func (a *applier) content(fd int, real string, size int64, buf []byte) error {
 	if room := int64(len(buf)); size < room {
 		buf = buf[:max(size, 1):max(size, 1)]
@@ -103,8 +103,9 @@ func (a *applier) directory(p *dir, base string, hdr *tar.Header) error {
 	return a.laterTimes(join(p.real, base), hdr)
 }
 
-// reuseDir keeps a directory that is there; anything else makes way for one that
-// shows nothing of the layers below, because what it replaces hid them.
+// reuseDir is called when base exists already. A directory is kept. Anything else is
+// replaced by an opaque directory: the replaced entry would have hidden a directory of the
+// layers below, so the new directory must not be merged with one.
 func (a *applier) reuseDir(p *dir, base string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(p.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -219,8 +220,8 @@ func (a *applier) node(p *dir, base string, hdr *tar.Header) error {
 	return unix.UtimesNanoAt(p.fd, base, times[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// replace takes away what an earlier entry of this archive made at base. Content
-// moves to the shadow directory, because the journal points to it.
+// replace removes what an earlier entry of this archive has made at base. Files with content
+// are moved to the shadow directory, because the journal refers to them.
 func (a *applier) replace(p *dir, base string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(p.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -274,7 +275,7 @@ func (a *applier) shadow(p *dir, base string, isDir bool) error {
 	return a.j.addMoved(join(p.real, base), n)
 }
 
-// forgetBut drops the cached directories, except one that is in use.
+// forgetBut closes the cached directories except keep, which is in use.
 func (t *tree) forgetBut(keep *dir) {
 	for p, d := range t.cache {
 		if d != keep {

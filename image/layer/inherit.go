@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLookups bounds how often [Inherit] looks into the layers below on behalf of one
-// layer; a look-up 16 directories deep counts as two. It is some minutes of work.
+// maxLookups is how many lookups in the layers below [Inherit] makes for one layer. A lookup
+// counts once more for every 16 directories of its path. It is a few minutes of work.
 const maxLookups = 50_000_000
 
-// Below are the layers that a layer is put on. It holds one open directory of each, so
-// that a layer may be renamed meanwhile. The zero value is none.
+// Below are the layers below a layer. It has an open directory of each, so a layer may be
+// renamed meanwhile. The zero value has no layers.
 type Below struct {
 	roots []int // lowest first; O_PATH
 }
 
-// Push puts the layer at dirPath on top.
+// Push adds the layer at dirPath as the topmost one.
 func (b *Below) Push(dirPath string) error {
 	fd, err := openRoot(filepath.Join(dirPath, FSDir))
 	if err != nil {
@@ -40,12 +40,12 @@ func (b *Below) Close() {
 	b.roots = nil
 }
 
-// Inherit completes the layer at dirPath by what lies below it. Directories that it only
-// implied get the owner, mode, times and xattrs they have there: overlayfs shows the
-// attributes of the topmost directory of a name. One that no layer below has stays as it
-// is. Whiteouts in directories that hide nothing are removed; dropped tells how many, also
-// beside an error. res is what [Apply] gave; its lists are used up. Ended by ctx, it can
-// be called again.
+// Inherit completes the layer at dirPath according to the layers below it. Directories
+// without an entry in the archive get owner, mode, times and xattrs of the same directory
+// below, because overlayfs shows the attributes of the topmost one; if there is none below,
+// they stay as they are. Whiteouts in a directory that has no counterpart below are removed;
+// dropped is their number, also beside an error. res is the result of [Apply], whose lists
+// on disk are removed. If ctx ended it, Inherit can be called again.
 func Inherit(ctx context.Context, dirPath string, res Result, below *Below) (dropped int, err error) {
 	own, err := openRoot(filepath.Join(dirPath, FSDir))
 	if err != nil {
@@ -87,30 +87,30 @@ func (in *inheritor) run(dirPath string, res Result) error {
 	return eachPath(filepath.Join(dirPath, impliedName), in.inherit)
 }
 
-// inheritor goes through the implied directories in the order of the archive. It keeps
-// what it found out about the directories that lead to the present one, so that the
-// work for each is the look-ups of one name.
+// inheritor is one run of [Inherit]. It processes the directories in the order of the
+// archive and remembers the directories above the present one, so that each directory takes
+// the lookups of one name only.
 type inheritor struct {
 	ctx   context.Context
 	own   int   // the layer's root
 	below []int // roots, lowest first
 	at    []level
-	left  int // look-ups
-	// dropped is how many whiteouts were removed.
+	left  int // number of lookups that may still be made
+	// dropped is the number of whiteouts that were removed.
 	dropped int
 	value   []byte
 }
 
-// level is a directory on the way to the present one.
+// level is one of the directories above the present one, or that itself.
 type level struct {
 	name string
-	// from are the layers below whose directory of this name shows through, as indexes
-	// into below, topmost first.
+	// from are the layers below whose directory of this name is merged with this one, as
+	// indexes into below, topmost first.
 	from []int
-	gone bool // the layer itself has no such directory: the archive replaced it
+	gone bool // the layer has no such directory: a later entry replaced it
 }
 
-// begin makes the level of the root.
+// begin sets the level of the root directory.
 func (in *inheritor) begin() error {
 	all := make([]int, 0, len(in.below))
 	for i := len(in.below) - 1; i >= 0; i-- {
@@ -141,14 +141,14 @@ func (in *inheritor) inherit(name string) error {
 	return errors.Join(in.copyAttrs(from, to), unix.Close(from))
 }
 
-// goTo makes the levels be those that lead to name.
+// goTo sets the levels to those of the directories that lead to name.
 func (in *inheritor) goTo(name string) error {
 	if name == "" {
 		in.at = in.at[:1]
 		return nil
 	}
 	elems := strings.Split(name, "/")
-	same, end := 0, 0 // elements, and bytes of name, that the present levels have too
+	same, end := 0, 0 // number of elements, and of bytes of name, that the present levels share
 	for same < min(len(elems), len(in.at)-1) && in.at[same+1].name == elems[same] {
 		end += len(elems[same]) + 1
 		same++
@@ -166,7 +166,7 @@ func (in *inheritor) goTo(name string) error {
 	return nil
 }
 
-// enter finds out about the directory name, which lies in the directory of level up.
+// enter returns the level of the directory name, whose parent directory is the level up.
 func (in *inheritor) enter(up level, name string) (level, error) {
 	if up.gone {
 		return level{gone: true}, nil
@@ -175,7 +175,7 @@ func (in *inheritor) enter(up level, name string) (level, error) {
 	if err != nil || is != unix.S_IFDIR {
 		return level{gone: true}, err
 	}
-	if opaque { // nothing below shows through
+	if opaque { // it is not merged with directories below
 		return level{}, nil
 	}
 	var l level
@@ -187,7 +187,7 @@ func (in *inheritor) enter(up level, name string) (level, error) {
 		if is == 0 {
 			continue
 		}
-		if is != unix.S_IFDIR { // a whiteout or a file hides what is below
+		if is != unix.S_IFDIR { // a whiteout or a file hides the layers further below
 			break
 		}
 		if l.from = append(l.from, i); opaque {
@@ -197,8 +197,8 @@ func (in *inheritor) enter(up level, name string) (level, error) {
 	return l, nil
 }
 
-// look tells what is at name: S_IFDIR for a directory, 0 for nothing, anything else
-// for what is no directory.
+// look returns the type of name below root: S_IFDIR for a directory, 0 if there is nothing,
+// another value for anything else; and whether a directory is opaque.
 func (in *inheritor) look(root int, name string) (is int, opaque bool, err error) {
 	if in.left -= 1 + strings.Count(name, "/")/16; in.left < 0 {
 		return 0, false, fmt.Errorf("%w: the directories it does not describe need more than %d look-ups in the layers below; describe directories in the layer, or squash the image", ErrArchive, maxLookups)
@@ -242,7 +242,7 @@ func (in *inheritor) copyXattrs(from, to int) error {
 	list := make([]byte, 4096)
 	n, err := unix.Flistxattr(from, list)
 	if err != nil || n == 0 {
-		return nil // none, more than a directory has, or not supported here
+		return nil // none, more than any directory has, or not supported by the filesystem
 	}
 	if in.value == nil {
 		in.value = make([]byte, 64<<10)

@@ -11,13 +11,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The journal is a zstd stream that starts with journalMagic and holds records: a
-// kind, then numbers and byte strings in uvarint form.
+// The journal is a zstd stream that begins with journalMagic and consists of records: a
+// byte for the kind, then numbers and lengths as uvarints and the bytes of strings.
 //
-//	raw    LEN BYTES            these bytes come next in the archive
-//	data   PATH OFFSET LEN      so many bytes of that file come next
-//	moved  PATH NUMBER          from here on PATH is another file; what the records
-//	                            before this one mean by it (or under it) is shadow/NUMBER
+//	raw    LEN BYTES            the next bytes of the archive
+//	data   PATH OFFSET LEN      the next LEN bytes of the archive are in the file PATH
+//	moved  PATH NUMBER          PATH is another file from here on; in the records before
+//	                            this one, PATH (and every path below it) is shadow/NUMBER
 const journalMagic = "berth layer journal 1\n"
 
 const (
@@ -26,15 +26,15 @@ const (
 	recMoved
 )
 
-// maxRaw is the longest raw record; longer runs are split, which bounds what
-// reading a damaged journal can allocate.
+// maxRaw is how many bytes a raw record may have; longer runs are split. It bounds the
+// memory that a damaged journal can make the reader allocate.
 const maxRaw = 64 << 10
 
 type journalWriter struct {
 	f   *os.File
 	z   *zstd.Encoder
 	w   *bufio.Writer
-	raw []byte // not yet written
+	raw []byte // bytes of the archive that were not yet written to a record
 	num [binary.MaxVarintLen64]byte
 }
 
@@ -119,7 +119,7 @@ func (j *journalWriter) numbers(ns ...uint64) error {
 	return nil
 }
 
-// close ends the journal; without ok it may be left incomplete.
+// close closes the journal. If ok is not set, the journal may be left incomplete.
 func (j *journalWriter) close(ok bool) error {
 	var errs []error
 	if ok {
@@ -165,7 +165,7 @@ func (j *journalReader) close() error {
 	return j.f.Close()
 }
 
-// next gives one record; io.EOF after the last.
+// next returns the next record, and io.EOF after the last one.
 func (j *journalReader) next() (rec, error) {
 	kind, err := j.r.ReadByte()
 	if errors.Is(err, io.EOF) {

@@ -5,37 +5,37 @@ import (
 	"fmt"
 )
 
-// ErrArchive is wrapped by every error that lies in the archive itself: damaged,
-// hostile, or of a kind that is not supported. Trying again will not help.
+// ErrArchive is wrapped by every error whose cause is the archive: it is damaged, exceeds a
+// limit, or is of a form that is not supported. A retry with the same archive fails again.
 var ErrArchive = errors.New("bad layer archive")
 
-// Limits bounds what one layer may make of the disk and of memory. A zero field
-// means the default.
+// Limits bounds the disk space and the memory that one layer can take. A field that is 0
+// means its default.
 type Limits struct {
-	// Bytes is how much one uncompressed archive may hold, holes of sparse files
-	// counted as if they were data. Default 64 GiB.
+	// Bytes is the largest size of an uncompressed archive and of its content, where holes
+	// of sparse files count like data. Default 64 GiB.
 	Bytes int64
-	// Entries is how many entries one archive may have, directories that its paths
-	// imply counted as entries. Default 2,000,000.
+	// Entries is the largest number of entries of an archive, where a directory without an
+	// entry of its own counts as one. Default 2,000,000.
 	Entries int
-	// Replaced is how often one archive may write a file it wrote before.
-	// Default 20,000.
+	// Replaced is how often an entry of an archive may replace an earlier one. Default
+	// 20,000.
 	Replaced int
 }
 
-// dirMemory is how many bytes of directory names and times are kept to set the times
-// at the end; past it they are set early, and a directory may show a later time. It
-// is enough for some 150,000 directories.
+// dirMemory is how many bytes the names and times of directories take in memory at most.
+// The times are set when the archive has ended. If the memory is full they are set early, and
+// a directory that is changed later gets the time of that change. It suffices for about
+// 150,000 directories.
 const dirMemory = 4 << 20
 
-// movedMemory is how many bytes the names of replaced files may have together:
-// [Assemble] keeps them in memory.
+// movedMemory is how many bytes the names of the replaced files of an archive may have
+// together, because [Assemble] keeps them in memory.
 const movedMemory = 4 << 20
 
-// An archive may make the unpacker walk stepsPerEntry elements of paths per entry, on
-// average, and firstSteps in all cases, where the kernel can't resolve a path in one
-// call: through links, and where directories are missing. Archives of ordinary tools
-// need fewer than ten.
+// A path that leads through a symbolic link or a missing directory is resolved element by
+// element, and each of these is a step. An archive may take firstSteps, and stepsPerEntry
+// more for each of its entries. Archives of ordinary tools take fewer than ten per entry.
 const (
 	firstSteps    = 10_000
 	stepsPerEntry = 64

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// appendPath adds a path to a list in which each leaves out what it has in common
-// with the one before (last): the lists are in the order of an archive, where that
-// is most of it.
+// appendPath appends a path to a list. The bytes that it has in common with the path before
+// it (last) are replaced by their number: paths in the order of an archive share most of
+// their bytes.
 func appendPath(list []byte, last, path string) []byte {
 	same := 0
 	for same < min(len(last), len(path)) && last[same] == path[same] {
@@ -31,7 +31,8 @@ type byteReader interface {
 	io.ByteReader
 }
 
-// readPath reads the path that follows last; io.EOF after the last of the list.
+// readPath reads the path that follows last in the list, and returns io.EOF at the end of
+// the list.
 func readPath(r byteReader, last []byte) ([]byte, error) {
 	same, err := binary.ReadUvarint(r)
 	if err != nil {
@@ -49,8 +50,8 @@ func readPath(r byteReader, last []byte) ([]byte, error) {
 	return path, err
 }
 
-// dirTimes are the times of directories, to be set when nothing is created in them
-// any more.
+// dirTimes are the times of directories. They are set when no more files are created in the
+// directories, which would change the times.
 type dirTimes struct {
 	list []byte
 	last string
@@ -64,8 +65,8 @@ func (d *dirTimes) add(real string, times [2]unix.Timespec) {
 	}
 }
 
-// each calls f for each directory in the order of the archive, so that the last of
-// several times of one directory stays, and forgets them.
+// each calls f for each directory in the order of the archive, and empties the list. If a
+// directory occurs several times, its last times are set last.
 func (d *dirTimes) each(f func(real string, times [2]unix.Timespec) error) error {
 	r := bytes.NewReader(d.list)
 	var path []byte
@@ -89,8 +90,8 @@ func (d *dirTimes) each(f func(real string, times [2]unix.Timespec) error) error
 	return nil
 }
 
-// ListUsage gives what of the disk usage of a layer directory ends with [Inherit]: that
-// of the lists of implied directories and of whiteouts.
+// ListUsage returns the disk usage of the two lists in a layer directory, which [Inherit]
+// removes: bytes allocated and number of inodes.
 func ListUsage(dirPath string) (bytes, inodes uint64) {
 	for _, name := range []string{impliedName, whiteoutsName} {
 		var st unix.Stat_t
@@ -102,7 +103,7 @@ func ListUsage(dirPath string) (bytes, inodes uint64) {
 	return bytes, inodes
 }
 
-// pathList writes such a list to a file, which is made with the first path.
+// pathList writes a list of paths to a file, which is created with the first path.
 type pathList struct {
 	name string
 	f    *os.File
@@ -130,7 +131,7 @@ func (l *pathList) close() error {
 	return errors.Join(l.w.Flush(), l.f.Close())
 }
 
-// eachPath calls f for each path of a list, in the order of the archive.
+// eachPath calls f for each path in the list of that name, in the order of the archive.
 func eachPath(name string, f func(string) error) error {
 	file, err := os.Open(name)
 	if err != nil {

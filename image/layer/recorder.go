@@ -6,15 +6,15 @@ import (
 	"io"
 )
 
-// recorder feeds the tar reader. What it reads of headers, padding and the tail goes to
-// the journal; what it reads into the buffer for a file's content is noted as a fragment
-// instead.
+// recorder is the reader below the tar reader. The bytes of headers, padding and the tail
+// of the archive go to the journal. Of the bytes that are read into the buffer for a file's
+// content, only the position in the buffer is recorded, as a fragment.
 //
-// To tell the two apart it relies on what archive/tar does and does not promise: that
-// Read passes the caller's buffer, or a slice of it, down to the reader below, and fills
-// the holes of a sparse file with zeros itself. If a release of Go read into a buffer of
-// its own, all content would be taken for holes; [recorder.fill] makes that an error, and
-// TestRecorderKeepsEveryByte fails.
+// To distinguish the two it relies on behaviour that archive/tar does not promise: its Read
+// passes the caller's buffer, or a slice of it, to the reader below, and fills the holes of a
+// sparse file with zeros itself. If a release of Go read into a buffer of its own, all
+// content would look like holes. [recorder.fill] would return an error then, and
+// TestRecorderKeepsEveryByte would fail.
 type recorder struct {
 	src   io.Reader
 	buf   []byte
@@ -28,14 +28,15 @@ type recorder struct {
 	frags []fragment // of into, in order
 }
 
-// fragment is a part of a buffer that came from the archive; the rest are holes.
+// fragment is a part of a buffer that was read from the archive. The other parts of the
+// buffer are holes.
 type fragment struct{ off, n int }
 
 func newRecorder(src io.Reader, j *journalWriter, limit int64) *recorder {
 	return &recorder{src: src, j: j, limit: limit, buf: make([]byte, blockSize)}
 }
 
-// Read serves the tar reader.
+// Read reads from the archive, for the tar reader.
 func (c *recorder) Read(p []byte) (int, error) {
 	n, err := c.read(p)
 	if n == 0 {
@@ -74,9 +75,9 @@ func (c *recorder) read(p []byte) (int, error) {
 	return n, nil
 }
 
-// note tells whether p lies in the file buffer and remembers where: the tar
-// reader passes parts of the caller's buffer down, and fills the holes of sparse
-// files itself. A slice of a buffer keeps the buffer's end as its capacity.
+// note reports whether p is a part of the file buffer, and records its position there. A
+// slice of a buffer has the buffer's end as the end of its capacity, from which the position
+// follows.
 func (c *recorder) note(p []byte) bool {
 	off := cap(c.into) - cap(p)
 	if c.into == nil || off < 0 || off+len(p) > len(c.into) || &c.into[off] != &p[0] {
@@ -90,8 +91,8 @@ func (c *recorder) note(p []byte) bool {
 	return true
 }
 
-// fill reads r, which reads from the recorder, until buf is full or r ends. Afterwards
-// frags are the parts of buf that came from the archive.
+// fill reads r, the tar reader above the recorder, until buf is full or r ends. Afterwards
+// frags are the parts of buf that were read from the archive.
 func (c *recorder) fill(r io.Reader, buf []byte) (int, error) {
 	c.into, c.frags = buf, c.frags[:0]
 	n, err := readBlock(r, buf)
@@ -106,10 +107,10 @@ func (c *recorder) fill(r io.Reader, buf []byte) (int, error) {
 	return n, err
 }
 
-// zeroBlock is what holes are filled with.
+// zeroBlock is compared with the parts of a buffer that must be holes.
 var zeroBlock [blockSize]byte
 
-// drain journals what follows the end of the archive.
+// drain writes the bytes after the end of the archive to the journal.
 func (c *recorder) drain() error {
 	buf := make([]byte, 32<<10)
 	for {

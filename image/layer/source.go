@@ -14,11 +14,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// blockSize is the unit in which data is handed from stage to stage: large
-// enough that neither system calls nor goroutine switches show in a profile.
+// blockSize is how many bytes are passed from one stage of the pipeline to the next at once.
+// It is large enough for the costs of system calls and goroutine switches to be negligible.
 const blockSize = 256 << 10
 
-// blocksAhead is how many blocks a stage may be ahead of the next one.
+// blocksAhead is how many blocks a stage of the pipeline may be ahead of the next one.
 const blocksAhead = 3
 
 var blocks = sync.Pool{New: func() any { b := make([]byte, blockSize); return &b }}
@@ -29,9 +29,10 @@ type block struct {
 	err error
 }
 
-// Ahead reads from a source in a goroutine of its own, so that the source (a
-// network, a decompressor) works while the reader does. Close ends the goroutine
-// and waits for it; the source must come back from Read then (cancel its context).
+// Ahead reads from a source in a goroutine of its own, so that the source (a network
+// connection, a decompressor) works at the same time as the caller. [Ahead.Close] ends the
+// goroutine and waits for it. The caller must make the source's Read return before that, for
+// example by cancelling its context.
 type Ahead struct {
 	in   chan block
 	stop chan struct{}
@@ -40,7 +41,7 @@ type Ahead struct {
 	rest []byte
 }
 
-// NewAhead starts to read from r.
+// NewAhead returns an Ahead of r, which starts to read at once.
 func NewAhead(r io.Reader) *Ahead {
 	a := &Ahead{in: make(chan block, blocksAhead), stop: make(chan struct{}), done: make(chan struct{})}
 	go a.run(r)
@@ -65,7 +66,7 @@ func (a *Ahead) run(r io.Reader) {
 	}
 }
 
-// readBlock is io.ReadFull with the source's own error.
+// readBlock reads until buf is full or r fails. Unlike io.ReadFull it returns r's own error.
 func readBlock(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
@@ -75,7 +76,7 @@ func readBlock(r io.Reader, buf []byte) (n int, err error) {
 	return n, err
 }
 
-// Read gives the bytes of the source and its error at the end.
+// Read reads the bytes of the source, and returns its error after the last one.
 func (a *Ahead) Read(p []byte) (int, error) {
 	for len(a.rest) == 0 {
 		if a.cur.err != nil {
@@ -88,7 +89,7 @@ func (a *Ahead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo passes the blocks on without copying them.
+// WriteTo writes the blocks to w without copying them.
 func (a *Ahead) WriteTo(w io.Writer) (total int64, err error) {
 	for {
 		if len(a.rest) > 0 {
@@ -123,7 +124,7 @@ func (a *Ahead) next() {
 	}
 }
 
-// Close ends the reading.
+// Close ends the goroutine and waits for it.
 func (a *Ahead) Close() error {
 	close(a.stop)
 	for b := range a.in {
@@ -133,21 +134,22 @@ func (a *Ahead) Close() error {
 	return nil
 }
 
-// Digester passes a stream through while it computes its digest and length, and
-// fails the stream at its end when either is not what was promised.
+// Digester is a reader that computes digest and length of the stream that passes through it.
+// At the end of the stream it fails if one of them is not as wanted.
 type Digester struct {
 	ctx  context.Context
 	r    io.Reader
 	hash hash.Hash
 	want digest.Digest
-	size int64 // promised, -1 when not known
+	size int64 // wanted length in bytes; negative if unknown
 	what string
 	n    int64
 	err  error
 }
 
-// NewDigester checks r against want and, when size is not negative, size bytes.
-// what names the stream in errors. Canceling ctx ends the stream.
+// NewDigester returns a reader of r that verifies the digest want and, if size is not
+// negative, the length in bytes. what describes the stream in errors. The stream fails when
+// ctx ends.
 func NewDigester(ctx context.Context, r io.Reader, want digest.Digest, size int64, what string) (*Digester, error) {
 	h, err := newHash(want)
 	if err != nil {
@@ -169,7 +171,7 @@ func newHash(d digest.Digest) (hash.Hash, error) {
 	return nil, fmt.Errorf("%w: digest %q: only sha256 and sha512 are supported", ErrArchive, d)
 }
 
-// Read passes on what the source gives; io.EOF only when all of it is right.
+// Read reads from the source. It returns io.EOF only if digest and length are as wanted.
 func (d *Digester) Read(p []byte) (int, error) {
 	if d.err != nil {
 		return 0, d.err
@@ -200,5 +202,5 @@ func (d *Digester) verify() error {
 	return io.EOF
 }
 
-// Size is how many bytes have passed.
+// Size returns the number of bytes that were read so far.
 func (d *Digester) Size() int64 { return d.n }

@@ -11,22 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cachedDirs is how many parent directories stay open. Archives are in
-// depth-first order, so a few are enough; each is one file descriptor.
+// cachedDirs is how many parent directories are kept open, each with one file descriptor. A
+// few suffice, because archives are in depth-first order.
 const cachedDirs = 32
 
-// maxPath keeps every path of a tree below PATH_MAX, so that other tools (and
-// the removal of the tree) can reach everything in it.
+// maxPath is how many bytes a path in a tree may have. With the path of the store it stays
+// below PATH_MAX, so that every tool can reach every file of the tree by its path.
 const maxPath = 3500
 
-// maxDepth is how many elements a path of a tree may have, however an archive
-// describes it. A path of PATH_MAX bytes could have 2000, and every program that
-// goes through the tree recursively would need as many levels.
+// maxDepth is how many elements a path in a tree may have. A path of PATH_MAX bytes could
+// have 2000, and a program that walks the tree recursively would need as many levels.
 const maxDepth = 255
 
 var errDepth = fmt.Errorf("%w: path of more than %d elements", ErrArchive, maxDepth)
 
-// maxLinks is how many symbolic links one path may lead through, as in the kernel.
+// maxLinks is how many symbolic links one path may lead through. The kernel's limit is the
+// same (path_resolution(7)).
 const maxLinks = 40
 
 // dir is an open directory inside a tree.
@@ -36,20 +36,22 @@ type dir struct {
 	used uint64
 }
 
-// tree confines all access to one directory.
+// tree gives access to the files below one directory. No path leads out of it, whatever
+// symbolic links it contains.
 type tree struct {
 	root  int
 	cache map[string]*dir
 	clock uint64
 	made  func(real string) error
-	// steps is how many more elements of paths may be walked one by one, where the
-	// kernel can't resolve the path in one call; bounded only where limited is set.
+	// steps is how many elements of paths may still be resolved one by one, which is done
+	// where the kernel can't resolve the path in one call. It is checked only if limited
+	// is set.
 	steps   int
 	limited bool
 }
 
-// openTree opens the directory at path as the root. made is told of every
-// directory that had to be created because a path needed it; it may be nil.
+// openTree opens dirPath as the root of a tree. made is called for every directory that is
+// created because a path needs it; it may be nil.
 func openTree(dirPath string, made func(string) error) (*tree, error) {
 	fd, err := openRoot(dirPath)
 	if err != nil {
@@ -71,7 +73,8 @@ func (t *tree) close() error {
 	return unix.Close(t.root)
 }
 
-// forget closes all cached directories: something a path may lead through changed.
+// forget closes all cached directories. It is called when a directory or a symbolic link was
+// replaced, because cached paths may have led through it.
 func (t *tree) forget() {
 	for p, d := range t.cache {
 		unix.Close(d.fd) // O_PATH: nothing can be lost by closing
@@ -79,9 +82,9 @@ func (t *tree) forget() {
 	}
 }
 
-// parent resolves the directory of the cleaned, relative path name and returns it
-// with the last element. With create, missing directories are made. The dir is
-// valid until a few more were resolved.
+// parent opens the directory that contains name, a clean relative path, and returns it with
+// the last element of name. If create is set, missing directories are created. The dir is
+// valid until [cachedDirs] other directories were resolved.
 func (t *tree) parent(name string, create bool) (*dir, string, error) {
 	d, base := path.Split(name)
 	h, err := t.resolve(strings.TrimSuffix(d, "/"), create)
@@ -97,7 +100,7 @@ func (t *tree) parent(name string, create bool) (*dir, string, error) {
 	return h, base, nil
 }
 
-// resolve opens a directory given by its cleaned, relative path; "" is the root.
+// resolve opens the directory p, a clean relative path; "" is the root.
 func (t *tree) resolve(p string, create bool) (*dir, error) {
 	t.clock++
 	if d, ok := t.cache[p]; ok {
@@ -114,7 +117,7 @@ func (t *tree) resolve(p string, create bool) (*dir, error) {
 	return d, nil
 }
 
-// shortened is a path as it is told in an error.
+// shortened returns at most 200 bytes of a path, for the text of an error.
 func shortened(p string) string {
 	if len(p) > 200 {
 		return p[:200] + "..."
@@ -122,9 +125,9 @@ func shortened(p string) string {
 	return p
 }
 
-// find leaves to the kernel what it can do in one call. It does not let it follow
-// links: an archive can make each link cost thousands of steps, which are only
-// counted where they are walked here.
+// find opens the directory p: by one call of the kernel if no symbolic link is in the way,
+// otherwise by walk. The kernel must not follow links here, because in a hostile archive
+// one link can take it thousands of steps; in walk they are counted.
 func (t *tree) find(p string, create bool) (fd int, real string, err error) {
 	fd, err = exact(t.root, p, unix.O_PATH)
 	switch {
@@ -151,8 +154,8 @@ func (t *tree) evict() {
 	delete(t.cache, oldest)
 }
 
-// walk opens the directory p one element at a time without letting the kernel
-// follow links, so it can make what is missing, also behind a dangling link.
+// walk opens the directory p one element at a time, and reads symbolic links itself. It can
+// therefore create missing directories, also those to which a dangling link leads.
 func (t *tree) walk(p string, create bool) (fd int, real string, err error) {
 	w := walker{t: t, create: create, fd: -1}
 	if err := w.start(p); err != nil {
@@ -168,18 +171,18 @@ func (t *tree) walk(p string, create bool) (fd int, real string, err error) {
 	return w.fd, strings.Join(w.names, "/"), nil
 }
 
-// walker is on its way through a tree. It holds only the directory it has reached.
+// walker is the state of one walk. Only the directory that it has reached is open.
 type walker struct {
 	t      *tree
 	create bool
-	todo   []string // what of the path is still ahead
-	fd     int      // O_PATH
-	names  []string // how the root leads to fd, without links
+	todo   []string // the elements of the path that are left
+	fd     int      // the directory reached, O_PATH
+	names  []string // the path from the root to fd, without symbolic links
 	links  int
 }
 
-// start begins at the cached directory that is nearest to p: archives are in depth-first
-// order, so that most of a path was walked before.
+// start begins the walk at the cached directory that is nearest to p. Archives are in
+// depth-first order, so most of a path is usually cached.
 func (w *walker) start(p string) error {
 	at, real, rest := w.t.root, "", p
 	for end := len(p); end > 0; end = strings.LastIndexByte(p[:end], '/') {
@@ -195,7 +198,8 @@ func (w *walker) start(p string) error {
 	return w.move(at, ".")
 }
 
-// move goes on to the directory at name, which must not be a link.
+// move goes to the directory name below the descriptor at. No element of name may be a
+// symbolic link.
 func (w *walker) move(at int, name string) error {
 	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -232,8 +236,8 @@ func (w *walker) step(elem string) error {
 	return w.enter(fd, elem)
 }
 
-// up goes to the parent directory; that of the root is the root. Nobody else
-// changes the tree, so that ".." of a directory below the root is inside.
+// up goes to the parent directory; the parent of the root is the root. No other process
+// changes the tree, so ".." of a directory below the root is in the tree.
 func (w *walker) up() error {
 	if len(w.names) == 0 {
 		return nil
@@ -243,7 +247,7 @@ func (w *walker) up() error {
 }
 
 func (w *walker) mkdir(elem string) (int, error) {
-	if len(w.names) >= maxDepth-1 { // something is to be in it
+	if len(w.names) >= maxDepth-1 { // the directory is to contain at least one entry
 		return -1, errDepth
 	}
 	real := strings.Join(append(w.names[:len(w.names):len(w.names)], elem), "/")
@@ -258,13 +262,14 @@ func (w *walker) mkdir(elem string) (int, error) {
 	if err := unix.Mkdirat(w.fd, elem, 0o755); err != nil {
 		return -1, err
 	}
-	if err := unix.Fchmodat(w.fd, elem, 0o755, 0); err != nil { // whatever the umask
+	if err := unix.Fchmodat(w.fd, elem, 0o755, 0); err != nil { // mkdirat applied the umask
 		return -1, err
 	}
 	return unix.Openat(w.fd, elem, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
-// enter descends into what fd is: a directory, or a link whose target is walked next.
+// enter goes on to fd, which was opened at elem: into it if it is a directory, or along the
+// target if it is a symbolic link.
 func (w *walker) enter(fd int, elem string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -290,8 +295,8 @@ func (w *walker) enter(fd int, elem string) error {
 	return unix.ENOTDIR
 }
 
-// reopen makes a directory of a whiteout. It shows nothing of the layers below, which is
-// what the whiteout said.
+// reopen replaces a whiteout by a directory. The directory is opaque, because the whiteout
+// hides the directory of this name in the layers below.
 func (w *walker) reopen(elem string) error {
 	if err := unix.Unlinkat(w.fd, elem, 0); err != nil {
 		return err
@@ -329,11 +334,11 @@ func readlinkFd(fd int) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// noOpenat2 is set once the kernel (before 5.6) or a seccomp profile refused openat2.
+// noOpenat2 is set when the kernel (before 5.6) or a seccomp profile has refused openat2(2).
 var noOpenat2 atomic.Bool
 
-// exact opens the directory at the clean, relative path name below root without
-// following any link: where one is in the way, the error is ELOOP. "" is the root.
+// exact opens name, a clean relative path, below the directory root. It follows no symbolic
+// link: if there is one in the path, the error is ELOOP. "" is the root.
 func exact(root int, name string, flags int) (int, error) {
 	if name == "" {
 		name = "."
@@ -346,7 +351,7 @@ func exact(root int, name string, flags int) (int, error) {
 	for !noOpenat2.Load() {
 		fd, err := unix.Openat2(root, name, &how)
 		switch {
-		case err == unix.EAGAIN || err == unix.EINTR: // a rename or mount anywhere raced with it
+		case err == unix.EAGAIN || err == unix.EINTR: // EAGAIN: a rename or mount on the machine raced with it
 			continue
 		case err == unix.ENOSYS || err == unix.EPERM:
 			noOpenat2.Store(true)
@@ -379,8 +384,8 @@ func isLink(dirfd int, name string) bool {
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
-// clean maps a name of an archive to a relative path inside the tree: it is taken
-// as if the root were "/", so that no number of ".." leaves it. "" is the root.
+// clean converts a name in an archive to a clean relative path. The name is resolved as if
+// the root of the tree were "/", so no number of ".." leads out of it. "" is the root.
 func clean(name string) string {
 	return strings.TrimPrefix(path.Clean("/"+name), "/")
 }

@@ -16,19 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFaults is how many differences of one layer are told.
+// maxFaults is how many faults of one layer are reported.
 const maxFaults = 20
 
-// Verify compares a layer directory with the archive it was made from: content by
-// the archive's digest want, and owner, mode, size, time and link target of each
-// entry. It gives what differs, in words, nothing when the layer is intact. It ends
-// with ctx.
+// Verify compares a layer directory with the archive from which it was made: the content by
+// the digest want of the uncompressed archive, and owner, mode, size, time and link target
+// of each entry. It returns the differences as texts, none if the layer is intact.
 func Verify(ctx context.Context, dirPath string, want digest.Digest) ([]string, error) {
 	pr, pw := io.Pipe()
 	defer context.AfterFunc(ctx, func() { pr.CloseWithError(context.Cause(ctx)) })() // always nil
 	sum := digest.SHA256.Digester()
 	assembled := make(chan error, 1)
-	go func() { // ends with the archive, or when the reader below gave up
+	go func() { // ends with the archive, or when pr is closed below
 		err := Assemble(dirPath, io.MultiWriter(sum.Hash(), pw))
 		pw.CloseWithError(err) // always nil
 		assembled <- err
@@ -56,8 +55,8 @@ func Verify(ctx context.Context, dirPath string, want digest.Digest) ([]string, 
 	return faults, nil
 }
 
-// compareEntries holds every header against the tree. A later entry of the same
-// name settles what an earlier one left open.
+// compareEntries compares every header of the archive with the tree. If several entries have
+// the same name, only the last one counts.
 func compareEntries(dirPath string, r io.Reader) ([]string, error) {
 	t, err := openTree(filepath.Join(dirPath, FSDir), nil)
 	if err != nil {
@@ -82,7 +81,7 @@ func compareEntries(dirPath string, r io.Reader) ([]string, error) {
 		t.steps += stepsPerEntry
 		fault := t.compare(name, hdr)
 		settle(open, name, hdr)
-		if t.steps < 0 { // its links have become a maze; the digest still tells of its content
+		if t.steps < 0 { // the links of the tree have been changed; the digest covers the content
 			break
 		}
 		if fault == "" {
@@ -94,14 +93,15 @@ func compareEntries(dirPath string, r io.Reader) ([]string, error) {
 	return told(open), nil
 }
 
-// settle drops the faults of what was in a directory that the entry replaced.
+// settle removes the faults of earlier entries that this entry has replaced: those of its
+// own name and, unless it is a directory, those below it.
 func settle(open map[string]string, name string, hdr *tar.Header) {
 	if hdr.Typeflag != tar.TypeDir {
 		maps.DeleteFunc(open, func(n, _ string) bool { return strings.HasPrefix(n, name+"/") })
 	}
 }
 
-// told puts the faults into words.
+// told returns the faults as texts, at most [maxFaults] of them.
 func told(open map[string]string) (faults []string) {
 	for name, f := range open {
 		faults = append(faults, name+": "+f)
@@ -115,7 +115,8 @@ var typeBits = map[byte]uint32{
 	tar.TypeDir: unix.S_IFDIR, tar.TypeSymlink: unix.S_IFLNK, tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO,
 }
 
-// compare gives what differs between the header and the tree, "" for nothing.
+// compare returns the differences between the header and the file in the tree, "" if there
+// are none.
 func (t *tree) compare(name string, hdr *tar.Header) string {
 	p, base, err := t.parent(name, false)
 	if err != nil {
@@ -126,7 +127,7 @@ func (t *tree) compare(name string, hdr *tar.Header) string {
 		return "missing"
 	}
 	if hdr.Typeflag == tar.TypeLink {
-		return "" // its first name is compared
+		return "" // a hard link: the entry of the file itself is compared
 	}
 	kind := typeBits[hdr.Typeflag]
 	switch {
@@ -142,8 +143,9 @@ func (t *tree) compare(name string, hdr *tar.Header) string {
 	return compareOwner(&st, hdr)
 }
 
-// keptTime tells whether a file system has kept a time, in seconds. One past what it can
-// keep becomes the latest it can: of the usual file systems, in 2038, 2446 or 2486.
+// keptTime reports whether the time of a file is the wanted one, in seconds. A filesystem
+// replaces a time beyond its range by its latest one: in 2038, 2446 or 2486 for the usual
+// filesystems.
 func keptTime(has, want int64) bool {
 	return has == want || want > math.MaxInt32 && has >= math.MaxInt32 && has < want
 }

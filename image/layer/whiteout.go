@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names by which an archive says what of the layers below is gone (OCI image
-// specification, layer.md).
+// Names of entries that delete files of the layers below (OCI image specification,
+// layer.md, "Whiteouts").
 const (
 	whiteoutPrefix = ".wh."
 	whiteoutMeta   = ".wh..wh." // of aufs itself
@@ -20,7 +20,7 @@ const (
 
 func isWhiteout(base string) bool { return strings.HasPrefix(base, whiteoutPrefix) }
 
-// whiteout makes the overlayfs form of a whiteout entry.
+// whiteout converts a whiteout entry to overlayfs's form of it.
 func (a *applier) whiteout(p *dir, base string) error {
 	if base == whiteoutOpaque {
 		return setOpaque(p.fd, ".")
@@ -40,8 +40,8 @@ func (a *applier) whiteout(p *dir, base string) error {
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	// The archive has an entry of that name too, which already hides the one
-	// below; only a directory would be merged with it.
+	// If the archive has an entry of this name too, that hides the one below already. Only a
+	// directory would be merged with one below, and is made opaque.
 	var st unix.Stat_t
 	if err := unix.Fstatat(p.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -56,9 +56,9 @@ func isWhiteoutNode(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
-// dropWhiteout removes a whiteout from a directory that is merged with none below: there
-// overlayfs lists it although it can't be opened, so that programs which go through the
-// directory fail. The directory keeps its times.
+// dropWhiteout removes a whiteout from a directory that has no counterpart below. In such a
+// directory overlayfs lists a whiteout as a file, which can't be opened, so that programs
+// which walk the directory fail. The directory keeps its times.
 func (in *inheritor) dropWhiteout(name string) error {
 	d, base := path.Split(name)
 	d = strings.TrimSuffix(d, "/")
@@ -76,7 +76,7 @@ func (in *inheritor) dropWhiteout(name string) error {
 	var st, up unix.Stat_t
 	err = unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) || err == nil && !isWhiteoutNode(&st) {
-		return nil // a later entry took its place, or an earlier call removed it
+		return nil // a later entry replaced it, or an earlier call removed it
 	}
 	if err = errors.Join(err, unix.Fstat(fd, &up)); err != nil {
 		return err

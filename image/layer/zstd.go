@@ -13,18 +13,18 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// maxWindow is the largest zstd window accepted, in bytes: that of zstd --ultra -22. The
-// usual ones are modest, of 8 MiB (zstd -19) and less.
+// maxWindow is the largest zstd window that is accepted, in bytes. It is that of
+// zstd --ultra -22. Ordinary windows have 8 MiB (zstd -19) or less and are called modest.
 const (
 	maxWindow    = 128 << 20
 	modestWindow = 8 << 20
 )
 
-// Modest windows share windowMemory, in bytes, over all pulls. A layer that waited
-// windowPatience for its part takes it all the same: what holds the others up may be
-// layers that hardly come, and the image store's slots bound how many there can be.
-// Windows that are larger wait for each other, one at a time, and for nothing else, so
-// that a layer which claims one and never comes holds up no ordinary layer.
+// The modest windows of all pulls share windowMemory, in bytes. A layer that has waited for
+// windowPatience gets its window nevertheless: stalled downloads may have taken the memory.
+// The slots of package image bound how many layers there can be.
+// Of larger windows there is one at a time. They don't count in windowMemory, so that a layer
+// with a large window and a stalled download delays no ordinary layer.
 const (
 	windowMemory   = 48 << 20
 	windowPatience = 3 * time.Second
@@ -35,14 +35,15 @@ var (
 	large   = semaphore.NewWeighted(1)
 )
 
-// windowShare is the memory one layer may use for its window.
+// windowShare is the memory that one layer has for its window.
 type windowShare struct {
-	size   uint64 // of the window it is enough for
-	shared int64  // of windowMemory
+	size   uint64 // of the largest window for which it suffices
+	shared int64  // bytes taken from windowMemory
 	large  bool
 }
 
-// grow makes the share enough for a window of the given size, in bytes.
+// grow increases the share to a window of size bytes, and waits for the memory until ctx
+// ends.
 func (w *windowShare) grow(ctx context.Context, size uint64) error {
 	if size <= w.size {
 		return nil
@@ -54,7 +55,8 @@ func (w *windowShare) grow(ctx context.Context, size uint64) error {
 		w.large, w.size = true, maxWindow
 		return nil
 	}
-	// Room for every modest window at once, so that no layer waits while it holds a part.
+	// A layer takes enough for any modest window at once, so that no layer waits for more
+	// memory while it has some, which could be a deadlock.
 	part := int64(modestWindow)
 	if size <= 1<<20 && w.size == 0 {
 		part = 1 << 20
@@ -86,17 +88,17 @@ func isZstd(head []byte) bool {
 	return len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
 }
 
-// zstdReader decompresses frame by frame: each may have another window, and tools that
-// make many frames begin with a small one.
+// zstdReader decompresses one frame after the other. Each may have a window of another size;
+// tools that write many frames begin with a small one.
 type zstdReader struct {
 	ctx   context.Context
 	br    *bufio.Reader
 	z     *zstd.Decoder
-	frame *zstdFrame // the present one, nil between two
+	frame *zstdFrame // the present frame, nil between two frames
 	share windowShare
 }
 
-// newZstd reads frames from br, the first one's header at once.
+// newZstd returns a decompressor for the frames in br. It reads the header of the first one.
 func newZstd(ctx context.Context, br *bufio.Reader) (io.ReadCloser, error) {
 	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
@@ -119,7 +121,7 @@ func (r *zstdReader) Read(p []byte) (int, error) {
 		}
 		n, err := r.z.Read(p)
 		if errors.Is(err, io.EOF) {
-			_, err = io.Copy(io.Discard, r.frame) // nothing, unless the decoder left a checksum
+			_, err = io.Copy(io.Discard, r.frame) // the checksum, if the decoder has not read it
 			r.frame = nil
 		}
 		if n > 0 || err != nil {
@@ -128,7 +130,7 @@ func (r *zstdReader) Read(p []byte) (int, error) {
 	}
 }
 
-// next goes to the next frame with data; io.EOF when there is none.
+// next goes to the next frame with data. It returns io.EOF if there is none.
 func (r *zstdReader) next() error {
 	for {
 		head, err := r.br.Peek(zstd.HeaderMaxSize)
@@ -166,19 +168,19 @@ func (r *zstdReader) begin(h zstd.Header) error {
 	return r.z.Reset(r.frame)
 }
 
-// Close frees the decoder's memory.
+// Close frees the decoder's memory and returns the share of windowMemory.
 func (r *zstdReader) Close() error {
 	r.z.Close()
 	r.share.release()
 	return nil
 }
 
-// zstdFrame reads one frame and no more (RFC 8878, section 3.1.1).
+// zstdFrame reads the bytes of one zstd frame and ends there (RFC 8878, section 3.1.1).
 type zstdFrame struct {
 	r        *bufio.Reader
-	left     int64 // bytes of the present part: the header, a block, the checksum
-	last     bool  // the last block was begun
-	checksum bool  // one is still to come
+	left     int64 // bytes left of the present part: the header, a block or the checksum
+	last     bool  // the present block is the last one
+	checksum bool  // a checksum follows the last block
 }
 
 // Read implements [io.Reader].
@@ -193,7 +195,7 @@ func (f *zstdFrame) Read(p []byte) (int, error) {
 	return n, whole(err)
 }
 
-// part finds out what comes next.
+// part reads the header of the next part and sets its length.
 func (f *zstdFrame) part() error {
 	switch {
 	case f.last && !f.checksum:
@@ -206,7 +208,7 @@ func (f *zstdFrame) part() error {
 	if err != nil {
 		return whole(err)
 	}
-	const rle = 1 // a block of one byte, to be repeated
+	const rle = 1 // type of a block with one byte that is repeated
 	header := int64(b[0]) | int64(b[1])<<8 | int64(b[2])<<16
 	f.last, f.left = header&1 != 0, 3+header>>3
 	if header>>1&3 == rle {
@@ -215,7 +217,7 @@ func (f *zstdFrame) part() error {
 	return nil
 }
 
-// whole makes an end in the middle of something an error.
+// whole converts io.EOF in the middle of a frame to io.ErrUnexpectedEOF.
 func whole(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

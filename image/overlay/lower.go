@@ -10,21 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lower is one lower directory ready to be given to overlayfs.
+// lower is a lower directory of an overlay mount, prepared by openLowers.
 type lower struct {
 	path string
-	fd   int  // of an id-mapped clone, else -1
-	done bool // the clone is attached
+	fd   int  // of the directory's id-mapped clone; -1 if there is no user namespace
+	done bool // the clone is attached to a path
 }
 
-// add gives it to the file system context. Where that takes only paths (before
-// Linux 6.13), a clone is attached at spot first.
+// add adds the directory to fs, a filesystem context of fsopen(2). Before Linux 6.13
+// overlayfs takes lower directories only by path, so a clone is first attached at the
+// directory spot.
 func (l *lower) add(fs int, spot string) error {
 	if l.fd < 0 {
 		return unix.FsconfigSetString(fs, "lowerdir+", l.path)
 	}
 	err := unix.FsconfigSetFd(fs, "lowerdir+", l.fd)
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EBADF) { // which one depends on the version
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EBADF) { // the kernel's version decides which
 		return err
 	}
 	if err := l.attach(spot); err != nil {
@@ -33,7 +34,7 @@ func (l *lower) add(fs int, spot string) error {
 	return unix.FsconfigSetString(fs, "lowerdir+", spot)
 }
 
-// attach gives the clone a path.
+// attach mounts the clone at the directory spot, which it makes.
 func (l *lower) attach(spot string) error {
 	if l.done {
 		return nil
@@ -48,16 +49,17 @@ func (l *lower) attach(spot string) error {
 	return nil
 }
 
-// spots is where the clones for a mount are attached: its name follows from the
-// target, so that what a crash leaves is found.
+// spots returns the directory in which the clones for a mount are attached. Its name
+// follows from the target, so that Unmount finds the clones that a crash has left.
 func spots(target string) string { return target + ".lower" }
 
 func spot(target string, i int) string {
 	return filepath.Join(spots(target), strconv.FormatInt(int64(i), 36))
 }
 
-// detachSpots takes all clones away; overlayfs keeps clones of its own. Directories
-// are removed one by one: removing a tree would reach into a layer if one stayed.
+// detachSpots unmounts all clones for a mount; overlayfs keeps clones of its own. It removes
+// their directories with rmdir(2) one by one: a recursive removal would delete the files of
+// a layer if its clone were still mounted.
 func detachSpots(target string) error {
 	dir := spots(target)
 	entries, err := os.ReadDir(dir)
@@ -72,15 +74,15 @@ func detachSpots(target string) error {
 	return errors.Join(append(errs, os.Remove(dir))...)
 }
 
-// openLowers prepares the lower directories; with a user namespace each becomes an
-// id-mapped clone, which goes when the returned function is called: overlayfs keeps
-// its own.
+// openLowers prepares the lower directories of the mount. With a user namespace it makes an
+// id-mapped clone of each. The function returned closes the clones, which overlayfs does
+// not need after the mount: it keeps clones of its own.
 func (c *Config) openLowers() ([]lower, func(), error) {
 	lowers := make([]lower, 0, len(c.Lower))
 	closeAll := func() {
 		for _, l := range lowers {
 			if l.fd >= 0 {
-				unix.Close(l.fd) // a mount, no data
+				unix.Close(l.fd) // the error says nothing about data
 			}
 		}
 	}
@@ -99,7 +101,8 @@ func (c *Config) openLowers() ([]lower, func(), error) {
 	return lowers, closeAll, nil
 }
 
-// idmapped gives a detached clone of the directory's mount with the mapping of ns.
+// idmapped returns a detached clone of the directory's mount with the ID mapping of the
+// user namespace ns (mount_setattr(2), MOUNT_ATTR_IDMAP).
 func idmapped(path string, ns *os.File) (int, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {

@@ -10,17 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config is one mount.
+// Config describes one overlay mount.
 type Config struct {
 	Lower  []string // directories, topmost first; at least one
 	Target string   // must exist
-	// Upper and Work make it writable. They must exist, on one file system.
+	// Upper and Work are overlayfs's upperdir and workdir, or "" for a read-only mount. They
+	// must exist, on one filesystem.
 	Upper, Work string
-	// UserNS, when not nil, is a user namespace whose mapping is applied to the lower
-	// directories: what root owns there is owned by the namespace's root.
+	// UserNS, if not nil, is a user namespace whose ID mapping is applied to the lower
+	// directories: files of root in them become files of the namespace's root.
 	UserNS *os.File
-	// Links is a directory for the short names an old kernel needs; "" is the
-	// directory for temporary files.
+	// Links is the directory for the short symbolic links that a kernel before 6.7 needs;
+	// "" is the directory for temporary files.
 	Links string
 
 	extra []string // further overlayfs options, for tests
@@ -52,10 +53,10 @@ func Mount(c Config) error {
 	return nil
 }
 
-// errNoAPI says that this kernel's overlayfs can't be set up piece by piece.
+// errNoAPI is returned when this kernel's overlayfs does not take its layers one by one.
 var errNoAPI = errors.New("the kernel lacks the mount interface needed (Linux 6.7)")
 
-// mountNew uses fsopen and friends.
+// mountNew mounts by the new mount API: fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
 func (c *Config) mountNew(lowers []lower) error {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -64,7 +65,7 @@ func (c *Config) mountNew(lowers []lower) error {
 		}
 		return os.NewSyscallError("fsopen", err)
 	}
-	defer unix.Close(fs) // a context, no data
+	defer unix.Close(fs) // the error says nothing about data
 	if err := c.configure(fs, lowers); err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (c *Config) mountNew(lowers []lower) error {
 	if err != nil {
 		return explain(fs, "fsmount", err)
 	}
-	defer unix.Close(mnt) // attached or meant to go
+	defer unix.Close(mnt) // if it is not attached by then, it is to be dropped
 	return os.NewSyscallError("move_mount", unix.MoveMount(mnt, "", unix.AT_FDCWD, c.Target, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
@@ -105,7 +106,7 @@ func (c *Config) configure(fs int, lowers []lower) error {
 	return nil
 }
 
-// setOption sets KEY=VALUE or a flag.
+// setOption sets an option of the form KEY=VALUE, or a flag, of a filesystem context.
 func setOption(fs int, o string) error {
 	key, value, ok := strings.Cut(o, "=")
 	var err error
@@ -120,8 +121,9 @@ func setOption(fs int, o string) error {
 	return nil
 }
 
-// options are those of overlayfs. Without an index, hard links break on copy-up as
-// they do in other runtimes, and the upper directory may be removed with rm.
+// options returns the options of overlayfs. With index=off a hard link becomes a separate
+// file when it is copied up, as with other runtimes, and the upper directory can be removed
+// with rm.
 func (c *Config) options() []string {
 	out := []string{"index=off"}
 	if c.Upper != "" {
@@ -130,7 +132,7 @@ func (c *Config) options() []string {
 	return append(out, c.extra...)
 }
 
-// explain adds what the kernel logged for this context.
+// explain adds the kernel's messages about this filesystem context to the error.
 func explain(fs int, what string, err error) error {
 	buf := make([]byte, 4096)
 	var said []string
@@ -147,8 +149,8 @@ func explain(fs int, what string, err error) error {
 	return fmt.Errorf("%.300s: %w", what, err)
 }
 
-// Unmount detaches what is mounted at target and what a Mount that did not finish
-// left beside it; nothing there is no error.
+// Unmount detaches (MNT_DETACH) the mount at target, and the clones that an interrupted
+// Mount has left. It is no error if there are none.
 func Unmount(target string) error {
 	return errors.Join(detach(target), detachSpots(target))
 }

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pageRoom is what mount(2) takes of options: one page.
+// pageRoom is the number of bytes that the options of mount(2) may have: a page without the
+// final zero byte.
 const pageRoom = 4096 - 1
 
-// mountOld uses mount(2): the layers are named by short links in a directory that
-// is the working directory of just the thread that mounts.
+// mountOld mounts by mount(2). The layers are given as short symbolic links, relative to a
+// directory that only the mounting thread has as its working directory.
 func (c *Config) mountOld(lowers []lower) error {
 	paths := make([]string, len(lowers))
 	for i := range lowers {
@@ -31,7 +32,7 @@ func (c *Config) mountOld(lowers []lower) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) // links only; overlayfs has resolved them
+	defer os.RemoveAll(dir) // it contains only links, which overlayfs has resolved
 	opts := c.options()
 	opts = append(opts, "lowerdir="+strings.Join(names, ":"))
 	if c.Upper != "" {
@@ -58,7 +59,7 @@ func (c *Config) makeLinks(paths []string) (dir string, names []string, err erro
 	for i, p := range paths {
 		name := strconv.FormatInt(int64(i), 36)
 		if err := os.Symlink(p, filepath.Join(dir, name)); err != nil {
-			os.RemoveAll(dir) // links only
+			os.RemoveAll(dir) // it contains only links
 			return "", nil, err
 		}
 		names = append(names, name)
@@ -66,7 +67,8 @@ func (c *Config) makeLinks(paths []string) (dir string, names []string, err erro
 	return dir, names, nil
 }
 
-// inDir runs f on a thread whose working directory is dir and which ends after it.
+// inDir runs f on a thread of its own with the working directory dir. The thread ends
+// after f.
 func inDir(dir string, f func() error) error {
 	if dir == "" {
 		return f()
@@ -87,7 +89,7 @@ func inDir(dir string, f func() error) error {
 	return <-result
 }
 
-// onThread runs f on one thread that ends after it.
+// onThread runs f on a thread of its own, which ends after f.
 func onThread(f func()) {
 	runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
 	f()

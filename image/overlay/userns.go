@@ -11,9 +11,9 @@ import (
 	"berth/oci/idmap"
 )
 
-// NewUserNS makes a user namespace with the mappings, for [Config].UserNS. It starts
-// a process that ends before it gets to run anything; a pod's own namespace, where
-// there is one, serves as well without.
+// NewUserNS makes a user namespace with the maps, for [Config].UserNS. For that it starts a
+// process, which is killed before its first instruction. Where a pod has a user namespace
+// already, that can be used instead.
 func NewUserNS(uids, gids []idmap.Map) (*os.File, error) {
 	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it is killed before it runs
 	cmd.Env = []string{}
@@ -42,7 +42,7 @@ func startStopped(cmd *exec.Cmd) (*os.File, error) {
 		werr := cmd.Wait()
 		var exit *exec.ExitError
 		if errors.As(werr, &exit) {
-			werr = nil // killed, as it should be
+			werr = nil // it was killed, as intended
 		}
 		if err == nil {
 			err = errors.Join(kerr, werr)

@@ -15,25 +15,25 @@ import (
 	"github.com/docker/docker-credential-helpers/credentials"
 )
 
-// Credentials are what a client gives with a pull; the fields are those of the
-// CRI's AuthConfig.
+// Credentials are the credentials of one pull; the fields are those of the CRI's
+// AuthConfig.
 type Credentials struct {
 	Username, Password string
 	Auth               string // base64 of USERNAME:PASSWORD
-	ServerAddress      string // the host they are for; "" means the image's registry
-	IdentityToken      string // exchanged for an access token by OAuth2
-	RegistryToken      string // sent as it is, as bearer token
+	ServerAddress      string // the only host that gets them; "" is the image's registry
+	IdentityToken      string // an OAuth2 refresh token, exchanged for an access token
+	RegistryToken      string // a bearer token, sent unchanged
 }
 
-// helperTimeout is how long a credential helper may take; some ask the network.
+// helperTimeout is how long a credential helper may take. Some helpers use the network.
 const helperTimeout = 30 * time.Second
 
-// normalized fills username and password from Auth, and the identity token from
-// the user name that stands for one.
+// normalized returns the credentials with Auth decoded into username and password. The
+// username "<token>" says that the password is an identity token.
 func (c Credentials) normalized() (Credentials, error) {
 	if c.Auth != "" && c.Username == "" {
-		// As docker and base64(1) write it: with or without padding, with zeros or an end of
-		// the line after it.
+		// Docker and base64(1) write it with or without padding, and with zero bytes or a
+		// newline at the end.
 		raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(c.Auth, "=\x00\r\n"))
 		name, password, ok := strings.Cut(string(raw), ":")
 		if err != nil || !ok {
@@ -56,8 +56,8 @@ func (c Credentials) hash() string {
 	return string(sum[:])
 }
 
-// forHost gives the credentials that may go to h: the host's own, or the client's
-// when h is where they belong.
+// forHost returns the credentials that are sent to h: the client's if they are for h,
+// otherwise those that hosts.toml has for h.
 func forHost(ctx context.Context, h *host, registry string, given *Credentials) (Credentials, error) {
 	if given != nil && belongs(*given, h, registry) {
 		if c, err := given.normalized(); err != nil || !c.empty() {
@@ -87,8 +87,8 @@ func belongs(c Credentials, h *host, registry string) bool {
 	return err == nil && (addr == own && ownErr == nil || h.upstream && addr == registry)
 }
 
-// askHelper has docker-credential-NAME give what it keeps for the host; a helper that
-// keeps nothing for it is no error.
+// askHelper runs docker-credential-NAME and returns the credentials that it has for the
+// registry. It is no error if it has none.
 func askHelper(ctx context.Context, helperName, registry string) (Credentials, error) {
 	if strings.ContainsAny(helperName, "/ ") {
 		return Credentials{}, fmt.Errorf("%w: credential helper %q must be a bare name: NAME of docker-credential-NAME", ErrUnauthorized, helperName)
@@ -107,13 +107,14 @@ func askHelper(ctx context.Context, helperName, registry string) (Credentials, e
 	return Credentials{Username: got.Username, Password: got.Secret}.normalized()
 }
 
-// helper is a run of a credential helper, which has an end in time.
+// helper is one run of a credential helper. It is killed when its context ends.
 type helper struct{ *exec.Cmd }
 
 // Input implements [helpers.Program].
 func (h helper) Input(r io.Reader) { h.Stdin = r }
 
-// authorize answers a 401: it gives the Authorization header to come back with.
+// authorize returns the Authorization header with which a request is repeated after the
+// answer resp with status 401.
 func (e *endpoint) authorize(ctx context.Context, resp *http.Response, refused string) (string, error) {
 	detail := e.client.newStatusError(resp, true).Error()
 	switch c := challengeOf(resp); {
@@ -134,12 +135,13 @@ func (e *endpoint) authorize(ctx context.Context, resp *http.Response, refused s
 	return "", fmt.Errorf("%w: %s; the credentials given are wrong or do not suffice", ErrUnauthorized, detail)
 }
 
-// basic is user name and password as HTTP's basic scheme wants them.
+// basic returns user name and password in the form of HTTP's Basic scheme (RFC 7617).
 func (c Credentials) basic() string {
 	return base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))
 }
 
-// bearer gets a token for the challenge, from the cache unless it is the refused one.
+// bearer returns a token for the challenge: from the cache, unless that is the one that was
+// refused, or from the token server.
 func (e *endpoint) bearer(ctx context.Context, c challenge, refused string) (string, error) {
 	if tok, ok := e.client.cachedToken(e.tokenKey()); ok && "Bearer "+tok != refused {
 		return tok, nil
@@ -155,8 +157,8 @@ func (e *endpoint) bearer(ctx context.Context, c challenge, refused string) (str
 	return tok.value, nil
 }
 
-// dropToken forgets a token the registry gave earlier, if the Authorization header used
-// holds one that came from the cache.
+// dropToken removes the token in the Authorization header used from the cache. It reports
+// whether the header had a token of the registry, and not one of the client.
 func (e *endpoint) dropToken(used string) bool {
 	value, ok := strings.CutPrefix(used, "Bearer ")
 	if !ok || e.creds.RegistryToken != "" {
@@ -169,7 +171,7 @@ func (e *endpoint) dropToken(used string) bool {
 	e.client.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.authz == used { // else another request has renewed it
+	if e.authz == used { // otherwise another request has replaced it already
 		e.authz = ""
 	}
 	return true

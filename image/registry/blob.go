@@ -15,10 +15,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Blob opens a blob. A connection that breaks or stalls is resumed where it was, on any
-// host; the digest is the caller's to check. Where it is another, the caller may ask the
-// result's method Reject() bool whether to try again. A foreign layer that the registry
-// does not have is opened where its URLs say.
+// Blob opens a blob. If the connection breaks or stalls, the blob is resumed at the same
+// position, from any host. The caller has to verify the digest. If it is wrong, the method
+// Reject() bool of the result reports whether the blob should be opened again. A foreign
+// layer that the registry does not have is opened at its URLs, see [Repository.External].
 func (r *Repository) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 	b := &blob{repo: r, ctx: ctx, digest: d.Digest, size: d.Size}
 	err := b.open()
@@ -31,24 +31,26 @@ func (r *Repository) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadClo
 	return r.External(ctx, d.URLs)
 }
 
-// IsForeign tells whether a layer may lie outside the registry. (types.MediaType of
-// go-containerregistry takes foreign layers with zstd for others.)
+// IsForeign reports whether layers of this media type may be stored outside of the registry
+// (non-distributable layers of the OCI image specification, foreign layers of docker). The
+// method IsDistributable of go-containerregistry's MediaType does not know those with zstd.
 func IsForeign(mediaType string) bool {
 	return strings.Contains(mediaType, ".foreign.") || strings.Contains(mediaType, ".nondistributable.")
 }
 
-// maxURLs is how many places of a foreign layer are tried.
+// maxURLs is how many URLs of a foreign layer are tried.
 const maxURLs = 8
 
-// External opens a blob that lies outside the registry (a foreign layer), at the
-// first of urls that works, of which up to eight are tried. No credentials go there,
-// and they may lie where a redirect of the registry might lead.
+// External opens a blob that is stored outside of the registry (a foreign layer) at the
+// first of the URLs that works. At most eight are tried. The requests carry no credentials,
+// and only addresses to which the registry could also redirect are connected to.
 func (r *Repository) External(ctx context.Context, urls []string) (io.ReadCloser, error) {
 	last := r.hosts[len(r.hosts)-1]
 	h := &host{base: &url.URL{Scheme: "https"}, dial: defaultDialTimeout, redirects: last.redirects}
 	own := public
 	r.mu.Lock()
-	// A mirror's place says nothing: what the manifest names is the registry's doing.
+	// The URLs are those of the registry's manifest, so the address of the registry itself
+	// counts, and not that of a mirror.
 	if e := r.endpoints[last]; e != nil && last.upstream {
 		own = e.last.reach()
 	}
@@ -87,13 +89,13 @@ func (c *Client) external(ctx context.Context, h *host, own reach, u string) (io
 		return nil, shorten(err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close() // not wanted
+		defer resp.Body.Close() // it is not read
 		return nil, c.newStatusError(resp, false)
 	}
 	return c.watch(resp), nil
 }
 
-// blob reads a blob over as many connections as it takes.
+// blob reads a blob, over several connections if they break.
 type blob struct {
 	repo   *Repository
 	ctx    context.Context
@@ -101,21 +103,21 @@ type blob struct {
 	size   int64
 	off    int64
 	body   io.ReadCloser
-	from   *host // that body is of
+	from   *host // the host that sends body
 
-	fails   int           // since it last came well
-	mark    int64         // where it last broke off
-	entered time.Time     // the present Read
-	spent   time.Duration // in the Reads since mark, reconnecting and pauses too
+	fails   int           // failures since the last one after good progress, see cameWell
+	mark    int64         // position of the last failure
+	entered time.Time     // start of the present Read
+	spent   time.Duration // time in Read since mark, with reconnections and pauses
 
-	canRange bool          // the host offers ranges
-	started  int64         // where the present connection began
-	waited   time.Duration // what its reads took: the time between them is the reader's
+	canRange bool          // the host supports range requests
+	started  int64         // position at which the present connection began
+	waited   time.Duration // time in the connection's reads; the time between them is the caller's
 	ranged   bool          // body is a *ranged
-	noParts  bool          // they failed once
+	noParts  bool          // fetching in parts failed once
 }
 
-// open asks for what is left of the blob.
+// open requests the rest of the blob.
 func (b *blob) open() error {
 	tries := b.repo.tries(b.ctx, "fetch "+b.repo.ref.DigestName(b.digest), b.digest)
 	for tries.next() {
@@ -137,9 +139,8 @@ func (b *blob) open() error {
 	return tries.err
 }
 
-// request asks one host for what is left, as a range with an end: some caches answer
-// those without one with an error. A host that does not give the range is asked for the
-// whole blob.
+// request asks one host for the rest of the blob, as a range with an end: some caches refuse
+// ranges without an end. A host that refuses the range is asked for the whole blob.
 func (b *blob) request(e *endpoint) (*http.Response, error) {
 	resource := "blobs/" + b.digest.String()
 	if b.off > 0 {
@@ -148,7 +149,7 @@ func (b *blob) request(e *endpoint) (*http.Response, error) {
 		case err == nil && (resp.StatusCode == http.StatusOK || startsAt(resp, b.off)):
 			return resp, nil
 		case err == nil:
-			resp.Body.Close() // not wanted
+			resp.Body.Close() // it is not read
 		case !refusesRange(err):
 			return nil, err
 		}
@@ -156,12 +157,12 @@ func (b *blob) request(e *endpoint) (*http.Response, error) {
 	return e.do(b.ctx, http.MethodGet, resource, nil)
 }
 
-// rangeHeader asks for the bytes from first on, up to but without end.
+// rangeHeader returns the header for the bytes from first to end-1.
 func rangeHeader(first, end int64) http.Header {
 	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", first, end-1)}}
 }
 
-// startsAt tells whether an answer is the range that starts at first.
+// startsAt reports whether an answer is a range that starts at first.
 func startsAt(resp *http.Response, first int64) bool {
 	start, _, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Content-Range"), "bytes "), "-")
 	return resp.StatusCode == http.StatusPartialContent && start == strconv.FormatInt(first, 10)
@@ -172,8 +173,8 @@ func refusesRange(err error) bool {
 	return errors.As(err, &se) && (se.code == http.StatusRequestedRangeNotSatisfiable || se.code == http.StatusBadRequest)
 }
 
-// skip brings a fresh answer to where the blob goes on, when it starts at the blob's
-// beginning.
+// skip reads and drops the bytes of a new answer before the present position, if the answer
+// begins with the first byte of the blob.
 func (b *blob) skip(resp *http.Response, body io.Reader) error {
 	if startsAt(resp, b.off) {
 		return nil
@@ -185,16 +186,16 @@ func (b *blob) skip(resp *http.Response, body io.Reader) error {
 	return err
 }
 
-// Reject tells that what was read is not what the digest names, and whether opening the
-// blob once more may give better bytes: from other hosts, or from the last one again.
+// Reject records that the bytes read have the wrong digest. It reports whether the blob
+// should be opened again: from the remaining hosts, or from the last one once more.
 func (b *blob) Reject() bool { return b.repo.reject(b.digest) }
 
-// Read gives the next bytes, reconnecting as needed.
+// Read reads the next bytes, and reconnects if the connection breaks.
 func (b *blob) Read(p []byte) (int, error) {
 	b.entered = time.Now()
 	defer func() { b.spent += time.Since(b.entered) }()
 	for {
-		if b.off >= b.size { // how the connection ends no longer matters
+		if b.off >= b.size { // all bytes are there, so the end of the connection doesn't matter
 			return 0, io.EOF
 		}
 		if err := b.ready(); err != nil {
@@ -214,7 +215,7 @@ func (b *blob) Read(p []byte) (int, error) {
 		}
 		b.body.Close() // already failed
 		b.body = nil
-		if b.ranged && b.ctx.Err() == nil { // one connection may do what parts can't
+		if b.ranged && b.ctx.Err() == nil { // go on with one connection
 			b.ranged, b.noParts = false, true
 			continue
 		}
@@ -227,10 +228,10 @@ func (b *blob) Read(p []byte) (int, error) {
 	}
 }
 
-// ready makes sure there is something to read from.
+// ready makes sure that there is a connection to read from.
 func (b *blob) ready() error {
 	if b.body != nil && !b.ranged && b.slow() {
-		b.body.Close() // the parts take over
+		b.body.Close() // the rest is fetched in parts
 		b.body, b.ranged = newRanged(b), true
 	}
 	if b.body != nil {
@@ -239,7 +240,7 @@ func (b *blob) ready() error {
 	return b.open()
 }
 
-// failed decides, after a broken read, whether to go on.
+// failed decides, after a failed read, whether to reconnect. It returns nil to go on.
 func (b *blob) failed(err error) error {
 	if b.ctx.Err() != nil {
 		return context.Cause(b.ctx)
@@ -258,8 +259,9 @@ func (b *blob) failed(err error) error {
 	return b.repo.client.pause(b.ctx, b.fails, err)
 }
 
-// cameWell tells whether more than a trickle came since the last failure: a host that
-// sends a little and breaks off, again and again, is not one to go on with.
+// cameWell reports whether the blob made good progress since the last failure. Otherwise the
+// failure counts, so that a host which sends a few bytes and closes the connection, again
+// and again, is given up.
 func (b *blob) cameWell() bool {
 	opts, now := &b.repo.client.opts, time.Now()
 	got, spent := float64(b.off-b.mark), b.spent+now.Sub(b.entered)

@@ -11,21 +11,26 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// httpsPort is dialled when a name gives no port, so naming it changes nothing.
+// httpsPort is the port that is dialled when a name has none. A name with this port means
+// the same registry as the name without it.
 const httpsPort = "443"
 
-// numeric is a last label that some resolvers read as a number of an IPv4 address:
-// 127.1, 0x7f.1 and 2130706433 are 127.0.0.1 to them.
+// numeric matches the last label of a name that some resolvers read as an IPv4 address
+// (inet_aton(3)): to them 127.1, 0x7f.1 and 2130706433 are 127.0.0.1.
 var numeric = regexp.MustCompile(`^(?:[0-9]+|0x[0-9a-f]*)$`)
 
-// canonicalHost gives the one spelling of HOST or HOST:PORT by which a registry is
-// known to policies, hosts.toml directories, credentials and records. Two spellings
-// have the same one exactly when https dials the same host and port for both: letters
-// are small, a dot at the end, zeros before the port and port 443 are dropped (the
-// port not where only it tells the host from a repository of docker's: "mirror:443/x"),
-// addresses are written in their shortest form, IPv4 ones in IPv6 clothes as IPv4.
-// Docker's hosts are all docker.io. What other names mean the same machine only the
-// resolver knows; they are other registries.
+// canonicalHost returns the canonical form of HOST or HOST:PORT, which trust policies,
+// hosts.toml directories, credentials and records use for a registry. Two names have the
+// same form exactly if https would dial the same host and port for both:
+//
+//   - letters become lower case;
+//   - a dot at the end, zeros before the port and port 443 are removed. The port stays if
+//     the name would otherwise be read as a repository on docker.io: "mirror:443/x";
+//   - IP addresses are written in their shortest form, and IPv4-mapped IPv6 addresses
+//     (::ffff:a.b.c.d) as IPv4 addresses;
+//   - all names of docker's registry become docker.io.
+//
+// Two names that only DNS resolves to the same machine are different registries.
 func canonicalHost(s string) (string, error) {
 	host, port, err := splitHost(s)
 	if err != nil {
@@ -54,7 +59,7 @@ func canonicalHost(s string) (string, error) {
 	return host, nil
 }
 
-// canonicalName is the host without its port.
+// canonicalName returns the canonical form of a host without a port.
 func canonicalName(host string) (string, error) {
 	addr, err := netip.ParseAddr(host)
 	switch addr = addr.Unmap(); {
@@ -70,8 +75,8 @@ func canonicalName(host string) (string, error) {
 	return addr.String(), nil
 }
 
-// splitHost takes HOST, HOST:PORT, [IPV6] or [IPV6]:PORT apart; the port may be
-// missing, the brackets are dropped.
+// splitHost splits HOST, HOST:PORT, [IPV6] or [IPV6]:PORT into the host, without brackets,
+// and the port, which may be "".
 func splitHost(s string) (host, port string, err error) {
 	rest, bracketed := strings.CutPrefix(s, "[")
 	if bracketed {
@@ -91,12 +96,12 @@ func splitHost(s string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// Pattern selects images by their complete names, in which * is any characters, the
-// slash too, ? one character and [a-z] one of several. Its host may be written in any
-// way a reference's may.
+// Pattern selects images by their complete names. In it * stands for any number of
+// characters, slashes too, ? for one character and [a-z] for one character of a set. Its
+// host is brought into the canonical form like that of a [Reference].
 type Pattern struct{ globs []string }
 
-// ParsePattern reads a pattern; the error says what is wrong with it.
+// ParsePattern parses a pattern. The error says what is malformed.
 func ParsePattern(s string) (Pattern, error) {
 	host, rest, slash := strings.Cut(s, "/")
 	var globs []string
@@ -106,7 +111,7 @@ func ParsePattern(s string) (Pattern, error) {
 			return Pattern{}, fmt.Errorf("pattern %.300q: %w", s, err)
 		}
 		globs = []string{host + "/" + rest}
-	} else { // the host, the repository and a tag in one, of which only a tag has capitals
+	} else { // a wildcard may span host, repository and tag; of these only a tag can have capitals
 		globs = []string{s, strings.ToLower(s)}
 	}
 	for i, g := range globs {
@@ -118,9 +123,9 @@ func ParsePattern(s string) (Pattern, error) {
 	return Pattern{globs}, nil
 }
 
-// Matches tells whether the pattern selects the name, as [Reference.Name], TagName or
-// DigestName gives it. A name without port is also matched with the port it has, so
-// that patterns for *:443 hold.
+// Matches reports whether the pattern selects the name, which comes from [Reference.Name],
+// TagName or DigestName. A name without a port is also tried with port 443, so that a
+// pattern for *:443 matches it.
 func (p Pattern) Matches(name string) bool {
 	names := []string{flat(name)}
 	if host, rest, _ := strings.Cut(name, "/"); !hasPort(host) {
@@ -136,12 +141,12 @@ func (p Pattern) Matches(name string) bool {
 	return false
 }
 
-// canonicalPattern is the host of a pattern as names have it: completely when it has
-// no wildcards, else in small letters.
+// canonicalPattern returns the host of a pattern in canonical form. If the host contains
+// wildcards, only its letters are made lower case.
 func canonicalPattern(host string) (string, error) {
 	literal := host
 	if inner, _, ok := strings.Cut(strings.TrimPrefix(host, "["), "]"); ok && strings.HasPrefix(host, "[") && strings.Count(inner, ":") > 1 {
-		addr, err := netip.ParseAddr(inner) // not a choice of characters
+		addr, err := netip.ParseAddr(inner) // an IPv6 address, or else a set of characters
 		if err != nil {
 			return "", fmt.Errorf("%.100q is not an IPv6 address", inner)
 		}
@@ -157,7 +162,7 @@ func canonicalPattern(host string) (string, error) {
 	return strings.ReplaceAll(c, "[", `\[`), err
 }
 
-// escaped is an address as a pattern for itself.
+// escaped returns the pattern that matches exactly this address.
 func escaped(a netip.Addr) string {
 	if a.Is4() {
 		return a.String()
@@ -170,5 +175,6 @@ func hasPort(host string) bool {
 	return err == nil && port != ""
 }
 
-// flat has * match slashes too, which [path.Match] lets only the slash match.
+// flat replaces each slash by a byte that no name contains. In [path.Match] a * does not
+// match a slash; in flat names it matches everything.
 func flat(s string) string { return strings.ReplaceAll(s, "/", "\x01") }

@@ -5,15 +5,16 @@ import (
 	"strings"
 )
 
-// challenge is what a host wants for a request it answered with 401 (RFC 9110, 11.6.1).
+// challenge is a challenge from the WWW-Authenticate header of an answer with status 401
+// (RFC 9110, section 11.6.1).
 type challenge struct {
-	scheme string            // in lower case; "" when the host does not say
-	params map[string]string // names in lower case
-	plain  bool              // it came over plain HTTP
+	scheme string            // in lower case; "" if the answer has no challenge
+	params map[string]string // by name, in lower case
+	plain  bool              // the answer came by plain HTTP
 }
 
-// challengeOf gives the challenge of an answer that can be met, bearer tokens before
-// passwords.
+// challengeOf returns a challenge of the answer whose scheme is supported: Bearer if there
+// is one, else Basic.
 func challengeOf(resp *http.Response) challenge {
 	list := parseChallenges(resp.Header.Values("WWW-Authenticate"))
 	var best challenge
@@ -28,8 +29,8 @@ func challengeOf(resp *http.Response) challenge {
 	return best
 }
 
-// parseChallenges reads the values of WWW-Authenticate headers, each of which may hold
-// several challenges. What follows something that is no challenge is left out.
+// parseChallenges parses the values of WWW-Authenticate headers, each of which may contain
+// several challenges. The rest of a value after a syntax error is ignored.
 func parseChallenges(headers []string) []challenge {
 	var list []challenge
 	for _, rest := range headers {
@@ -54,7 +55,7 @@ func parseChallenges(headers []string) []challenge {
 	return list
 }
 
-// cutToken splits off a scheme or the name of a parameter.
+// cutToken splits off a token (RFC 9110, section 5.6.2): a scheme or a parameter's name.
 func cutToken(s string) (token, rest string) {
 	end := strings.IndexFunc(s, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
@@ -65,8 +66,8 @@ func cutToken(s string) (token, rest string) {
 	return s[:end], s[end:]
 }
 
-// cutValue splits off "=" and the value of a parameter, quoted or not. A value without
-// quotes ends at a comma or a space: some hosts send scopes and URLs that way.
+// cutValue splits off "=" and the value of a parameter, quoted or not. An unquoted value
+// may contain everything but commas and spaces: some hosts don't quote scopes and URLs.
 func cutValue(s string) (value, rest string, ok bool) {
 	s, ok = strings.CutPrefix(strings.TrimLeft(s, " \t"), "=")
 	if !ok {
@@ -90,5 +91,5 @@ func cutValue(s string) (value, rest string, ok bool) {
 		}
 		b.WriteByte(s[i])
 	}
-	return b.String(), "", true // its end is missing
+	return b.String(), "", true // the closing quote is missing
 }

@@ -17,25 +17,26 @@ import (
 
 // Options configures a [Client]. A zero field means the default.
 type Options struct {
-	// CertsDirs are candidates for the directory of per-registry configuration;
-	// the first that exists is read, on every pull.
+	// CertsDirs are directories with the configuration of registries, in the layout of
+	// containerd's certs.d. The first one that exists is used; it is read for every pull.
 	CertsDirs []string
 	// UserAgent is sent to every host. Default "berth".
 	UserAgent string
-	// Timeout is how long a host may be silent: before an answer begins, and
-	// between two reads of a body. Default 60 s. A body must also bring 1 KiB a second
-	// on average over each minute it is waited for.
+	// Timeout bounds the wait for the start of an answer and for each read of a body.
+	// Default 60 s. A body must also bring 1 KiB/s on average over each minute of waiting.
 	Timeout time.Duration
-	// Attempts is how often the last host is asked before giving up; a mirror is
-	// asked at most twice. Default 5.
+	// Attempts is how often the last host, the registry itself, is asked. A mirror is asked
+	// at most twice. Default 5.
 	Attempts int
-	// Backoff is the pause before the second attempt; it doubles with each, up to
-	// 30 times itself. Default 500 ms.
+	// Backoff is the pause before the second attempt. It doubles with each attempt, up to
+	// 30 times Backoff. Default 500 ms.
 	Backoff time.Duration
-	// MaxRetryAfter is the longest Retry-After waited for. Default 2 min.
+	// MaxRetryAfter is the longest time of a Retry-After header that is waited for.
+	// Default 2 min.
 	MaxRetryAfter time.Duration
-	// Ranges is how many parts of one blob may be fetched at once over all pulls
-	// together, where a registry is slow on one connection. Default 8, negative none.
+	// Ranges is how many parts of blobs are fetched at once, over all pulls. Blobs are
+	// fetched in parts when the registry is slow on one connection. Default 8; a negative
+	// number disables parts.
 	Ranges int
 
 	// For tests.
@@ -66,16 +67,16 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// maxHeader bounds the headers of an answer, in bytes.
+// maxHeader is how many bytes the headers of an answer may have.
 const maxHeader = 256 << 10
 
-// cacheLimit bounds each cache; it is dropped as a whole when full.
+// cacheLimit is the number of entries of each cache. A cache that is full is emptied.
 const cacheLimit = 128
 
-// Client fetches from registries. It is safe for concurrent use.
+// Client fetches images from registries. It is safe for concurrent use.
 type Client struct {
 	opts  Options
-	parts chan struct{} // one element per range part in flight
+	parts chan struct{} // has an element for each part that is being fetched
 	proxy func(*http.Request) (*url.URL, error)
 
 	mu         sync.Mutex
@@ -83,7 +84,7 @@ type Client struct {
 	tokens     map[string]token
 }
 
-// New makes a client.
+// New returns a client.
 func New(opts Options) *Client {
 	opts = opts.withDefaults()
 	return &Client{
@@ -92,7 +93,7 @@ func New(opts Options) *Client {
 	}
 }
 
-// Close drops idle connections.
+// Close closes idle connections.
 func (c *Client) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,9 +125,9 @@ func (c *Client) keepToken(key string, t token) {
 	c.tokens[key] = t
 }
 
-// transport gives connections as h has them configured, shared by all pulls that
-// configure it alike. Those for other hosts have a fence, and are not shared with
-// those that have another or none.
+// transport returns the transport for connections with the configuration of h. All pulls
+// with an equal configuration share it. f is nil for connections to h itself. Connections
+// to hosts that h named have a fence, and share a transport only if their fences are equal.
 func (c *Client) transport(h *host, f *fence) (http.RoundTripper, error) {
 	key := h.fingerprint()
 	if f != nil {
@@ -149,8 +150,8 @@ func (c *Client) transport(h *host, f *fence) (http.RoundTripper, error) {
 	return t, nil
 }
 
-// redirecting bounds the body of a redirect: http.Client reads some of it, and no other
-// limit is on that.
+// redirecting bounds the time that the body of a redirect may take. http.Client reads up to
+// 2 KiB of such a body before it follows the redirect, and nothing else bounds that.
 type redirecting struct {
 	http.RoundTripper
 	client *Client
@@ -165,7 +166,8 @@ func (t redirecting) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections passes the wish of [Client.Close] on.
+// CloseIdleConnections closes the idle connections of the transport below, for
+// [Client.Close].
 func (t redirecting) CloseIdleConnections() {
 	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
@@ -189,7 +191,7 @@ func (c *Client) newTransport(h *host, f *fence) (http.RoundTripper, error) {
 		MaxIdleConns:           64,
 		MaxIdleConnsPerHost:    16,
 		IdleConnTimeout:        30 * time.Second,
-		DisableCompression:     true, // a compressed layer must arrive as it is
+		DisableCompression:     true, // a compressed layer must arrive unchanged
 		ReadBufferSize:         32 << 10,
 	}
 	if f != nil {
@@ -202,7 +204,7 @@ func (c *Client) newTransport(h *host, f *fence) (http.RoundTripper, error) {
 	return t, nil
 }
 
-// tlsConfig has the certificates hosts.toml names.
+// tlsConfig returns the TLS configuration with the certificates of hosts.toml.
 func (h *host) tlsConfig() (*tls.Config, error) {
 	cfg := &tls.Config{InsecureSkipVerify: h.insecure, MinVersion: tls.VersionTLS12} //nolint:gosec // skip_verify is the operator's word
 	if len(h.ca) > 0 {
@@ -227,7 +229,7 @@ func (h *host) tlsConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// plainFallback turns to http when the host answers TLS in plain HTTP.
+// plainFallback repeats a request by plain HTTP if the host does not speak TLS.
 type plainFallback struct {
 	*http.Transport
 	mu    sync.Mutex
@@ -264,13 +266,13 @@ func (p *plainFallback) isPlain(host string) bool {
 func asPlain(req *http.Request) *http.Request {
 	r := req.Clone(req.Context())
 	r.URL.Scheme = "http"
-	if r.URL.Port() == "" { // the port that answered, not that of http
+	if r.URL.Port() == "" { // stay with the port that answered instead of 80
 		r.URL.Host += ":" + httpsPort
 	}
 	return r
 }
 
-// endpoint is one host as one pull uses it.
+// endpoint is a host together with one pull's repository and credentials.
 type endpoint struct {
 	client *Client
 	host   *host
@@ -278,13 +280,13 @@ type endpoint struct {
 	creds  Credentials
 	base   http.RoundTripper
 	http   *http.Client
-	last   arrival // of its last answer
+	last   arrival // of the host's last answer
 
 	mu    sync.Mutex
 	authz string // Authorization header that worked last
 }
 
-// newEndpoint prepares a host for a repository.
+// newEndpoint prepares a host for the requests of one pull.
 func (c *Client) newEndpoint(ctx context.Context, h *host, ref Reference, given *Credentials) (*endpoint, error) {
 	rt, err := c.transport(h, nil)
 	if err != nil {
@@ -309,7 +311,7 @@ func (e *endpoint) tokenKey() string {
 	return e.host.base.String() + " " + e.repo + " " + e.creds.hash()
 }
 
-// checkRedirect follows up to ten times, and never from TLS to plain text.
+// checkRedirect allows up to ten redirects, and none from https to http.
 func checkRedirect(next *http.Request, via []*http.Request) error {
 	if len(via) > 10 {
 		return fmt.Errorf("%w: more than ten redirects", errFinal)
@@ -320,8 +322,9 @@ func checkRedirect(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// RoundTrip adds the headers that are for this host, to requests for this host, and
-// has others go where this host may send them.
+// RoundTrip adds the host's headers and credentials to requests to the host itself. It sends
+// requests to other hosts, to which the host has redirected, without them and through a
+// [fence].
 func (e *endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 	from := arrivalOf(req.Context())
 	ctx := req.Context()
@@ -347,8 +350,8 @@ func (e *endpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 	return e.base.RoundTrip(r)
 }
 
-// own tells whether a URL is of this host: the same name and port, or its TLS where
-// it was configured without.
+// own reports whether a URL belongs to this host: it has the same name and port. A host that
+// is configured with http may also be reached by https.
 func (e *endpoint) own(u *url.URL) bool {
 	base := e.host.base
 	if !strings.EqualFold(u.Hostname(), base.Hostname()) {

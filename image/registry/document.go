@@ -12,18 +12,19 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// MaxDocument is how many bytes a manifest, an index, a configuration or any other
-// document about an image may have: what the OCI distribution specification asks
-// registries to take.
+// MaxDocument is how many bytes a manifest, an index, a configuration or any other document
+// of an image may have. It is the size of manifests that the OCI distribution specification
+// wants registries to accept.
 const MaxDocument = 4 << 20
 
-// maxValues is how many values (objects, lists, strings, numbers) a document may hold.
-// An image of 500 layers has some 5,000. "{}," is three bytes and becomes a hundred in
-// memory, so the size alone is no bound.
+// maxValues is how many values (objects, lists, strings, numbers) a document may have. An
+// image of 500 layers has about 5,000. The limit of bytes alone does not bound the memory:
+// "{}," has three bytes and takes about a hundred when decoded.
 const maxValues = 50_000
 
-// Decode reads a JSON document from a registry or an archive into v, which takes at
-// most some MiB more than raw. The error says what is wrong with it.
+// Decode decodes a JSON document of a registry or an archive into v. It refuses documents
+// with more than 50,000 values, so that v takes at most some MiB more than raw. The error
+// says what is wrong with the document.
 func Decode(raw []byte, v any) error {
 	if len(raw) > MaxDocument {
 		return fmt.Errorf("it has %d bytes; at most %d are read", len(raw), MaxDocument)
@@ -34,8 +35,8 @@ func Decode(raw []byte, v any) error {
 	return json.Unmarshal(raw, v)
 }
 
-// countValues gives at least the number of values in a JSON text: each but the first
-// comes after one of the characters counted.
+// countValues returns an upper bound for the number of values in a JSON text. Every value but
+// the first follows one of the characters that are counted.
 func countValues(raw []byte) int {
 	n, quoted := 1, false
 	for i := 0; i < len(raw); i++ {
@@ -43,7 +44,7 @@ func countValues(raw []byte) int {
 		case '"':
 			quoted = !quoted
 		case '\\':
-			i++ // stands only in strings, and what it quotes ends none
+			i++ // a backslash is inside a string, and a quote after it does not end the string
 		case ',', ':', '[', '{':
 			if !quoted {
 				n++
@@ -75,8 +76,8 @@ func (c *Client) readDocument(resp *http.Response) ([]byte, error) {
 	return raw.Bytes(), err
 }
 
-// inflate undoes the compression that some servers apply although they were asked not
-// to. What only claims to be compressed is given as it is.
+// inflate decompresses a body that a server compressed although the request forbade it. A
+// body that is not compressed is returned unchanged.
 func inflate(raw []byte) ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(raw))
 	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.EOF) {
@@ -95,14 +96,14 @@ func inflate(raw []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// isObject tells a document from a page of a proxy or a login form. One that holds too
-// much to be decoded counts as a document, so that its reader says what is wrong.
+// isObject reports whether raw is a JSON object, and not for example the HTML page of a proxy.
+// An object with too many values counts too: [Decode] reports it with its reason.
 func isObject(raw []byte) bool {
 	return countValues(raw) > maxValues || bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) && json.Valid(raw)
 }
 
-// isManifest tells whether a document may be a manifest or an index of any kind: all
-// have a schemaVersion.
+// isManifest reports whether a document may be a manifest or an index of any kind. All of
+// them have a schemaVersion.
 func isManifest(raw []byte) bool {
 	var doc struct {
 		SchemaVersion json.RawMessage `json:"schemaVersion"`
@@ -110,7 +111,7 @@ func isManifest(raw []byte) bool {
 	return isObject(raw) && (Decode(raw, &doc) != nil || doc.SchemaVersion != nil)
 }
 
-// kindOfDocument names what was sent instead of a manifest.
+// kindOfDocument describes a document that was sent in place of a manifest, for an error.
 func kindOfDocument(resp *http.Response) string {
 	if t := mediaType(resp); t != "" {
 		return "a document of type " + printable(t, 100)

@@ -15,19 +15,19 @@ import (
 )
 
 var (
-	// ErrNotFound: the registry answered, and has no such image.
+	// ErrNotFound: the registry answered that it has no such image.
 	ErrNotFound = errors.New("image not found")
-	// ErrUnauthorized: the registry refuses these credentials, or wants some.
+	// ErrUnauthorized: the registry requires credentials, or refuses those it got.
 	ErrUnauthorized = errors.New("registry refused access")
-	// ErrUnavailable: the registry can't be reached, or answers that it can't serve now
-	// (429 and 5xx). The text is what the kubelet looks for.
+	// ErrUnavailable: the registry can't be reached, or can't serve at present (429 and
+	// 5xx). The kubelet looks for this text.
 	ErrUnavailable = errors.New("RegistryUnavailable")
-	// ErrRefused: the registry refuses the request for another reason than the
-	// credentials, or gives an answer that is of no use.
+	// ErrRefused: the registry refused the request for another reason than the
+	// credentials, or its answer is unusable.
 	ErrRefused = errors.New("registry gave no usable answer")
 )
 
-// statusError is an answer that is no success.
+// statusError is an answer whose status is not a success.
 type statusError struct {
 	code       int // the HTTP status
 	details    []errorDetail
@@ -35,14 +35,15 @@ type statusError struct {
 	hasRetry   bool
 }
 
-// errorDetail is an element of the distribution API's error body.
+// errorDetail is an element of the error body of the OCI distribution specification.
 type errorDetail struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
 
-// Error leaves out the request, which whoever wraps it names, and the bodies that
-// are no registry's answer but some proxy's page.
+// Error returns the status and the registry's reasons. The request is not in the text,
+// because the functions that wrap this error name it; nor are bodies of another form, such
+// as the HTML page of a proxy.
 func (e *statusError) Error() string {
 	s := fmt.Sprintf("%d %s", e.code, http.StatusText(e.code))
 	var parts []string
@@ -55,8 +56,8 @@ func (e *statusError) Error() string {
 	return s
 }
 
-// temporary goes by the status alone and not by the codes in the body: a 503 with any
-// code is worth another try, a 404 with code UNKNOWN is not.
+// temporary reports whether the same request may succeed later. It looks at the status and
+// not at the codes in the body: a 503 with any code may, a 404 with code UNKNOWN may not.
 func (e *statusError) temporary() bool {
 	switch e.code {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
@@ -66,12 +67,12 @@ func (e *statusError) temporary() bool {
 	return false
 }
 
-// maxErrorBody is how many bytes of an error's body are read; a longer one is no
-// registry's.
+// maxErrorBody is how many bytes of an error's body are read. Registries send less.
 const maxErrorBody = 64 << 10
 
-// newStatusError reads the distribution API's error body, when it is from the
-// registry: another host's may be anything, and its text goes where people look.
+// newStatusError returns the error for an answer. If the answer is the registry's own, its
+// body is read for the reasons. The body of another host, after a redirect, is not read:
+// the text of the error is shown to users, and could be that of an internal service.
 func (c *Client) newStatusError(resp *http.Response, own bool) *statusError {
 	e := &statusError{code: resp.StatusCode}
 	if own {
@@ -81,7 +82,7 @@ func (c *Client) newStatusError(resp *http.Response, own bool) *statusError {
 			Errors []errorDetail `json:"errors"`
 		}
 		if err == nil && len(raw) <= maxErrorBody {
-			_ = Decode(raw, &body) // what can't be read is left out: the status alone will do
+			_ = Decode(raw, &body) // without readable reasons the status alone is reported
 			e.details = body.Errors
 		}
 	}
@@ -89,11 +90,11 @@ func (c *Client) newStatusError(resp *http.Response, own bool) *statusError {
 	return e
 }
 
-// maxErrorText is the most that is told of what one host said, in bytes.
+// maxErrorText is how many bytes of one host's error are reported.
 const maxErrorText = 600
 
-// printable makes a text that a host had a part in safe to show: up to limit bytes,
-// with what is not printable escaped.
+// printable returns at most limit bytes of a text from a host, in which all characters that
+// are not printable are escaped.
 func printable(s string, limit int) string {
 	var b strings.Builder
 	for _, r := range s {
@@ -112,7 +113,7 @@ func printable(s string, limit int) string {
 
 func parseRetryAfter(v string) (time.Duration, bool) {
 	if n, err := strconv.Atoi(v); err == nil && n >= 0 {
-		n = min(n, 1<<31) // what is more is too long anyway, and a Duration ends somewhere
+		n = min(n, 1<<31) // a larger number would overflow time.Duration, and is too long anyway
 		return time.Duration(n) * time.Second, true
 	}
 	if t, err := http.ParseTime(v); err == nil {
@@ -127,8 +128,8 @@ type attempt struct {
 	err  error
 }
 
-// failure joins what all hosts said; the registry's own answer, which comes last,
-// decides what kind of failure it is.
+// failure joins the errors of all hosts. The error of the registry itself, which is asked
+// last, decides which sentinel is wrapped.
 func failure(what string, tried []attempt) error {
 	if len(tried) == 0 {
 		return fmt.Errorf("%w: %s: no host of hosts.toml has the capability for it", ErrUnavailable, what)
@@ -173,7 +174,7 @@ func kindOf(err error) error {
 	return ErrRefused
 }
 
-// worthRetry tells whether the same host may do better in a moment.
+// worthRetry reports whether the same request to the same host may succeed soon.
 func worthRetry(err error) bool {
 	var se *statusError
 	var cert *tls.CertificateVerificationError
@@ -191,9 +192,9 @@ func worthRetry(err error) bool {
 	return true
 }
 
-// errWrong marks an answer that is not what was asked for, though it was given as a
-// success: bytes damaged on the way, or a page of some proxy. It is asked for once more.
+// errWrong is wrapped when an answer has a status of success but the wrong content: bytes
+// that were damaged on the way, or the page of a proxy. The request is repeated once.
 var errWrong = errors.New("wrong content")
 
-// errFinal marks what no retry mends.
+// errFinal is wrapped when a retry can't help.
 var errFinal = errors.New("not retried")

@@ -14,15 +14,15 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// acceptManifests are the kinds of manifest that are understood.
+// acceptManifests is the Accept header with the supported media types of manifests.
 var acceptManifests = strings.Join([]string{
 	string(types.OCIImageIndex), string(types.OCIManifestSchema1),
 	string(types.DockerManifestList), string(types.DockerManifestSchema2),
 	"*/*;q=0.1",
 }, ", ")
 
-// Repository is one repository of one registry over all hosts that serve it, for
-// the time of one pull.
+// Repository is one repository of one registry, with all hosts that serve it. It is made for
+// one pull.
 type Repository struct {
 	client *Client
 	ref    Reference
@@ -38,10 +38,11 @@ type Repository struct {
 type Manifest struct {
 	Digest    digest.Digest
 	MediaType string
-	Raw       []byte // nil when only asked for its digest
+	Raw       []byte // nil after [Repository.Resolve]
 }
 
-// Repository reads the configuration for ref's registry. given may be nil.
+// Repository prepares a pull of ref: it reads the configuration of ref's registry. given are
+// the client's credentials, nil if there are none.
 func (c *Client) Repository(ref Reference, given *Credentials) (*Repository, error) {
 	hosts, err := loadHosts(c.opts.CertsDirs, ref.Host)
 	if err != nil {
@@ -53,12 +54,12 @@ func (c *Client) Repository(ref Reference, given *Credentials) (*Repository, err
 	}, nil
 }
 
-// Registry is the host of the repository's name, whichever hosts serve it.
+// Registry returns the host in the repository's name. Mirrors of it may serve the content.
 func (r *Repository) Registry() string { return r.ref.Host }
 
-// Resolve asks what the repository's reference is now, without fetching it. The digest
-// is empty when the registry can't tell: some answer this question with an error (400,
-// 403, 405, 500) where they do give the manifest.
+// Resolve asks for the digest that the reference has at present, without fetching the
+// manifest (HEAD). The digest is "" if the registry does not tell it: some registries answer
+// HEAD with an error (400, 403, 405, 500) although they serve the manifest.
 func (r *Repository) Resolve(ctx context.Context) (Manifest, error) {
 	tries := r.tries(ctx, "resolve "+r.ref.String(), r.ref.Digest)
 	for tries.next() {
@@ -80,9 +81,8 @@ func (r *Repository) Resolve(ctx context.Context) (Manifest, error) {
 	return Manifest{}, tries.err
 }
 
-// saysNothing tells whether a host refused a HEAD in a way that says nothing about what
-// it will answer to a GET. No such image, wrong credentials and too many requests hold
-// for both.
+// saysNothing reports whether the error of a HEAD does not mean that a GET would fail as
+// well. An unknown image, wrong credentials and too many requests concern both.
 func saysNothing(err error) bool {
 	var se *statusError
 	if !errors.As(err, &se) || errors.Is(err, ErrUnauthorized) {
@@ -95,7 +95,7 @@ func saysNothing(err error) bool {
 	return true
 }
 
-// Root fetches the manifest or index the reference names.
+// Root fetches the manifest or index to which the reference refers.
 func (r *Repository) Root(ctx context.Context) (Manifest, error) {
 	return r.manifest(ctx, r.ref.wanted(), r.ref.Digest)
 }
@@ -105,13 +105,14 @@ func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (Manifest, e
 	return r.manifest(ctx, d.String(), d)
 }
 
-// Tag fetches what another tag of the repository names.
+// Tag fetches the manifest or index to which another tag of the repository refers.
 func (r *Repository) Tag(ctx context.Context, tag string) (Manifest, error) {
 	return r.manifest(ctx, tag, "")
 }
 
-// Referrers lists the artifacts that refer to a manifest (OCI distribution 1.1). A
-// registry without that interface keeps the list under a tag.
+// Referrers returns the artifacts that refer to a manifest (referrers API of the OCI
+// distribution specification 1.1). In a registry without that API the list is the index
+// under the tag sha256-HEX.
 func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
 	raw, err := r.document(ctx, "list referrers of "+r.ref.DigestName(d), "referrers/"+d.String(), d, func(resp *http.Response, raw []byte) error {
 		if isObject(raw) {
@@ -167,8 +168,8 @@ func (r *Repository) Document(ctx context.Context, d digest.Digest) ([]byte, err
 	})
 }
 
-// document fetches something small, whose answer check accepts, from the first host that
-// gives it. want is the digest asked for, empty when a tag is.
+// document fetches a small resource from the first host whose answer check accepts. what
+// describes it in errors. want is the digest of the request, "" if it is for a tag.
 func (r *Repository) document(ctx context.Context, what, resource string, want digest.Digest, check func(*http.Response, []byte) error) ([]byte, error) {
 	var header http.Header
 	if strings.HasPrefix(resource, "manifests/") {
@@ -194,7 +195,7 @@ func (r *Repository) document(ctx context.Context, what, resource string, want d
 
 func manifestHeader() http.Header { return http.Header{"Accept": {acceptManifests}} }
 
-// url is the address of a resource of the repository.
+// url returns the URL of a resource of the repository.
 func (e *endpoint) url(resource string) *url.URL {
 	u := *e.host.base
 	u.Path = e.host.api + "/" + e.repo + "/" + resource
@@ -204,7 +205,8 @@ func (e *endpoint) url(resource string) *url.URL {
 	return &u
 }
 
-// do sends one request, authorizing it when asked to. The response is a success.
+// do sends one request, and repeats it with authorization if the host requires that. It
+// returns only responses of success; the caller closes the body.
 func (e *endpoint) do(ctx context.Context, method, resource string, header http.Header) (*http.Response, error) {
 	ctx = withArrival(ctx)
 	var tries authorizing
@@ -213,7 +215,7 @@ func (e *endpoint) do(ctx context.Context, method, resource string, header http.
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Accept-Encoding", "identity") // digests are of what is sent
+		req.Header.Set("Accept-Encoding", "identity") // the digest is that of the bytes as sent
 		for k, vs := range header {
 			req.Header[k] = vs
 		}
@@ -226,26 +228,27 @@ func (e *endpoint) do(ctx context.Context, method, resource string, header http.
 			return resp, nil
 		}
 		err = e.refusal(ctx, resp, used, &tries)
-		resp.Body.Close() // not wanted
+		resp.Body.Close() // it is not read
 		if err != nil {
 			return nil, err
 		}
 	}
 }
 
-// authorizing is what was done so far to have one request accepted.
+// authorizing counts the repetitions of one request for authorization.
 type authorizing struct {
-	asked   int  // answers of 401 that were followed
-	renewed bool // a token from the cache was dropped
+	asked   int  // number of repetitions after a 401
+	renewed bool // a token was removed from the cache
 }
 
-// refusal gives nil when the request may be sent again, authorized.
+// refusal handles an answer without success. It returns nil if the request should be sent
+// again with a new authorization, and otherwise the error.
 func (e *endpoint) refusal(ctx context.Context, resp *http.Response, used string, tries *authorizing) error {
 	ours := e.own(resp.Request.URL)
 	switch resp.StatusCode {
 	case http.StatusBadRequest, http.StatusForbidden:
-		// What a registry says of a token it no longer takes, if it doesn't say 401.
-		// Asked without one it says where to get another.
+		// Some registries answer 400 or 403 instead of 401 to a token that they no longer
+		// accept. Without the token they answer 401 with a challenge.
 		if ours && !tries.renewed && tries.asked == 0 && e.dropToken(used) {
 			tries.renewed = true
 			return nil
@@ -265,7 +268,7 @@ func (e *endpoint) refusal(ctx context.Context, resp *http.Response, used string
 	return e.client.newStatusError(resp, ours)
 }
 
-// shorten drops the method and the full URL that net/http puts before an error.
+// shorten removes the method and the full URL that net/http puts before an error.
 func shorten(err error) error {
 	var ue *url.Error
 	if errors.As(err, &ue) && ue.Err != nil {

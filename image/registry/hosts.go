@@ -21,29 +21,30 @@ import (
 
 const defaultDialTimeout = 30 * time.Second
 
-// host is one place an image may come from, as configured.
+// host is the configuration of one host that serves a registry's images.
 type host struct {
 	base     *url.URL // scheme and host only
 	api      string   // path of the API's root, "/v2" unless overridden
-	pull     bool     // may serve what is named by digest
-	resolve  bool     // may say what a tag is
-	upstream bool     // the registry the image's name names
-	mayHTTP  bool     // plain HTTP is fine when the host has no TLS
-	ns       string   // told to a mirror as ?ns=
+	pull     bool     // it may serve content by digest
+	resolve  bool     // it may resolve tags
+	upstream bool     // it is the registry in the image's name, and no mirror
+	mayHTTP  bool     // plain HTTP is used if it does not speak TLS
+	ns       string   // the registry's name, sent to a mirror as ?ns=
 	header   http.Header
 	ca       [][]byte    // PEM
 	certs    [][2]string // client certificate and key files
 	insecure bool        // accept any certificate
 	dial     time.Duration
 	creds    *Credentials
-	helper   string // docker-credential-HELPER gives the credentials
+	helper   string // docker-credential-HELPER provides the credentials
 
-	redirects []netip.Prefix // addresses that are not public it may send a pull to
+	redirects []netip.Prefix // non-public addresses to which it may send a pull
 }
 
 func (h *host) String() string { return h.base.String() }
 
-// fingerprint names everything that makes two hosts need different connections.
+// fingerprint returns a text that is equal for two hosts exactly if they can share
+// connections.
 func (h *host) fingerprint() string {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%s|%v|%v|%v|%v|", h.base, h.mayHTTP, h.certs, h.insecure, h.dial)
@@ -53,9 +54,9 @@ func (h *host) fingerprint() string {
 	return string(sum.Sum(nil))
 }
 
-// loadHosts gives the hosts for a registry in the order to try them: the tables of
-// hosts.toml in file order, then its server or the registry itself. dirs are
-// candidates for the configuration directory; the first that exists is the one.
+// loadHosts returns the hosts of a registry in the order in which they are tried: the tables
+// of hosts.toml in the order of the file, then its server or the registry itself. The first
+// of dirs that exists is the configuration directory.
 func loadHosts(dirs []string, registry string) ([]*host, error) {
 	dir, err := hostDir(dirs, registry)
 	if err != nil {
@@ -79,8 +80,9 @@ func loadHosts(dirs []string, registry string) ([]*host, error) {
 	return hosts, nil
 }
 
-// hostDir finds the directory of a registry: HOST_PORT_ (where a colon can't be in
-// a file name), HOST:PORT, one that spells it otherwise, then _default.
+// hostDir returns the directory with the configuration of a registry: HOST_PORT_ (the form
+// for filesystems without colons in names), HOST:PORT, a directory whose name has the same
+// canonical form, or _default, in this order. It is "" if there is none.
 func hostDir(dirs []string, registry string) (string, error) {
 	for _, root := range dirs {
 		entries, err := os.ReadDir(root)
@@ -103,7 +105,8 @@ func hostDir(dirs []string, registry string) (string, error) {
 	return "", nil
 }
 
-// dirNames are the entries that may be the registry's directory, the first one first.
+// dirNames returns the names of the entries that may be the registry's directory, the
+// preferred one first.
 func dirNames(entries []os.DirEntry, registry string) []string {
 	names := []string{registry, "_default"}
 	if i := strings.LastIndexByte(registry, ':'); i > 0 && !strings.HasSuffix(registry, "]") {
@@ -118,10 +121,10 @@ func dirNames(entries []os.DirEntry, registry string) []string {
 	return names
 }
 
-// portInName is a port in the name of a directory that can't have a colon.
+// portInName matches a port in the form HOST_PORT_.
 var portInName = regexp.MustCompile(`_([0-9]+)_$`)
 
-// upstreamOf is the registry itself.
+// upstreamOf returns the host for the registry itself, without configuration.
 func upstreamOf(registry string) *host {
 	name := registry
 	if registry == defaultHost {
@@ -133,7 +136,8 @@ func upstreamOf(registry string) *host {
 	}
 }
 
-// isLoopback tells whether a host, with or without port, is this machine.
+// isLoopback reports whether a host, with or without a port, is a loopback address or a name
+// for one: localhost and what ends with .localhost (RFC 6761).
 func isLoopback(hostport string) bool {
 	name := hostname(hostport)
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
@@ -151,8 +155,8 @@ func hostname(hostport string) string {
 	return strings.Trim(hostport, "[]")
 }
 
-// loadDockerCerts reads a directory in docker's form: *.crt are CAs, *.cert with
-// *.key client certificates.
+// loadDockerCerts reads a directory in the layout of docker's certs.d: *.crt are CA
+// certificates, *.cert and *.key are client certificates and their keys.
 func loadDockerCerts(dir string, h *host) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

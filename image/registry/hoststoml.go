@@ -14,8 +14,8 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// hostTable is what one table of hosts.toml, or its top level, may say. Keys that
-// are not known are left alone: the file may have been written for containerd.
+// hostTable has the keys of a table of hosts.toml, or of its top level. Unknown keys are
+// ignored: the file may have been written for containerd.
 type hostTable struct {
 	Server       string         `toml:"server"`
 	Capabilities []string       `toml:"capabilities"`
@@ -27,13 +27,13 @@ type hostTable struct {
 	DialTimeout  string         `toml:"dial_timeout"`
 	Credentials  *credTable     `toml:"credentials"`
 
-	// PrivateRedirects is another addition: addresses, ADDRESS or PREFIX/BITS, that are
-	// not public and that the host may nevertheless send a pull to, by a redirect, as
-	// its token server or as the place of a foreign layer.
+	// PrivateRedirects is an addition of berth too: non-public addresses (ADDRESS or
+	// PREFIX/BITS) to which the host may send a pull, by a redirect, as its token server or
+	// as the URL of a foreign layer.
 	PrivateRedirects []string `toml:"private_redirects"`
 }
 
-// credTable is an addition of berth: credentials for just this host.
+// credTable is an addition of berth: credentials that are sent to this host only.
 type credTable struct {
 	Username      string `toml:"username"`
 	Password      string `toml:"password"`
@@ -48,7 +48,7 @@ type hostsFile struct {
 	Host map[string]hostTable `toml:"host"`
 }
 
-// parseHosts reads a hosts.toml; files it names are relative to dir.
+// parseHosts parses a hosts.toml. The names of files in it are relative to dir.
 func parseHosts(data []byte, dir, registry string) ([]*host, error) {
 	var f hostsFile
 	meta, err := toml.Decode(string(data), &f)
@@ -77,7 +77,7 @@ func parseHosts(data []byte, dir, registry string) ([]*host, error) {
 	return append(hosts, h), nil
 }
 
-// tableOrder lists the names of the host tables in file order.
+// tableOrder returns the names of the host tables in the order of the file.
 func tableOrder(meta toml.MetaData) []string {
 	var names []string
 	seen := map[string]bool{}
@@ -143,7 +143,7 @@ func (h *host) setURL(name string, override bool, registry string) error {
 	case !h.upstream:
 		h.ns = registry
 	case registry == defaultHost:
-		h.base.Host = upstreamOf(registry).base.Host // "https://docker.io" is a web site
+		h.base.Host = upstreamOf(registry).base.Host // https://docker.io serves no registry API
 	}
 	return nil
 }

@@ -11,20 +11,20 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A blob that comes slowly on one connection is fetched in parts, side by side: a
-// distant registry, or one that limits each connection, gives more that way. On a
-// fast one it would only cost requests and copies (on the loopback 1.25 GB/s instead
-// of 1.73), so the first bytes decide.
+// If a blob is slow on one connection, the rest of it is fetched in parts, several at once.
+// That is faster with a distant registry, and with one that limits the rate of each
+// connection. With a fast registry it would only cost requests and copies (1.25 GB/s instead
+// of 1.73 on the loopback), so the rate of the first bytes decides.
 const (
-	partSize  = 2 << 20  // one request, held in memory until it is its turn
-	probeSize = 4 << 20  // read on one connection before deciding
-	minRanged = 16 << 20 // smaller blobs are not worth it
+	partSize  = 2 << 20  // bytes of a part, which is kept in memory until the reader gets to it
+	probeSize = 4 << 20  // bytes that are read on one connection before the decision
+	minRanged = 16 << 20 // bytes of a blob below which parts are not used
 	slowRate  = 64 << 20 // bytes per second below which parts are used
-	maxAhead  = 8        // parts of one blob in flight
+	maxAhead  = 8        // parts of one blob that are fetched at once
 )
 
-// slow tells whether the rest of the blob should come in parts, after what came so
-// far.
+// slow reports whether the rest of the blob should be fetched in parts, judging by the rate
+// so far.
 func (b *blob) slow() bool {
 	c := b.repo.client
 	if !b.canRange || b.noParts || b.off < probeSize || b.off-b.started > 2*probeSize || b.size-b.off < minRanged-probeSize || cap(c.parts) == 0 {
@@ -33,22 +33,22 @@ func (b *blob) slow() bool {
 	return float64(b.off-b.started) < float64(c.opts.slowRate)*b.waited.Seconds()
 }
 
-// part is a piece of a blob on its way.
+// part is a part of a blob that is being fetched.
 type part struct {
 	off   int64
 	buf   []byte
 	done  chan error
-	token bool // it counts against Options.Ranges
+	token bool // it is counted in Client.parts
 }
 
-// ranged reads a blob in parts from off on.
+// ranged reads the rest of a blob, from position off on, in parts.
 type ranged struct {
 	repo   *Repository
 	ctx    context.Context
 	cancel context.CancelFunc
 	digest digest.Digest
 	size   int64
-	next   int64 // the first byte not yet asked for
+	next   int64 // position of the first byte that was not yet requested
 	queue  []*part
 	cur    *part
 	rest   []byte
@@ -61,7 +61,7 @@ func newRanged(b *blob) *ranged {
 	return r
 }
 
-// Read gives the parts in order.
+// Read reads the parts in their order.
 func (r *ranged) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
 		r.release(r.cur)
@@ -81,7 +81,8 @@ func (r *ranged) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fill starts parts: one in any case, more while there is room for their memory.
+// fill starts to fetch parts: at least one, and more while [maxAhead] and Options.Ranges
+// allow.
 func (r *ranged) fill() {
 	for r.next < r.size && len(r.queue) < maxAhead {
 		p := &part{off: r.next, done: make(chan error, 1)}
@@ -111,7 +112,7 @@ func (r *ranged) release(p *part) {
 	}
 }
 
-// Close ends all requests and waits for them.
+// Close cancels all requests and waits until they have ended.
 func (r *ranged) Close() error {
 	r.cancel()
 	r.wg.Wait()
@@ -123,7 +124,8 @@ func (r *ranged) Close() error {
 	return nil
 }
 
-// fetchPart fills the part's buffer; what a broken connection brought is kept.
+// fetchPart fills the buffer of a part. When a connection breaks, it goes on with the next
+// byte.
 func (r *Repository) fetchPart(ctx context.Context, d digest.Digest, p *part) error {
 	have := 0
 	tries := r.tries(ctx, fmt.Sprintf("fetch %s from byte %d", r.ref.DigestName(d), p.off), d)
@@ -137,7 +139,8 @@ func (r *Repository) fetchPart(ctx context.Context, d digest.Digest, p *part) er
 	return tries.err
 }
 
-// readRange fills buf with the blob's bytes from first on; it tells how many it got.
+// readRange fills buf with the bytes of the blob from position first on, and returns how
+// many bytes it read.
 func (r *Repository) readRange(ctx context.Context, e *endpoint, d digest.Digest, first int64, buf []byte) (int, error) {
 	resp, err := e.do(ctx, http.MethodGet, "blobs/"+d.String(), rangeHeader(first, first+int64(len(buf)))) //nolint:bodyclose // watch closes it
 	if err != nil {

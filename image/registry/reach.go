@@ -14,37 +14,37 @@ import (
 	"syscall"
 )
 
-// reach is from where an address can be reached, which decides whether an answer of a
-// registry may have this machine connect to it.
+// reach is the part of the network from which an address can be reached. It decides whether
+// this machine connects to an address that a registry has named.
 type reach uint32
 
 const (
 	public    reach = iota
-	private         // inside a company or a cluster
-	linkLocal       // the same wire; clouds have their metadata there
+	private         // the network of a company or a cluster
+	linkLocal       // the same link; clouds have their metadata service there
 	loopback        // this machine
-	nowhere         // no server's: multicast, reserved
+	nowhere         // no server has such an address: multicast, reserved
 )
 
 func (r reach) String() string {
 	return [...]string{"a public", "a private", "a link-local", "a loopback", "a reserved"}[r]
 }
 
-// regions are the addresses that are not public, the smallest first where one lies in
-// another.
+// regions are the addresses that are not public. A prefix inside another comes before it.
 var regions = []struct {
 	reach    reach
 	prefixes []netip.Prefix
 }{
 	{loopback, prefixes("0.0.0.0/8", "127.0.0.0/8", "::/128", "::1/128")},
-	// The second is where a large cloud keeps its metadata.
+	// 168.63.129.16 is the metadata service of a large cloud.
 	{linkLocal, prefixes("169.254.0.0/16", "168.63.129.16/32", "fe80::/10")},
 	{private, prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "fc00::/7", "fec0::/10", "64:ff9b:1::/48")},
 	{nowhere, prefixes("224.0.0.0/4", "240.0.0.0/4", "ff00::/8")},
 }
 
-// embedding are IPv6 addresses that are translated to the IPv4 address in them, and
-// its first byte's place: NAT64, SIIT, IPv4-compatible, 6to4.
+// embedding are the prefixes of IPv6 addresses that a router translates to an IPv4 address
+// which they contain (NAT64, SIIT, IPv4-compatible, 6to4), with the position of its first
+// byte.
 var embedding = []struct {
 	prefix netip.Prefix
 	at     int
@@ -63,7 +63,7 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// reachOf classifies an address.
+// reachOf returns the reach of an address.
 func reachOf(a netip.Addr) reach {
 	a = a.Unmap().WithZone("")
 	for _, r := range regions {
@@ -81,22 +81,21 @@ func reachOf(a netip.Addr) reach {
 	return public
 }
 
-// errFenced says that a registry named a host that it may not have this machine
-// connect to.
+// errFenced is wrapped when a registry named a host to which this machine must not connect.
 var errFenced = errors.New("not allowed")
 
-// fence is where the hosts may be that a registry sends a pull to: its redirects, its
-// token server, the URLs of foreign layers. They may be public, where the registry
-// itself is, and what its hosts.toml lists.
+// fence says which addresses the hosts may have that a registry names in redirects, as its
+// token server or in the URLs of foreign layers: public ones, those of the same reach as the
+// registry's own address, and those in private_redirects of its hosts.toml.
 type fence struct {
-	own    reach // where the registry's answer came from
+	own    reach // of the address from which the registry's answer came
 	listed []netip.Prefix
 }
 
 func (f fence) String() string { return fmt.Sprint(f.own, f.listed) }
 
-// check refuses an address. It leaves the address out, which may be the answer of an
-// internal name server.
+// check refuses an address outside of the fence. The error does not contain the address:
+// it may be the answer of an internal name server, and the error is shown to users.
 func (f fence) check(a netip.Addr) error {
 	r := reachOf(a)
 	if r == public || r == f.own && r != nowhere {
@@ -110,8 +109,9 @@ func (f fence) check(a netip.Addr) error {
 	return fmt.Errorf("%w: it has %s address, and the registry that names it has not; if it should be reached, list the address under private_redirects in the registry's hosts.toml", errFenced, r)
 }
 
-// control is for [net.Dialer]: it sees each address after the name was resolved, so
-// that no name and no later change of one gets round it.
+// control is the Control function of a [net.Dialer]. It is called with each address after
+// the name was resolved, directly before connect(2), so a name that resolves differently
+// the next time can't evade it.
 func (f fence) control(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -120,8 +120,8 @@ func (f fence) control(_, address string, _ syscall.RawConn) error {
 	return f.check(ap.Addr())
 }
 
-// checkURL is for requests through a proxy, which resolves the names: what can be
-// seen here is an address in place of a name.
+// checkURL checks a request that goes through a proxy. The proxy resolves the name, so only
+// a URL with an address in place of a name can be checked.
 func (f fence) checkURL(u *url.URL) error {
 	if a, err := netip.ParseAddr(u.Hostname()); err == nil {
 		return f.check(a)
@@ -132,7 +132,7 @@ func (f fence) checkURL(u *url.URL) error {
 	return nil
 }
 
-// arrival keeps where the registry's own answer to a request came from.
+// arrival holds the reach of the address from which the registry answered a request.
 type arrival struct{ at atomic.Uint32 }
 
 type arrivalKey struct{}
@@ -156,11 +156,11 @@ func (a *arrival) note(addr net.Addr) {
 	}
 }
 
-// away sends a request to a host that h named, whose answer came from own. What goes
-// wrong there is told without what was answered: it is no registry's word.
+// away sends a request to a host that h has named; own is the reach from which h answered.
+// Errors do not contain the host's answer, which could be that of an internal service.
 func (c *Client) away(req *http.Request, h *host, own reach) (*http.Response, error) {
 	f := &fence{own, h.redirects}
-	if c.proxied(req) { // the proxy's address is the operator's word
+	if c.proxied(req) { // the operator configured the proxy, so its address is not checked
 		if err := f.checkURL(req.URL); err != nil {
 			return nil, &awayError{req.URL.Host, err}
 		}
@@ -183,7 +183,7 @@ func (c *Client) proxied(req *http.Request) bool {
 	return u != nil || err != nil
 }
 
-// awayError is a failure at a host the registry named.
+// awayError is the failure of a request to a host that the registry named.
 type awayError struct {
 	host string
 	err  error
@@ -191,7 +191,8 @@ type awayError struct {
 
 func (e *awayError) Unwrap() error { return e.err }
 
-// Error says what kind of failure it was; the texts of most errors quote the peer.
+// Error returns the kind of the failure. The texts of most wrapped errors are left out,
+// because they contain a part of the host's answer.
 func (e *awayError) Error() string {
 	var errno syscall.Errno
 	var dns *net.DNSError
@@ -219,7 +220,7 @@ func (e *awayError) Error() string {
 	return fmt.Sprintf("%s: %s", e.host, text)
 }
 
-// awayBody tells the failures of a body in the same way.
+// awayBody is the body of an answer from such a host; its read errors become awayErrors.
 type awayBody struct {
 	io.ReadCloser
 	host string

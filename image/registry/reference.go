@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrInvalidReference is wrapped by [Parse]; the text says what is wrong.
+// ErrInvalidReference is wrapped by the errors of [Parse]; the text says what is malformed.
 var ErrInvalidReference = errors.New("invalid image reference")
 
 const (
@@ -21,8 +21,9 @@ const (
 	badRepo = "the repository must be lower-case letters and digits, separated by one of . _ - or /"
 )
 
-// What package name leaves open of docker's grammar and must not be: a host becomes
-// a directory in certs.d, a repository a part of URLs.
+// The parts of docker's grammar for names that package name does not check. They must be
+// checked, because a host becomes the name of a directory in certs.d and a repository a part
+// of URLs.
 var (
 	pathElem  = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
 	repoRegex = regexp.MustCompile(`^` + pathElem + `(?:/` + pathElem + `)*$`)
@@ -32,17 +33,17 @@ var (
 	hexRegex  = regexp.MustCompile(`^[a-f0-9]{64}$`)
 )
 
-// Reference is a complete image name: host and repository always, and a tag, a
-// digest, or both. [Parse] gives it in the one form everything goes by that compares
-// names; names that mean the same are equal.
+// Reference is a complete image name: a host and a repository, with a tag, a digest or both.
+// It is in the canonical form that [Parse] gives it: names with the same meaning are equal.
 type Reference struct {
-	Host   string // "docker.io", with port where that is not 443
+	Host   string // "docker.io"; with a port if that is not 443
 	Repo   string // "library/busybox"
 	Tag    string
 	Digest digest.Digest
 }
 
-// Parse reads a name as users write it: "busybox" is docker.io/library/busybox:latest.
+// Parse parses a name in full or in docker's short form: "busybox" is
+// docker.io/library/busybox:latest. Its errors wrap [ErrInvalidReference].
 func Parse(s string) (Reference, error) {
 	bad := func(format string, args ...any) (Reference, error) {
 		return Reference{}, fmt.Errorf("%w %.300q: %s", ErrInvalidReference, s, fmt.Sprintf(format, args...))
@@ -75,7 +76,7 @@ func Parse(s string) (Reference, error) {
 	return r, nil
 }
 
-// flaw says what of docker's grammar is not kept, "" when all is.
+// flaw returns how the reference violates docker's grammar for names, "" if it does not.
 func (r Reference) flaw() string {
 	switch {
 	case !tagRegex.MatchString(r.Tag):
@@ -90,8 +91,8 @@ func (r Reference) flaw() string {
 	return ""
 }
 
-// hubRepo gives docker's own images their library/, whichever way docker's registry
-// was named.
+// hubRepo returns the repository with "library/" added if it is one of docker's official
+// images, which have no slash in their short names.
 func hubRepo(host, repo string) string {
 	if host == defaultHost && !strings.Contains(repo, "/") {
 		return "library/" + repo
@@ -113,10 +114,10 @@ func mistake(s string) string {
 	return badRepo
 }
 
-// Name is host and repository.
+// Name returns HOST/REPOSITORY.
 func (r Reference) Name() string { return r.Host + "/" + r.Repo }
 
-// TagName is the name with the tag, "" when there is none.
+// TagName returns HOST/REPOSITORY:TAG, "" if there is no tag.
 func (r Reference) TagName() string {
 	if r.Tag == "" {
 		return ""
@@ -124,10 +125,10 @@ func (r Reference) TagName() string {
 	return r.Name() + ":" + r.Tag
 }
 
-// DigestName is the name with the digest d.
+// DigestName returns HOST/REPOSITORY@d.
 func (r Reference) DigestName(d digest.Digest) string { return r.Name() + "@" + d.String() }
 
-// String is the complete name.
+// String returns the complete name.
 func (r Reference) String() string {
 	s := r.Name()
 	if r.Tag != "" {
@@ -139,7 +140,8 @@ func (r Reference) String() string {
 	return s
 }
 
-// wanted is what to ask the registry for: the digest wins over the tag.
+// wanted returns the part by which the registry is asked: the digest or, without one, the
+// tag.
 func (r Reference) wanted() string {
 	if r.Digest != "" {
 		return r.Digest.String()

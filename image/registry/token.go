@@ -12,23 +12,24 @@ import (
 	"time"
 )
 
-// tokenFloor is how long a token is taken to live when the server does not say.
+// tokenFloor is the lifetime of a token if the token server names none, and the least one.
 const tokenFloor = 60 * time.Second
 
-// token is a bearer token and when to ask for another.
+// token is a bearer token and the time at which it is replaced.
 type token struct {
 	value   string
 	expires time.Time
 }
 
-// tokenServer is where a registry says to get tokens.
+// tokenServer is the server that issues tokens for a registry.
 type tokenServer struct {
 	*endpoint
 	realm *url.URL
 }
 
-// requestToken asks the token server that the challenge names: by OAuth2 with an
-// identity token, else, and where the server knows no OAuth2, by docker's protocol.
+// requestToken requests a token from the token server in the challenge. With an identity
+// token it uses OAuth2. Without one, or if the server does not support OAuth2, it uses
+// docker's token protocol.
 func (e *endpoint) requestToken(ctx context.Context, c challenge) (token, error) {
 	s, err := e.tokenServer(c)
 	if err != nil {
@@ -53,8 +54,8 @@ func (e *endpoint) requestToken(ctx context.Context, c challenge) (token, error)
 	return s.parse(raw)
 }
 
-// tokenServer reads the challenge's realm. A registry that was reached by TLS can't have
-// credentials sent without it.
+// tokenServer returns the token server in the challenge's realm. If the registry was reached
+// by TLS, a realm without TLS is refused.
 func (e *endpoint) tokenServer(c challenge) (*tokenServer, error) {
 	realm, err := url.Parse(c.params["realm"])
 	if err != nil || realm.Host == "" || realm.Scheme != "https" && (realm.Scheme != "http" || !c.plain) {
@@ -63,7 +64,8 @@ func (e *endpoint) tokenServer(c challenge) (*tokenServer, error) {
 	return &tokenServer{e, realm}, nil
 }
 
-// ask is docker's token protocol: a GET, with user name and password if there are any.
+// ask requests a token by docker's token protocol: a GET with user name and password, if
+// there are any. It returns the body of the answer.
 func (s *tokenServer) ask(ctx context.Context, service, scope string) ([]byte, error) {
 	u := *s.realm
 	q := u.Query()
@@ -75,7 +77,7 @@ func (s *tokenServer) ask(ctx context.Context, service, scope string) ([]byte, e
 		return nil, err
 	}
 	switch {
-	case s.creds.IdentityToken != "": // what a server without OAuth2 takes it for
+	case s.creds.IdentityToken != "": // a server without OAuth2 accepts it as a password
 		req.SetBasicAuth("<token>", s.creds.IdentityToken)
 	case s.creds.Username != "":
 		req.SetBasicAuth(s.creds.Username, s.creds.Password)
@@ -83,7 +85,8 @@ func (s *tokenServer) ask(ctx context.Context, service, scope string) ([]byte, e
 	return s.send(req)
 }
 
-// askOAuth exchanges the identity token, which OAuth2 calls a refresh token.
+// askOAuth exchanges the identity token, OAuth2's refresh token, for an access token (RFC
+// 6749, section 6). It returns the body of the answer.
 func (s *tokenServer) askOAuth(ctx context.Context, service, scope string) ([]byte, error) {
 	form := url.Values{
 		"grant_type": {"refresh_token"}, "refresh_token": {s.creds.IdentityToken},
@@ -100,20 +103,21 @@ func (s *tokenServer) askOAuth(ctx context.Context, service, scope string) ([]by
 	return s.send(req)
 }
 
-// send gives the body of a success.
+// send sends the request and returns the body of the answer, if its status is a success.
 func (s *tokenServer) send(req *http.Request) ([]byte, error) {
 	resp, err := (&http.Client{Transport: s, CheckRedirect: s.checkRedirect}).Do(req)
 	if err != nil {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close() // not wanted
+		defer resp.Body.Close() // it is not read
 		return nil, s.client.newStatusError(resp, strings.EqualFold(s.realm.Hostname(), s.host.base.Hostname()))
 	}
 	return s.client.readDocument(resp)
 }
 
-// checkRedirect follows to the server itself only: no other may see the credentials.
+// checkRedirect allows redirects only to the token server itself, because the request has
+// credentials.
 func (s *tokenServer) checkRedirect(next *http.Request, via []*http.Request) error {
 	if next.URL.Host != s.realm.Host || next.URL.Scheme != s.realm.Scheme {
 		return fmt.Errorf("%w: the token server redirects to %s://%s, which must not see the credentials", errFinal, next.URL.Scheme, next.URL.Host)
@@ -131,8 +135,8 @@ func (s *tokenServer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return s.client.away(req, s.host, arrivalOf(req.Context()).reach())
 }
 
-// failure says what kind of failure it is that the token server gave no token. It is
-// the credentials' fault unless the server can't be reached or can't serve now.
+// failure wraps the error of a request to the token server in its sentinel: [ErrUnavailable]
+// if the server can't be reached or can't serve at present, otherwise [ErrUnauthorized].
 func (s *tokenServer) failure(err error) error {
 	var se *statusError
 	var sent *url.Error
@@ -149,7 +153,7 @@ func (s *tokenServer) failure(err error) error {
 	return fmt.Errorf("token server %s: %w", s.realm.Host, err)
 }
 
-// parse reads a token server's answer.
+// parse parses the answer of a token server.
 func (s *tokenServer) parse(raw []byte) (token, error) {
 	var got struct {
 		Token       string `json:"token"`
@@ -162,7 +166,7 @@ func (s *tokenServer) parse(raw []byte) (token, error) {
 	switch syntax := (*json.SyntaxError)(nil); {
 	case errors.As(err, &syntax):
 		text = syntax.Error()
-	case err != nil: // which may quote what the server sent, a secret maybe
+	case err != nil: // not in the text: it may contain a part of the answer, even a secret
 		text = "its answer has not the form of a token's"
 	case value == "":
 		text = "there is no token in its answer"

@@ -10,7 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// tries goes through the hosts of a repository until one does what is asked:
+// tries is one request of a repository, which is sent to one host after the other until one
+// of them answers as wanted:
 //
 //	tries := r.tries(ctx, what, want)
 //	for tries.next() {
@@ -22,31 +23,31 @@ import (
 //	}
 //	return nil, tries.err
 type tries struct {
-	host *endpoint // to ask now; valid after next
-	err  error     // what all hosts said; valid when next has given false
+	host *endpoint // the host to ask; valid after next returned true
+	err  error     // the errors of all hosts; valid after next returned false
 
 	repo    *Repository
 	ctx     context.Context
-	what    string  // for errors
-	able    []*host // the present one first
-	count   int     // how often the present one was asked
-	limit   int     // how often it may be
-	lastErr error   // its last failure
+	what    string  // describes the request in errors
+	able    []*host // the hosts left, the present one first
+	count   int     // how often the present host was asked
+	limit   int     // how often it may be asked
+	lastErr error   // the last error of the present host
 	tried   []attempt
 }
 
-// tries prepares a request, which what describes. want is the digest asked for, empty
-// when a tag is.
+// tries prepares a request; what describes it in errors. want is the digest of the request,
+// "" if it is for a tag.
 func (r *Repository) tries(ctx context.Context, what string, want digest.Digest) *tries {
 	return &tries{repo: r, ctx: ctx, what: what, able: r.candidates(want)}
 }
 
-// failed notes why the host did not do what was asked. It must be called before next,
-// unless that was the first call.
+// failed records the error of the present host. It must be called before each call of next
+// but the first.
 func (t *tries) failed(err error) { t.lastErr = err }
 
-// next chooses the host to ask now: the same one again, after a pause, when that may
-// help, else the next one. It gives false when there is none left or the context ended.
+// next chooses the host to ask: the present one again, after a pause, if that may help,
+// otherwise the next one. It returns false when no host is left or the context has ended.
 func (t *tries) next() bool {
 	for len(t.able) > 0 {
 		if t.count > 0 && !t.again() {
@@ -59,7 +60,7 @@ func (t *tries) next() bool {
 			continue
 		}
 		if t.count == 0 {
-			// The last host is the registry itself, which is asked more often than mirrors.
+			// The last host is the registry itself. It is asked more often than mirrors.
 			if t.limit = t.repo.client.opts.Attempts; len(t.able) > 1 {
 				t.limit = min(t.limit, 2)
 			}
@@ -75,8 +76,8 @@ func (t *tries) next() bool {
 	return false
 }
 
-// again tells whether the present host should be asked once more, and waits before that.
-// One that sends wrong content is asked twice at most.
+// again reports whether the present host should be asked again, and waits for the pause
+// before that. A host that sends wrong content is asked at most twice.
 func (t *tries) again() bool {
 	if errors.Is(t.lastErr, errWrong) {
 		t.limit = min(t.limit, 2)
@@ -91,7 +92,8 @@ func (t *tries) again() bool {
 	return true
 }
 
-// pause waits before attempt n+1: as long as the host says, else ever longer.
+// pause waits before attempt n+1: for the time of the host's Retry-After header, or else
+// for a time that doubles with each attempt.
 func (c *Client) pause(ctx context.Context, n int, cause error) error {
 	d := c.opts.Backoff << min(n-1, 5)
 	d = min(d/2+rand.N(d/2+1), 30*c.opts.Backoff)

@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// A body that comes more slowly than minRate, measured over rateWindow of waiting for
-// it, is one that will not come. The rate is a tenth of what the slowest modem gives.
+// A body that arrives more slowly than minRate, measured over rateWindow of waiting, counts
+// as stalled. Any link that is worth waiting for is faster.
 const (
 	minRate    = 1 << 10 // bytes per second
 	rateWindow = time.Minute
 )
 
-// errStalled says that a host sent nothing, or too little, for too long.
+// errStalled is wrapped when a host sent nothing, or too little, for too long.
 var errStalled = errors.New("stalled")
 
-// watched fails reads of a body that is not coming: one that does not come back in
-// time, or several that bring too little.
+// watched is a body whose reads fail when it is stalled: when one read takes longer than
+// Options.Timeout, or when the reads of a window bring less than the minimal rate.
 type watched struct {
 	body  io.ReadCloser
 	opts  *Options
@@ -30,11 +30,11 @@ type watched struct {
 	got    int64         // bytes in this window
 }
 
-// watch closes the body when one read takes longer than Options.Timeout. The time
-// between reads does not count: it is the reader's own.
+// watch returns the body of resp with a watch on its reads. The time between two reads does
+// not count: it is spent by the caller.
 func (c *Client) watch(resp *http.Response) *watched {
 	w := &watched{body: resp.Body, opts: &c.opts, host: resp.Request.URL.Host}
-	w.timer = time.AfterFunc(c.opts.Timeout, func() { w.body.Close() }) // its effect is the point
+	w.timer = time.AfterFunc(c.opts.Timeout, func() { w.body.Close() }) // makes the read return
 	w.timer.Stop()
 	return w
 }
@@ -54,7 +54,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// judge ends a window.
+// judge ends a window: it returns errStalled if the window brought too little.
 func (w *watched) judge() error {
 	rate := float64(w.got) / w.waited.Seconds()
 	defer func() { w.waited, w.got = 0, 0 }()
