@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"berth/test/program"
+	"berth/test/testlog"
 )
 
 // run runs the suite's test binary, which is below root, in the package's
@@ -42,12 +43,12 @@ func (s *suite) run(ctx context.Context, root, at string, o options) ([]result, 
 		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "attack: %s: %d test functions\n", s.Package, len(names))
-	r := newReader()
+	r := testlog.NewReader()
 	echo := io.Discard
 	if o.verbose {
 		echo = os.Stderr
 	}
-	read := r.read(io.TeeReader(bufio.NewReaderSize(out, 1<<20), echo))
+	read := r.Read(io.TeeReader(bufio.NewReaderSize(out, 1<<20), echo))
 	var exit *exec.ExitError
 	if err := c.Wait(); err != nil && !errors.As(err, &exit) {
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"berth/test/testlog"
 )
 
 // result is a row of the table.
@@ -20,38 +22,38 @@ type result struct {
 
 // results are a row for every subtest without subtests of its own, for every
 // function without subtests, and for what failed by itself above its subtests.
-func (s *suite) results(r *reader, exit int) (rows []result) {
-	parent, failed := r.parents()
-	for _, name := range slices.Sorted(slices.Values(r.order)) { // the same from run to run
-		o := r.tests[name]
-		if !parent[name] || o.status == "FAIL" && !failed[name] {
+func (s *suite) results(r *testlog.Reader, exit int) (rows []result) {
+	parent, failed := parents(r)
+	for _, name := range slices.Sorted(slices.Values(r.Order)) { // the same from run to run
+		o := r.Tests[name]
+		if !parent[name] || o.Status == "FAIL" && !failed[name] {
 			rows = append(rows, s.row(o))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Tests)) {
-		if r.tests[name] == nil {
-			o := &outcome{name: name, output: r.outside.output}
+		if r.Tests[name] == nil {
+			o := &testlog.Outcome{Name: name, Output: r.Outside.Output}
 			if exit == 0 {
-				o.status = "SKIP" // the package told why it runs none
+				o.Status = "SKIP" // the package told why it runs none
 			}
 			rows = append(rows, s.row(o))
 		}
 	}
 	if exit != 0 && !slices.ContainsFunc(rows, func(row result) bool { return row.broken }) {
 		rows = append(rows, result{
-			attack: "all of the package", tries: "what is left after them", where: s.Package, broken: true, output: r.outside.output,
+			attack: "all of the package", tries: "what is left after them", where: s.Package, broken: true, output: r.Outside.Output,
 		})
 	}
 	return rows
 }
 
 // parents are the tests that have subtests, and those of them with one that failed.
-func (r *reader) parents() (parent, failed map[string]bool) {
+func parents(r *testlog.Reader) (parent, failed map[string]bool) {
 	parent, failed = map[string]bool{}, map[string]bool{}
-	for _, name := range r.order {
+	for _, name := range r.Order {
 		for at := strings.LastIndexByte(name, '/'); at > 0; at = strings.LastIndexByte(name[:at], '/') {
 			parent[name[:at]] = true
-			failed[name[:at]] = failed[name[:at]] || r.tests[name].status == "FAIL"
+			failed[name[:at]] = failed[name[:at]] || r.Tests[name].Status == "FAIL"
 		}
 	}
 	return parent, failed
@@ -59,9 +61,9 @@ func (r *reader) parents() (parent, failed map[string]bool) {
 
 var cve = regexp.MustCompile(`CVE-\d{4}-\d+`)
 
-func (s *suite) row(o *outcome) result {
-	function, sub, _ := strings.Cut(o.name, "/")
-	row := result{tries: s.Tests[function], where: s.Package, broken: o.status != "PASS" && o.status != "SKIP"}
+func (s *suite) row(o *testlog.Outcome) result {
+	function, sub, _ := strings.Cut(o.Name, "/")
+	row := result{tries: s.Tests[function], where: s.Package, broken: o.Failed()}
 	row.attack = strings.TrimPrefix(function, prefix)
 	if numbers := cve.FindAllString(row.tries, -1); sub == "" && len(numbers) > 0 {
 		row.attack = strings.Join(numbers, ", ")
@@ -73,25 +75,12 @@ func (s *suite) row(o *outcome) result {
 		}
 	}
 	if row.broken {
-		row.output = o.output
+		row.output = o.Output
 	}
-	if o.status == "SKIP" {
-		row.skipped = o.reason()
+	if o.Status == "SKIP" {
+		row.skipped = o.Reason()
 	}
 	return row
-}
-
-// place is where a test says that a line is from.
-var place = regexp.MustCompile(`^\S+\.go:\d+: `)
-
-// reason is what the test said last: why it was skipped.
-func (o *outcome) reason() string {
-	for i := len(o.output) - 1; i >= 0; i-- {
-		if at := place.FindString(o.output[i]); at != "" || i == 0 {
-			return strings.TrimPrefix(strings.Join(o.output[i:], " "), at)
-		}
-	}
-	return "no reason was printed"
 }
 
 // cut makes text fit into a column.
