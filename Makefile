@@ -1,6 +1,7 @@
 # Every target works from a clean clone and may be repeated.
 #   make run    a pod on this machine, until Ctrl-C     make test    all tests
 #   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
+#   make test-vm   tests in a Debian 13 guest with systemd and cgroup v2
 #   make attack | critest | bench | churn | house | fmt | clean | install
 SHELL   := /bin/bash
 GO      ?= go
@@ -12,7 +13,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps run test attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
+.PHONY: all build static cni deps run test test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -58,6 +59,13 @@ crash: deps build cni
 # to run it on a machine without Go.
 attack: deps build cni
 	@$(GO) run -buildvcs=false ./test/attack
+
+# In a virtual machine with systemd and cgroup v2; test/vm/doc.go tells of SUITES and RUN.
+SUITES ?= integration scenarios attack critest
+test-vm: deps build cni
+	@hack/deps.sh vm
+	@CGO_ENABLED=0 $(BUILD) -o bin/test-vm ./test/vm
+	bin/test-vm -suites "$(SUITES)" -run '$(RUN)' -node "$(NODE)" -peer "$(PEER)" $(VMFLAGS)
 
 critest: deps build cni
 	test/critest/run.sh

@@ -1,6 +1,6 @@
 #!/bin/bash
 # deps.sh GROUP...: installs what is missing on Debian or Ubuntu and is silent
-# when nothing is. Groups: go (only looked at), build, run, bench.
+# when nothing is. Groups: go (only looked at), build, run, bench, vm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin # a user may look from there, too
@@ -56,6 +56,11 @@ for group in "$@"; do
     ;;
   bench)
     want containerd containerd
+    ;;
+  vm)
+    want debootstrap debootstrap
+    want mke2fs e2fsprogs
+    want debugfs e2fsprogs
     ;;
   *)
     echo "deps.sh: no group $group" >&2

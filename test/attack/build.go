@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"berth/test/program"
@@ -25,12 +27,16 @@ func goCommand(ctx context.Context, args ...string) *exec.Cmd {
 	return c
 }
 
-// compile puts the test binaries and their descriptions into dir.
-func compile(ctx context.Context, dir string) error {
+// compile puts the test binaries of the attacks that match, and their descriptions, into dir.
+func compile(ctx context.Context, dir string, only *regexp.Regexp) error {
 	suites, err := find(ctx)
 	if err != nil {
 		return err
 	}
+	suites = slices.DeleteFunc(suites, func(s suite) bool {
+		s.keep(only)
+		return len(s.Tests) == 0
+	})
 	for _, s := range suites {
 		file := filepath.Join(dir, s.Package, binaryName)
 		if err := goCommand(ctx, "test", "-c", "-buildvcs=false", "-tags", tags, "-o", file, "./"+s.Package).Run(); err != nil {
@@ -73,12 +79,12 @@ func find(ctx context.Context) (suites []suite, err error) {
 }
 
 // pack is compile with all else that the tests and this program need.
-func pack(ctx context.Context, dir string) error {
+func pack(ctx context.Context, dir string, only *regexp.Regexp) error {
 	// Building the images once leaves in bin/ what needs the network.
 	if _, err := registry.Critest(); err != nil {
 		return err
 	}
-	if err := compile(ctx, dir); err != nil {
+	if err := compile(ctx, dir, only); err != nil {
 		return err
 	}
 	suites, err := load(dir)
@@ -96,7 +102,10 @@ func pack(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	for _, part := range []string{"go.mod", "bin"} {
+	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
+		return err
+	}
+	for _, part := range []string{"go.mod", "bin/berthd", "bin/berth", "bin/berth-shim", "bin/cni", "bin/test-cache"} {
 		if err := copyTree(part, filepath.Join(dir, part)); err != nil {
 			return err
 		}

@@ -2,7 +2,7 @@
 //
 //	go run ./test/attack              all of them, on this machine
 //	go run ./test/attack -only RE     those whose names match
-//	go run ./test/attack -build DIR   DIR becomes all that is needed to run them elsewhere
+//	go run ./test/attack -build DIR   DIR becomes all that is needed to run them elsewhere (-only too)
 //	DIR/attack -run DIR               there, without Go or the sources
 //
 // The exit code is 1 when an attack succeeded or none was tried.

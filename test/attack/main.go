@@ -41,7 +41,7 @@ func main() {
 
 func attack(ctx context.Context, o options) (err error) {
 	if o.build != "" {
-		return pack(ctx, o.build)
+		return pack(ctx, o.build, o.only)
 	}
 	root := o.run
 	if root == "" {
@@ -49,7 +49,7 @@ func attack(ctx context.Context, o options) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
-		if err := compile(ctx, root); err != nil {
+		if err := compile(ctx, root, o.only); err != nil {
 			return err
 		}
 	}

@@ -76,6 +76,7 @@ func berthArgv(binary, socket string, p place) []string {
 		"--cni-conf-dir", filepath.Join(p.dir, "net.d"),
 		"--cni-bin-dir", p.cniBin,
 		"--certs-dir", filepath.Join(p.dir, "certs.d"),
+		"--cgroup-driver", "cgroupfs", // as containerd does without SystemdCgroup
 		"--log-level", "0",
 	}
 }

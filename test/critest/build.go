@@ -104,6 +104,14 @@ func writeModfile(bin, source string) (string, error) {
 	return file, os.WriteFile(filepath.Join(bin, "critest.sum"), sum, 0o644)
 }
 
+func copyProgram(to, from string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o755)
+}
+
 func goOutput(ctx context.Context, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, "go", args...)
 	c.Dir, c.Stderr = tool, os.Stderr

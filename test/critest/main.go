@@ -16,10 +16,12 @@ import (
 
 	"berth/test/node"
 	"berth/test/registry"
+	"berth/test/testlog"
 )
 
 type options struct {
 	focus, skip, endpoint string
+	build, suite          string
 	timeout               time.Duration
 	verbose               bool
 }
@@ -29,6 +31,8 @@ func main() {
 	flag.StringVar(&o.focus, "focus", "", "run the specs whose names match this regular expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out the specs whose names match")
 	flag.StringVar(&o.endpoint, "endpoint", "", "unix:///… of a runtime that runs already; empty: start bin/berthd")
+	flag.StringVar(&o.build, "build", "", "build the suite as this `file`, and run nothing")
+	flag.StringVar(&o.suite, "suite", "", "run this `file`, which -build made; empty: build bin/critest")
 	flag.DurationVar(&o.timeout, "timeout", 30*time.Minute, "for the whole suite")
 	flag.BoolVar(&o.verbose, "v", false, "print what the suite prints")
 	flag.Parse()
@@ -45,9 +49,17 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	suite, err := build(ctx, bin)
+	suite := o.suite
+	if suite == "" {
+		suite, err = build(ctx, bin)
+	} else {
+		suite, err = filepath.Abs(suite)
+	}
 	if err != nil {
 		return err
+	}
+	if o.build != "" {
+		return copyProgram(o.build, suite)
 	}
 	if o.endpoint != "" {
 		return runSuite(ctx, o, suite, bin, os.TempDir())
@@ -110,7 +122,7 @@ func runSuite(ctx context.Context, o options, suite, bin, temp string) error {
 	c.WaitDelay = time.Minute
 	began := time.Now()
 	ran := c.Run()
-	specs, err := readReport(report)
+	specs, err := testlog.ReadGinkgo(report)
 	if err != nil {
 		return errors.Join(fmt.Errorf("the suite gave no report, see %s: %w", log.Name(), err), ran)
 	}

@@ -28,7 +28,8 @@ const keptLines = 60
 type Reader struct {
 	Order   []string // names in the order of their start
 	Tests   map[string]*Outcome
-	Outside Outcome // what was printed before and after tests
+	Outside Outcome        // what was printed before and after tests
+	Ended   func(*Outcome) // nil, or called at the end of each test
 	current *Outcome
 }
 
@@ -76,6 +77,9 @@ func (r *Reader) line(line string) {
 		r.current = r.test(m[2])
 		r.current.Status = m[1]
 		r.current.Seconds, _ = strconv.ParseFloat(m[3], 64) // the expression admits digits and dots alone
+		if r.Ended != nil {
+			r.Ended(r.current)
+		}
 	} else {
 		r.current = &r.Outside
 		r.current.say(about)

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// portName is what the guest calls the port for results.
+const portName = "berth.results"
+
+// plan is what the guest is to do.
+type plan struct {
+	Suites   []string  `json:"suites"`
+	Run      string    `json:"run"`
+	Patience string    `json:"patience"`
+	Deadline time.Time `json:"deadline"` // when the guest ends by itself
+	Peer     bool      `json:"peer"`
+}
+
+// needs say what a suite has built for it.
+type needs struct {
+	attack, crash, critest, node, bench bool
+}
+
+var suites = map[string]needs{
+	"integration": {attack: true}, "scenarios": {attack: true}, "attack": {attack: true}, "packages": {attack: true},
+	"crash": {crash: true}, "critest": {critest: true}, "node": {node: true}, "bench": {bench: true},
+}
+
+// choose checks the suites that were asked for.
+func choose(o options) ([]string, error) {
+	if len(o.suites) == 0 {
+		return nil, errors.New("no suite is chosen")
+	}
+	for _, s := range o.suites {
+		n, ok := suites[s]
+		if !ok {
+			return nil, fmt.Errorf("no suite is called %q, see go doc ./test/vm", s)
+		}
+		if n.node && o.node == "" {
+			return nil, errors.New("suite node wants -node DIR, which has bin/e2e_node.test, bin/kubelet and img/*.tar")
+		}
+	}
+	return o.suites, nil
+}
+
+// makeShare builds what goes into the guest and makes the image of it.
+func makeShare(ctx context.Context, o options, p plan) error {
+	share := filepath.Join(o.cache, "share")
+	bundle := filepath.Join(share, "bundle")
+	if err := os.RemoveAll(share); err != nil {
+		return err
+	}
+	if err := errors.Join(os.MkdirAll(bundle, 0o755), os.MkdirAll(filepath.Join(share, "out"), 0o755)); err != nil {
+		return err
+	}
+	tell("the bundle is built")
+	if err := build(ctx, o, p, bundle); err != nil {
+		return err
+	}
+	data, err := json.Marshal(p)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(share, "plan.json"), data, 0o644)
+	}
+	if err == nil {
+		err = copyFile("/proc/self/exe", filepath.Join(share, "vm"))
+	}
+	if err != nil {
+		return err
+	}
+	size, err := sizeOf(share)
+	if err != nil {
+		return err
+	}
+	return makeImage(ctx, filepath.Join(o.cache, "share.img"), share, fmt.Sprintf("%dM", size>>20+2048))
+}
+
+// build makes the bundle: the programs, and what the suites of the plan need.
+func build(ctx context.Context, o options, p plan, bundle string) error {
+	all := p.needs()
+	steps := []func() error{func() error {
+		return run(ctx, "go", "run", "-buildvcs=false", "./test/attack", "-build", bundle, "-only", only(all.attack))
+	}}
+	if all.crash {
+		steps = append(steps, func() error {
+			return run(ctx, "go", "test", "-c", "-buildvcs=false", "-tags", tags, "-o", filepath.Join(bundle, "test/crash", testBinary), "./test/crash")
+		})
+	}
+	if all.critest {
+		steps = append(steps, func() error {
+			return run(ctx, "go", "run", "-buildvcs=false", "./test/critest", "-build", filepath.Join(bundle, "bin/critest"))
+		},
+			func() error { return staticProgram(ctx, filepath.Join(bundle, "critest"), "./test/critest") })
+	}
+	if all.bench {
+		steps = append(steps, func() error { return staticProgram(ctx, filepath.Join(bundle, "bench"), "./test/bench") },
+			func() error { return copyPeer(o.peer, filepath.Join(bundle, "peer")) })
+	}
+	if all.node {
+		steps = append(steps, func() error { return copyNode(ctx, o.node, filepath.Join(bundle, "node")) })
+	}
+	for _, step := range append(steps, func() error { return copyFile("hack/berthd.service", filepath.Join(bundle, "berthd.service")) }) {
+		if err := step(); err != nil {
+			return fmt.Errorf("bundle: %w", err)
+		}
+	}
+	return nil
+}
+
+// needs are those of all its suites.
+func (p plan) needs() (all needs) {
+	for _, s := range p.Suites {
+		n := suites[s]
+		all = needs{all.attack || n.attack, all.crash || n.crash, all.critest || n.critest, all.node || n.node, all.bench || n.bench}
+	}
+	return all
+}
+
+const (
+	tags       = "seccomp,runc_nocriu"
+	testBinary = "attack.test" // as test/attack calls a package's tests
+)
+
+// only chooses the packages of test/attack that are built: all, or none.
+func only(attack bool) string {
+	if attack {
+		return ""
+	}
+	return "^$"
+}
+
+func staticProgram(ctx context.Context, file, pkg string) error {
+	c := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", file, pkg)
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	c.Stderr = os.Stderr
+	return c.Run()
+}
+
+func run(ctx context.Context, name string, args ...string) error {
+	c := exec.CommandContext(ctx, name, args...)
+	c.Stdout, c.Stderr = os.Stderr, os.Stderr
+	if err := c.Run(); err != nil {
+		return fmt.Errorf("%s %v: %w", name, args, err)
+	}
+	return nil
+}
+
+// copyNode copies the node tests' programs and images.
+func copyNode(ctx context.Context, from, to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	for _, f := range []string{"bin/e2e_node.test", "bin/kubelet", "img/root.tar", "img/bb.tar", "img/nn.tar"} {
+		if err := copyFile(filepath.Join(from, f), filepath.Join(to, f)); err != nil {
+			return fmt.Errorf("node tests: %w", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// copyPeer copies what the bench compares with; nothing without a directory.
+func copyPeer(from, to string) error {
+	if from == "" {
+		return nil
+	}
+	for _, f := range []string{"containerd", "containerd-shim-runc-v2", "runc"} {
+		if err := copyFile(filepath.Join(from, f), filepath.Join(to, f)); err != nil {
+			return fmt.Errorf("peer: %w", err)
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = out.ReadFrom(in)
+	return errors.Join(err, out.Close())
+}
+
+// sizeOf is what the files below a directory take, in bytes.
+func sizeOf(dir string) (size int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size() + 4096
+		}
+		return err
+	})
+	return size, err
+}

@@ -1,0 +1,42 @@
+// Command vm boots Debian 13 with systemd, cgroup v2, AppArmor and every capability
+// under QEMU, runs berth's tests in it, and brings back what came of each.
+//
+//	make test-vm                                    integration, scenarios, attack and critest
+//	make test-vm SUITES="crash packages"            others, see below
+//	make test-vm SUITES=integration RUN=Reload      the functions whose names match
+//	make test-vm SUITES=node NODE=DIR RUN='\[NodeConformance\].*Pods'
+//	make test-vm SUITES=bench PEER=DIR              beside the containerd and runc in DIR
+//
+// The suites: integration (without the next two), scenarios (TestS01… of it), attack (all
+// that test/attack finds), packages (all tests of the packages that have attacks), crash,
+// critest, node (Kubernetes' node tests against berthd as a systemd service; NODE has
+// bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn}.tar, its test images), bench.
+// RUN chooses functions, or specs of critest and of node.
+//
+// # What it owns
+//
+// The tree of the guest, its disk, one virtual machine at a time, and the bundle of
+// compiled tests and programs that goes into it: nothing is built in the guest. The same
+// program is the guest's service that runs the suites.
+//
+// # Invariants
+//
+//   - Nothing outlives a run, however it ends: all of it happens in a mount and a PID
+//     namespace of its own, which the kernel ends with the first process.
+//   - Each result reaches the host when it is there, by a port of the machine, so a run
+//     that is out of time still tells what it got to. What did not end did not pass.
+//   - Guests do not change the cached disk: each run writes to a snapshot of it.
+//
+// # Files
+//
+//	bin/vm/tree          Debian 13 with QEMU, made by debootstrap; remove it to make it anew
+//	bin/vm/disk.img      the guest's disk, made of the tree
+//	bin/vm/share.img     what goes in and out: the bundle, the plan, out/
+//	bin/vm/lock          held by the run that uses them
+//	bin/vm/out           of the last run: result.json, console.log, and a log per suite
+//
+// # Why QEMU comes from the tree
+//
+// QEMU 7.2, of Debian 12, corrupts guests when it emulates; 10.0 of Debian 13 does not.
+// With the tree's own, every host runs the same.
+package main

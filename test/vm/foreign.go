@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"berth/cni"
+	"berth/test/registry"
+	"berth/test/testlog"
+)
+
+// critest runs the suite of the CRI, as test/critest does.
+func (g *guest) critest(ctx context.Context) error {
+	if err := os.MkdirAll(filepath.Join(g.out, "critest"), 0o755); err != nil {
+		return err
+	}
+	args := []string{"-suite", "bin/critest", "-timeout", time.Until(g.plan.Deadline).String()}
+	if g.plan.Run != "" {
+		args = append(args, "-focus", g.plan.Run)
+	}
+	err := g.logged(ctx, "critest", nil, filepath.Join(g.bundle, "critest"), args...)
+	report := filepath.Join(g.out, "critest", "report.json")
+	return errors.Join(err,
+		copyFile("bin/critest.log", filepath.Join(g.out, "critest", "suite.log")),
+		copyFile("bin/critest-report.json", report), g.specs("critest", report))
+}
+
+// specs tells the results of a report of ginkgo's.
+func (g *guest) specs(suite, report string) error {
+	specs, err := testlog.ReadGinkgo(report)
+	for _, s := range specs {
+		one := result{Suite: suite, Test: s.Name(), Outcome: failed, Seconds: s.RunTime.Seconds(), Message: s.Failure.Message}
+		switch s.State {
+		case "passed":
+			one.Outcome = passed
+		case "skipped", "pending":
+			one.Outcome = skipped
+		}
+		g.tell(one)
+	}
+	return err
+}
+
+// bench runs test/bench, whose table is its log, with few samples: the machine may be an
+// emulated one.
+func (g *guest) bench(ctx context.Context) error {
+	args := []string{"-n", "8", "-rounds", "1", "-batch", "8", "-parallel", "2", "-pods", "8", "-idle", "5s", "-pulls", "1",
+		"-json", filepath.Join(g.out, "bench.jsonl"), "-logs", filepath.Join(g.out, "bench-daemons")}
+	if g.plan.Run != "" {
+		args = append(args, "-only", g.plan.Run)
+	}
+	peer := filepath.Join(g.bundle, "peer")
+	if g.plan.Peer {
+		args = append(args, "-containerd", filepath.Join(peer, "containerd"))
+	} else {
+		args = append(args, "-berth-only")
+	}
+	return g.logged(ctx, "bench", []string{"PATH=" + peer + ":" + os.Getenv("PATH")}, filepath.Join(g.bundle, "bench"), args...)
+}
+
+// kubeletConfig is that of the node tests.
+const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+cgroupRoot: /
+failSwapOn: false
+volumeStatsAggPeriod: 10s
+serializeImagePulls: false
+fileCheckFrequency: 10s
+podCIDR: 10.100.0.0/24
+evictionPressureTransitionPeriod: 30s
+evictionHard: {memory.available: 250Mi, nodefs.available: "2%", nodefs.inodesFree: "2%"}
+`
+
+// node runs Kubernetes' node tests with berthd as a service of systemd. The test binary
+// brings its own etcd and API server, and starts the kubelet.
+func (g *guest) node(ctx context.Context) error {
+	dir, out := filepath.Join(g.bundle, "node"), filepath.Join(g.out, "node")
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	reg, err := registry.Start()
+	if err != nil {
+		return err
+	}
+	defer reg.Close() // its connections end with the machine
+	if err := pushNodeImages(reg, filepath.Join(dir, "img")); err != nil {
+		return err
+	}
+	if err := g.install(ctx, reg, dir); err != nil {
+		return err
+	}
+	const endpoint = "unix:///run/berth/berth.sock"
+	report := filepath.Join(out, "report.json")
+	focus := g.plan.Run
+	if focus == "" {
+		focus = `\[NodeConformance\]`
+	}
+	ran := g.logged(ctx, "node", nil, filepath.Join(dir, "bin", "e2e_node.test"), "-ginkgo.no-color", "-ginkgo.v",
+		"-ginkgo.focus="+focus, `-ginkgo.skip=\[Serial\]|\[Flaky\]|\[Disruptive\]|\[Slow\]`, "-ginkgo.json-report="+report,
+		"-ginkgo.timeout="+time.Until(g.plan.Deadline).String(),
+		"--container-runtime-endpoint="+endpoint, "--image-service-endpoint="+endpoint, "--prepull-images=false",
+		"--report-dir="+out, "--kubelet-config-file="+filepath.Join(dir, "kubelet.yaml"), "--node-name=guest", "-v=2")
+	journal := g.logged(context.WithoutCancel(ctx), "node", nil, "/usr/bin/journalctl", "-b", "--no-pager", "-u", "berthd")
+	return errors.Join(ran, journal, g.specs("node", report))
+}
+
+// install makes berthd a running service, as make install and an administrator do.
+func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string) error {
+	list, err := cni.DefaultConflist("berth0", "/var/lib/cni/berth", "10.100.0.0/24")
+	if err != nil {
+		return err
+	}
+	files := map[string]string{
+		"/etc/berth/config.toml":               "runtime_handlers = [\"runc\", \"test-handler\"]\ncni_bin_dir = [\"" + filepath.Join(g.bundle, "bin/cni") + "\"]\n",
+		"/etc/cni/net.d/10-berth.conflist":     string(list),
+		filepath.Join(dir, "kubelet.yaml"):     kubeletConfig,
+		"/etc/systemd/system/kubelet.slice":    "[Unit]\nDescription=Node tests\n",
+		"/etc/systemd/journald.conf.d/vm.conf": "[Journal]\nRateLimitIntervalSec=0\n",
+	}
+	for file, text := range files {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	for _, p := range []string{"berthd", "berth", "berth-shim"} {
+		if err := copyFile(filepath.Join(g.bundle, "bin", p), filepath.Join("/usr/local/bin", p)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		copyFile(filepath.Join(g.bundle, "berthd.service"), "/etc/systemd/system/berthd.service"),
+		reg.WriteHosts("/etc/berth/certs.d", registry.Upstreams...),
+		command(ctx, "systemctl", "daemon-reload"),
+		command(ctx, "systemctl", "start", "berthd"),
+	)
+}
+
+// nodeImages are the images of the node tests under registry.k8s.io/e2e-test-images, by
+// the archives that they are made of.
+var nodeImages = map[string]struct {
+	layers []string
+	config v1.Config
+}{
+	"agnhost:2.66.1":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+	"agnhost:2.55":            {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+	"glibc-dns-testing:2.1.1": {[]string{"root"}, v1.Config{Cmd: []string{"sleep", "3600"}}},
+	"busybox:1.37.0-2":        {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"busybox:1.29-2":          {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"ipc-utils:1.4":           {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"perl:5.26":               {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"nonroot:1.5":             {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}, User: "1234"}},
+	"nonewprivs:1.4":          {[]string{"bb", "nn"}, v1.Config{Cmd: []string{"nnp"}}},
+}
+
+// pushNodeImages makes the images without compression, which an emulated machine would
+// take minutes for.
+func pushNodeImages(reg *registry.Registry, dir string) error {
+	layers := map[string]v1.Layer{}
+	for _, name := range []string{"root", "bb", "nn"} {
+		data, err := os.ReadFile(filepath.Join(dir, name+".tar"))
+		if err != nil {
+			return err
+		}
+		layers[name] = static.NewLayer(data, types.OCIUncompressedLayer)
+	}
+	for ref, made := range nodeImages {
+		var of []v1.Layer
+		for _, l := range made.layers {
+			of = append(of, layers[l])
+		}
+		made.config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+		img, err := registry.Build(made.config, of...)
+		if err == nil {
+			err = reg.Push("registry.k8s.io/e2e-test-images/"+ref, img)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", ref, err)
+		}
+	}
+	return nil
+}
