@@ -123,7 +123,7 @@ func takes(o *types.Func, pkg, name string) bool {
 // daemonLeg goes from a handler by who names the shim's method to the wire.
 func (g *graph) daemonLeg(call, method string) leg {
 	names := func(f *ssa.Function) bool { return g.mentions[object(f)][method] && weight(f) == 1 }
-	return leg{g.handlers(call), []stop{names, named("WriteFrame")}}
+	return leg{g.handlers(call), []stop{names, named("WriteRequest", "WriteFrame")}}
 }
 
 // shimLeg goes from who reads a request in the shim by who takes it to the end.
@@ -139,8 +139,8 @@ func (g *graph) shimLeg(request string, ends ...stop) leg {
 	return leg{reads, append([]stop{taken}, ends...)}
 }
 
-func named(name string) stop {
-	return func(f *ssa.Function) bool { return weight(f) == 1 && object(f).Name() == name }
+func named(names ...string) stop {
+	return func(f *ssa.Function) bool { return weight(f) == 1 && slices.Contains(names, object(f).Name()) }
 }
 
 // in is a function or method of a package, as name or Type.name.

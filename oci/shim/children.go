@@ -9,12 +9,10 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 )
 
-// startReaping starts a process. If that fails, it kills and reaps the helper processes that
-// the start has left behind.
+// startWatch watches the start of a process for children that a failed start leaves behind.
 //
 // For each process libcontainer starts two more, and all three are children of the shim: the
 // first clones the others (CLONE_PARENT, clone(2)) and reports their PIDs late. If the
@@ -24,20 +22,26 @@ import (
 //
 // The kernel lists children by the thread that cloned them, and no other goroutine runs on
 // this thread meanwhile. So the new entries of the list are what this start has left.
-func startReaping(lc *libcontainer.Container, proc *libcontainer.Process) error {
+type startWatch struct{ before []int }
+
+// watchStart locks the goroutine to its thread until [startWatch.end]. If a panic comes
+// between the two, the thread ends with the goroutine.
+func watchStart() startWatch {
 	runtime.LockOSThread()
+	return startWatch{threadChildren()}
+}
+
+// end kills and reaps what the start has left, if err says that it has failed.
+func (w startWatch) end(err error) {
 	defer runtime.UnlockOSThread()
-	before := threadChildren()
-	err := lc.Start(proc)
 	if err == nil {
-		return nil
+		return
 	}
 	for _, pid := range threadChildren() {
-		if !slices.Contains(before, pid) {
+		if !slices.Contains(w.before, pid) {
 			go reap(pid)
 		}
 	}
-	return err
 }
 
 // threadChildren lists the children that the calling thread has cloned and that were not

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/utils"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -142,7 +141,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	if err := s.noteCgroup(r.ID, config.Cgroups); err != nil {
 		slog.Warn("cgroup of a container not noted", "container", r.ID, "error", err)
 	}
-	err = s.launchUnseen(ctr, lc, spec)
+	err = s.launch(ctr, lc, spec)
 	if err == nil {
 		if err = stillLive(joined); err != nil {
 			err = errors.Join(err, terminate(ctr.process))
@@ -169,23 +168,15 @@ func (s *Server) watchOOM(ctr *container) (stop func()) {
 	return stop
 }
 
-// launchUnseen is launch, during which containers of the pod that could read the host's
-// files through it are frozen, see tracers.
-func (s *Server) launchUnseen(ctr *container, lc *libcontainer.Container, spec *specs.Spec) error {
-	launch := func() error { return s.launch(ctr, lc, spec.Process) }
-	if !isExposed(spec) {
-		return launch()
+// launch starts the container's first process, unseen by the pod's tracers, and fills the
+// record in.
+func (s *Server) launch(ctr *container, lc *libcontainer.Container, spec *specs.Spec) (err error) {
+	reveal, err := s.hide(ctr, spec)
+	if err != nil {
+		return err
 	}
-	return s.unseen(ctr.pod, launch, func() {
-		if err := removeNoted(filepath.Join(s.config.Dir, "state", ctr.id, cgroupName)); err != nil {
-			slog.Error("container that takes too long is not ended", "container", ctr.id, "error", err)
-		}
-	})
-}
-
-// launch starts the container's first process and fills the record in.
-func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Process) error {
-	proc, err := libcontainerProcess(p)
+	defer func() { err = reveal(err) }()
+	proc, err := libcontainerProcess(spec.Process)
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
@@ -224,37 +215,33 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, p *specs.Pro
 // startProcess starts the first process of a container, or an exec. files are its stdin,
 // stdout and stderr, where nil is /dev/null; with a terminal it returns the master instead.
 func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files []*os.File, terminal bool) (*os.File, error) {
-	if !terminal {
-		if len(files) == 3 {
-			if files[0] != nil {
-				proc.Stdin = files[0]
-			}
-			proc.Stdout, proc.Stderr = files[1], files[2]
+	var console *net.UnixConn
+	switch {
+	case terminal:
+		var err error
+		if console, proc.ConsoleSocket, err = consoleSockets(); err != nil {
+			return nil, err
 		}
-		return nil, startReaping(lc, proc)
+		defer func() { _, _ = console.Close(), proc.ConsoleSocket.Close() }() // the master is a file of its own
+	case len(files) == 3:
+		if files[0] != nil {
+			proc.Stdin = files[0]
+		}
+		proc.Stdout, proc.Stderr = files[1], files[2]
 	}
-	parent, child, err := utils.NewSockPair("console")
-	if err != nil {
-		return nil, err
-	}
-	defer child.Close()
-	fc, err := net.FileConn(parent)
-	_ = parent.Close() // fc is a duplicate
-	if err != nil {
-		return nil, err
-	}
-	defer fc.Close()
-	proc.ConsoleSocket = child
-	if err := startReaping(lc, proc); err != nil {
+	watch := watchStart()
+	err := lc.Start(proc)
+	watch.end(err)
+	if err != nil || !terminal {
 		return nil, err
 	}
 	// The process has sent it before Start returned.
-	console, err := receiveConsole(fc.(*net.UnixConn))
+	master, err := receiveConsole(console)
 	if err != nil {
 		pid, _ := proc.Pid() // no error: it was started
 		return nil, errors.Join(err, terminate(newStarted(proc, pid)))
 	}
-	return console, nil
+	return master, nil
 }
 
 // recordFailure writes a record which says that the container never ran.

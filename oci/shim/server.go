@@ -121,9 +121,10 @@ func (s *Server) Serve() error {
 
 // call is one connection: the body and files of the request, and where the response goes.
 type call struct {
-	conn  *net.UnixConn
-	body  json.RawMessage
-	files []*os.File // closed after the handler; one that keeps them sets nil
+	conn   *net.UnixConn
+	method string
+	body   json.RawMessage
+	files  []*os.File // closed after the verb; one that keeps them sets nil
 }
 
 func (s *Server) serve(conn *net.UnixConn) {
@@ -137,17 +138,36 @@ func (s *Server) serve(conn *net.UnixConn) {
 		slog.Warn("unreadable request", "error", err)
 		return
 	}
-	c := &call{conn: conn, body: request.Body, files: files}
-	answer, err := s.dispatch(request.Method, c)
+	c := &call{conn: conn, method: request.Method, body: request.Body, files: files}
+	defer c.survivePanic()
+	verb, ok := verbs[c.method]
+	if !ok {
+		verb = unknown
+	}
+	answer, err := verb(s, c)
+	c.finish(answer, err)
+	if c.method == shimapi.MethodShutdown && err == nil {
+		close(s.left)
+	}
+}
+
+// finish closes the files that nobody has kept, and sends what the verb has returned.
+func (c *call) finish(answer any, failure error) {
 	shimapi.CloseFiles(c.files)
-	if errors.Is(err, errAnswered) {
+	if errors.Is(failure, errAnswered) {
 		return
 	}
-	if err := c.answer(answer, err); err != nil {
-		slog.Debug("answer not delivered", "method", request.Method, "error", err)
+	if err := c.answer(answer, failure); err != nil {
+		slog.Debug("answer not delivered", "method", c.method, "error", err)
 	}
-	if request.Method == shimapi.MethodShutdown && err == nil {
-		close(s.left)
+}
+
+// survivePanic is deferred: a panic, for example in libcontainer, ends one call and not
+// the shim with all its containers.
+func (c *call) survivePanic() {
+	if p := recover(); p != nil {
+		slog.Error("panic", "method", c.method, "panic", p, "stack", stack())
+		c.finish(nil, fault(shimapi.KindInternal, "panic in %s: %v", c.method, p))
 	}
 }
 
@@ -165,7 +185,7 @@ func trusted(conn *net.UnixConn) bool {
 	return cerr == nil && err == nil && int(peer.Uid) == os.Geteuid()
 }
 
-// errAnswered is returned by handlers that have sent their own responses.
+// errAnswered is returned by verbs that have sent their own responses.
 var errAnswered = errors.New("answered")
 
 func (c *call) answer(body any, failure error, files ...*os.File) error {
@@ -194,10 +214,11 @@ func (c *call) hungUp() <-chan struct{} {
 	return gone
 }
 
-type handler func(s *Server, c *call) (any, error)
+// verb carries out one method of the wire. It returns the response.
+type verb func(s *Server, c *call) (any, error)
 
-// with makes a handler of a method that needs the decoded body only.
-func with[T any](f func(*Server, T) (any, error)) handler {
+// with makes a verb of a function that needs the decoded body only.
+func with[T any](f func(*Server, T) (any, error)) verb {
 	return func(s *Server, c *call) (any, error) {
 		request, err := decode[T](c)
 		if err != nil {
@@ -207,8 +228,8 @@ func with[T any](f func(*Server, T) (any, error)) handler {
 	}
 }
 
-// withCall is [with] for methods that also use the connection or the files.
-func withCall[T any](f func(*Server, *call, T) (any, error)) handler {
+// withCall is [with] for functions that also use the connection or the files.
+func withCall[T any](f func(*Server, *call, T) (any, error)) verb {
 	return func(s *Server, c *call) (any, error) {
 		request, err := decode[T](c)
 		if err != nil {
@@ -226,7 +247,7 @@ func decode[T any](c *call) (request T, err error) {
 	return request, nil
 }
 
-var handlers = map[string]handler{
+var verbs = map[string]verb{
 	shimapi.MethodHello:         func(s *Server, _ *call) (any, error) { return s.hello(), nil },
 	shimapi.MethodList:          func(s *Server, _ *call) (any, error) { return s.hub.list(), nil },
 	shimapi.MethodWatch:         (*Server).watch,
@@ -249,20 +270,8 @@ var handlers = map[string]handler{
 	shimapi.MethodReportExit:    with((*Server).reportExit),
 }
 
-// dispatch runs the method. A panic, for example in libcontainer, ends one call and not the
-// shim with all its containers.
-func (s *Server) dispatch(method string, c *call) (answer any, err error) {
-	h, ok := handlers[method]
-	if !ok {
-		return nil, fault(shimapi.KindInvalid, "this shim (wire %d) knows no method %q", shimapi.Version, method)
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			slog.Error("panic", "method", method, "panic", p, "stack", stack())
-			err = fault(shimapi.KindInternal, "panic in %s: %v", method, p)
-		}
-	}()
-	return h(s, c)
+func unknown(_ *Server, c *call) (any, error) {
+	return nil, fault(shimapi.KindInvalid, "this shim (wire %d) knows no method %q", shimapi.Version, c.method)
 }
 
 // shutdown makes the shim exit if it has no pods and containers.

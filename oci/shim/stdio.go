@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/runc/libcontainer/utils"
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
@@ -293,6 +294,21 @@ func (s *stdio) close() {
 			slog.Warn("close log", "path", s.log.path, "error", err)
 		}
 	}
+}
+
+// consoleSockets makes the two ends of the socket that the master of a terminal comes by:
+// ours, and that of the container's process.
+func consoleSockets() (ours *net.UnixConn, child *os.File, err error) {
+	parent, child, err := utils.NewSockPair("console")
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := net.FileConn(parent)
+	_ = parent.Close() // conn is a duplicate
+	if err != nil {
+		return nil, nil, errors.Join(err, child.Close())
+	}
+	return conn.(*net.UnixConn), child, nil
 }
 
 // receiveConsole receives the master of the terminal from the container's init process,

@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -50,30 +51,37 @@ func (ctr *container) isTracer() bool {
 		!config.Namespaces.Contains(configs.NEWUSER)
 }
 
-// unseen runs f, the creation of a container, so that no tracer of its pod sees it. After
-// [stillFor] it calls giveUp, which makes f return.
-func (s *Server) unseen(pod string, f func() error, giveUp func()) error {
-	p, ok := held(s, s.pods, pod)
-	if !ok {
-		return f() // there is nothing to join
+// hide freezes the tracers that could see the creation of a container, until the caller
+// calls reveal with the result of the creation. If that comes later than [stillFor], the
+// processes of the container are killed and reveal returns an error.
+func (s *Server) hide(ctr *container, spec *specs.Spec) (reveal func(error) error, err error) {
+	p, ok := held(s, s.pods, ctr.pod)
+	if !ok || !isExposed(spec) {
+		return func(err error) error { return err }, nil
 	}
 	p.tracers.starting.RLock()
-	defer p.tracers.starting.RUnlock()
 	thaw, err := s.holdStill(p)
 	if err != nil {
+		p.tracers.starting.RUnlock()
+		return nil, err
+	}
+	inTime := func() bool { return true }
+	if p.tracers.any() {
+		inTime = time.AfterFunc(stillFor, func() {
+			if err := removeNoted(filepath.Join(s.config.Dir, "state", ctr.id, cgroupName)); err != nil {
+				slog.Error("container that takes too long is not ended", "container", ctr.id, "error", err)
+			}
+		}).Stop
+	}
+	return func(err error) error {
+		defer p.tracers.starting.RUnlock()
+		defer thaw()
+		if !inTime() {
+			err = errors.Join(fault(shimapi.KindInternal,
+				"it took over %v, for which containers of the pod that have CAP_SYS_PTRACE were frozen: give the pod's containers PID namespaces of their own, or none of them this capability", stillFor), err)
+		}
 		return err
-	}
-	defer thaw()
-	if !p.tracers.any() {
-		return f()
-	}
-	late := time.AfterFunc(stillFor, giveUp)
-	err = f()
-	if !late.Stop() {
-		err = errors.Join(fault(shimapi.KindInternal,
-			"it took over %v, for which containers of the pod that have CAP_SYS_PTRACE were frozen: give the pod's containers PID namespaces of their own, or none of them this capability", stillFor), err)
-	}
-	return err
+	}, nil
 }
 
 func (t *tracers) any() bool {

@@ -28,15 +28,23 @@ var ErrFrame = errors.New("malformed frame")
 
 // WriteFrame sends v as one frame, together with files. These stay the caller's.
 func WriteFrame(conn *net.UnixConn, v any, files ...*os.File) error {
+	frame, err := encodeFrame(v, len(files))
+	if err != nil {
+		return err
+	}
+	return send(conn, frame, files)
+}
+
+func encodeFrame(v any, files int) ([]byte, error) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode frame: %w", err)
+		return nil, fmt.Errorf("encode frame: %w", err)
 	}
-	if len(body) > MaxFrame || len(files) > MaxFiles {
-		return fmt.Errorf("%w: %d bytes and %d files are over the bound", ErrFrame, len(body), len(files))
+	if len(body) > MaxFrame || files > MaxFiles {
+		return nil, fmt.Errorf("%w: %d bytes and %d files are over the bound", ErrFrame, len(body), files)
 	}
 	frame := binary.BigEndian.AppendUint32(make([]byte, 0, headerSize+len(body)), uint32(len(body)))
-	return send(conn, append(frame, body...), files)
+	return append(frame, body...), nil
 }
 
 func send(conn *net.UnixConn, frame []byte, files []*os.File) error {

@@ -2,11 +2,9 @@ package shims
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,7 +31,9 @@ const greetPatience = 2 * time.Second
 func (sh *Shim) call(ctx context.Context, method string, request, response any) error {
 	for p := sh.live(ctx); ; {
 		bounded, cancel := context.WithTimeoutCause(ctx, answerPatience, ErrStuck)
-		err := p.send(bounded, method, request).answer(bounded, response)
+		c := p.dial(bounded)
+		c.WriteRequest(method, request)
+		err := c.answer(bounded, response)
 		cancel()
 		if err = p.noteAnswer(err, answerPatience); !errors.Is(err, ErrGone) {
 			return err
@@ -48,50 +48,37 @@ func (sh *Shim) call(ctx context.Context, method string, request, response any) 
 // dies before it has the whole request, the replacement gets it.
 func (sh *Shim) open(ctx context.Context, method string, request any, files ...*os.File) *connection {
 	for p := sh.live(ctx); ; {
-		c := p.send(ctx, method, request, files...)
-		if !errors.Is(c.err, ErrGone) {
+		c := p.dial(ctx)
+		c.WriteRequest(method, request, files...)
+		if !errors.Is(c.failure(ctx), ErrGone) {
 			return c
 		}
+		c.close()
 		if p = p.awaitReplacement(ctx); p == nil {
 			return c
 		}
 	}
 }
 
-// connection is one call under way. It ends with the context it was begun with, unless
-// it is detached. As with [database/sql.Row], an error of send is kept and returned by
-// the next receive or answer.
+// connection is one call of a process. It ends with the context that it was made with,
+// unless it is detached.
 type connection struct {
+	*shimapi.Conn
 	process *process
-	conn    *net.UnixConn // nil: err is set
-	stop    func() bool
-	err     error
+	stop    func() bool // ends the watch for the end of the context
+	cause   error       // of the connection's failure, once explained
 }
 
-// send dials this process, no other, and sends one request. files stay the caller's.
-func (p *process) send(ctx context.Context, method string, request any, files ...*os.File) *connection {
+// dial connects to this process, no other. The caller writes the request and reads the
+// response; an error of dial is returned by those.
+func (p *process) dial(ctx context.Context) *connection {
 	c := &connection{process: p}
 	if p.isGone() {
-		c.err = fmt.Errorf("shim %s: %w", p.shim.id, ErrGone)
-		return c
+		c.Conn = shimapi.Failed(ErrGone)
+	} else {
+		c.Conn = shimapi.Dial(ctx, filepath.Join(p.shim.dir, shimapi.SocketName))
 	}
-	body, err := json.Marshal(request)
-	if err != nil {
-		c.err = fmt.Errorf("encode %s: %w", method, err)
-		return c
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", filepath.Join(p.shim.dir, shimapi.SocketName))
-	if err != nil {
-		c.err = p.explain(ctx, err)
-		return c
-	}
-	c.conn = conn.(*net.UnixConn)
-	c.stop = context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
-	if err := shimapi.WriteFrame(c.conn, shimapi.Request{Method: method, Body: body}, files...); err != nil {
-		c.close()
-		c.err = p.explain(ctx, err)
-	}
+	c.stop = context.AfterFunc(ctx, c.Interrupt)
 	return c
 }
 
@@ -107,59 +94,28 @@ func (c *connection) answer(ctx context.Context, response any) error {
 // receive reads the next response into response, which may be nil. The files that came
 // with it are the caller's.
 func (c *connection) receive(ctx context.Context, response any) ([]*os.File, error) {
-	if c.err != nil {
-		return nil, c.err
-	}
-	var r shimapi.Response
-	files, err := shimapi.ReadFrame(c.conn, &r)
-	if err != nil {
-		return nil, c.process.explain(ctx, err)
-	}
-	if err := c.take(&r, files, response); err != nil {
+	files, refusal := c.ReadResponse(response)
+	if err := c.failure(ctx); err != nil {
 		return nil, err
 	}
-	return files, nil
+	return files, refusal
 }
 
-// next is receive for a connection that a living shim may close, and without files.
-func (c *connection) next(response any) error {
-	if c.err != nil {
-		return c.err
-	}
-	var r shimapi.Response
-	files, err := shimapi.ReadFrame(c.conn, &r)
-	if err != nil {
-		return err
-	}
-	shimapi.CloseFiles(files)
-	return c.take(&r, nil, response)
-}
-
-// take reads a response into response, which may be nil; after an error the files that
-// came with it are closed.
-func (c *connection) take(r *shimapi.Response, files []*os.File, response any) error {
-	if r.Error != nil {
-		shimapi.CloseFiles(files)
-		return r.Error
-	}
-	if response != nil && len(r.Body) > 0 {
-		if err := json.Unmarshal(r.Body, response); err != nil {
-			shimapi.CloseFiles(files)
-			return fmt.Errorf("answer of shim %s: %w", c.process.shim.id, err)
-		}
-	}
-	return nil
-}
-
-// detach makes the connection outlive the context it was begun with.
+// detach makes the connection outlive the context it was made with.
 func (c *connection) detach() { c.stop() }
 
-// close ends the call. Closing twice, or after an error of send, does nothing.
+// close ends the call. It may be repeated.
 func (c *connection) close() {
-	if c.conn != nil {
-		c.stop()
-		_ = c.conn.Close() // for the shim this is the end of the call
+	c.stop()
+	c.Close()
+}
+
+// failure returns why the connection has failed; nil: it has not.
+func (c *connection) failure(ctx context.Context) error {
+	if c.cause == nil && c.Err() != nil {
+		c.cause = c.process.explain(ctx, c.Err())
 	}
+	return c.cause
 }
 
 // explain turns the error of a broken connection into its cause: we closed it
@@ -209,7 +165,9 @@ func (s *Set) reserveAnswering(ctx context.Context) *Shim {
 		}
 		p := sh.live(ctx)
 		bounded, cancel := context.WithTimeoutCause(ctx, greetPatience, ErrStuck)
-		err := p.send(bounded, shimapi.MethodHello, struct{}{}).answer(bounded, nil)
+		c := p.dial(bounded)
+		c.WriteRequest(shimapi.MethodHello, struct{}{})
+		err := c.answer(bounded, nil)
 		cancel()
 		if !errors.Is(p.noteAnswer(err, greetPatience), ErrStuck) {
 			return sh // any other error is for the caller's next call to meet

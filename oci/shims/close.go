@@ -48,7 +48,9 @@ func (s *Set) shutDownIfIdle(ctx context.Context, sh *Shim) (exited bool, err er
 	if !sh.retire() {
 		return false, nil
 	}
-	err = p.send(ctx, shimapi.MethodShutdown, struct{}{}).answer(ctx, nil)
+	c := p.dial(ctx)
+	c.WriteRequest(shimapi.MethodShutdown, struct{}{})
+	err = c.answer(ctx, nil)
 	// KindNotRunning: it is exiting already.
 	if refusal, ok := errors.AsType[*shimapi.Error](err); ok && refusal.Kind != shimapi.KindNotRunning {
 		sh.unretire()

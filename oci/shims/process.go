@@ -44,7 +44,9 @@ func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, 
 	if err := atomicfile.Read(filepath.Join(sh.dir, shimapi.IdentityName), &hello); err != nil {
 		return nil, err
 	}
-	if err := p.send(ctx, shimapi.MethodHello, struct{}{}).answer(ctx, &hello); err != nil {
+	c := p.dial(ctx)
+	c.WriteRequest(shimapi.MethodHello, struct{}{})
+	if err := c.answer(ctx, &hello); err != nil {
 		return nil, err
 	}
 	p.pid, p.version = hello.PID, hello.Version
@@ -124,13 +126,17 @@ func (p *process) relayEvents() {
 
 // watch passes events on until the connection ends.
 func (p *process) watch(ctx context.Context) {
-	c := p.send(ctx, shimapi.MethodWatch, struct{}{})
+	c := p.dial(ctx)
 	defer c.close()
+	c.WriteRequest(shimapi.MethodWatch, struct{}{})
 	for {
 		var e shimapi.Event
-		if err := c.next(&e); err != nil {
+		// Not receive: a living shim may close this connection.
+		files, err := c.ReadResponse(&e)
+		if err != nil {
 			return
 		}
+		shimapi.CloseFiles(files) // no event has any
 		p.onEvent(e)
 		p.shim.set.report(Event{ShimID: p.shim.id, Event: e})
 	}

@@ -138,7 +138,9 @@ func (s *Set) connectToPods(ctx context.Context, sh *Shim) error {
 		return err
 	}
 	var held shimapi.ListResponse
-	if err := p.send(ctx, shimapi.MethodList, struct{}{}).answer(ctx, &held); err != nil {
+	c := p.dial(ctx)
+	c.WriteRequest(shimapi.MethodList, struct{}{})
+	if err := c.answer(ctx, &held); err != nil {
 		return err
 	}
 	for _, pod := range held.Pods {

@@ -90,7 +90,9 @@ func (sh *Shim) RunPod(ctx context.Context, r *shimapi.RunPodRequest) (pause shi
 	sh.reserved = max(0, sh.reserved-1)
 	sh.keepLocked(p, state, nil)
 	sh.set.mu.Unlock()
-	err = p.send(ctx, shimapi.MethodRunPod, r).answer(ctx, &pause)
+	c := p.dial(ctx)
+	c.WriteRequest(shimapi.MethodRunPod, r)
+	err = c.answer(ctx, &pause)
 	if refusal, ok := errors.AsType[*shimapi.Error](err); ok && refusal.Kind != shimapi.KindExists {
 		sh.forget(r.ID) // the shim certainly does not have the pod
 	}
@@ -151,7 +153,9 @@ func (sh *Shim) Create(ctx context.Context, r *shimapi.CreateRequest) (created s
 func (sh *Shim) Start(ctx context.Context, id string) error {
 	repeated := false
 	for p := sh.live(ctx); ; repeated = true {
-		err := p.send(ctx, shimapi.MethodStart, shimapi.IDRequest{ID: id}).answer(ctx, nil)
+		c := p.dial(ctx)
+		c.WriteRequest(shimapi.MethodStart, shimapi.IDRequest{ID: id})
+		err := c.answer(ctx, nil)
 		if refusal, ok := errors.AsType[*shimapi.Error](err); ok && repeated && refusal.Kind == shimapi.KindNotRunning {
 			return nil // the dead process has started it
 		}

@@ -128,8 +128,9 @@ func (p *process) onEvent(e shimapi.Event) {
 // requestState asks the shim for the state and files that it gave the previous daemon.
 // A shim that is too old to know this call can't be replaced.
 func (p *process) requestState(ctx context.Context, id string) {
-	c := p.send(ctx, shimapi.MethodHandoverState, shimapi.IDRequest{ID: id})
+	c := p.dial(ctx)
 	defer c.close()
+	c.WriteRequest(shimapi.MethodHandoverState, shimapi.IDRequest{ID: id})
 	var state shimapi.HandoverState
 	if files, err := c.receive(ctx, &state); err == nil {
 		p.shim.keep(p, state, files)
@@ -157,5 +158,7 @@ func (h *handover) sendTo(ctx context.Context, p *process) error {
 	}
 	s.mu.Unlock()
 	defer shimapi.CloseFiles(files)
-	return p.send(ctx, shimapi.MethodAdopt, r, files...).answer(ctx, nil)
+	c := p.dial(ctx)
+	c.WriteRequest(shimapi.MethodAdopt, r, files...)
+	return c.answer(ctx, nil)
 }

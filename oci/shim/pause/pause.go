@@ -77,29 +77,24 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 	}
 	defer status.Close()
 	argv := c.argv()
-	proc, err := l.fork(argv, []*os.File{null, null, null, statusPause, l.stage.empty}, c.attributes())
-	cerr := statusPause.Close()
-	if err != nil {
+	files := []*os.File{null, null, null, statusPause, l.stage.empty}
+	// The program is a file of the child as well, since the fork may move another
+	// descriptor over the number that it has here.
+	path := fmt.Sprintf("/proc/self/fd/%d", len(files))
+	attr := &os.ProcAttr{Env: []string{}, Files: append(files, l.exe), Sys: c.attributes()}
+	var proc *os.Process
+	// On the stage's thread, so that the process gets the mounts of the stage.
+	cerr := l.stage.do(func() { proc, err = os.StartProcess(path, argv, attr) })
+	_ = statusPause.Close() // so that the end of pause's copy is the end of the pipe
+	if err = errors.Join(cerr, err); err != nil {
 		return nil, fmt.Errorf("start pause: %w", err)
 	}
-	if err := errors.Join(report(status, argv), cerr); err != nil {
+	if err := report(status, argv); err != nil {
 		_ = proc.Kill()    // it may have ended
 		_, _ = proc.Wait() // its exit status does not matter
 		return nil, err
 	}
 	return proc, nil
-}
-
-// fork starts the program on the stage's thread, so that it gets the mounts of the stage.
-func (l *Launcher) fork(argv []string, files []*os.File, sys *syscall.SysProcAttr) (proc *os.Process, err error) {
-	// The program is a file of the child as well, since the fork may move another
-	// descriptor over the number that it has here.
-	path := fmt.Sprintf("/proc/self/fd/%d", len(files))
-	attr := &os.ProcAttr{Env: []string{}, Files: append(files, l.exe), Sys: sys}
-	if cerr := l.stage.do(func() { proc, err = os.StartProcess(path, argv, attr) }); cerr != nil {
-		return nil, cerr
-	}
-	return proc, err
 }
 
 func (c Config) ownUsers() bool { return c.Cloneflags&unix.CLONE_NEWUSER != 0 }
