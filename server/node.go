@@ -81,7 +81,7 @@ func open(ctx context.Context, cfg config.Config, version string) (_ *node, err 
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.lock, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics,
+		n.lock, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err

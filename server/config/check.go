@@ -27,6 +27,9 @@ func (c Config) Check() error {
 		wrong("stream_address", "want host:port (port 0: any free one), not %q", c.StreamAddress)
 	}
 	c.checkMetrics(wrong)
+	if n := len(c.DebugSocket); n > maxSocketPath {
+		wrong("debug_socket", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, n)
+	}
 	switch c.CgroupDriver {
 	case "", "cgroupfs", "systemd":
 	default:
@@ -66,7 +69,7 @@ func (c Config) checkPaths(wrong func(key, format string, args ...any)) {
 	absolute("cni_bin_dir", c.CNIBinDir...)
 	absolute("certs_dir", c.CertsDir...)
 	absolute("seccomp_root", c.SeccompRoot)
-	for key, path := range map[string]string{"shim_binary": c.ShimBinary, "trust_policy": c.TrustPolicy, "seed_dir": c.SeedDir} {
+	for key, path := range map[string]string{"shim_binary": c.ShimBinary, "debug_socket": c.DebugSocket, "trust_policy": c.TrustPolicy, "seed_dir": c.SeedDir} {
 		if path != "" {
 			absolute(key, path)
 		}

@@ -21,6 +21,7 @@ type Config struct {
 	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates, HOST/hosts.toml; the first directory that exists is the one read"`
 	StreamAddress        string        `toml:"stream_address" help:"host:port of the exec, attach and port-forward server; it should be reachable by the kubelet only"`
 	MetricsAddress       string        `toml:"metrics_address" reload:"yes" help:"where Prometheus reads the daemon's own metrics, /metrics: unix:///PATH, or host:port of the loopback; empty: nowhere"`
+	DebugSocket          string        `toml:"debug_socket" help:"path of a unix socket, for root only, at which Go's profiles are served: curl --unix-socket PATH http://berth/debug/pprof/heap; empty: nowhere"`
 	CgroupDriver         string        `toml:"cgroup_driver" help:"cgroupfs or systemd; empty looks at the host"`
 	ShimBinary           string        `toml:"shim_binary" help:"path of berth-shim; empty: beside berthd, then in PATH"`
 	PodsPerShim          int           `toml:"pods_per_shim" help:"pods that share one shim process: 0 all, 1 a shim each, n at most n"`
