@@ -57,7 +57,7 @@ func openAccounts(rootfs string) (acc accounts, closeAll func(), err error) {
 		}
 		if err != nil {
 			closeAll()
-			return acc, nil, fmt.Errorf("%w: /%s of the image: %w", ErrInvalid, name, err)
+			return acc, nil, invalid("/%s of the image: %w", name, err)
 		}
 		open = append(open, f)
 		*[]*io.Reader{&acc.passwd, &acc.group}[i] = f
@@ -75,14 +75,14 @@ func eachLine(r io.Reader, name string, do func(line []byte) (enough bool)) erro
 	sc.Buffer(make([]byte, 0, 4096), longestLine)
 	for sc.Scan() {
 		if limited.N == 0 {
-			return fmt.Errorf("%w: %s of the image: %w", ErrInvalid, name, errTooLarge(mostAccounts))
+			return invalid("%s of the image: %w", name, errTooLarge(mostAccounts))
 		}
 		if line := bytes.TrimSpace(sc.Bytes()); len(line) > 0 && line[0] != '#' && do(line) {
 			return nil
 		}
 	}
 	if errors.Is(sc.Err(), bufio.ErrTooLong) {
-		return fmt.Errorf("%w: %s of the image: a line must have at most %d MiB", ErrInvalid, name, longestLine>>20)
+		return invalid("%s of the image: a line must have at most %d MiB", name, longestLine>>20)
 	}
 	if err := sc.Err(); err != nil {
 		return fmt.Errorf("read %s of the image: %w", name, err)

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -107,7 +106,7 @@ func parseCapabilityList(field string, list []string) (names []string, all bool,
 			name = "CAP_" + name
 		}
 		if !slices.Contains(capabilityNames, name) {
-			return nil, false, fmt.Errorf("%w: capabilities.%s: Linux has no capability %s", ErrInvalid, field, clip(s))
+			return nil, false, invalid("capabilities.%s: Linux has no capability %s", field, clip(s))
 		}
 		names = append(names, name)
 	}

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,34 +20,49 @@ import (
 
 const anyAccess = "rwm"
 
-// devices denies all that isn't listed; libcontainer adds the few every
-// container has (null, zero, full, random, urandom, tty, ptmx, pts).
+// devices denies every device, or allows a privileged container all of them. The
+// devices that are found come later; libcontainer adds the few that every container has
+// (null, zero, full, random, urandom, tty, ptmx, pts).
 func (b *builder) devices() error {
-	l := b.spec.Linux
-	if b.privileged() {
-		l.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: anyAccess}}
-		b.addDevices(b.host.Devices)
-		b.addDevices(b.ctr.Devices)
-		return nil
+	for _, d := range b.conf.GetDevices() {
+		if err := CheckDevice(d); err != nil {
+			return err
+		}
 	}
-	l.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: anyAccess}}
-	for _, d := range b.ctr.Devices {
-		l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{
-			Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access,
-		})
-	}
-	b.addDevices(b.ctr.Devices)
+	b.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: b.privileged(), Access: anyAccess}}
 	return nil
 }
 
-// addDevices lets the last of two nodes at one path win. In a user namespace
+// deviceTable puts devices that were found into a spec.
+type deviceTable struct {
+	spec             *specs.Spec
+	userNS, allowAll bool
+}
+
+// add allows the devices that were asked for and makes their nodes, and in a privileged
+// container those of the host below them.
+func (t deviceTable) add(f Found) {
+	if t.allowAll {
+		t.makeNodes(f.HostDevices)
+	} else {
+		r := t.spec.Linux.Resources
+		for _, d := range f.Devices {
+			r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{
+				Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access,
+			})
+		}
+	}
+	t.makeNodes(f.Devices)
+}
+
+// makeNodes lets the last of two nodes at one path win. In a user namespace
 // nodes can't be made: libcontainer binds the host's node of the same path there,
 // so one that goes by another path is bound here.
-func (b *builder) addDevices(list []Device) {
-	l := b.spec.Linux
+func (t deviceTable) makeNodes(list []Device) {
+	l := t.spec.Linux
 	for _, d := range list {
-		if b.ns.User() && d.Source != d.Path {
-			b.spec.Mounts = append(b.spec.Mounts, specs.Mount{
+		if t.userNS && d.Source != d.Path {
+			t.spec.Mounts = append(t.spec.Mounts, specs.Mount{
 				Destination: d.Path, Type: "bind", Source: d.Source, Options: []string{"bind", "rprivate", "nosuid", "noexec"},
 			})
 			continue
@@ -56,20 +72,38 @@ func (b *builder) addDevices(list []Device) {
 	}
 }
 
+// CheckDevice tells what is wrong with a device in itself, wrapping [ErrInvalid]. [Plan]
+// and [ResolveDevices] both do it.
+func CheckDevice(d *runtimeapi.Device) error {
+	host, dest, access := d.GetHostPath(), deviceDestination(d), d.GetPermissions()
+	switch {
+	case host == "":
+		return invalid("devices: a device has no host_path: say which device of the host it is")
+	case !filepath.IsAbs(host) || !path.IsAbs(dest):
+		return invalid("devices: host_path %s and container_path %s must be absolute", clip(host), clip(dest))
+	case strings.Contains(host+dest, "\x00") || len(host) >= unix.PathMax || len(dest) >= unix.PathMax:
+		return invalid("devices: host_path %s and container_path %s must have no NUL byte and at most %d bytes", clip(host), clip(dest), unix.PathMax-1)
+	case strings.Trim(access, anyAccess) != "" || len(access) > len(anyAccess):
+		return invalid("devices: permissions %s of %s: give some of r, w and m", clip(access), clip(host))
+	}
+	return nil
+}
+
+// deviceDestination is where a device is in the container.
+func deviceDestination(d *runtimeapi.Device) string {
+	return cmp.Or(d.GetContainerPath(), d.GetHostPath())
+}
+
 // ResolveDevices reads the nodes a container asks for. A directory stands for
 // all devices below it, a symbolic link for what it leads to. The error wraps
 // [ErrInvalid] when there is no device at a path.
 func ResolveDevices(devices []*runtimeapi.Device) ([]Device, error) {
 	var out []Device
 	for _, d := range devices {
-		access := d.GetPermissions()
-		if access == "" {
-			access = anyAccess
+		if err := CheckDevice(d); err != nil {
+			return nil, err
 		}
-		if strings.Trim(access, anyAccess) != "" || len(access) > len(anyAccess) {
-			return nil, fmt.Errorf("%w: devices: permissions %s of %s: give some of r, w and m", ErrInvalid, clip(access), clip(d.GetHostPath()))
-		}
-		found, err := resolveDevice(d, access)
+		found, err := resolveDevice(d, cmp.Or(d.GetPermissions(), anyAccess))
 		if err != nil {
 			return nil, err
 		}
@@ -79,27 +113,21 @@ func ResolveDevices(devices []*runtimeapi.Device) ([]Device, error) {
 }
 
 func resolveDevice(d *runtimeapi.Device, access string) ([]Device, error) {
-	host, dest := d.GetHostPath(), d.GetContainerPath()
-	if dest == "" {
-		dest = host
-	}
-	if !filepath.IsAbs(host) || !path.IsAbs(dest) {
-		return nil, fmt.Errorf("%w: devices: host_path %s and container_path %s must be absolute", ErrInvalid, clip(host), clip(dest))
-	}
+	host, dest := d.GetHostPath(), deviceDestination(d)
 	source, err := filepath.EvalSymlinks(host)
 	if err != nil {
-		return nil, fmt.Errorf("%w: devices: host_path %s: %w", ErrInvalid, clip(host), err)
+		return nil, invalid("devices: host_path %s: %w", clip(host), err)
 	}
 	info, err := os.Stat(source)
 	if err != nil {
-		return nil, fmt.Errorf("%w: devices: host_path: %w", ErrInvalid, err)
+		return nil, invalid("devices: host_path: %w", err)
 	}
 	if info.IsDir() {
 		return devicesBelow(source, path.Clean(dest), access)
 	}
 	dev, ok := deviceOf(info, source, path.Clean(dest), access)
 	if !ok {
-		return nil, fmt.Errorf("%w: devices: host_path %s is neither a device nor a directory of devices", ErrInvalid, clip(host))
+		return nil, invalid("devices: host_path %s is neither a device nor a directory of devices", clip(host))
 	}
 	return []Device{dev}, nil
 }
@@ -171,7 +199,7 @@ func CDINames(c *runtimeapi.ContainerConfig) ([]string, error) {
 	}
 	_, annotated, err := cdi.ParseAnnotations(c.GetAnnotations())
 	if err != nil {
-		return nil, fmt.Errorf("%w: annotations: %w", ErrInvalid, err)
+		return nil, invalid("annotations: %w", err)
 	}
 	for _, n := range annotated {
 		if !slices.Contains(names, n) {
@@ -181,7 +209,7 @@ func CDINames(c *runtimeapi.ContainerConfig) ([]string, error) {
 	return names, nil
 }
 
-// InjectCDI edits a spec from [Spec] as the CDI files in dirs say for the named
+// InjectCDI edits a spec from [Draft.Complete] as the CDI files in dirs say for the named
 // devices. The error wraps [ErrInvalid] and tells which names no file has.
 func InjectCDI(spec *specs.Spec, names, dirs []string) error {
 	if len(names) == 0 {
@@ -192,7 +220,7 @@ func InjectCDI(spec *specs.Spec, names, dirs []string) error {
 		return fmt.Errorf("reading CDI files: %w", err)
 	}
 	if missing, err := cache.InjectDevices(spec, names...); err != nil {
-		return fmt.Errorf("%w: CDI_devices %q (CDI files are read from %q): %w", ErrInvalid, missing, dirs, err)
+		return invalid("CDI_devices %q (CDI files are read from %q): %w", missing, dirs, err)
 	}
 	return nil
 }

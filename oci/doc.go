@@ -2,12 +2,13 @@
 //
 // # What it owns
 //
-// [Spec] and its helpers turn a CRI configuration, an image's configuration and
-// the host's facts into a runtime-spec. They are pure functions. The lookups that
-// read the host stand apart: [DetectHost], [ResolveUser], [ResolveDevices], [ResolveMounts],
-// which also makes the missing directory of a hostPath volume, and [LoadAppArmorDefault],
-// which runs apparmor_parser once. Package oci/shims hands the result to a shim, which
-// starts the container.
+// [Plan] turns a CRI configuration, an image's configuration and the host's facts into a
+// [Draft] of a runtime-spec, and checks all that was asked for. [Draft.Complete] adds what
+// only a look at the host can tell. Both are pure functions. The functions that look
+// stand apart: [DetectHost], [ResolveUser], [ResolveDevices], [ResolveMounts], which also
+// makes the missing directory of a hostPath volume, [LoadSeccomp], [CheckAppArmor], and
+// [LoadAppArmorDefault], which runs apparmor_parser once. Package oci/shims hands the
+// result to a shim, which starts the container.
 //
 // What is where: spec.go puts the parts together; spec_process.go, spec_mounts.go,
 // spec_namespaces.go, spec_files.go, spec_env.go, resources.go, devices.go, seccomp.go and
@@ -16,8 +17,12 @@
 //
 // # Invariants
 //
-// The package needs no cgo. The result of [Spec] depends on its arguments alone, so
-// golden files test it without root.
+// The package needs no cgo. The results of [Plan] and [Draft.Complete] depend on their
+// arguments alone, so golden files test them without root.
+//
+// What a spec can't be made of is refused here and nowhere else: [Plan] for containers,
+// [NamespacesOf], [PodSecurityOf] and [CgroupsPath] for pods, [CheckResources] and
+// [UpdateResources] for updates. The errors match [ErrInvalid] or [ErrUnsupported].
 //
 // # Why not X
 //

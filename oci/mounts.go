@@ -47,20 +47,20 @@ func ResolveMounts(mounts []*runtimeapi.Mount, h Host) ([]Mount, error) {
 func resolveSource(m *runtimeapi.Mount, create bool) (string, error) {
 	host := m.GetHostPath()
 	if !filepath.IsAbs(host) {
-		return "", fmt.Errorf("%w: mount of %s: host_path %s must be an absolute path", ErrInvalid, clip(m.GetContainerPath()), clip(host))
+		return "", invalid("mount of %s: host_path %s must be an absolute path", clip(m.GetContainerPath()), clip(host))
 	}
 	source, err := filepath.EvalSymlinks(host)
 	if errors.Is(err, fs.ErrNotExist) && create {
 		if err := os.MkdirAll(host, 0o755); err != nil {
-			return "", fmt.Errorf("%w: mount of %s: host_path %s is missing and can't be made a directory: %s: make what the pod needs there", ErrInvalid, clip(m.GetContainerPath()), clip(host), reason(err))
+			return "", invalid("mount of %s: host_path %s is missing and can't be made a directory: %s: make what the pod needs there", clip(m.GetContainerPath()), clip(host), reason(err))
 		}
 		source, err = filepath.EvalSymlinks(host)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: mount of %s: host_path %s does not exist on the node: create it, or give the hostPath volume the type DirectoryOrCreate or FileOrCreate", ErrInvalid, clip(m.GetContainerPath()), clip(host))
+		return "", invalid("mount of %s: host_path %s does not exist on the node: create it, or give the hostPath volume the type DirectoryOrCreate or FileOrCreate", clip(m.GetContainerPath()), clip(host))
 	}
 	if err != nil {
-		return "", fmt.Errorf("%w: mount of %s: host_path %s: %s", ErrInvalid, clip(m.GetContainerPath()), clip(host), reason(err))
+		return "", invalid("mount of %s: host_path %s: %s", clip(m.GetContainerPath()), clip(host), reason(err))
 	}
 	return source, nil
 }
@@ -89,8 +89,7 @@ func checkPropagation(source string, p runtimeapi.MountPropagation) error {
 	if shared || slave && p == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER {
 		return nil
 	}
-	return fmt.Errorf("%w: mount of host_path %s: propagation %s needs a shared mount on the node, but %s isn't one: run mount --make-rshared %[4]s, or ask for PRIVATE",
-		ErrInvalid, clip(source), strings.TrimPrefix(p.String(), "PROPAGATION_"), mount.Mountpoint)
+	return invalid("mount of host_path %s: propagation %s needs a shared mount on the node, but %s isn't one: run mount --make-rshared %[3]s, or ask for PRIVATE", clip(source), strings.TrimPrefix(p.String(), "PROPAGATION_"), mount.Mountpoint)
 }
 
 // mountOf asks the kernel which mount a path is on: what a prefix of the path
@@ -130,7 +129,7 @@ func CheckIDMap(mounts []Mount, pid int) error {
 			user = f
 		}
 		if err := tryIDMap(m.Source, user); err != nil {
-			return fmt.Errorf("%w: mount of host_path %s: its file system can't be idmapped into the pod's user namespace (%w): use another volume type, or hostUsers: true", ErrUnsupported, clip(m.GetHostPath()), err)
+			return unsupported("mount of host_path %s: its file system can't be idmapped into the pod's user namespace (%w): use another volume type, or hostUsers: true", clip(m.GetHostPath()), err)
 		}
 	}
 	return nil

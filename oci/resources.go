@@ -2,8 +2,8 @@ package oci
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -25,6 +25,9 @@ func (b *builder) resources() error {
 // changed. oom_score_adj is no cgroup limit, see [UpdateOOMScoreAdj]. The error wraps
 // [ErrInvalid] or [ErrUnsupported].
 func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
+	if err := CheckResources(update); err != nil {
+		return nil, err
+	}
 	r, err := linuxResources(mergeResources(criResources(old), update), h)
 	if err != nil {
 		return nil, err
@@ -44,9 +47,9 @@ func UpdateOOMScoreAdj(update *runtimeapi.LinuxContainerResources, h Host) *int 
 	return oomScoreAdj(update, h)
 }
 
-// oomScoreAdj is one that the kernel takes and the daemon may set.
+// oomScoreAdj is the score that was asked for, or the lowest that the daemon may set.
 func oomScoreAdj(r *runtimeapi.LinuxContainerResources, h Host) *int {
-	adj := min(max(int(r.GetOomScoreAdj()), -1000), 1000)
+	adj := int(r.GetOomScoreAdj())
 	if !h.LowerOOM {
 		adj = max(adj, h.OOMScoreAdj)
 	}
@@ -55,7 +58,7 @@ func oomScoreAdj(r *runtimeapi.LinuxContainerResources, h Host) *int {
 
 // Unenforced tells of the limits asked for that this host can't enforce, each in words
 // that name the field. They are those that the kubelet sets on every container, which
-// could not run else; of others [Spec] and [UpdateResources] make an error.
+// could not run else; of others [Plan] and [UpdateResources] make an error.
 func Unenforced(r *runtimeapi.LinuxContainerResources, h Host) []string {
 	var out []string
 	if !h.Controllers["cpu"] && (r.GetCpuShares() > 0 || r.GetCpuPeriod() > 0) {
@@ -73,7 +76,7 @@ func Unenforced(r *runtimeapi.LinuxContainerResources, h Host) []string {
 // checkControllers refuses a limit that somebody chose and nothing would enforce.
 func checkControllers(r *runtimeapi.LinuxContainerResources, h Host) error {
 	lack := func(field, controller string) error {
-		return fmt.Errorf("%w: resources.%s: this node has no %s controller to enforce it: leave it out, or mount the controller", ErrUnsupported, field, controller)
+		return unsupported("resources.%s: this node has no %s controller to enforce it: leave it out, or mount the controller", field, controller)
 	}
 	switch {
 	case !h.Controllers["cpuset"] && r.GetCpusetCpus()+r.GetCpusetMems() != "":
@@ -150,9 +153,9 @@ func criResources(r *specs.LinuxResources) *runtimeapi.LinuxContainerResources {
 // linuxResources leaves out what [Unenforced] tells of: the daemon does the most the
 // host can, and [Host.Controllers] says what that is.
 func linuxResources(r *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
-	for _, check := range []error{checkCPU(r), checkMemory(r), checkUnified(r, h), checkControllers(r, h)} {
-		if check != nil {
-			return nil, check
+	for _, err := range []error{CheckResources(r), checkSwap(r), checkUnified(r, h), checkControllers(r, h)} {
+		if err != nil {
+			return nil, err
 		}
 	}
 	out := &specs.LinuxResources{CPU: cpu(r, h), Memory: memory(r, h), Unified: maps.Clone(r.GetUnified())}
@@ -164,38 +167,58 @@ func linuxResources(r *runtimeapi.LinuxContainerResources, h Host) (*specs.Linux
 	return out, nil
 }
 
-func checkCPU(r *runtimeapi.LinuxContainerResources) error {
-	switch {
+// CheckResources refuses limits that no kernel takes, wrapping [ErrInvalid]. What this
+// host can enforce is for [Plan] and [UpdateResources] to tell.
+func CheckResources(r *runtimeapi.LinuxContainerResources) error {
+	switch limit, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes(); {
 	case r.GetCpuPeriod() < 0:
-		return fmt.Errorf("%w: resources.cpu_period: %d must not be negative (microseconds, 0 for the default)", ErrInvalid, r.GetCpuPeriod())
-	case r.GetCpuShares() < 0:
-		return fmt.Errorf("%w: resources.cpu_shares: %d must not be negative", ErrInvalid, r.GetCpuShares())
-	case strings.ContainsAny(r.GetCpusetCpus()+r.GetCpusetMems(), "\x00/\n"):
-		return fmt.Errorf("%w: resources.cpuset_cpus, cpuset_mems: give a list such as 0-3,7", ErrInvalid)
+		return invalid("resources.cpu_period: %d must not be negative: give microseconds, or 0 to leave it", r.GetCpuPeriod())
+	case r.GetCpuQuota() < -1:
+		return invalid("resources.cpu_quota: %d is too low: give microseconds, -1 for no limit, or 0 to leave it", r.GetCpuQuota())
+	case r.GetCpuShares() != 0 && (r.GetCpuShares() < 2 || r.GetCpuShares() > 262144):
+		return invalid("resources.cpu_shares: %d is out of range: give 2 to 262144, or 0 to leave it", r.GetCpuShares())
+	case limit < -1 || swap < -1:
+		return invalid("resources.memory_limit_in_bytes, memory_swap_limit_in_bytes: %d, %d: give bytes, -1 for no limit, or 0 to leave it", limit, swap)
+	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
+		return invalid("resources.oom_score_adj: %d: the kernel takes -1000 to 1000", r.GetOomScoreAdj())
+	}
+	if strings.ContainsAny(r.GetCpusetCpus()+r.GetCpusetMems(), "\x00/\n") {
+		return invalid("resources.cpuset_cpus, cpuset_mems: give a list such as 0-3,7")
+	}
+	return checkPageSizes(r.GetHugepageLimits())
+}
+
+func checkPageSizes(limits []*runtimeapi.HugepageLimit) error {
+	for _, l := range limits {
+		if !pageSize.MatchString(l.GetPageSize()) {
+			return invalid("resources.hugepage_limits: %s is not a page size: give one such as 2MB", clip(l.GetPageSize()))
+		}
 	}
 	return nil
 }
 
-func checkMemory(r *runtimeapi.LinuxContainerResources) error {
+// pageSize is how the kernel writes one in the names of cgroup files.
+var pageSize = regexp.MustCompile(`^[1-9][0-9]{0,9}[KMG]B$`)
+
+// checkSwap: of an update this is asked when it is merged with what it changes.
+func checkSwap(r *runtimeapi.LinuxContainerResources) error {
 	limit, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
 	switch {
-	case limit < -1 || swap < -1:
-		return fmt.Errorf("%w: resources.memory_limit_in_bytes, memory_swap_limit_in_bytes: give bytes, -1 for no limit or 0 for unset", ErrInvalid)
 	case swap > 0 && limit <= 0:
-		return fmt.Errorf("%w: resources.memory_swap_limit_in_bytes needs memory_limit_in_bytes", ErrInvalid)
+		return invalid("resources.memory_swap_limit_in_bytes needs memory_limit_in_bytes")
 	case swap > 0 && swap < limit:
-		return fmt.Errorf("%w: resources.memory_swap_limit_in_bytes: %d counts memory and swap together, so it must be at least memory_limit_in_bytes, %d", ErrInvalid, swap, limit)
+		return invalid("resources.memory_swap_limit_in_bytes: %d counts memory and swap together, so it must be at least memory_limit_in_bytes, %d", swap, limit)
 	}
 	return nil
 }
 
 func checkUnified(r *runtimeapi.LinuxContainerResources, h Host) error {
 	if len(r.GetUnified()) > 0 && !h.CgroupV2 {
-		return fmt.Errorf("%w: resources.unified needs cgroup v2", ErrUnsupported)
+		return unsupported("resources.unified needs cgroup v2")
 	}
 	for file := range r.GetUnified() {
 		if strings.ContainsAny(file, "/\x00") || !strings.Contains(file, ".") {
-			return fmt.Errorf("%w: resources.unified: %s is not the name of a cgroup file such as memory.high", ErrInvalid, clip(file))
+			return invalid("resources.unified: %s is not the name of a cgroup file such as memory.high", clip(file))
 		}
 	}
 	return nil

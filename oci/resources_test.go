@@ -140,9 +140,14 @@ func TestLimitsWithoutController(t *testing.T) {
 }
 
 func TestUpdateOOMScoreAdj(t *testing.T) {
-	for asked, want := range map[int64]int{500: 500, -900: -500, 5000: 1000} {
+	for asked, want := range map[int64]int{500: 500, -900: -500, 1000: 1000} {
 		if got := UpdateOOMScoreAdj(&runtimeapi.LinuxContainerResources{OomScoreAdj: asked}, v1Host()); got == nil || *got != want {
 			t.Errorf("%d: %v, want %d", asked, got, want)
+		}
+	}
+	for _, asked := range []int64{5000, 1001, -1001} {
+		if _, err := UpdateResources(nil, &runtimeapi.LinuxContainerResources{OomScoreAdj: asked}, v1Host()); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%d: %v, want a refusal", asked, err)
 		}
 	}
 	if got := UpdateOOMScoreAdj(nil, v1Host()); got != nil {

@@ -25,7 +25,7 @@ const (
 // means that nothing was said.
 func securityProfile(field *runtimeapi.SecurityProfile, old string) (*runtimeapi.SecurityProfile, error) {
 	if field != nil {
-		return field, nil
+		return field, checkProfile(field)
 	}
 	switch ref, local := strings.CutPrefix(old, "localhost/"); {
 	case old == "":
@@ -37,7 +37,21 @@ func securityProfile(field *runtimeapi.SecurityProfile, old string) (*runtimeapi
 	case old == "unconfined":
 		return &runtimeapi.SecurityProfile{ProfileType: profileUnconfined}, nil
 	}
-	return nil, fmt.Errorf("%w: security profile %s: give runtime/default, unconfined or localhost/NAME", ErrInvalid, clip(old))
+	return nil, invalid("security profile %s: give runtime/default, unconfined or localhost/NAME", clip(old))
+}
+
+func checkProfile(p *runtimeapi.SecurityProfile) error {
+	_, known := runtimeapi.SecurityProfile_ProfileType_name[int32(p.GetProfileType())]
+	local := p.GetProfileType() == profileLocalhost
+	switch {
+	case !known:
+		return invalid("a security profile has the unknown type %d: use RuntimeDefault, Unconfined or Localhost", p.GetProfileType())
+	case local && p.GetLocalhostRef() == "":
+		return invalid("a security profile is Localhost without localhost_ref: name the profile")
+	case !local && p.GetLocalhostRef() != "":
+		return invalid("a security profile has localhost_ref while its type is %s: set the type to Localhost", p.GetProfileType())
+	}
+	return nil
 }
 
 func seccompProfile(sc *runtimeapi.LinuxContainerSecurityContext) (*runtimeapi.SecurityProfile, error) {
@@ -55,32 +69,55 @@ func (b *builder) seccomp() error {
 		return nil
 	}
 	if !b.host.Seccomp {
-		return fmt.Errorf("%w: security_context.seccomp: this kernel has no seccomp filter: ask for Unconfined", ErrUnsupported)
+		return unsupported("security_context.seccomp: this kernel has no seccomp filter: ask for Unconfined")
 	}
-	profile := seccomp.DefaultProfile()
 	if p.GetProfileType() == profileLocalhost {
-		if profile = b.ctr.Seccomp; profile == nil {
-			return fmt.Errorf("%w: security_context.seccomp: the profile %s was not loaded", ErrInvalid, clip(p.GetLocalhostRef()))
-		}
+		return nil // see localSeccomp
 	}
-	b.spec.Linux.Seccomp, err = b.filter(profile)
+	b.spec.Linux.Seccomp, err = b.seccompFacts().filter(seccomp.DefaultProfile())
 	return err
 }
 
-// filter keeps the rules of a profile that apply to this container: rules may be
-// bound to an architecture, a capability or a kernel.
-func (b *builder) filter(p *seccomp.Seccomp) (*specs.LinuxSeccomp, error) {
+// localSeccomp puts the Localhost profile that was loaded in the place that
+// [builder.seccomp] has left free for it.
+func (b *builder) localSeccomp(profile *seccomp.Seccomp) error {
+	p, err := seccompProfile(b.sc)
+	if err != nil || p.GetProfileType() != profileLocalhost || b.privileged() {
+		return err
+	}
+	if profile == nil {
+		return invalid("security_context.seccomp: the profile %s was not loaded", clip(p.GetLocalhostRef()))
+	}
+	b.spec.Linux.Seccomp, err = b.seccompFacts().filter(profile)
+	return err
+}
+
+// seccompFacts are what the rules of a profile may be bound to.
+type seccompFacts struct {
+	arch         archNames
+	capabilities []string // of the container
+	kernel       [2]uint64
+}
+
+func (b *builder) seccompFacts() seccompFacts {
+	return seccompFacts{
+		arch: seccompArch(b.host.Arch), capabilities: b.spec.Process.Capabilities.Bounding,
+		kernel: [2]uint64{uint64(b.host.Kernel[0]), uint64(b.host.Kernel[1])},
+	}
+}
+
+// filter keeps the rules of a profile that apply to this container.
+func (f seccompFacts) filter(p *seccomp.Seccomp) (*specs.LinuxSeccomp, error) {
 	out := p.LinuxSeccomp
 	out.Architectures = slices.Clone(p.Architectures)
-	arch := seccompArch(b.host.Arch)
 	for _, a := range p.ArchMap {
-		if a.Arch == arch.oci {
+		if a.Arch == f.arch.oci {
 			out.Architectures = append(append(out.Architectures, a.Arch), a.SubArches...)
 		}
 	}
 	out.Syscalls = nil
 	for _, s := range p.Syscalls {
-		if s.Excludes != nil && b.matchesAny(s.Excludes, arch) || s.Includes != nil && !b.matchesAll(s.Includes, arch) {
+		if s.Excludes != nil && f.matchesAny(s.Excludes) || s.Includes != nil && !f.matchesAll(s.Includes) {
 			continue
 		}
 		call := s.LinuxSyscall
@@ -88,32 +125,29 @@ func (b *builder) filter(p *seccomp.Seccomp) (*specs.LinuxSeccomp, error) {
 			call.Names = append(slices.Clone(call.Names), old)
 		}
 		if len(call.Names) == 0 || call.Action == "" {
-			return nil, fmt.Errorf("%w: seccomp profile: a rule of syscalls needs names and an action", ErrInvalid)
+			return nil, invalid("seccomp profile: a rule of syscalls needs names and an action")
 		}
 		out.Syscalls = append(out.Syscalls, call)
 	}
 	return &out, nil
 }
 
-func (b *builder) matchesAny(f *seccomp.Filter, a archNames) bool {
-	return slices.Contains(f.Arches, a.filter) ||
-		slices.ContainsFunc(f.Caps, b.hasCapability) ||
-		f.MinKernel != nil && b.kernelIs(f.MinKernel)
+func (f seccompFacts) matchesAny(want *seccomp.Filter) bool {
+	return slices.Contains(want.Arches, f.arch.filter) ||
+		slices.ContainsFunc(want.Caps, f.hasCapability) ||
+		want.MinKernel != nil && f.kernelIs(want.MinKernel)
 }
 
-func (b *builder) matchesAll(f *seccomp.Filter, a archNames) bool {
-	return (len(f.Arches) == 0 || slices.Contains(f.Arches, a.filter)) &&
-		!slices.ContainsFunc(f.Caps, func(c string) bool { return !b.hasCapability(c) }) &&
-		(f.MinKernel == nil || b.kernelIs(f.MinKernel))
+func (f seccompFacts) matchesAll(want *seccomp.Filter) bool {
+	return (len(want.Arches) == 0 || slices.Contains(want.Arches, f.arch.filter)) &&
+		!slices.ContainsFunc(want.Caps, func(c string) bool { return !f.hasCapability(c) }) &&
+		(want.MinKernel == nil || f.kernelIs(want.MinKernel))
 }
 
-func (b *builder) hasCapability(name string) bool {
-	return slices.Contains(b.spec.Process.Capabilities.Bounding, name)
-}
+func (f seccompFacts) hasCapability(name string) bool { return slices.Contains(f.capabilities, name) }
 
-func (b *builder) kernelIs(atLeast *seccomp.KernelVersion) bool {
-	have := [2]uint64{uint64(b.host.Kernel[0]), uint64(b.host.Kernel[1])}
-	return slices.Compare(have[:], []uint64{atLeast.Kernel, atLeast.Major}) >= 0
+func (f seccompFacts) kernelIs(atLeast *seccomp.KernelVersion) bool {
+	return slices.Compare(f.kernel[:], []uint64{atLeast.Kernel, atLeast.Major}) >= 0
 }
 
 // archNames are what profiles call an architecture: in archMap, and in includes
@@ -147,7 +181,7 @@ func seccompArch(goarch string) archNames {
 }
 
 // LoadSeccomp reads the Localhost profile a security context names, for
-// [Container.Seccomp]; nil when it names none. The kubelet gives an absolute
+// [Found.Seccomp]; nil when it names none. The kubelet gives an absolute
 // path; a relative one is looked up in, and can't leave, [Host.SeccompRoot]. The
 // error wraps [ErrInvalid].
 func LoadSeccomp(sc *runtimeapi.LinuxContainerSecurityContext, h Host) (*seccomp.Seccomp, error) {
@@ -157,14 +191,14 @@ func LoadSeccomp(sc *runtimeapi.LinuxContainerSecurityContext, h Host) (*seccomp
 	}
 	data, err := readProfile(p.GetLocalhostRef(), h.SeccompRoot)
 	if err != nil {
-		return nil, fmt.Errorf("%w: security_context.seccomp.localhost_ref: %w", ErrInvalid, err)
+		return nil, invalid("security_context.seccomp.localhost_ref: %w", err)
 	}
 	var profile seccomp.Seccomp
 	if err := json.Unmarshal(data, &profile); err != nil {
-		return nil, fmt.Errorf("%w: seccomp profile %s: %w", ErrInvalid, clip(p.GetLocalhostRef()), err)
+		return nil, invalid("seccomp profile %s: %w", clip(p.GetLocalhostRef()), err)
 	}
 	if profile.DefaultAction == "" {
-		return nil, fmt.Errorf("%w: seccomp profile %s: defaultAction is missing", ErrInvalid, clip(p.GetLocalhostRef()))
+		return nil, invalid("seccomp profile %s: defaultAction is missing", clip(p.GetLocalhostRef()))
 	}
 	return &profile, nil
 }

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -68,7 +67,7 @@ func SignalNumber(s runtimeapi.Signal) (int, error) {
 	case s >= rt && s <= runtimeapi.Signal_SIGNAL_SIGRTMAX:
 		return sigRTMin + int(s-rt), nil
 	}
-	return 0, fmt.Errorf("%w: stop_signal: the CRI has no signal %d", ErrInvalid, s)
+	return 0, invalid("stop_signal: the CRI has no signal %d", s)
 }
 
 // SignalOf is the CRI's signal of a kernel number, SIGNAL_RUNTIME_DEFAULT if
@@ -89,7 +88,7 @@ func SignalOf(number int) runtimeapi.Signal {
 // ParseSignal reads a signal as images write it: SIGTERM, term, 15, RTMIN+3,
 // SIGRTMAX-2. The error wraps [ErrInvalid].
 func ParseSignal(text string) (int, error) {
-	bad := fmt.Errorf("%w: %s is no signal: write a name such as SIGTERM or SIGRTMIN+3, or a number from 1 to %d", ErrInvalid, clip(text), sigRTMax)
+	bad := invalid("%s is no signal: write a name such as SIGTERM or SIGRTMIN+3, or a number from 1 to %d", clip(text), sigRTMax)
 	if n, err := strconv.Atoi(text); err == nil {
 		if n < 1 || n > sigRTMax {
 			return 0, bad

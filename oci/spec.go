@@ -1,23 +1,16 @@
 package oci
 
 import (
-	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/moby/profiles/seccomp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-)
-
-var (
-	// ErrInvalid: the configuration can never work as it is; the text names the
-	// field and says what to change.
-	ErrInvalid = errors.New("invalid configuration")
-	// ErrUnsupported: the configuration is well-formed but this host can't do it.
-	ErrUnsupported = errors.New("not supported on this host")
 )
 
 // Pod is what a container's spec needs to know of its pod sandbox.
@@ -31,19 +24,24 @@ type Pod struct {
 	ShmPath, HostnamePath, HostsPath, ResolvPath string
 }
 
-// Container is what the spec is built for. Everything that needs the disk was
-// looked up before, so that [Spec] is a pure function.
+// Container is what the spec of a container is planned from.
 type Container struct {
 	ID        string
 	Config    *runtimeapi.ContainerConfig
 	Rootfs    string
-	User      User             // from [ResolveUser]
-	Mounts    []Mount          // Config.Mounts from [ResolveMounts], then the image's volumes that no mount of it covers
-	Devices   []Device         // from [ResolveDevices]
-	Seccomp   *seccomp.Seccomp // from [LoadSeccomp]; nil unless the profile is Localhost
-	TargetPID int              // of the container whose PID namespace is joined (TARGET)
-	Init      string           // host path of package tinyinit's program, to run as PID 1; "" for no init
-	Bytes     string           // the same path when [NeedsBytes], else ""
+	TargetPID int    // of the container whose PID namespace is joined (TARGET)
+	Init      string // host path of package tinyinit's program, to run as PID 1; "" for no init
+	Bytes     string // the same path when [NeedsBytes], else ""
+}
+
+// Found is what a container's configuration names and only a look at the disk or the
+// kernel can tell.
+type Found struct {
+	User        User             // from [ResolveUser]
+	Mounts      []Mount          // Config.Mounts from [ResolveMounts], then the image's volumes that no mount of it covers
+	Devices     []Device         // from [ResolveDevices]
+	HostDevices []Device         // from [HostDevices] for a privileged container, else none
+	Seccomp     *seccomp.Seccomp // from [LoadSeccomp]; nil unless the profile is Localhost
 }
 
 // Mount is one mount with its source resolved to a real path on the host.
@@ -90,7 +88,6 @@ type Host struct {
 	Kernel          [2]int
 	Arch            string // GOARCH
 	Hostname        string
-	Devices         []Device // all of /dev, for privileged containers; see [HostDevices]
 	CDIDirs         []string
 	SeccompRoot     string // where a Localhost profile's relative path starts
 	// CreateSources makes [ResolveMounts] create a directory for a host_path that
@@ -98,26 +95,57 @@ type Host struct {
 	CreateSources bool
 }
 
-// Spec builds the runtime-spec of a container. It is pure: the same arguments
-// give the same spec on any machine. Errors wrap [ErrInvalid] or
-// [ErrUnsupported] and say which field to change.
-func Spec(p Pod, c Container, img ocispec.ImageConfig, h Host) (*specs.Spec, error) {
+// Draft is a container's spec as [Plan] has decided it. What it lacks is put in by
+// [Draft.Complete]: until then its user is root, a mount's source is what was asked for
+// (a host_path or the name of an image), and the devices and the seccomp profile that
+// have to be read from the host are missing.
+type Draft struct {
+	Spec *specs.Spec
+	b    *builder
+}
+
+// Plan decides about the spec of a container and checks all that was asked of it. It is
+// a pure function: the same arguments give the same draft on any machine. Errors wrap
+// [ErrInvalid] or [ErrUnsupported] and say which field to change.
+func Plan(p Pod, c Container, img ocispec.ImageConfig, h Host) (*Draft, error) {
 	b, err := newBuilder(p, c, img, h)
 	if err != nil {
 		return nil, err
 	}
 	for _, step := range []func() error{
-		b.process, b.capabilities, b.namespaces, b.mounts, b.paths,
+		b.checkUser, b.process, b.capabilities, b.namespaces, b.mounts, b.paths,
 		b.resources, b.devices, b.apparmor, b.selinux, b.seccomp,
 	} {
 		if err := step(); err != nil {
 			return nil, err
 		}
 	}
-	return b.spec, nil
+	return &Draft{Spec: b.spec, b: b}, nil
 }
 
-// builder fills one spec. Steps run in [Spec]'s order; seccomp is last, as the
+// Complete puts what was found into the spec and returns it. It is a pure function too,
+// and may be called once. Errors are those of [Plan].
+func (d *Draft) Complete(f Found) (*specs.Spec, error) {
+	b := d.b
+	b.setUser(f.User)
+	b.binds = f.Mounts
+	if err := b.mounts(); err != nil {
+		return nil, err
+	}
+	deviceTable{b.spec, b.ns.User(), b.privileged()}.add(f)
+	if err := b.localSeccomp(f.Seccomp); err != nil {
+		return nil, err
+	}
+	return d.Spec, nil
+}
+
+// Container is what the spec was planned for.
+func (d *Draft) Container() Container { return d.b.ctr }
+
+// User is what [ResolveUser] has to find in the image's files.
+func (d *Draft) User() UserRequest { return UserRequest{Image: d.b.img.User, Context: d.b.sc} }
+
+// builder fills one spec. Steps run in the order of [Plan]; seccomp is last, as the
 // default profile depends on the capabilities.
 type builder struct {
 	pod  Pod
@@ -125,24 +153,26 @@ type builder struct {
 	img  ocispec.ImageConfig
 	host Host
 
-	conf *runtimeapi.ContainerConfig
-	sc   *runtimeapi.LinuxContainerSecurityContext // nil when the config has none
-	ns   PodNamespaces
-	spec *specs.Spec
+	conf  *runtimeapi.ContainerConfig
+	sc    *runtimeapi.LinuxContainerSecurityContext // nil when the config has none
+	ns    PodNamespaces
+	binds []Mount // as asked for, and when they are found with their sources
+	vars  environ
+	spec  *specs.Spec
 }
 
 func newBuilder(p Pod, c Container, img ocispec.ImageConfig, h Host) (*builder, error) {
 	if p.Config == nil || c.Config == nil {
-		return nil, fmt.Errorf("%w: the pod's or the container's config is missing", ErrInvalid)
+		return nil, invalid("the pod's or the container's config is missing")
 	}
 	ns, err := NamespacesOf(p.Config)
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{pod: p, ctr: c, img: img, host: h, conf: c.Config, ns: ns}
+	b := &builder{pod: p, ctr: c, img: img, host: h, conf: c.Config, ns: ns, binds: askedMounts(c.Config)}
 	b.sc = c.Config.GetLinux().GetSecurityContext()
 	if b.privileged() && !p.Config.GetLinux().GetSecurityContext().GetPrivileged() {
-		return nil, fmt.Errorf("%w: security_context.privileged: the pod sandbox was not created as privileged: set it there too", ErrInvalid)
+		return nil, invalid("security_context.privileged: a privileged container needs a privileged pod sandbox: set it there too")
 	}
 	cgroups, err := CgroupsPath(p.Config.GetLinux().GetCgroupParent(), c.ID, h)
 	if err != nil {
@@ -184,8 +214,8 @@ func annotations(p Pod, c Container) map[string]string {
 // for cgroupfs, slice:berth:ID for systemd. The kubelet writes parent as a path
 // in both cases, of which systemd wants the last slice's name.
 func CgroupsPath(parent, id string, h Host) (string, error) {
-	if strings.ContainsAny(parent, "\x00:") {
-		return "", fmt.Errorf("%w: linux.cgroup_parent %s must not contain ':' or NUL", ErrInvalid, clip(parent))
+	if err := checkCgroupParent(parent); err != nil {
+		return "", err
 	}
 	if !h.SystemdCgroup {
 		if parent == "" {
@@ -198,9 +228,18 @@ func CgroupsPath(parent, id string, h Host) (string, error) {
 		slice = path.Base(path.Clean("/" + parent))
 	}
 	if !strings.HasSuffix(slice, ".slice") {
-		return "", fmt.Errorf("%w: linux.cgroup_parent %s must end in .slice with the systemd driver", ErrInvalid, clip(parent))
+		return "", invalid("linux.cgroup_parent %s must end in .slice with the systemd driver", clip(parent))
 	}
 	return slice + ":berth:" + id, nil
+}
+
+// checkCgroupParent refuses what is no path of a cgroup or name of a slice.
+func checkCgroupParent(parent string) error {
+	unfit := func(part string) bool { return part == ".." || len(part) > unix.NAME_MAX }
+	if len(parent) >= unix.PathMax || strings.ContainsAny(parent, "\x00\n:") || slices.ContainsFunc(strings.Split(parent, "/"), unfit) {
+		return invalid("linux.cgroup_parent %s must be the path of a cgroup or the name of a slice, without \"..\", ':', line breaks and NUL, of at most %d bytes and %d in each name", clip(parent), unix.PathMax-1, unix.NAME_MAX)
+	}
+	return nil
 }
 
 // clip quotes a client's string for an error, cut to a length one can read.

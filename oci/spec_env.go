@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -68,18 +67,19 @@ func latin1(s string) string {
 func (b *builder) checkVariable(kv *runtimeapi.KeyValue) error {
 	k, v := kv.GetKey(), kv.GetValue()
 	if k == "" || strings.ContainsAny(k, "=\x00") || slices.Contains(v, 0) {
-		return fmt.Errorf("%w: envs: %s is not a variable: the name must not be empty nor contain '=', and no byte may be NUL", ErrInvalid, clip(k))
+		return invalid("envs: %s is not a variable: the name must not be empty nor contain '=', and no byte may be NUL", clip(k))
 	}
 	if b.ctr.Bytes == "" && !utf8.Valid(v) {
-		return fmt.Errorf("%w: envs: the value of %s is not UTF-8 and would be changed on its way; encode it, or mount it as a file", ErrInvalid, clip(k))
+		return invalid("envs: the value of %s is not UTF-8 and would be changed on its way; encode it, or mount it as a file", clip(k))
 	}
 	return nil
 }
 
-// env puts what every container has first, then the image's variables, then the
-// config's; the last value of a name wins and keeps the first one's place.
-func (b *builder) env() ([]string, error) {
-	e := environ{values: map[string]string{}}
+// setVariables puts what every container has first, then the image's variables, then
+// the config's; the last value of a name wins and keeps the first one's place.
+func (b *builder) setVariables() error {
+	e := &b.vars
+	e.values = map[string]string{}
 	e.set("PATH", defaultPath)
 	e.set("HOSTNAME", b.hostname())
 	if b.conf.GetTty() {
@@ -93,15 +93,15 @@ func (b *builder) env() ([]string, error) {
 	}
 	for _, kv := range b.conf.GetEnvs() {
 		if err := b.checkVariable(kv); err != nil {
-			return nil, err
+			return err
 		}
 		e.set(kv.GetKey(), string(kv.GetValue()))
 	}
-	if e.values["HOME"] == "" {
-		e.set("HOME", b.home())
-	}
-	return encodeBytes(e.list(), b.ctr.Bytes != ""), nil
+	return nil
 }
+
+// env is the environment of the process in the form that a spec can carry.
+func (b *builder) env() []string { return encodeBytes(b.vars.list(), b.ctr.Bytes != "") }
 
 // environ is a set of variables that remembers in which order names came.
 type environ struct {

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -36,42 +38,67 @@ func (b *builder) paths() error {
 	default:
 		l.MaskedPaths, l.ReadonlyPaths = b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
 	}
-	if !b.privileged() && !b.host.CgroupV2 && !b.hides(cgroupRoot) {
+	if !b.privileged() && !b.host.CgroupV2 && !hides(b.binds, cgroupRoot) {
 		// The hierarchies of v1 are mounted read-only on a tmpfs that is not.
 		l.ReadonlyPaths = append(slices.Clone(l.ReadonlyPaths), cgroupRoot)
 	}
 	return nil
 }
 
-// mounts puts the file systems every container has first, without those its
-// config replaces, then everything else, parents before what is below them.
+// mounts makes the mounts of [builder.binds] and those that every container has.
 func (b *builder) mounts() error {
+	t := mountTable{
+		pod: b.pod, ns: b.ns, host: b.host, binds: b.binds,
+		privileged: b.privileged(), readonlyRoot: b.sc.GetReadonlyRootfs(),
+	}
+	if init, _ := b.initPath(); init != "" || b.ctr.Bytes != "" {
+		t.program, t.programAt = cmp.Or(b.ctr.Bytes, b.ctr.Init), b.programPath()
+	}
+	list, err := t.list()
+	b.spec.Mounts, b.spec.Linux.RootfsPropagation = list, rootPropagation(b.binds)
+	return err
+}
+
+// mountTable makes the mounts of one container.
+type mountTable struct {
+	pod          Pod
+	ns           PodNamespaces
+	host         Host
+	binds        []Mount
+	privileged   bool
+	readonlyRoot bool
+	// program is berth's own program, which the container has at programAt; "" for none.
+	program, programAt string
+}
+
+// list puts the file systems every container has first, without those its
+// config replaces, then everything else, parents before what is below them.
+func (t mountTable) list() ([]specs.Mount, error) {
 	var list []specs.Mount
-	for _, m := range b.defaultMounts() {
-		if !b.hides(m.Destination) {
+	for _, m := range t.defaults() {
+		if !hides(t.binds, m.Destination) {
 			list = append(list, m)
 		}
 	}
-	binds, err := b.configMounts()
+	binds, err := t.configured()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	binds = append(binds, b.podFiles()...)
+	binds = append(binds, t.files()...)
 	slices.SortStableFunc(binds, func(x, y specs.Mount) int {
 		return cmp.Compare(strings.Count(x.Destination, "/"), strings.Count(y.Destination, "/"))
 	})
-	b.spec.Mounts = append(list, binds...)
-	return nil
+	return append(list, binds...), nil
 }
 
-// covers tells whether the config or the image mounts something at exactly dest.
-func (b *builder) covers(dest string) bool {
-	return slices.ContainsFunc(b.ctr.Mounts, func(m Mount) bool { return destination(m.Mount) == dest })
+// covers tells whether one of the mounts is at exactly dest.
+func covers(mounts []Mount, dest string) bool {
+	return slices.ContainsFunc(mounts, func(m Mount) bool { return destination(m.Mount) == dest })
 }
 
-// hides tells whether a mount of the config or the image is at dest or above it.
-func (b *builder) hides(dest string) bool {
-	return slices.ContainsFunc(b.ctr.Mounts, func(m Mount) bool {
+// hides tells whether one of the mounts is at dest or above it.
+func hides(mounts []Mount, dest string) bool {
+	return slices.ContainsFunc(mounts, func(m Mount) bool {
 		above := destination(m.Mount)
 		return dest == above || strings.HasPrefix(dest, above+"/")
 	})
@@ -81,23 +108,23 @@ func (b *builder) hides(dest string) bool {
 // above the root ends at the root.
 func destination(m *runtimeapi.Mount) string { return path.Join("/", m.GetContainerPath()) }
 
-func (b *builder) defaultMounts() []specs.Mount {
+func (t mountTable) defaults() []specs.Mount {
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		b.shm(),
-		b.sysfs(),
-		b.cgroupMount(),
+		t.shm(),
+		t.sysfs(),
+		t.cgroup(),
 	}
 }
 
-func (b *builder) shm() specs.Mount {
-	m := specs.Mount{Destination: "/dev/shm", Type: "bind", Source: b.pod.ShmPath, Options: []string{"rbind", "rprivate", "nosuid", "nodev", "noexec"}}
+func (t mountTable) shm() specs.Mount {
+	m := specs.Mount{Destination: "/dev/shm", Type: "bind", Source: t.pod.ShmPath, Options: []string{"rbind", "rprivate", "nosuid", "nodev", "noexec"}}
 	switch {
 	case m.Source != "":
-	case b.ns.IPC:
+	case t.ns.IPC:
 		m.Type, m.Source, m.Options = "tmpfs", "shm", []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}
 	default:
 		m.Source = "/dev/shm"
@@ -108,75 +135,91 @@ func (b *builder) shm() specs.Mount {
 // sysfs shows the network namespace's devices, so its owner must be able to
 // mount it: a pod with a user namespace on the host's network is not, and gets
 // the host's tree, read-only all the way down.
-func (b *builder) sysfs() specs.Mount {
-	if b.ns.User() && !b.ns.Net {
+func (t mountTable) sysfs() specs.Mount {
+	if t.ns.User() && !t.ns.Net {
 		return specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"}}
 	}
-	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", b.roUnlessPrivileged()}}
+	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", accessOf(!t.privileged)}}
 }
 
-func (b *builder) cgroupMount() specs.Mount {
-	options := []string{"nosuid", "noexec", "nodev", "relatime", b.roUnlessPrivileged()}
-	if b.host.CgroupV2 {
-		options = append(options, b.host.CgroupFlags...)
+func (t mountTable) cgroup() specs.Mount {
+	options := []string{"nosuid", "noexec", "nodev", "relatime", accessOf(!t.privileged)}
+	if t.host.CgroupV2 {
+		options = append(options, t.host.CgroupFlags...)
 	}
 	return specs.Mount{Destination: cgroupRoot, Type: "cgroup", Source: "cgroup", Options: options}
 }
 
-func (b *builder) roUnlessPrivileged() string {
-	if b.privileged() {
-		return "rw"
+// accessOf is the mount option of a mount that is, or is not, read-only.
+func accessOf(readonly bool) string {
+	if readonly {
+		return "ro"
 	}
-	return "ro"
+	return "rw"
 }
 
-// podFiles are the pod's own files, and berth's program, where no mount of the config
+// files are the pod's own files, and berth's program, where no mount of the config
 // is at the same path.
-func (b *builder) podFiles() []specs.Mount {
-	access := "rw"
-	if b.sc.GetReadonlyRootfs() {
-		access = "ro"
-	}
+func (t mountTable) files() []specs.Mount {
+	access := accessOf(t.readonlyRoot)
 	var list []specs.Mount
 	add := func(dest, source string, options ...string) {
-		if source != "" && !b.covers(dest) {
+		if source != "" && !covers(t.binds, dest) {
 			list = append(list, specs.Mount{Destination: dest, Type: "bind", Source: source, Options: append([]string{"rbind", "rprivate"}, options...)})
 		}
 	}
-	add("/etc/hostname", b.pod.HostnamePath, access)
-	add("/etc/hosts", b.pod.HostsPath, access)
-	add("/etc/resolv.conf", b.pod.ResolvPath, access)
-	if init, _ := b.initPath(); init != "" || b.ctr.Bytes != "" {
-		add(b.programPath(), cmp.Or(b.ctr.Bytes, b.ctr.Init), "ro", "nosuid", "nodev")
-	}
+	add("/etc/hostname", t.pod.HostnamePath, access)
+	add("/etc/hosts", t.pod.HostsPath, access)
+	add("/etc/resolv.conf", t.pod.ResolvPath, access)
+	add(t.programAt, t.program, "ro", "nosuid", "nodev")
 	return list
 }
 
-// configMounts leaves out a mount that a later one covers: pods say /d and /d/, or
+// configured leaves out a mount that a later one covers: pods say /d and /d/, or
 // have a volume where the kubelet puts the file of the termination message. Both
 // can't be made in turn, as a file does not go over a directory.
-func (b *builder) configMounts() ([]specs.Mount, error) {
-	list := make([]specs.Mount, 0, len(b.ctr.Mounts))
+func (t mountTable) configured() ([]specs.Mount, error) {
+	list := make([]specs.Mount, 0, len(t.binds))
 	last := map[string]int{}
-	for i, m := range b.ctr.Mounts {
+	for i, m := range t.binds {
 		last[destination(m.Mount)] = i
 	}
-	for i, m := range b.ctr.Mounts {
+	for i, m := range t.binds {
 		dest := destination(m.Mount)
-		if err := CheckMount(m.Mount, b.host); err != nil && m.Fs == "" {
+		if err := CheckMount(m.Mount, t.host); err != nil && m.Fs == "" {
 			return nil, err
 		}
-		if m.Source == "" {
-			return nil, fmt.Errorf("%w: mount of %s has no source", ErrInvalid, clip(dest))
-		}
 		if last[dest] == i {
-			list = append(list, b.mount(m))
+			list = append(list, specMount(m))
 		}
 	}
 	return list, nil
 }
 
-func (b *builder) mount(m Mount) specs.Mount {
+// askedMounts are the mounts of a config before a look at the host, with what is asked
+// for in place of a source.
+func askedMounts(c *runtimeapi.ContainerConfig) []Mount {
+	var out []Mount
+	for _, m := range c.GetMounts() {
+		if name := m.GetImage().GetImage(); name != "" {
+			out = append(out, Mount{Mount: ImageBind(m), Source: name})
+		} else {
+			out = append(out, Mount{Mount: m, Source: m.GetHostPath()})
+		}
+	}
+	return out
+}
+
+// ImageBind is the bind of a mounted image into a container. It is read-only whether
+// that was asked for or not, since nobody writes to an image, and it has no ID maps: the
+// image's layers are mounted with those of the pod.
+func ImageBind(m *runtimeapi.Mount) *runtimeapi.Mount {
+	bind := proto.Clone(m).(*runtimeapi.Mount)
+	bind.Readonly, bind.UidMappings, bind.GidMappings = true, nil, nil
+	return bind
+}
+
+func specMount(m Mount) specs.Mount {
 	out := specs.Mount{Destination: destination(m.Mount), Type: m.Fs, Source: m.Source}
 	if m.Fs != "" {
 		out.Options = m.GetMountOptions()
@@ -184,18 +227,14 @@ func (b *builder) mount(m Mount) specs.Mount {
 	}
 	out.Type = "bind"
 	out.Options = append([]string{"rbind", propagationOption(m.GetPropagation())}, m.GetMountOptions()...)
-	switch {
-	case m.GetRecursiveReadOnly():
+	if m.GetRecursiveReadOnly() {
 		out.Options = append(out.Options, "ro", "rro")
-	case m.GetReadonly():
-		out.Options = append(out.Options, "ro")
-	default:
-		out.Options = append(out.Options, "rw")
+	} else {
+		out.Options = append(out.Options, accessOf(m.GetReadonly()))
 	}
 	if len(m.GetUidMappings()) > 0 {
 		out.UIDMappings, out.GIDMappings = idMappings(m.GetUidMappings()), idMappings(m.GetGidMappings())
 	}
-	b.spread(m.GetPropagation())
 	return out
 }
 
@@ -209,46 +248,61 @@ func propagationOption(p runtimeapi.MountPropagation) string {
 	return "rprivate"
 }
 
-// spread opens the root as far as one mount needs: events of a mount reach
-// nobody when the root above it was made private before the bind.
-func (b *builder) spread(p runtimeapi.MountPropagation) {
-	l := b.spec.Linux
-	switch p {
-	case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
-		l.RootfsPropagation = "rshared"
-	case runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-		if l.RootfsPropagation == "" {
-			l.RootfsPropagation = "rslave"
+// rootPropagation opens the root as far as one of the mounts needs: events of a mount
+// reach nobody when the root above it was made private before the bind.
+func rootPropagation(mounts []Mount) string {
+	widest := ""
+	for _, m := range mounts {
+		switch p := m.GetPropagation(); {
+		case m.Fs != "":
+		case p == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+			return "rshared"
+		case p == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+			widest = "rslave"
 		}
 	}
+	return widest
 }
 
 // CheckMount tells what is wrong with a mount in itself, wrapping [ErrInvalid] or
-// [ErrUnsupported]. [Spec] and [ResolveMounts] both do it.
+// [ErrUnsupported]. [Plan] and [ResolveMounts] both do it.
 func CheckMount(m *runtimeapi.Mount, h Host) error {
-	for _, check := range []func(*runtimeapi.Mount, Host) string{checkPaths, checkReadonly, checkOptions} {
+	for _, check := range []func(*runtimeapi.Mount, Host) string{checkPaths, checkSource, checkReadonly, checkOptions} {
 		if what := check(m, h); what != "" {
-			return fmt.Errorf("%w: mount of %s: %s", ErrInvalid, clip(m.GetContainerPath()), what)
+			return invalid("mount of %s: %s", clip(m.GetContainerPath()), what)
 		}
 	}
 	if what := lacking(m, h); what != "" {
-		return fmt.Errorf("%w: mount of %s: %s", ErrUnsupported, clip(m.GetContainerPath()), what)
+		return unsupported("mount of %s: %s", clip(m.GetContainerPath()), what)
 	}
 	return nil
 }
 
 func checkPaths(m *runtimeapi.Mount, _ Host) string {
-	switch image := m.GetImage().GetImage(); {
-	case m == nil || m.GetContainerPath() == "" || destination(m) == "/":
+	to, from := m.GetContainerPath(), m.GetHostPath()
+	switch {
+	case to == "" || destination(m) == "/":
 		return "container_path must name a path below /"
-	case strings.Contains(m.GetContainerPath()+m.GetHostPath(), "\x00"):
+	case strings.Contains(to+from, "\x00"):
 		return "a path has a NUL byte"
-	case len(m.GetContainerPath()) >= unix.PathMax:
-		return fmt.Sprintf("container_path is longer than %d bytes", unix.PathMax-1)
+	case len(to) >= unix.PathMax || len(from) >= unix.PathMax:
+		return fmt.Sprintf("container_path or host_path is longer than %d bytes", unix.PathMax-1)
+	case !path.IsAbs(to) || from != "" && !path.IsAbs(from):
+		return fmt.Sprintf("container_path and host_path %s must be absolute paths", clip(from))
+	}
+	return ""
+}
+
+func checkSource(m *runtimeapi.Mount, _ Host) string {
+	switch image, sub := m.GetImage().GetImage(), m.GetImageSubPath(); {
 	case image != "" && m.GetHostPath() != "":
 		return "give host_path or image, not both"
-	case image == "" && m.GetImageSubPath() != "":
+	case image == "" && m.GetHostPath() == "":
+		return "it has no source: give host_path or image"
+	case image == "" && sub != "":
 		return "image_sub_path needs image"
+	case sub != "" && (len(sub) >= unix.PathMax || strings.Contains(sub, "\x00") || !filepath.IsLocal(sub)):
+		return fmt.Sprintf("image_sub_path %s must be a relative path without \"..\" that stays in the image", clip(sub))
 	}
 	return ""
 }

@@ -39,7 +39,7 @@ func NamespacesOf(config *runtimeapi.PodSandboxConfig) (PodNamespaces, error) {
 		{"network", o.GetNetwork(), modePod}, {"ipc", o.GetIpc(), modePod}, {"pid", o.GetPid(), modeContainer},
 	} {
 		if m.mode != modePod && m.mode != modeNode && m.mode != m.also {
-			return ns, fmt.Errorf("%w: namespace_options.%s: a pod sandbox can't have mode %s", ErrInvalid, m.field, m.mode)
+			return ns, invalid("namespace_options.%s: a pod sandbox can't have mode %s", m.field, m.mode)
 		}
 	}
 	ns.Net, ns.IPC, ns.PID = o.GetNetwork() == modePod, o.GetIpc() == modePod, o.GetPid() == modePod
@@ -48,7 +48,7 @@ func NamespacesOf(config *runtimeapi.PodSandboxConfig) (PodNamespaces, error) {
 		return ns, err
 	}
 	if ns.User() && (o.GetPid() == modeNode || o.GetIpc() == modeNode) {
-		return ns, fmt.Errorf("%w: namespace_options: a user namespace can't be combined with the node's pid or ipc namespace: use POD for them, or userns_options.mode NODE", ErrInvalid)
+		return ns, invalid("namespace_options: a user namespace can't be combined with the node's pid or ipc namespace: use POD for them, or userns_options.mode NODE")
 	}
 	return ns, nil
 }
@@ -60,11 +60,11 @@ func (n *PodNamespaces) readUser(o *runtimeapi.NamespaceOption) error {
 	}
 	switch {
 	case u.GetMode() == modeNode && len(u.GetUids())+len(u.GetGids()) > 0:
-		return fmt.Errorf("%w: userns_options: mode NODE takes no mappings", ErrInvalid)
+		return invalid("userns_options: mode NODE takes no mappings")
 	case u.GetMode() == modeNode:
 		return nil
 	case u.GetMode() != modePod:
-		return fmt.Errorf("%w: userns_options.mode: must be POD or NODE, not %s", ErrInvalid, u.GetMode())
+		return invalid("userns_options.mode: must be POD or NODE, not %s", u.GetMode())
 	}
 	var err error
 	if n.UIDMappings, err = podMapping("uids", u.GetUids()); err != nil {
@@ -79,7 +79,7 @@ func (n *PodNamespaces) readUser(o *runtimeapi.NamespaceOption) error {
 func podMapping(field string, maps []*runtimeapi.IDMapping) ([]specs.LinuxIDMapping, error) {
 	if len(maps) != 1 || maps[0].GetContainerId() != 0 || maps[0].GetLength() == 0 ||
 		uint64(maps[0].GetHostId())+uint64(maps[0].GetLength()) > 1<<32-1 {
-		return nil, fmt.Errorf("%w: userns_options.%s: give exactly one mapping, of container ID 0 and a length of at least 1 within 32 bits", ErrInvalid, field)
+		return nil, invalid("userns_options.%s: give exactly one mapping, of container ID 0 and a length of at least 1 within 32 bits", field)
 	}
 	return idMappings(maps), nil
 }
@@ -92,16 +92,39 @@ func idMappings(maps []*runtimeapi.IDMapping) []specs.LinuxIDMapping {
 	return out
 }
 
-func (b *builder) namespaces() error {
-	if err := b.checkShared(); err != nil {
-		return err
+func (b *builder) namespaces() (err error) {
+	// On cgroup v1 there is one hierarchy per controller, so that a namespace gains
+	// little; a privileged container manages the node's cgroups.
+	ownCgroup := b.host.CgroupV2 && !b.privileged()
+	b.spec.Linux.Namespaces, err = b.joins().list(ownCgroup)
+	return err
+}
+
+// joins are the namespaces that the container is to be in.
+func (b *builder) joins() namespaceJoins {
+	return namespaceJoins{b.pod, b.ns, b.sc.GetNamespaceOptions(), b.ctr.TargetPID}
+}
+
+// namespaceJoins decides which namespaces of its pod a container joins.
+type namespaceJoins struct {
+	pod       Pod
+	ns        PodNamespaces
+	asked     *runtimeapi.NamespaceOption // of the container; nil when it asks for none
+	targetPID int                         // see [Container]
+}
+
+// list gives the namespaces for a spec. The error is about the request, or tells that
+// the pod has no process that holds them.
+func (j namespaceJoins) list(ownCgroup bool) ([]specs.LinuxNamespace, error) {
+	if err := j.checkShared(); err != nil {
+		return nil, err
 	}
-	pid, err := b.pidNamespace()
+	pid, err := j.pidNamespace()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if b.pod.PID <= 0 && (b.ns.IPC || b.ns.UTS || b.ns.PID || b.ns.User()) {
-		return fmt.Errorf("pod sandbox %s has no pause process whose namespaces could be joined", b.pod.ID)
+	if j.pod.PID <= 0 && (j.ns.IPC || j.ns.UTS || j.ns.PID || j.ns.User()) {
+		return nil, fmt.Errorf("pod sandbox %s has no pause process whose namespaces could be joined", j.pod.ID)
 	}
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	join := func(own bool, t specs.LinuxNamespaceType, path string) {
@@ -109,37 +132,37 @@ func (b *builder) namespaces() error {
 			list = append(list, specs.LinuxNamespace{Type: t, Path: path})
 		}
 	}
-	net := b.pod.NetNS
+	net := j.pod.NetNS
 	if net == "" {
-		net = nsPath(b.pod.PID, "net")
+		net = nsPath(j.pod.PID, "net")
 	}
-	join(b.ns.User(), specs.UserNamespace, nsPath(b.pod.PID, "user"))
-	join(b.ns.Net, specs.NetworkNamespace, net)
-	join(b.ns.IPC, specs.IPCNamespace, nsPath(b.pod.PID, "ipc"))
-	join(b.ns.UTS, specs.UTSNamespace, nsPath(b.pod.PID, "uts"))
+	join(j.ns.User(), specs.UserNamespace, nsPath(j.pod.PID, "user"))
+	join(j.ns.Net, specs.NetworkNamespace, net)
+	join(j.ns.IPC, specs.IPCNamespace, nsPath(j.pod.PID, "ipc"))
+	join(j.ns.UTS, specs.UTSNamespace, nsPath(j.pod.PID, "uts"))
 	if pid != nil {
 		list = append(list, *pid)
 	}
-	// On v1 there is a hierarchy per controller and little gained; who is
-	// privileged manages the node's cgroups.
-	join(b.host.CgroupV2 && !b.privileged(), specs.CgroupNamespace, "")
-	b.spec.Linux.Namespaces = list
-	return nil
+	join(ownCgroup, specs.CgroupNamespace, "")
+	return list, nil
 }
 
 func nsPath(pid int, name string) string { return fmt.Sprintf("/proc/%d/ns/%s", pid, name) }
 
 // checkShared refuses a container that asks for other namespaces than its pod
 // has: what a pod shares is decided when it is made.
-func (b *builder) checkShared() error {
-	o := b.sc.GetNamespaceOptions()
+func (j namespaceJoins) checkShared() error {
+	if err := j.checkPID(); err != nil {
+		return err
+	}
+	o := j.asked
 	for _, m := range []struct {
 		field string
 		mode  runtimeapi.NamespaceMode
 		own   bool
-	}{{"network", o.GetNetwork(), b.ns.Net}, {"ipc", o.GetIpc(), b.ns.IPC}} {
-		if m.mode == modeContainer || m.mode == modeTarget || m.mode == modeNode && m.own {
-			return fmt.Errorf("%w: namespace_options.%s: mode %s is not the pod sandbox's: give the container the same as the sandbox", ErrInvalid, m.field, m.mode)
+	}{{"network", o.GetNetwork(), j.ns.Net}, {"ipc", o.GetIpc(), j.ns.IPC}} {
+		if m.mode != modePod && m.mode != modeNode || m.mode == modeNode && m.own {
+			return invalid("namespace_options.%s: mode %s is not the pod sandbox's: give the container the same as the sandbox", m.field, m.mode)
 		}
 	}
 	u := o.GetUsernsOptions()
@@ -150,25 +173,38 @@ func (b *builder) checkShared() error {
 	if err := want.readUser(o); err != nil {
 		return err
 	}
-	if !slices.Equal(want.UIDMappings, b.ns.UIDMappings) || !slices.Equal(want.GIDMappings, b.ns.GIDMappings) {
-		return fmt.Errorf("%w: userns_options: not the pod sandbox's: give the container the same as the sandbox", ErrInvalid)
+	if !slices.Equal(want.UIDMappings, j.ns.UIDMappings) || !slices.Equal(want.GIDMappings, j.ns.GIDMappings) {
+		return invalid("userns_options: not the pod sandbox's: give the container the same as the sandbox")
+	}
+	return nil
+}
+
+func (j namespaceJoins) checkPID() error {
+	o := j.asked
+	switch _, known := runtimeapi.NamespaceMode_name[int32(o.GetPid())]; {
+	case !known:
+		return invalid("namespace_options.pid: there is no mode %d: give POD, CONTAINER, NODE or TARGET", o.GetPid())
+	case o.GetPid() == modeTarget && o.GetTargetId() == "":
+		return invalid("namespace_options.pid is TARGET without target_id: name the container whose processes are to be seen")
+	case o.GetPid() != modeTarget && o.GetTargetId() != "":
+		return invalid("namespace_options.target_id is set while pid is %s: set pid to TARGET or leave target_id out", o.GetPid())
 	}
 	return nil
 }
 
 // pidMode is the container's own wish, else what its pod does.
-func (b *builder) pidMode() (runtimeapi.NamespaceMode, error) {
-	pod := b.pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
-	o := b.sc.GetNamespaceOptions()
+func (j namespaceJoins) pidMode() (runtimeapi.NamespaceMode, error) {
+	pod := j.pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
+	o := j.asked
 	if o == nil {
 		return pod, nil
 	}
 	mode := o.GetPid()
 	switch {
 	case mode == modeNode && pod != modeNode:
-		return 0, fmt.Errorf("%w: namespace_options.pid: NODE needs a pod sandbox of pid mode NODE", ErrInvalid)
+		return 0, invalid("namespace_options.pid: NODE needs a pod sandbox of pid mode NODE")
 	case mode == modePod && pod == modeContainer:
-		return 0, fmt.Errorf("%w: namespace_options.pid: POD needs a pod sandbox of pid mode POD, this one has CONTAINER: use CONTAINER here or POD there", ErrInvalid)
+		return 0, invalid("namespace_options.pid: POD needs a pod sandbox of pid mode POD, this one has CONTAINER: use CONTAINER here or POD there")
 	case mode == modePod:
 		return pod, nil // the namespace of a pod in mode NODE is the node's
 	}
@@ -176,8 +212,8 @@ func (b *builder) pidMode() (runtimeapi.NamespaceMode, error) {
 }
 
 // pidNamespace is nil when the container stays in the node's.
-func (b *builder) pidNamespace() (*specs.LinuxNamespace, error) {
-	mode, err := b.pidMode()
+func (j namespaceJoins) pidNamespace() (*specs.LinuxNamespace, error) {
+	mode, err := j.pidMode()
 	if err != nil {
 		return nil, err
 	}
@@ -186,12 +222,12 @@ func (b *builder) pidNamespace() (*specs.LinuxNamespace, error) {
 	case modeNode:
 		return nil, nil
 	case modePod:
-		ns.Path = nsPath(b.pod.PID, "pid")
+		ns.Path = nsPath(j.pod.PID, "pid")
 	case modeTarget:
-		if b.ctr.TargetPID <= 0 {
-			return nil, fmt.Errorf("%w: namespace_options.target_id: container %s is not a running container of this pod", ErrInvalid, clip(b.sc.GetNamespaceOptions().GetTargetId()))
+		if j.targetPID <= 0 {
+			return nil, invalid("namespace_options.target_id: container %s is not a running container of this pod", clip(j.asked.GetTargetId()))
 		}
-		ns.Path = nsPath(b.ctr.TargetPID, "pid")
+		ns.Path = nsPath(j.targetPID, "pid")
 	}
 	return &ns, nil
 }

@@ -21,19 +21,13 @@ func (b *builder) process() error {
 	if err != nil {
 		return err
 	}
-	env, err := b.env()
-	if err != nil {
+	if err := b.setVariables(); err != nil {
 		return err
 	}
 	b.spec.Process = &specs.Process{
-		Terminal: b.conf.GetTty(),
-		User: specs.User{
-			UID:            b.ctr.User.UID,
-			GID:            b.ctr.User.GID,
-			AdditionalGids: b.ctr.User.Additional,
-		},
+		Terminal:        b.conf.GetTty(),
 		Args:            args,
-		Env:             env,
+		Env:             b.env(),
 		Cwd:             b.cwd(),
 		NoNewPrivileges: b.sc.GetNoNewPrivs(),
 		// Always set: the shim's own is far below what a container may have.
@@ -75,7 +69,7 @@ func (b *builder) args() ([]string, error) {
 // isn't used: in a PID namespace that is not the container's own it would not be
 // PID 1, and someone else reaps there.
 func (b *builder) initPath() (string, error) {
-	mode, err := b.pidMode()
+	mode, err := b.joins().pidMode()
 	if err != nil || b.ctr.Init == "" || mode != runtimeapi.NamespaceMode_CONTAINER {
 		return "", err
 	}
@@ -84,7 +78,7 @@ func (b *builder) initPath() (string, error) {
 
 // programPath is where berth's own program is in the container.
 func (b *builder) programPath() string {
-	if b.covers("/dev") {
+	if covers(b.binds, "/dev") {
 		return "/" + shimapi.InitName // never make a file in a host's /dev
 	}
 	return "/dev/" + shimapi.InitName // a tmpfs of ours: nothing is left in the writable layer
@@ -99,13 +93,27 @@ func (b *builder) cwd() string {
 	return path.Join("/", dir)
 }
 
-// home doesn't trust the image's /etc/passwd to hold a path.
-func (b *builder) home() string {
-	dir := b.ctr.User.Home
-	if !path.IsAbs(dir) || strings.ContainsFunc(dir, unicode.IsControl) {
+// checkUser finds what can't be resolved in any image.
+func (b *builder) checkUser() error {
+	_, err := UserRequest{Image: b.img.User, Context: b.sc}.wish()
+	return err
+}
+
+// setUser makes u the user of the process, who has a home.
+func (b *builder) setUser(u User) {
+	b.spec.Process.User = specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.Additional}
+	if b.vars.values["HOME"] == "" {
+		b.vars.set("HOME", homeOf(u))
+	}
+	b.spec.Process.Env = b.env()
+}
+
+// homeOf does not trust the image's /etc/passwd to hold a path.
+func homeOf(u User) string {
+	if !path.IsAbs(u.Home) || strings.ContainsFunc(u.Home, unicode.IsControl) {
 		return "/"
 	}
-	return dir
+	return u.Home
 }
 
 func (b *builder) hostname() string {

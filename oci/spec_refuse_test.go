@@ -12,6 +12,10 @@ func withNamespaces(o *runtimeapi.NamespaceOption) func(*specInput) {
 	return func(in *specInput) { in.security().NamespaceOptions = o }
 }
 
+func cgroupParent(parent string) func(*specInput) {
+	return func(in *specInput) { in.pod.Config.Linux.CgroupParent = parent }
+}
+
 func withMount(m *runtimeapi.Mount) func(*specInput) {
 	return func(in *specInput) { in.bind(m) }
 }
@@ -82,8 +86,12 @@ var refusals = map[string]refusal{
 	"swap below memory": {func(in *specInput) {
 		in.linux().Resources = &runtimeapi.LinuxContainerResources{MemorySwapLimitInBytes: 5, MemoryLimitInBytes: 6}
 	}, ErrInvalid, "together"},
-	"no slice":  {func(in *specInput) { in.host.SystemdCgroup = true }, ErrInvalid, ".slice"},
-	"no config": {func(in *specInput) { in.pod.Config = nil }, ErrInvalid, "missing"},
+	"no slice":                  {func(in *specInput) { in.host.SystemdCgroup = true }, ErrInvalid, ".slice"},
+	"cgroup parent that climbs": {cgroupParent("../../x"), ErrInvalid, "cgroup_parent"},
+	"cgroup parent ..":          {cgroupParent("/a/../../b"), ErrInvalid, "cgroup_parent"},
+	"cgroup parent :":           {cgroupParent("a.slice:berth:b"), ErrInvalid, "cgroup_parent"},
+	"cgroup parent long":        {cgroupParent("/a/" + strings.Repeat("b", 256)), ErrInvalid, "cgroup_parent"},
+	"no config":                 {func(in *specInput) { in.pod.Config = nil }, ErrInvalid, "missing"},
 }
 
 func TestSpecRefuses(t *testing.T) {
@@ -134,7 +142,7 @@ func TestCgroupsPath(t *testing.T) {
 	}{
 		{"", false, "/berth/id"},
 		{"/kubepods/pod1", false, "/kubepods/pod1/id"},
-		{"../../x", false, "/x/id"},
+		{"x/./y//", false, "/x/y/id"},
 		{"", true, "system.slice:berth:id"},
 		{"/a.slice/a-b.slice/", true, "a-b.slice:berth:id"},
 	} {

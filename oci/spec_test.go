@@ -22,9 +22,24 @@ var update = flag.Bool("update", false, "write testdata/*.json from what Spec gi
 // specInput is what a case changes before Spec is called.
 type specInput struct {
 	pod  Pod
-	ctr  Container
+	ctr  containerInput
 	img  ocispec.ImageConfig
 	host Host
+}
+
+// containerInput is a container with what was found for it.
+type containerInput struct {
+	Container
+	Found
+}
+
+// Spec plans a container and completes its spec.
+func Spec(p Pod, c containerInput, img ocispec.ImageConfig, h Host) (*specs.Spec, error) {
+	d, err := Plan(p, c.Container, img, h)
+	if err != nil {
+		return nil, err
+	}
+	return d.Complete(c.Found)
 }
 
 // linux gives the container's linux config, making it on first use.
@@ -81,7 +96,6 @@ func v2Host() Host {
 		LowerOOM:     true,
 		Seccomp:      true, RRO: true, IDMap: true, UserNS: true,
 		Kernel: [2]int{6, 18}, Arch: "amd64", Hostname: "node-1",
-		Devices: []Device{deviceNode("/dev/null", "c", 1, 3, "rwm"), deviceNode("/dev/sda", "b", 8, 0, "rwm")},
 	}
 }
 
@@ -111,12 +125,17 @@ func baseInput() *specInput {
 				},
 			},
 		},
-		ctr: Container{
-			ID: "ctr0", Rootfs: "/run/berth/containers/ctr0/rootfs",
-			User: User{Additional: []uint32{0, 10}, Home: "/root"},
-			Config: &runtimeapi.ContainerConfig{
-				Metadata: &runtimeapi.ContainerMetadata{Name: "app"},
-				Image:    &runtimeapi.ImageSpec{Image: "sha256:abc", UserSpecifiedImage: "example.org/app:1"},
+		ctr: containerInput{
+			Container{
+				ID: "ctr0", Rootfs: "/run/berth/containers/ctr0/rootfs",
+				Config: &runtimeapi.ContainerConfig{
+					Metadata: &runtimeapi.ContainerMetadata{Name: "app"},
+					Image:    &runtimeapi.ImageSpec{Image: "sha256:abc", UserSpecifiedImage: "example.org/app:1"},
+				},
+			},
+			Found{
+				User:        User{Additional: []uint32{0, 10}, Home: "/root"},
+				HostDevices: []Device{deviceNode("/dev/null", "c", 1, 3, "rwm"), deviceNode("/dev/sda", "b", 8, 0, "rwm")},
 			},
 		},
 		img: ocispec.ImageConfig{
@@ -222,7 +241,7 @@ func envCase(in *specInput) {
 
 func terminalCase(in *specInput) {
 	in.ctr.Config.Tty = true
-	in.ctr.Config.WorkingDir = "work/../here"
+	in.img.WorkingDir = "work/../here"
 	in.ctr.User = User{UID: 1000, GID: 100, Additional: []uint32{100, 5000}, Home: "/home/me"}
 }
 
@@ -243,7 +262,7 @@ func usernsHostNetCase(in *specInput) {
 func mountsCase(in *specInput) {
 	in.bind(&runtimeapi.Mount{ContainerPath: "/data/deep/er", HostPath: "/vol/3", Readonly: true})
 	in.bind(&runtimeapi.Mount{ContainerPath: "/data", HostPath: "/vol/1", Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER})
-	in.bind(&runtimeapi.Mount{ContainerPath: "data/deep/", HostPath: "/vol/2", MountOptions: []string{"noexec", "nosuid", "nodev"}})
+	in.bind(&runtimeapi.Mount{ContainerPath: "/data/deep/", HostPath: "/vol/2", MountOptions: []string{"noexec", "nosuid", "nodev"}})
 	in.bind(&runtimeapi.Mount{ContainerPath: "/ro", HostPath: "/vol/4", Readonly: true, RecursiveReadOnly: true})
 	in.bind(&runtimeapi.Mount{ContainerPath: "/both", HostPath: "/vol/5", Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL})
 	in.bind(&runtimeapi.Mount{ContainerPath: "/late", HostPath: "/vol/6", Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER})

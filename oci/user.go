@@ -2,7 +2,6 @@ package oci
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -68,7 +67,7 @@ func (r UserRequest) wish() (userWish, error) {
 	case runtimeapi.SupplementalGroupsPolicy_Strict:
 		w.strict = true
 	default:
-		return w, fmt.Errorf("%w: security_context.supplemental_groups_policy: %d is neither Merge nor Strict", ErrInvalid, p)
+		return w, invalid("security_context.supplemental_groups_policy: %d is neither Merge nor Strict", p)
 	}
 	return w, nil
 }
@@ -78,7 +77,7 @@ func (r UserRequest) identity() (userWish, error) {
 	var w userWish
 	switch {
 	case uid != nil && name != "":
-		return w, fmt.Errorf("%w: security_context: give run_as_user or run_as_username, not both", ErrInvalid)
+		return w, invalid("security_context: give run_as_user or run_as_username, not both")
 	case uid != nil:
 		id, err := checkID("run_as_user", uid.GetValue())
 		if err != nil {
@@ -86,11 +85,11 @@ func (r UserRequest) identity() (userWish, error) {
 		}
 		w.user = strconv.FormatUint(uint64(id), 10)
 	case isNumber(name):
-		return w, fmt.Errorf("%w: security_context.run_as_username: %s is a number; give it as run_as_user", ErrInvalid, clip(name))
+		return w, invalid("security_context.run_as_username: %s is a number; give it as run_as_user", clip(name))
 	case name != "":
 		w.user = name
 	case gid != nil:
-		return w, fmt.Errorf("%w: security_context.run_as_group needs run_as_user or run_as_username", ErrInvalid)
+		return w, invalid("security_context.run_as_group needs run_as_user or run_as_username")
 	default:
 		w.user, w.group, _ = strings.Cut(r.Image, ":")
 	}
@@ -107,7 +106,7 @@ func (r UserRequest) identity() (userWish, error) {
 // checkID keeps out -1, which the kernel takes for "don't change".
 func checkID(field string, n int64) (uint32, error) {
 	if n < 0 || n >= math.MaxUint32 {
-		return 0, fmt.Errorf("%w: security_context.%s: %d is not an ID from 0 to %d", ErrInvalid, field, n, int64(math.MaxUint32)-1)
+		return 0, invalid("security_context.%s: %d is not an ID from 0 to %d", field, n, int64(math.MaxUint32)-1)
 	}
 	return uint32(n), nil
 }
@@ -139,7 +138,7 @@ func (a accounts) resolve(w userWish) (User, error) {
 		}
 	}
 	if len(u.Additional) > mostGroups {
-		return User{}, fmt.Errorf("%w: user %s is in more than %d groups: set supplemental_groups_policy to Strict", ErrInvalid, clip(acc.name), mostGroups)
+		return User{}, invalid("user %s is in more than %d groups: set supplemental_groups_policy to Strict", clip(acc.name), mostGroups)
 	}
 	return u, nil
 }
@@ -149,7 +148,7 @@ func (a accounts) account(user string) (account, error) {
 	if user != "" && !isNumber(user) {
 		found, ok, err := a.user(func(name []byte, _ uint32) bool { return string(name) == user })
 		if err == nil && !ok {
-			err = fmt.Errorf("%w: user %s is not in the image's /etc/passwd: set run_as_user to its number", ErrInvalid, clip(user))
+			err = invalid("user %s is not in the image's /etc/passwd: set run_as_user to its number", clip(user))
 		}
 		return found, err
 	}
@@ -184,12 +183,11 @@ func (a accounts) groupsOf(group, member string) (gid uint32, in []uint32, err e
 		}
 	})
 	if err == nil && !found {
-		err = fmt.Errorf("%w: group %s is not in the image's /etc/group: set run_as_user and run_as_group to numbers", ErrInvalid, clip(group))
+		err = invalid("group %s is not in the image's /etc/group: set run_as_user and run_as_group to numbers", clip(group))
 	}
 	return gid, in, err
 }
 
 func notAnID(what, number string) error {
-	return fmt.Errorf("%w: %s %s is not an ID from 0 to %d, and a number is never looked up as a name: set run_as_user and run_as_group",
-		ErrInvalid, what, clip(number), int64(math.MaxUint32)-1)
+	return invalid("%s %s is not an ID from 0 to %d, and a number is never looked up as a name: set run_as_user and run_as_group", what, clip(number), int64(math.MaxUint32)-1)
 }

@@ -5,16 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"berth/oci"
 	"berth/oci/shimapi"
 	"berth/oci/shims"
+	"berth/oci/tinyinit"
 	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
@@ -51,12 +50,12 @@ func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg 
 		defer s.slot.free()
 		ctx, made := s.making(ctx)
 		defer made()
-		c, img, err := v.newContainer(s, cfg)
+		c, m, err := v.newContainer(ctx, s, cfg)
 		if err != nil {
 			return "", err
 		}
 		v.index.addContainer(c)
-		if err := v.acquire(ctx, c, img); err != nil {
+		if err := v.acquire(ctx, c, m); err != nil {
 			if derr := v.teardown.destroyContainer(context.WithoutCancel(ctx), c); derr != nil {
 				klog.FromContext(ctx).Error(derr, "A container that failed to be created is not wholly gone; removal is tried again with its pod", "container", c.id, "pod", s.id)
 			}
@@ -81,70 +80,87 @@ func (s *Sandbox) making(ctx context.Context) (making context.Context, made func
 	}
 }
 
-// checkContainerConfig refuses what contradicts the pod, before anything is made.
-func checkContainerConfig(s *Sandbox, cfg *runtimeapi.ContainerConfig) error {
-	sc := cfg.GetLinux().GetSecurityContext()
-	if sc.GetPrivileged() && !s.rec.get().config.GetLinux().GetSecurityContext().GetPrivileged() {
-		return fmt.Errorf("a privileged container needs a privileged pod sandbox; set privileged there too: %w", ErrInvalid)
-	}
-	return nil
+// planned is a container that can be made: its plan, what of the node it needs, and how
+// long it took to look for that.
+type planned struct {
+	containerPlan
+	found  oci.Found
+	looked time.Duration
 }
 
-// newContainer checks what is asked for and gives the container of which nothing is made
-// yet, and its image.
-func (v *containerVerbs) newContainer(s *Sandbox, cfg *runtimeapi.ContainerConfig) (*Container, Image, error) {
+// newContainer plans a container and looks for what it needs of the node. It gives the
+// container, of which nothing is made yet.
+func (v *containerVerbs) newContainer(ctx context.Context, s *Sandbox, cfg *runtimeapi.ContainerConfig) (*Container, planned, error) {
 	if err := s.guard(verbCreate); err != nil {
-		return nil, Image{}, err
+		return nil, planned{}, err
 	}
-	if err := checkContainerConfig(s, cfg); err != nil {
-		return nil, Image{}, err
-	}
-	img, err := v.images.Resolve(cfg.GetImage().GetImage())
+	w, err := v.wish(s, cfg)
 	if err != nil {
-		return nil, Image{}, err
+		return nil, planned{}, err
+	}
+	plan, err := planContainer(w, v.host, v.paths)
+	if err != nil {
+		return nil, planned{}, err
 	}
 	enc, err := encodeConfig(cfg)
 	if err != nil {
-		return nil, Image{}, err
+		return nil, planned{}, err
 	}
-	sig, err := oci.StopSignal(cfg, img.Config.StopSignal)
+	began := time.Now()
+	found, err := v.lookAtNode(ctx, w)
 	if err != nil {
-		return nil, Image{}, asDomain(err)
+		return nil, planned{}, asDomain(err)
 	}
 	rec := containerRecord{config: cfg, Container: record.Container{
-		Version: record.Version, ID: newID(), PodID: s.id, Intent: record.Making,
-		Config: enc, ImageID: img.ID, ImageRef: img.Digest, Layers: img.Layers, StopSignal: sig,
+		Version: record.Version, ID: w.ID, PodID: s.id, Intent: record.Making,
+		Config: enc, ImageID: w.Image.ID, ImageRef: w.Image.Digest, Layers: w.Image.Layers, Volumes: plan.volumes(),
+		LogPath: plan.Create.LogPath, StopSignal: plan.StopSignal, Unenforced: plan.Unenforced,
 		CreatedAt: time.Now().UTC(), BootID: v.bootID,
 	}}
-	if dir, path := s.rec.get().config.GetLogDirectory(), cfg.GetLogPath(); dir != "" && path != "" {
-		rec.LogPath = filepath.Join(dir, path)
-	}
 	c := newContainer(s, v.paths.containerFile(s.id, rec.ID, record.ContainerFile), rec)
 	c.publishEvent = v.events.publish
-	return c, img, nil
+	return c, planned{plan, found, time.Since(began)}, nil
+}
+
+// wish looks up what a configuration names among the images and the containers.
+func (v *containerVerbs) wish(s *Sandbox, cfg *runtimeapi.ContainerConfig) (containerWish, error) {
+	w := containerWish{ID: newID(), Config: cfg, Pod: s.rec.get()}
+	var err error
+	if w.Image, err = v.images.Resolve(cfg.GetImage().GetImage()); err != nil {
+		return w, err
+	}
+	for _, mt := range cfg.GetMounts() {
+		name := mt.GetImage().GetImage()
+		if name == "" {
+			continue
+		}
+		img, err := v.images.Resolve(name)
+		if err != nil {
+			return w, fmt.Errorf("image volume at %.200q: %w", mt.GetContainerPath(), err)
+		}
+		w.Volumes = append(w.Volumes, img)
+	}
+	w.TargetPID, err = v.targetPID(s, cfg)
+	return w, err
 }
 
 // acquire makes all that belongs to a container, in the order that destroyContainer
 // releases from the end.
-func (v *containerVerbs) acquire(ctx context.Context, c *Container, img Image) error {
+func (v *containerVerbs) acquire(ctx context.Context, c *Container, m planned) error {
 	began := time.Now()
-	if err := v.makeContainerDirs(c); err != nil {
+	if err := v.makeContainerDirs(c, m.Owner); err != nil {
 		return err
 	}
-	if err := v.images.Hold(c.id, img.Layers); err != nil {
+	if err := v.images.Hold(c.id, c.rec.get().Held()); err != nil {
 		return fmt.Errorf("hold image: %w", err)
 	}
-	if err := v.mountRootfs(ctx, c, img); err != nil {
-		return err
+	if err := v.images.Mount(ctx, m.Rootfs); err != nil {
+		return fmt.Errorf("mount root filesystem: %w", err)
 	}
 	mounted := time.Now()
-	spec, err := v.buildSpec(ctx, c, img)
+	raw, err := v.completeSpec(ctx, m)
 	if err != nil {
 		return err
-	}
-	raw, err := json.Marshal(spec)
-	if err != nil {
-		return fmt.Errorf("encode spec: %w", err)
 	}
 	built := time.Now()
 	if err := c.pod.guard(verbCreate); err != nil {
@@ -154,41 +170,38 @@ func (v *containerVerbs) acquire(ctx context.Context, c *Container, img Image) e
 	if err != nil {
 		return err
 	}
-	rec := c.rec.get()
-	res, err := shim.Create(ctx, &shimapi.CreateRequest{
-		Pod: c.pod.id, ID: c.id, Dir: v.paths.containerDir(c.pod.id, c.id), Spec: raw,
-		Systemd: v.host.SystemdCgroup, Stdin: rec.config.GetStdin(), StdinOnce: rec.config.GetStdinOnce(),
-		LogRoot: c.pod.rec.get().config.GetLogDirectory(), LogPath: rec.LogPath,
-	})
+	req := m.Create
+	req.Spec = raw
+	res, err := shim.Create(ctx, &req)
 	if err != nil {
 		return fmt.Errorf("create container: %w", asDomain(err))
 	}
 	c.learn(shimapi.Record{
 		ID: c.id, Pod: c.pod.id, Status: shimapi.StatusCreated, PID: res.PID, StartTime: res.StartTime,
-		BootID: v.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: rec.CreatedAt,
+		BootID: v.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: c.rec.get().CreatedAt,
 	})
 	// Not durable: a crash of the machine ends the process, and a writable layer without
 	// a record goes with its pod.
 	return c.change(written, func(rec *containerRecord) {
 		rec.setSpec(raw)
-		rec.Unenforced = oci.Unenforced(rec.config.GetLinux().GetResources(), v.host)
-		rec.Took = []record.StageTime{stage("rootfs", began, mounted), stage("spec", mounted, built), stage("create", built, time.Now())}
+		rec.Took = []record.StageTime{
+			stage("rootfs", mounted.Sub(began)), stage("spec", m.looked+built.Sub(mounted)), stage("create", time.Since(built)),
+		}
 		rec.Intent = record.Ready
 	})
 }
 
 // stage is how long a stage of a creation took.
-func stage(name string, began, ended time.Time) record.StageTime {
-	return record.StageTime{Stage: name, Micros: ended.Sub(began).Microseconds()}
+func stage(name string, took time.Duration) record.StageTime {
+	return record.StageTime{Stage: name, Micros: took.Microseconds()}
 }
 
-func (v *containerVerbs) makeContainerDirs(c *Container) error {
-	dir := v.paths.containerDir(c.pod.id, c.id)
-	if err := v.paths.makeStateDir(c.id, rootOf(c.pod.rec.get().gids)); err != nil {
+func (v *containerVerbs) makeContainerDirs(c *Container, owner fileOwner) error {
+	if err := v.paths.makeStateDir(c.id, owner.GID); err != nil {
 		return err
 	}
 	// The writable layer is made by the mount, with owner and mode of the image's root.
-	for _, d := range []string{dir, v.paths.rootfsPath(c.id)} {
+	for _, d := range []string{v.paths.containerDir(c.pod.id, c.id), v.paths.rootfsPath(c.id)} {
 		if err := os.Mkdir(d, 0o711); err != nil {
 			return fmt.Errorf("make container directory: %w", err)
 		}
@@ -196,99 +209,83 @@ func (v *containerVerbs) makeContainerDirs(c *Container) error {
 	return c.change(written, func(*containerRecord) {})
 }
 
-func (v *containerVerbs) mountRootfs(ctx context.Context, c *Container, img Image) error {
-	pod := c.pod.rec.get()
-	dir := v.paths.containerDir(c.pod.id, c.id)
-	err := v.images.Mount(ctx, RootfsRequest{
-		Layers: img.Layers, Target: v.paths.rootfsPath(c.id),
-		Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
-		UIDMap: pod.uids, GIDMap: pod.gids,
-	})
-	if err != nil {
-		return fmt.Errorf("mount root filesystem: %w", err)
-	}
-	return nil
-}
-
-// buildSpec looks up what the spec needs from the disk and the host, then
-// builds it.
-func (v *containerVerbs) buildSpec(ctx context.Context, c *Container, img Image) (*specs.Spec, error) {
-	rec := c.rec.get()
-	rootfs := v.paths.rootfsPath(c.id)
-	pod := v.ociPod(c.pod)
-	target, err := v.targetPID(c, rec.config)
-	if err != nil {
-		return nil, err
-	}
-	ctr := oci.Container{ID: c.id, Config: rec.config, Rootfs: rootfs, TargetPID: target}
-	if err := v.addProgram(&ctr, c.pod.rec.get().config); err != nil {
-		return nil, err
-	}
-	if err := v.lookUp(ctx, &ctr, img); err != nil {
-		return nil, asDomain(err)
-	}
-	volumes, err := v.mountImageVolumes(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	ctr.Mounts = inOrder(rec.config, ctr.Mounts, volumes)
-	if err := v.checkIDMaps(ctx, ctr.Mounts, pod.PID); err != nil {
-		return nil, asDomain(err)
-	}
-	podRec := c.pod.rec.get()
-	d := declared{rootfs: rootfs, owner: [2]uint32{rootOf(podRec.uids), rootOf(podRec.gids)}, mounts: ctr.Mounts}
-	own, err := declareVolumes(ctx, d, img.Config.Volumes, rec.config.GetLinux().GetSecurityContext().GetReadonlyRootfs())
-	if err != nil {
-		return nil, err
-	}
-	ctr.Mounts = append(ctr.Mounts, own...)
-	host := v.host
-	if rec.config.GetLinux().GetSecurityContext().GetPrivileged() {
-		// Anew each time: devices come and go while the daemon runs.
-		if host.Devices, err = oci.HostDevices(); err != nil {
-			return nil, fmt.Errorf("list the host's devices: %w", err)
+// completeSpec mounts the image volumes, makes the volumes that the image declares, and
+// gives the spec with what these and the image's files say, as JSON. The root filesystem
+// is mounted.
+func (v *containerVerbs) completeSpec(ctx context.Context, m planned) (json.RawMessage, error) {
+	if m.Program {
+		if _, err := tinyinit.Install(v.paths.root); err != nil {
+			return nil, err
 		}
 	}
-	spec, err := oci.Spec(pod, ctr, img.Config, host)
+	cfg, found := m.Spec.Container().Config, m.found
+	var err error
+	if found.User, err = oci.ResolveUser(m.Rootfs.Target, m.Spec.User()); err != nil {
+		return nil, asDomain(err)
+	}
+	volumes, err := v.mountImageVolumes(ctx, m.Volumes)
+	if err != nil {
+		return nil, err
+	}
+	found.Mounts = inOrder(cfg, found.Mounts, volumes)
+	d := declared{rootfs: m.Rootfs.Target, owner: m.Owner, mounts: found.Mounts}
+	own, err := declareVolumes(ctx, d, m.Declared, m.ReadonlyRoot)
+	if err != nil {
+		return nil, err
+	}
+	found.Mounts = append(found.Mounts, own...)
+	spec, err := m.Spec.Complete(found)
+	if err == nil && len(m.CDI) > 0 {
+		err = oci.InjectCDI(spec, m.CDI, v.host.CDIDirs)
+	}
 	if err != nil {
 		return nil, asDomain(err)
 	}
-	names, err := oci.CDINames(rec.config)
-	if err == nil && len(names) > 0 {
-		err = oci.InjectCDI(spec, names, v.host.CDIDirs)
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode spec: %w", err)
 	}
-	return spec, asDomain(err)
+	return raw, nil
 }
 
-// lookUp fills in what the disk and the host know of a container's config.
-func (v *containerVerbs) lookUp(ctx context.Context, ctr *oci.Container, img Image) (err error) {
-	sc := ctr.Config.GetLinux().GetSecurityContext()
+// lookAtNode finds what a container names of the node and refuses what the node lacks.
+// But for the directory of a hostPath volume (see [oci.ResolveMounts]) it makes nothing.
+func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish) (found oci.Found, err error) {
+	sc := w.Config.GetLinux().GetSecurityContext()
 	if err := oci.CheckAppArmor(sc, v.host); err != nil {
-		return err
+		return found, err
 	}
-	if ctr.User, err = oci.ResolveUser(ctr.Rootfs, oci.UserRequest{Image: img.Config.User, Context: sc}); err != nil {
-		return err
+	if found.Seccomp, err = oci.LoadSeccomp(sc, v.host); err != nil {
+		return found, err
 	}
-	for _, mt := range hostMounts(ctr.Config) {
-		found, err := lookAt(ctx, v.looks, mt.GetHostPath(), func() ([]oci.Mount, error) {
+	for _, mt := range hostMounts(w.Config) {
+		m, err := lookAt(ctx, v.looks, mt.GetHostPath(), func() ([]oci.Mount, error) {
 			return oci.ResolveMounts([]*runtimeapi.Mount{mt}, v.host)
 		})
 		if err != nil {
-			return err
+			return found, err
 		}
-		ctr.Mounts = append(ctr.Mounts, found...)
+		found.Mounts = append(found.Mounts, m...)
 	}
-	for _, d := range ctr.Config.GetDevices() {
-		found, err := lookAt(ctx, v.looks, d.GetHostPath(), func() ([]oci.Device, error) {
+	if err := v.checkIDMaps(ctx, found.Mounts, w.Pod.PausePID); err != nil {
+		return found, err
+	}
+	for _, d := range w.Config.GetDevices() {
+		devices, err := lookAt(ctx, v.looks, d.GetHostPath(), func() ([]oci.Device, error) {
 			return oci.ResolveDevices([]*runtimeapi.Device{d})
 		})
 		if err != nil {
-			return err
+			return found, err
 		}
-		ctr.Devices = append(ctr.Devices, found...)
+		found.Devices = append(found.Devices, devices...)
 	}
-	ctr.Seccomp, err = oci.LoadSeccomp(sc, v.host)
-	return err
+	if sc.GetPrivileged() {
+		// Anew each time: devices come and go while the daemon runs.
+		if found.HostDevices, err = oci.HostDevices(); err != nil {
+			return found, fmt.Errorf("list the host's devices: %w", err)
+		}
+	}
+	return found, nil
 }
 
 func (v *containerVerbs) checkIDMaps(ctx context.Context, mounts []oci.Mount, pid int) error {
@@ -331,27 +328,8 @@ func inOrder(cfg *runtimeapi.ContainerConfig, fromHost, fromImages []oci.Mount) 
 	return out
 }
 
-// ociPod describes the pod to the spec builder.
-func (v *containerVerbs) ociPod(s *Sandbox) oci.Pod {
-	rec := s.rec.get()
-	cfg := rec.config
-	if cfg.GetLinux().GetCgroupParent() == "" {
-		cfg = withCgroupParent(cfg, cgroupParent(v.host, rec))
-	}
-	p := oci.Pod{
-		ID: s.id, Config: cfg, PID: rec.PausePID, NetNS: rec.netns,
-		HostnamePath: v.paths.podFile(s.id, "hostname"),
-		HostsPath:    v.paths.podFile(s.id, "hosts"),
-		ResolvPath:   v.paths.podFile(s.id, "resolv.conf"),
-	}
-	if !hostIPC(cfg) {
-		p.ShmPath = v.paths.shmPath(s.id)
-	}
-	return p
-}
-
 // targetPID finds the process whose PID namespace a TARGET container joins.
-func (v *containerVerbs) targetPID(c *Container, cfg *runtimeapi.ContainerConfig) (int, error) {
+func (v *containerVerbs) targetPID(s *Sandbox, cfg *runtimeapi.ContainerConfig) (int, error) {
 	ns := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	if ns.GetPid() != runtimeapi.NamespaceMode_TARGET {
 		return 0, nil
@@ -360,7 +338,7 @@ func (v *containerVerbs) targetPID(c *Container, cfg *runtimeapi.ContainerConfig
 	if err != nil {
 		return 0, fmt.Errorf("target of the PID namespace: %w", err)
 	}
-	if t.pod != c.pod {
+	if t.pod != s {
 		return 0, fmt.Errorf("target %s of the PID namespace is in another pod sandbox: %w", t.id, ErrInvalid)
 	}
 	if _, err := t.guard(verbJoin); err != nil {

@@ -25,7 +25,7 @@ const maxDeclared = 1000
 // declared are the volumes an image declares, in one container.
 type declared struct {
 	rootfs string
-	owner  [2]uint32 // of directories that are made: the container's root
+	owner  fileOwner // of directories that are made: the container's root
 	mounts []oci.Mount
 }
 
@@ -36,9 +36,6 @@ type declared struct {
 // stays writable; those mounts are returned. Left out is what a mount of the config
 // or of every container covers.
 func declareVolumes(ctx context.Context, d declared, volumes map[string]struct{}, readonly bool) ([]oci.Mount, error) {
-	if len(volumes) > maxDeclared {
-		return nil, fmt.Errorf("the image declares %d volumes; at most %d work: %w", len(volumes), maxDeclared, ErrInvalid)
-	}
 	if len(volumes) == 0 {
 		return nil, nil
 	}
@@ -111,7 +108,7 @@ func isBelow(at, above string) bool {
 
 // mkdirInRoot makes a directory with those above it as a process with that root
 // would: a link leads below root, never out of it. os.Root would refuse absolute ones.
-func mkdirInRoot(root *os.File, path string, owner [2]uint32) error {
+func mkdirInRoot(root *os.File, path string, owner fileOwner) error {
 	parent, err := openDirInRoot(root, "/")
 	if err != nil {
 		return err
@@ -126,7 +123,7 @@ func mkdirInRoot(root *os.File, path string, owner [2]uint32) error {
 		dir, err := openDirInRoot(root, done)
 		if errors.Is(err, unix.ENOENT) {
 			err = errors.Join(unix.Mkdirat(parent, name, 0o755),
-				unix.Fchownat(parent, name, int(owner[0]), int(owner[1]), unix.AT_SYMLINK_NOFOLLOW))
+				unix.Fchownat(parent, name, int(owner.UID), int(owner.GID), unix.AT_SYMLINK_NOFOLLOW))
 			if err == nil {
 				dir, err = openDirInRoot(root, done)
 			}

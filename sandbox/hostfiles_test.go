@@ -189,8 +189,7 @@ func TestErrorsOfTheShim(t *testing.T) {
 }
 
 // The program in containers that need one of berth's own.
-func TestAddProgram(t *testing.T) {
-	v := &containerVerbs{paths: layout{root: t.TempDir()}}
+func TestUseProgram(t *testing.T) {
 	with := &runtimeapi.PodSandboxConfig{Annotations: map[string]string{InitAnnotation: "true"}}
 	bytes := &runtimeapi.ContainerConfig{Envs: []*runtimeapi.KeyValue{{Key: "K", Value: []byte{0xff}}}}
 	for name, tt := range map[string]struct {
@@ -203,8 +202,9 @@ func TestAddProgram(t *testing.T) {
 		"both": {with, bytes, true, true},
 	} {
 		ctr := oci.Container{Config: tt.ctr}
-		if err := v.addProgram(&ctr, tt.pod); err != nil || (ctr.Init != "") != tt.init || (ctr.Bytes != "") != tt.bytes {
-			t.Errorf("%s: init %q, bytes %q, %v", name, ctr.Init, ctr.Bytes, err)
+		uses := useProgram(&ctr, tt.pod, layout{root: "/root"})
+		if uses != (tt.init || tt.bytes) || (ctr.Init != "") != tt.init || (ctr.Bytes != "") != tt.bytes {
+			t.Errorf("%s: uses it: %v, init %q, bytes %q", name, uses, ctr.Init, ctr.Bytes)
 		}
 	}
 }

@@ -3,7 +3,9 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"strings"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
@@ -102,3 +104,7 @@ func clampOOM(h oci.Host, score int) int {
 	}
 	return max(score, h.OOMScoreAdj)
 }
+
+// isPath tells whether a string can be a path: it has no NUL byte and no line break and
+// is not too long for the kernel.
+func isPath(p string) bool { return len(p) < unix.PathMax && !strings.ContainsAny(p, "\x00\n") }

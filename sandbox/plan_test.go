@@ -75,21 +75,27 @@ func TestPlansOfPods(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := json.MarshalIndent(plan, "", "  ")
-			if err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join("testdata", "plans", name+".json")
-			if *update {
-				if err := os.WriteFile(file, append(got, '\n'), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil || !bytes.Equal(bytes.TrimSpace(want), got) {
-				t.Errorf("the plan is\n%s\nwant\n%s, %v", got, want, err)
-			}
+			wantPlan(t, name, plan)
 		})
+	}
+}
+
+// wantPlan compares a plan with its golden file.
+func wantPlan(t *testing.T, name string, plan any) {
+	t.Helper()
+	got, err := json.MarshalIndent(plan, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("testdata", "plans", name+".json")
+	if *update {
+		if err := os.WriteFile(file, append(got, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil || !bytes.Equal(bytes.TrimSpace(want), got) {
+		t.Errorf("the plan is\n%s\nwant\n%s, %v", got, want, err)
 	}
 }
 

@@ -6,77 +6,32 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
-	"berth/sandbox/record"
 )
 
-// mountImageVolumes mounts the images a container wants as volumes (KEP-4639)
-// and returns the binds of them.
-func (v *containerVerbs) mountImageVolumes(ctx context.Context, c *Container) ([]oci.Mount, error) {
+// mountImageVolumes mounts the images that a container wants as volumes and returns the
+// binds of them.
+func (v *containerVerbs) mountImageVolumes(ctx context.Context, volumes []volumePlan) ([]oci.Mount, error) {
 	var out []oci.Mount
-	for i, mt := range c.rec.get().config.GetMounts() {
-		if mt.GetImage().GetImage() == "" {
-			continue
+	for _, vol := range volumes {
+		if err := os.MkdirAll(vol.Image.Target, 0o711); err != nil {
+			return nil, vol.errorAt(err)
 		}
-		if err := checkImageVolume(mt); err != nil {
-			return nil, err
+		if err := v.images.Mount(ctx, vol.Image); err != nil {
+			return nil, vol.errorAt(fmt.Errorf("mount: %w", err))
 		}
-		dir, err := v.mountImageVolume(ctx, c, i)
+		source, err := subPath(vol.Image.Target, vol.Bind.GetImageSubPath())
 		if err != nil {
-			return nil, fmt.Errorf("image volume at %s: %w", mt.GetContainerPath(), err)
+			return nil, vol.errorAt(err)
 		}
-		source, err := subPath(dir, mt.GetImageSubPath())
-		if err != nil {
-			return nil, err
-		}
-		bind := proto.Clone(mt).(*runtimeapi.Mount)
-		bind.Readonly = true // whether it was said or not: nobody writes to an image
-		// The layers are already shifted into the pod's user namespace.
-		bind.UidMappings, bind.GidMappings = nil, nil
-		out = append(out, oci.Mount{Mount: bind, Source: source})
+		out = append(out, oci.Mount{Mount: vol.Bind, Source: source})
 	}
-	if len(out) == 0 {
-		return nil, nil
-	}
-	return out, c.change(written, func(*containerRecord) {})
-}
-
-func checkImageVolume(mt *runtimeapi.Mount) error {
-	if mt.GetHostPath() != "" {
-		return fmt.Errorf("mount at %s has both host_path and image; leave one out: %w", mt.GetContainerPath(), ErrInvalid)
-	}
-	return nil
-}
-
-// mountImageVolume mounts the image of mount i; destroy finds it in the record.
-func (v *containerVerbs) mountImageVolume(ctx context.Context, c *Container, i int) (string, error) {
-	img, err := v.images.Resolve(c.rec.get().config.GetMounts()[i].GetImage().GetImage())
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(v.paths.imageVolumesDir(c.id), strconv.Itoa(i))
-	_ = c.change(inMemory, func(rec *containerRecord) { // which can't fail
-		rec.Volumes = append(rec.Volumes, record.Volume{Target: dir, Layers: img.Layers, ImageID: img.ID})
-	})
-	if err := v.images.Hold(c.id, c.rec.get().Held()); err != nil {
-		return "", fmt.Errorf("hold image: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return "", fmt.Errorf("make mount point: %w", err)
-	}
-	pod := c.pod.rec.get()
-	if err := v.images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: dir, UIDMap: pod.uids, GIDMap: pod.gids}); err != nil {
-		return "", fmt.Errorf("mount: %w", err)
-	}
-	return dir, nil
+	return out, nil
 }
 
 // subPath resolves a directory or file inside a mounted image without leaving it.
@@ -84,9 +39,6 @@ func (v *containerVerbs) mountImageVolume(ctx context.Context, c *Container, i i
 func subPath(dir, sub string) (string, error) {
 	if sub == "" {
 		return dir, nil
-	}
-	if filepath.IsAbs(sub) || !filepath.IsLocal(sub) {
-		return "", fmt.Errorf("image_sub_path %q: use a relative path without ..: %w", sub, ErrInvalid)
 	}
 	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
