@@ -26,8 +26,8 @@ func (ps *Pods) Audit() []Isolation {
 	var out []Isolation
 	for _, p := range ps.all {
 		for _, c := range p.containers {
-			if l := ps.look(c); l.proc.alive() {
-				out = append(out, l.isolation())
+			if s := c.subject(); s.proc.alive() {
+				out = append(out, s.isolation())
 			}
 		}
 	}
@@ -40,9 +40,9 @@ func (ps *Pods) Audit() []Isolation {
 	return out
 }
 
-func (l *look) isolation() Isolation {
-	is := Isolation{ID: l.ctr.ID, Name: l.ctr.name(), Pod: l.pod.name(), User: "?"}
-	c, err := l.proc.confinement()
+func (s subject) isolation() Isolation {
+	is := Isolation{ID: s.ctr.ID, Name: s.ctr.name(), Pod: s.pod.name(), User: "?"}
+	c, err := s.proc.confinement()
 	if err != nil {
 		is.Weak = []string{"can't be told: " + err.Error()}
 		return is
@@ -54,25 +54,25 @@ func (l *look) isolation() Isolation {
 	if !c.hostUser {
 		is.User += " of a user namespace"
 	}
-	unmasked := l.ctr.Spec.Linux != nil && len(l.ctr.Spec.Linux.MaskedPaths) == 0
+	unmasked := s.ctr.Spec.Linux != nil && len(s.ctr.Spec.Linux.MaskedPaths) == 0
 	added, _ := difference(c.bounding, oci.DefaultCapabilities())
-	is.Privileged = slices.Contains(c.bounding, "CAP_SYS_ADMIN") && c.seccomp == "0" && unmasked && l.allDevices()
+	is.Privileged = slices.Contains(c.bounding, "CAP_SYS_ADMIN") && c.seccomp == "0" && unmasked && s.ctr.allDevices()
 	if is.Privileged {
 		is.Weak = append(is.Weak, "privileged")
 	}
-	is.Weak = append(is.Weak, l.shared()...)
+	is.Weak = append(is.Weak, s.shared()...)
 	if len(added) > 0 {
 		is.Weak = append(is.Weak, "may have "+some(added))
 	}
-	is.Weak = append(is.Weak, l.unguarded(c, unmasked)...)
+	is.Weak = append(is.Weak, s.unguarded(c, unmasked)...)
 	return is
 }
 
 // shared are the machine's namespaces that the container is in.
-func (l *look) shared() []string {
+func (s subject) shared() []string {
 	var out []string
 	for _, kind := range []string{"pid", "net", "ipc", "uts"} {
-		if own, err := l.proc.namespace(kind); err == nil && l.owner(kind, own) == hosts {
+		if own, err := s.proc.namespace(kind); err == nil && s.owner(kind, own) == hosts {
 			out = append(out, "host "+kind)
 		}
 	}
@@ -80,7 +80,7 @@ func (l *look) shared() []string {
 }
 
 // unguarded are the guards that are not up.
-func (l *look) unguarded(c confinement, unmasked bool) []string {
+func (s subject) unguarded(c confinement, unmasked bool) []string {
 	var out []string
 	if c.seccomp == "0" {
 		out = append(out, "no seccomp filter")
@@ -94,7 +94,7 @@ func (l *look) unguarded(c confinement, unmasked bool) []string {
 	if !c.noNewPrivs && c.uid != "0" {
 		out = append(out, "setuid programs can raise it")
 	}
-	for _, m := range l.ctr.config.GetMounts() {
+	for _, m := range s.ctr.config.GetMounts() {
 		if !m.GetReadonly() && sensitive(m.GetHostPath()) {
 			out = append(out, "writes to "+m.GetHostPath())
 		}
@@ -103,8 +103,8 @@ func (l *look) unguarded(c confinement, unmasked bool) []string {
 }
 
 // allDevices tells whether the device rules let everything through.
-func (l *look) allDevices() bool {
-	lin := l.ctr.Spec.Linux
+func (c *container) allDevices() bool {
+	lin := c.Spec.Linux
 	if lin == nil || lin.Resources == nil {
 		return true
 	}

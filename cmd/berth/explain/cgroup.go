@@ -76,8 +76,13 @@ func keyed(path string) map[string]uint64 {
 	return out
 }
 
-func (l *look) cgroup() {
-	l.enter("cgroup")
+// cgroupLayer tells of limits, and of what has met them.
+type cgroupLayer struct {
+	subject
+	*section
+}
+
+func (l cgroupLayer) tell() {
 	for _, limit := range l.ctr.Unenforced {
 		l.fact("warning", filepath.Join(l.ctr.dir, "container.json"), "%s", limit)
 	}
@@ -97,7 +102,7 @@ func (l *look) cgroup() {
 // memory tells cache from what the container needs: the working set is usage
 // less inactive page cache, as the kubelet has it. Active cache is in it, but is
 // taken back before anything is killed; shared memory counts as cache and is not.
-func (l *look) memory(g group) {
+func (l cgroupLayer) memory(g group) {
 	usageFile := g.file("memory", "memory.current", "memory.usage_in_bytes")
 	usage, ok := number(usageFile)
 	if !ok {
@@ -113,7 +118,7 @@ func (l *look) memory(g group) {
 	needed := usage - min(usage, cache-min(cache, shared))
 	limitFile := g.file("memory", "memory.max", "memory.limit_in_bytes")
 	limit, limited := number(limitFile)
-	l.fact("memory limit", limitFile, "%s", l.memoryLimit())
+	l.fact("memory limit", limitFile, "%s", l.ctr.memoryLimit())
 	l.fact("memory", usageFile, "%s used: %s anonymous, %s page cache; working set %s", Bytes(usage), Bytes(anon), Bytes(cache), Bytes(working))
 	switch {
 	case limited && needed*100 >= limit*nearLimit:
@@ -126,17 +131,17 @@ func (l *look) memory(g group) {
 }
 
 // memoryLimit is the limit in effect, or when that is gone the one in the spec.
-func (l *look) memoryLimit() string {
-	if n, ok := number(group(l.ctr.fact.CgroupPaths).file("memory", "memory.max", "memory.limit_in_bytes")); ok {
+func (c *container) memoryLimit() string {
+	if n, ok := number(group(c.fact.CgroupPaths).file("memory", "memory.max", "memory.limit_in_bytes")); ok {
 		return Bytes(n)
 	}
-	if lin := l.ctr.Spec.Linux; lin != nil && lin.Resources != nil && lin.Resources.Memory != nil && lin.Resources.Memory.Limit != nil && *lin.Resources.Memory.Limit > 0 {
+	if lin := c.Spec.Linux; lin != nil && lin.Resources != nil && lin.Resources.Memory != nil && lin.Resources.Memory.Limit != nil && *lin.Resources.Memory.Limit > 0 {
 		return Bytes(uint64(*lin.Resources.Memory.Limit))
 	}
 	return "none of its own: see those above it, and the machine's"
 }
 
-func (l *look) kills(n uint64, from string) {
+func (l cgroupLayer) kills(n uint64, from string) {
 	if n == 0 {
 		return
 	}
@@ -146,7 +151,7 @@ func (l *look) kills(n uint64, from string) {
 	}
 }
 
-func (l *look) cpu(g group) {
+func (l cgroupLayer) cpu(g group) {
 	quota, from := g.quota()
 	l.fact("CPU limit", from, "%s", quota)
 	file := g.file("cpu", "cpu.stat")
@@ -246,7 +251,7 @@ func tightest(all []pidsLimit) pidsLimit {
 
 // pids also reads what is left of an ended container: on v1 its cgroup stays until
 // it is removed, and limits above stay anyway.
-func (l *look) pids(g group) {
+func (l cgroupLayer) pids(g group) {
 	all := g.pidsLimits()
 	t := tightest(all)
 	counted := len(all) > 0 && (all[0].dir == g.dir("pids") || t.limit < math.MaxUint64)
@@ -260,7 +265,7 @@ func (l *look) pids(g group) {
 	}
 }
 
-func (l *look) pidsLimit(t pidsLimit, refused uint64, above bool) {
+func (l cgroupLayer) pidsLimit(t pidsLimit, refused uint64, above bool) {
 	whose := map[bool]string{true: ", of the cgroup above,", false: ""}[above]
 	l.fact("pids", filepath.Join(t.dir, "pids.max"), "%d of %d%s; %d forks were refused", t.now, t.limit, strings.TrimSuffix(whose, ","), refused)
 	if refused > 0 || t.now >= t.limit {
@@ -270,7 +275,7 @@ func (l *look) pidsLimit(t pidsLimit, refused uint64, above bool) {
 
 // pressure reads how long all tasks stood still (PSI, kernel's psi.rst); only v2
 // has it by cgroup.
-func (l *look) pressure(g group) {
+func (l cgroupLayer) pressure(g group) {
 	for _, what := range []string{"memory", "io"} {
 		file := g.file("", what+".pressure")
 		b, err := readKernel(file)

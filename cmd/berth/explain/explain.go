@@ -19,58 +19,75 @@ func (ps *Pods) Explain(what string) (*Report, error) {
 		return nil, err
 	}
 	if c != nil {
-		return ps.container(c), nil
+		return c.explain(), nil
 	}
-	return ps.podReport(p), nil
+	return p.explain(), nil
 }
 
-func (ps *Pods) container(c *container) *Report {
-	l := ps.look(c)
-	l.process()
-	l.filesystem()
-	l.namespaces()
-	l.cgroup()
-	l.security()
-	l.network()
-	return l.conclude()
+// subject is the container or pod that is looked at, with its living processes.
+type subject struct {
+	pod   *pod
+	ctr   *container // nil: the pod itself
+	proc  process    // the first process; gone: pid 0
+	pause process
 }
 
-func (ps *Pods) look(c *container) *look {
-	l := &look{
-		report: &Report{Kind: "container", ID: c.ID, Name: c.name(), Pod: c.pod.name()},
-		pods:   ps, pod: c.pod, ctr: c, pause: c.pod.pauseProcess(),
-	}
+func (c *container) subject() subject {
+	s := subject{pod: c.pod, ctr: c, pause: c.pod.pauseProcess()}
 	if !c.ended() {
-		l.proc = livingProcess(c.fact.PID, c.fact.StartTime)
+		s.proc = livingProcess(c.fact.PID, c.fact.StartTime)
 	}
-	l.report.places = append(l.report.places, place{"CONTAINER", c.dir})
+	return s
+}
+
+func (p *pod) subject() subject {
+	pause := p.pauseProcess()
+	return subject{pod: p, proc: pause, pause: pause}
+}
+
+func (c *container) explain() *Report {
+	s := c.subject()
+	r := &Report{Kind: "container", ID: c.ID, Name: c.name(), Pod: c.pod.name(), places: c.places(s.proc.alive())}
+	processLayer{s, r.section("process")}.tell()
+	filesystemLayer{s, r.section("filesystem")}.tell()
+	namespaceLayer{s, r.section("namespaces")}.tell()
+	cgroupLayer{s, r.section("cgroup")}.tell()
+	securityLayer{s, r.section("security")}.tell()
+	networkLayer{s, r.section("network")}.tell()
+	return r.conclude()
+}
+
+func (c *container) places(alive bool) []place {
+	all := []place{{"CONTAINER", c.dir}}
 	for _, controller := range slices.Sorted(maps.Keys(c.fact.CgroupPaths)) {
-		if l.proc.alive() && slices.Contains([]string{"", "cpu", "memory", "pids"}, controller) {
-			l.report.places = append(l.report.places, place{"CGROUP" + strings.TrimSuffix("/"+controller, "/"), c.fact.CgroupPaths[controller]})
+		if alive && slices.Contains([]string{"", "cpu", "memory", "pids"}, controller) {
+			all = append(all, place{"CGROUP" + strings.TrimSuffix("/"+controller, "/"), c.fact.CgroupPaths[controller]})
 		}
 	}
-	l.report.places = append(l.report.places, c.pod.places()...)
-	return l
+	return append(all, c.pod.places()...)
+}
+
+func (p *pod) explain() *Report {
+	s := p.subject()
+	r := &Report{Kind: "pod", ID: p.ID, Name: p.name(), places: p.places()}
+	pauseLayer{s, r.section("process")}.tell()
+	namespaceLayer{s, r.section("namespaces")}.tell()
+	networkLayer{s, r.section("network")}.tell()
+	p.summarize(r)
+	return r.conclude()
 }
 
 func (p *pod) places() []place { return []place{{"POD", p.dir}, {"STATE", p.state}} }
 
-func (ps *Pods) podReport(p *pod) *Report {
-	l := &look{report: &Report{Kind: "pod", ID: p.ID, Name: p.name()}, pods: ps, pod: p, pause: p.pauseProcess()}
-	l.proc = l.pause
-	l.report.places = p.places()
-	l.sandbox()
-	l.namespaces()
-	l.network()
-	l.containers()
-	return l.conclude()
-}
-
 func (p *pod) pauseProcess() process { return livingProcess(p.PausePID, p.PauseStart) }
 
-// sandbox is the process layer of a pod: its pause.
-func (l *look) sandbox() {
-	l.enter("process")
+// pauseLayer is the process layer of a pod.
+type pauseLayer struct {
+	subject
+	*section
+}
+
+func (l pauseLayer) tell() {
 	p := l.pod
 	file := filepath.Join(p.dir, record.PodFile)
 	l.fact("intent", file, "%s", p.Intent)
@@ -89,20 +106,20 @@ func (l *look) sandbox() {
 	}
 }
 
-// containers sums a pod up: one line each, and the strongest finding of any.
-func (l *look) containers() {
-	l.enter("containers")
-	for _, c := range l.pod.containers {
-		r := l.pods.container(c)
-		l.fact(c.name(), filepath.Join(c.dir, shimapi.RecordName), "%s, %.13s", c.state(), c.ID)
-		if len(r.Findings) > 0 && r.Findings[0].Strength >= possible {
-			f := r.Findings[0]
+// summarize adds a layer with a line for each container, and the strongest finding of each.
+func (p *pod) summarize(r *Report) {
+	layer := r.section("containers")
+	for _, c := range p.containers {
+		own := c.explain()
+		layer.fact(c.name(), filepath.Join(c.dir, shimapi.RecordName), "%s, %.13s", c.state(), c.ID)
+		if len(own.Findings) > 0 && own.Findings[0].Strength >= possible {
+			f := own.Findings[0]
 			f.Layer = "container " + c.name() + ", " + f.Layer
-			l.report.Findings = append(l.report.Findings, f)
+			r.Findings = append(r.Findings, f)
 		}
 	}
-	if len(l.pod.containers) == 0 {
-		l.fact("none", "", "no container was made in this pod, or all are removed")
+	if len(p.containers) == 0 {
+		layer.fact("none", "", "no container was made in this pod, or all are removed")
 	}
 }
 

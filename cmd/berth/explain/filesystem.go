@@ -17,8 +17,13 @@ import (
 // or inodes count as none.
 const fullShare = 1
 
-func (l *look) filesystem() {
-	l.enter("filesystem")
+// filesystemLayer tells of the root file system and of volumes.
+type filesystemLayer struct {
+	subject
+	*section
+}
+
+func (l filesystemLayer) tell() {
 	record := filepath.Join(l.ctr.dir, "container.json")
 	l.fact("image", record, "%s, %d layers", l.ctr.ImageID, len(l.ctr.Layers))
 	l.fact("cwd", record, "%s", l.ctr.Spec.Process.Cwd)
@@ -28,7 +33,7 @@ func (l *look) filesystem() {
 }
 
 // rootMount looks for the overlay that the container's root is.
-func (l *look) rootMount() {
+func (l filesystemLayer) rootMount() {
 	const table = "/proc/self/mountinfo"
 	found, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(l.ctr.rootfs))
 	switch {
@@ -47,7 +52,7 @@ func (l *look) rootMount() {
 }
 
 // space tells of the filesystem that writable layers are on.
-func (l *look) space() {
+func (l filesystemLayer) space() {
 	var st unix.Statfs_t
 	if err := unix.Statfs(l.ctr.dir, &st); err != nil {
 		l.unreadable("free", l.ctr.dir, err)
@@ -60,7 +65,7 @@ func (l *look) space() {
 }
 
 // volumes are the mounts the client asked for, as the container sees them.
-func (l *look) volumes() {
+func (l filesystemLayer) volumes() {
 	seen := map[string]*mountinfo.Info{}
 	if l.proc.alive() {
 		mounts, err := l.proc.mounts(func(point string) bool {
@@ -87,7 +92,7 @@ func (l *look) volumes() {
 
 // source looks whether what a mount comes from is still there. It may be on a file
 // system whose server is gone.
-func (l *look) source(m *runtimeapi.Mount) {
+func (l filesystemLayer) source(m *runtimeapi.Mount) {
 	if m.GetHostPath() == "" {
 		return
 	}

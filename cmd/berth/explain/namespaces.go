@@ -9,9 +9,13 @@ import (
 // kinds are the namespaces of namespaces(7) that differ between containers.
 var kinds = []string{"net", "ipc", "uts", "pid", "mnt", "user", "cgroup"}
 
-// namespaces tells of each whose it is, by its inode.
-func (l *look) namespaces() {
-	l.enter("namespaces")
+// namespaceLayer tells of each namespace whose it is, by its inode.
+type namespaceLayer struct {
+	subject
+	*section
+}
+
+func (l namespaceLayer) tell() {
 	if !l.proc.alive() {
 		l.fact("gone", "", "they went with the process")
 		return
@@ -37,16 +41,16 @@ const hosts = "the host's"
 func ownNamespace(kind string) (string, error) { return process{pid: os.Getpid()}.namespace(kind) }
 
 // owner compares with the machine's namespaces, then with those that pause keeps.
-func (l *look) owner(kind, inode string) string {
+func (s subject) owner(kind, inode string) string {
 	if host, err := ownNamespace(kind); err == nil && host == inode {
 		return hosts
 	}
-	if l.pause.alive() {
-		if pods, err := l.pause.namespace(kind); err == nil && pods == inode {
+	if s.pause.alive() {
+		if pods, err := s.pause.namespace(kind); err == nil && pods == inode {
 			return "the pod's"
 		}
 	}
-	for _, other := range l.siblings() {
+	for _, other := range s.siblings() {
 		if theirs, err := other.proc.namespace(kind); err == nil && theirs == inode {
 			return "that of container " + cmp.Or(other.name, "?")
 		}
@@ -61,10 +65,10 @@ type sibling struct {
 
 // siblings are the pod's other containers; one may be the target of a debug
 // container's PID namespace.
-func (l *look) siblings() []sibling {
+func (s subject) siblings() []sibling {
 	var out []sibling
-	for _, c := range l.pod.containers {
-		if c == l.ctr || c.ended() {
+	for _, c := range s.pod.containers {
+		if c == s.ctr || c.ended() {
 			continue
 		}
 		if p := livingProcess(c.fact.PID, c.fact.StartTime); p.alive() {

@@ -15,8 +15,13 @@ import (
 	"berth/sandbox/record"
 )
 
-func (l *look) network() {
-	l.enter("network")
+// networkLayer tells of interfaces, ports and name servers.
+type networkLayer struct {
+	subject
+	*section
+}
+
+func (l networkLayer) tell() {
 	p := l.pod
 	if p.options().GetNetwork() == runtimeapi.NamespaceMode_NODE {
 		l.fact("host network", filepath.Join(p.dir, "pod.json"), "it shares the machine's interfaces and ports")
@@ -30,7 +35,7 @@ func (l *look) network() {
 }
 
 // interfaces are read inside the pod's pinned network namespace.
-func (l *look) interfaces(pinned string) {
+func (l networkLayer) interfaces(pinned string) {
 	file, err := openFile(filepath.Dir(pinned), filepath.Base(pinned))
 	if err != nil {
 		l.fact("namespace", pinned, "gone: %v", err)
@@ -79,7 +84,7 @@ func (l *look) interfaces(pinned string) {
 // makes as many as it likes, with names of its own.
 const manyInterfaces = 32
 
-func (l *look) oneInterface(attrs *netlink.LinkAttrs, addrs []string, pinned string) {
+func (l networkLayer) oneInterface(attrs *netlink.LinkAttrs, addrs []string, pinned string) {
 	up := attrs.Flags&net.FlagUp != 0
 	l.fact(attrs.Name, pinned, "%s, mtu %d, %s", map[bool]string{true: "up", false: "down"}[up], attrs.MTU, some(addrs))
 	if !up && (attrs.Name == "lo" || len(addrs) > 0) {
@@ -87,7 +92,7 @@ func (l *look) oneInterface(attrs *netlink.LinkAttrs, addrs []string, pinned str
 	}
 }
 
-func (l *look) routes(h *netlink.Handle, pinned string) {
+func (l networkLayer) routes(h *netlink.Handle, pinned string) {
 	// One after the other: there may be a million.
 	var gateway net.IP
 	err := h.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{}, 0, func(r netlink.Route) (more bool) {
@@ -111,7 +116,7 @@ func (l *look) routes(h *netlink.Handle, pinned string) {
 }
 
 // ports are those on which something in the network namespace listens.
-func (l *look) ports() {
+func (l networkLayer) ports() {
 	var open []string
 	for _, table := range []string{"net/tcp", "net/tcp6"} {
 		text, err := l.proc.read(table)
@@ -161,7 +166,7 @@ func kernelIP(text string) net.IP {
 }
 
 // names tells whom the pod asks for names.
-func (l *look) names() {
+func (l networkLayer) names() {
 	const name = "resolv.conf" // containers write to it where their root is not read-only
 	file := filepath.Join(l.pod.dir, name)
 	text, err := readFile(l.pod.dir, name, resolvBytes)

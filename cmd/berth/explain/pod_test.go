@@ -85,16 +85,22 @@ func TestContainersOfAPod(t *testing.T) {
 	wantAll(t, "without containers", facts, "containers/none: no container was made in this pod")
 }
 
+func withFact(fact shimapi.Record) container {
+	c := container{}
+	c.fact = fact
+	return c
+}
+
 func TestStateOfAContainer(t *testing.T) {
 	oom, refused, lost := stopped(137), stopped(128), stopped(0)
 	oom.OOMKilled, refused.Reason, lost.Status, lost.BootID = true, "StartError", shimapi.StatusRunning, "another"
 	for want, c := range map[string]container{
-		"exited with code 3":               {fact: stopped(3)},
-		"exited with code 137, OOMKilled":  {fact: oom},
-		"exited with code 128, StartError": {fact: refused},
-		"exited, its code was lost":        {fact: lost},
+		"exited with code 3":               withFact(stopped(3)),
+		"exited with code 137, OOMKilled":  withFact(oom),
+		"exited with code 128, StartError": withFact(refused),
+		"exited, its code was lost":        withFact(lost),
 		"being made":                       {},
-		"running":                          {fact: shimapi.Record{Status: shimapi.StatusRunning, BootID: bootID()}},
+		"running":                          withFact(shimapi.Record{Status: shimapi.StatusRunning, BootID: bootID()}),
 	} {
 		if got := c.state(); got != want {
 			t.Errorf("state is %q, want %q", got, want)
@@ -201,12 +207,12 @@ func TestAllDevices(t *testing.T) {
 		"all, then none":     {[]specs.LinuxDeviceCgroup{all, none, null}, false},
 		"all of a character": {[]specs.LinuxDeviceCgroup{none, {Allow: true, Type: "c"}}, false},
 	} {
-		l := look{ctr: &container{Spec: specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: c.rules}}}}}
-		if got := l.allDevices(); got != c.want {
+		ctr := &container{Spec: specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: c.rules}}}}
+		if got := ctr.allDevices(); got != c.want {
 			t.Errorf("%s: allDevices() = %t, want %t", name, got, c.want)
 		}
 	}
-	if l := (look{ctr: &container{}}); !l.allDevices() {
+	if !(&container{}).allDevices() {
 		t.Error("without a spec: allDevices() = false, want true")
 	}
 }

@@ -16,9 +16,13 @@ import (
 // manyZombies is more than a process has between two calls of wait.
 const manyZombies = 10
 
-// process tells what became of the first process and what it said last.
-func (l *look) process() {
-	l.enter("process")
+// processLayer tells what became of the first process and what it said last.
+type processLayer struct {
+	subject
+	*section
+}
+
+func (l processLayer) tell() {
 	c := l.ctr
 	record := filepath.Join(c.dir, shimapi.RecordName)
 	l.fact("state", record, "%s", c.state())
@@ -41,7 +45,7 @@ func (l *look) process() {
 
 // durations tell how long the creation took, stage by stage. The start is the
 // client's call and all it waited for.
-func (l *look) durations() {
+func (l processLayer) durations() {
 	var stages []string
 	for _, s := range l.ctr.Took {
 		stages = append(stages, fmt.Sprintf("%s %s", s.Stage, time.Duration(s.Micros)*time.Microsecond))
@@ -55,7 +59,7 @@ func (l *look) durations() {
 }
 
 // end reads the reason of the end from the shim's record.
-func (l *look) end(record string) {
+func (l processLayer) end(record string) {
 	f := l.ctr.fact
 	if !f.FinishedAt.IsZero() {
 		l.fact("finished", record, "%s, after %s", f.FinishedAt.UTC().Format(time.RFC3339Nano), f.FinishedAt.Sub(f.StartedAt).Round(time.Millisecond))
@@ -69,7 +73,7 @@ func (l *look) end(record string) {
 	case f.Reason == shimapi.ReasonStartError:
 		l.find(certain, "mend what the message names", "the container never started: %s", f.Message)
 	case f.OOMKilled:
-		l.find(certain, "raise the limit or make it use less", "the kernel killed it for memory, the limit is %s", l.memoryLimit())
+		l.find(certain, "raise the limit or make it use less", "the kernel killed it for memory, the limit is %s", l.ctr.memoryLimit())
 	case f.Signal != 0:
 		l.signal(unix.Signal(f.Signal))
 	case f.ExitCode != 0:
@@ -90,7 +94,7 @@ func shellCode(code int) string {
 	return ""
 }
 
-func (l *look) signal(s unix.Signal) {
+func (l processLayer) signal(s unix.Signal) {
 	name := unix.SignalName(s)
 	l.fact("signal", filepath.Join(l.ctr.dir, shimapi.RecordName), "%s", name)
 	switch s {
@@ -105,7 +109,7 @@ func (l *look) signal(s unix.Signal) {
 	}
 }
 
-func (l *look) running() {
+func (l processLayer) running() {
 	status, err := l.proc.status()
 	if err != nil {
 		l.unreadable("pid", l.proc.file("status"), err)
@@ -122,7 +126,7 @@ func (l *look) running() {
 }
 
 // zombies are children that ended and were not waited for.
-func (l *look) zombies(first bool) {
+func (l processLayer) zombies(first bool) {
 	children, err := l.proc.children()
 	if err != nil {
 		l.unreadable("children", l.proc.file("task"), err)
@@ -149,7 +153,7 @@ func lastField(s string) string {
 }
 
 // words are the last lines of the log, and what they hint at.
-func (l *look) words() {
+func (l processLayer) words() {
 	path := l.ctr.LogPath
 	if path == "" {
 		l.fact("log", filepath.Join(l.ctr.dir, "container.json"), "none was asked for")
@@ -167,6 +171,6 @@ func (l *look) words() {
 		l.fact("last words", path, "none")
 		return
 	}
-	l.layer.Facts = append(l.layer.Facts, Fact{Name: "last words", Value: "\n" + strings.Join(lines, "\n"), From: path, lines: lines})
+	l.Facts = append(l.Facts, Fact{Name: "last words", Value: "\n" + strings.Join(lines, "\n"), From: path, lines: lines})
 	l.hear(lines)
 }

@@ -32,12 +32,34 @@ type Pods struct {
 	Broken []string
 }
 
+// written is what has been written about a pod or container: its configuration by the
+// daemon, and by the shim the fact, which is empty when the shim has written nothing yet.
+type written[C proto.Message] struct {
+	dir    string
+	config C
+	fact   shimapi.Record
+}
+
+// read reads the daemon's record, a file of this name, into into. config is the part of
+// it with the configuration.
+func (w *written[C]) read(name string, into any, config *json.RawMessage) error {
+	if err := readRecord(filepath.Join(w.dir, name), into); err != nil {
+		return err
+	}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(*config, w.config); err != nil {
+		return err
+	}
+	err := readRecord(filepath.Join(w.dir, shimapi.RecordName), &w.fact)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // pod is what its record says, and the fact of its pause process.
 type pod struct {
-	dir        string
+	written[*runtimeapi.PodSandboxConfig]
 	state      string // its directory below the daemon's state
-	fact       shimapi.Record
-	config     *runtimeapi.PodSandboxConfig
 	containers []*container
 
 	record.Pod
@@ -45,11 +67,9 @@ type pod struct {
 
 // container is what its record says, and the fact of its process.
 type container struct {
-	dir    string
+	written[*runtimeapi.ContainerConfig]
 	rootfs string
 	pod    *pod
-	fact   shimapi.Record
-	config *runtimeapi.ContainerConfig
 
 	record.Container
 	Spec specs.Spec `json:"spec"` // in place of the record's undecoded one
@@ -83,8 +103,9 @@ func Open(root, state string) (*Pods, error) {
 		return nil, fmt.Errorf("records of pods: %w", err)
 	}
 	for _, d := range dirs {
-		p := &pod{dir: filepath.Join(root, "pods", d.Name()), state: filepath.Join(state, "pods", d.Name())}
-		broken := p.read(filepath.Join(state, "containers"))
+		p := &pod{state: filepath.Join(state, "pods", d.Name())}
+		p.dir, p.config = filepath.Join(root, "pods", d.Name()), &runtimeapi.PodSandboxConfig{}
+		broken := p.readAll(filepath.Join(state, "containers"))
 		if p.ID != "" {
 			pods.all = append(pods.all, p)
 		}
@@ -97,17 +118,10 @@ func Open(root, state string) (*Pods, error) {
 	return pods, nil
 }
 
-// read gives what could not be read; the rest is there.
-func (p *pod) read(rootfs string) (broken []error) {
-	p.config = &runtimeapi.PodSandboxConfig{}
-	err := readRecord(filepath.Join(p.dir, record.PodFile), p)
-	if err == nil {
-		err = decode(p.Config, p.config)
-	}
-	if err == nil {
-		err = readFact(filepath.Join(p.dir, shimapi.RecordName), &p.fact)
-	}
-	if err != nil {
+// readAll reads the records of a pod and of its containers. It returns what could not be
+// read; the rest is there.
+func (p *pod) readAll(rootfs string) (broken []error) {
+	if err := p.read(record.PodFile, p, &p.Config); err != nil {
 		broken = append(broken, fmt.Errorf("pod %s: %w", filepath.Base(p.dir), err))
 	}
 	dirs, err := os.ReadDir(filepath.Join(p.dir, "containers"))
@@ -115,8 +129,9 @@ func (p *pod) read(rootfs string) (broken []error) {
 		broken = append(broken, err)
 	}
 	for _, d := range dirs {
-		c := &container{pod: p, dir: filepath.Join(p.dir, "containers", d.Name()), rootfs: filepath.Join(rootfs, d.Name(), "rootfs")}
-		if err := c.read(); err != nil {
+		c := &container{pod: p, rootfs: filepath.Join(rootfs, d.Name(), "rootfs")}
+		c.dir, c.config = filepath.Join(p.dir, "containers", d.Name()), &runtimeapi.ContainerConfig{}
+		if err := c.read(record.ContainerFile, c, &c.Config); err != nil {
 			broken = append(broken, fmt.Errorf("container %s: %w", d.Name(), err))
 		}
 		if c.ID != "" {
@@ -124,18 +139,6 @@ func (p *pod) read(rootfs string) (broken []error) {
 		}
 	}
 	return broken
-}
-
-func (c *container) read() error {
-	c.config = &runtimeapi.ContainerConfig{}
-	err := readRecord(filepath.Join(c.dir, record.ContainerFile), c)
-	if err == nil {
-		err = decode(c.Config, c.config)
-	}
-	if err == nil {
-		err = readFact(filepath.Join(c.dir, shimapi.RecordName), &c.fact)
-	}
-	return err
 }
 
 func readRecord(path string, into any) error {
@@ -147,19 +150,6 @@ func readRecord(path string, into any) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
-}
-
-// readFact leaves into empty when the shim has written nothing yet.
-func readFact(path string, into *shimapi.Record) error {
-	err := readRecord(path, into)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-func decode(config json.RawMessage, into proto.Message) error {
-	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(config, into)
 }
 
 // find gives the pod or container whose ID begins with what, or that has the name

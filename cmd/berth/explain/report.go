@@ -62,34 +62,34 @@ const (
 // nothing is the last line of a report without findings.
 const nothing = "nothing seen here explains a failure"
 
-// look collects a report; it is handed from layer to layer.
-type look struct {
+// section writes one layer of a report.
+type section struct {
+	*Layer
 	report *Report
-	layer  *Layer
-	pods   *Pods
-	pod    *pod
-	ctr    *container // nil: the pod itself
-	proc   process    // the first process; gone: pid 0
-	pause  process
 }
 
-func (l *look) enter(layer string) {
-	l.layer = &Layer{Name: layer}
-	l.report.Layers = append(l.report.Layers, l.layer)
+// section appends a layer to the report.
+func (r *Report) section(layer string) *section {
+	s := &section{&Layer{Name: layer}, r}
+	r.Layers = append(r.Layers, s.Layer)
+	return s
 }
 
-func (l *look) fact(name, from, format string, args ...any) {
-	l.layer.Facts = append(l.layer.Facts, Fact{Name: name, Value: fmt.Sprintf(format, args...), From: from})
+func (s *section) fact(name, from, format string, args ...any) {
+	s.Facts = append(s.Facts, Fact{Name: name, Value: fmt.Sprintf(format, args...), From: from})
 }
 
-func (l *look) unreadable(name, from string, err error) { l.fact(name, from, "can't be read: %v", err) }
-
-func (l *look) find(strength int, try, format string, args ...any) {
-	l.report.Findings = append(l.report.Findings, Finding{Layer: l.layer.Name, Strength: strength, Seen: fmt.Sprintf(format, args...), Try: try})
+func (s *section) unreadable(name, from string, err error) {
+	s.fact(name, from, "can't be read: %v", err)
 }
 
-func (l *look) conclude() *Report {
-	r := l.report
+// find adds a finding of this layer to the report.
+func (s *section) find(strength int, try, format string, args ...any) {
+	s.report.Findings = append(s.report.Findings, Finding{Layer: s.Name, Strength: strength, Seen: fmt.Sprintf(format, args...), Try: try})
+}
+
+// conclude sorts the findings and names the strongest.
+func (r *Report) conclude() *Report {
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return b.Strength - a.Strength })
 	r.Likely = nothing
 	if len(r.Findings) > 0 {

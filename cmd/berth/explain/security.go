@@ -67,8 +67,13 @@ func effective(ids string) string {
 	return ids
 }
 
-func (l *look) security() {
-	l.enter("security")
+// securityLayer tells of privileges, as the kernel has them.
+type securityLayer struct {
+	subject
+	*section
+}
+
+func (l securityLayer) tell() {
 	if l.proc.alive() {
 		l.confined()
 	} else {
@@ -95,7 +100,7 @@ func filterOf(filtered bool) string {
 	return "none"
 }
 
-func (l *look) confined() {
+func (l securityLayer) confined() {
 	c, err := l.proc.confinement()
 	status := l.proc.file("status")
 	if err != nil {

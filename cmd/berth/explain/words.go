@@ -80,7 +80,7 @@ var complaints = []struct{ words, layer, seen, try string }{
 
 // hear takes the last complaint of the log as a finding. It weighs more when the
 // container has failed: many programs complain and go on.
-func (l *look) hear(lines []string) {
+func (l processLayer) hear(lines []string) {
 	strength := hint
 	if f := l.ctr.fact; l.ctr.ended() && f.ExitCode != 0 && f.Signal == 0 {
 		strength = likely
