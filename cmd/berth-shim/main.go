@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -100,7 +99,7 @@ func heed(server *shim.Server) {
 		if s != syscall.SIGTERM && s != syscall.SIGINT {
 			continue
 		}
-		if err := server.Leave(context.Background()); err != nil {
+		if err := server.Leave(); err != nil {
 			slog.Warn("asked to end, stays", "signal", s, "reason", err)
 		}
 	}

@@ -3,15 +3,12 @@ package shim
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
@@ -20,13 +17,20 @@ import (
 	"berth/oci/shimapi"
 )
 
-// handoverState gives a new daemon what create gave the previous one.
-func (s *Server) handoverState(c *call, r shimapi.IDRequest) (any, error) {
-	if p, ok := held(s, s.pods, r.ID); ok {
+// handovers carries out the verbs by which one shim replaces another.
+type handovers struct {
+	registry   *registry
+	pods       *pods
+	containers *containers
+}
+
+// state gives a new daemon what create gave the previous one.
+func (h handovers) state(c *call, r shimapi.IDRequest) (any, error) {
+	if p, ok := h.registry.pod(r.ID); ok {
 		<-p.ready
 		return shimapi.HandoverState{ID: p.id, Dir: p.dir, NetNSPath: p.netns}, nil
 	}
-	ctr, err := s.container(r.ID)
+	ctr, err := h.registry.container(r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +40,16 @@ func (s *Server) handoverState(c *call, r shimapi.IDRequest) (any, error) {
 		slog.Debug("files for a handover not sent", "container", ctr.id, "error", err)
 	}
 	return nil, errAnswered
+}
+
+// reportExit takes the exit status that the daemon collected of an adopted container.
+func (h handovers) reportExit(_ *call, r shimapi.ReportExitRequest) (any, error) {
+	ctr, err := h.registry.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	ctr.process.report(r.Exit)
+	return nil, nil
 }
 
 // handoverState describes the container to the shim that may replace this one, with
@@ -79,7 +93,7 @@ func duplicate(f *os.File) *os.File {
 }
 
 // adopt takes over a pod or container of the dead shim that this one replaces.
-func (s *Server) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
+func (h handovers) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 	files := map[string]*os.File{}
 	defer func() {
 		for _, f := range files { // those that were not taken over
@@ -92,38 +106,24 @@ func (s *Server) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 		}
 		c.files = nil
 	}
-	rec, err := s.lastRecord(r)
+	rec, err := lastRecord(r, h.pods.bootID)
 	if err != nil {
 		return nil, err
 	}
 	if r.Pod == "" {
-		return nil, s.adoptPod(r, rec)
+		return nil, h.pods.adopt(r, rec)
 	}
-	ctr := &container{
-		id: r.ID, pod: r.Pod, dir: r.Dir, command: r.Command, stdin: r.Stdin, stdinOnce: r.StdinOnce,
-		ready: make(chan struct{}), done: make(chan struct{}), sessions: map[string]*session{},
-		pid: rec.PID, groups: rec.CgroupPaths, record: rec, oomsSeen: rec.OOMKills, ooms: newOOMCounter(rec.CgroupPaths),
-	}
-	if err := claim(s, s.containers, r.ID, ctr); err != nil {
-		return nil, err
-	}
-	defer close(ctr.ready)
-	if err := s.takeOver(ctr, r, files); err != nil {
-		ctr.failed = true
-		drop(s, s.containers, r.ID)
-		return nil, err
-	}
-	slog.Info("container adopted", "container", ctr.id, "pid", ctr.pid, "status", rec.Status)
-	return nil, nil
+	return nil, h.containers.adopt(r, rec, files)
 }
 
-func (s *Server) lastRecord(r shimapi.AdoptRequest) (rec shimapi.Record, err error) {
+// lastRecord reads what the dead shim has recorded last.
+func lastRecord(r shimapi.AdoptRequest, bootID string) (rec shimapi.Record, err error) {
 	path := filepath.Join(r.Dir, shimapi.RecordName)
 	if err := atomicfile.DropCutOff(path); err != nil { // the shim before us may have been killed as it wrote
 		slog.Warn("cut-off record stays", "id", r.ID, "error", err)
 	}
 	err = atomicfile.Read(path, &rec)
-	if err == nil && (rec.ID != r.ID || rec.BootID != s.bootID) {
+	if err == nil && (rec.ID != r.ID || rec.BootID != bootID) {
 		err = fmt.Errorf("its record is of %q in boot %s", rec.ID, rec.BootID)
 	}
 	if err != nil {
@@ -132,7 +132,7 @@ func (s *Server) lastRecord(r shimapi.AdoptRequest) (rec shimapi.Record, err err
 	return rec, nil
 }
 
-func (s *Server) adoptPod(r shimapi.AdoptRequest, rec shimapi.Record) error {
+func (ps *pods) adopt(r shimapi.AdoptRequest, rec shimapi.Record) error {
 	if rec.Status == shimapi.StatusStopped {
 		return fault(shimapi.KindNotFound, "the pause of pod %s has ended", r.ID)
 	}
@@ -141,28 +141,46 @@ func (s *Server) adoptPod(r shimapi.AdoptRequest, rec shimapi.Record) error {
 		return err
 	}
 	process.patience = 0 // nobody needs the status of a pause process
-	p := &pod{
-		id: r.ID, dir: r.Dir, netns: r.NetNSPath, ready: make(chan struct{}), done: make(chan struct{}), process: process, record: rec,
-	}
-	if err := claim(s, s.pods, r.ID, p); err != nil {
+	p := ps.newPod(r.ID, r.Dir, r.NetNSPath)
+	p.process, p.pid, p.record = process, rec.PID, rec
+	if err := claim(ps.registry, ps.registry.pods, r.ID, p); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
-	s.hub.publish(shimapi.EventStarted, rec)
+	ps.hub.publish(shimapi.EventStarted, rec)
 	close(p.ready)
-	go s.supervisePod(p)
+	go p.supervise()
+	return nil
+}
+
+func (cs *containers) adopt(r shimapi.AdoptRequest, rec shimapi.Record, files map[string]*os.File) error {
+	ctr := cs.newContainer(r.ID, r.Pod, r.Dir)
+	ctr.command, ctr.stdin, ctr.stdinOnce = r.Command, r.Stdin, r.StdinOnce
+	ctr.pid, ctr.groups, ctr.record = rec.PID, rec.CgroupPaths, rec
+	ctr.ooms = newOOMCounter(rec.CgroupPaths)
+	ctr.ooms.reported = rec.OOMKills
+	if err := claim(cs.registry, cs.registry.containers, r.ID, ctr); err != nil {
+		return err
+	}
+	defer close(ctr.ready)
+	if err := cs.takeOver(ctr, r, files); err != nil {
+		ctr.failed = true
+		drop(cs.registry, cs.registry.containers, r.ID)
+		return err
+	}
+	slog.Info("container adopted", "container", ctr.id, "pid", ctr.pid, "status", rec.Status)
 	return nil
 }
 
 // takeOver loads the state of an adopted container and takes over its process and streams.
 // It removes the files that it keeps from the map.
-func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[string]*os.File) error {
-	lc, err := libcontainer.Load(filepath.Join(s.config.Dir, "state"), ctr.id)
+func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map[string]*os.File) error {
+	lc, err := libcontainer.Load(string(cs.state), ctr.id)
 	if err != nil {
 		return fault(shimapi.KindNotFound, "state of container %s: %w", ctr.id, err)
 	}
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.lc, ctr.process, ctr.io = lc, ended{}, &stdio{}
-		s.hub.publish(shimapi.EventExited, ctr.record)
+		cs.hub.publish(shimapi.EventExited, ctr.record)
 		close(ctr.done)
 		return nil
 	}
@@ -182,24 +200,22 @@ func (s *Server) takeOver(ctr *container, r shimapi.AdoptRequest, files map[stri
 	}
 	ctr.lc, ctr.process = lc, process
 	ctr.thawAdopted()
-	s.resume(ctr)
+	cs.resume(ctr)
 	return nil
 }
 
 // resume updates the record with what happened while there was no shim, and supervises the
 // container from then on.
-func (s *Server) resume(ctr *container) {
-	_, err := os.Lstat(filepath.Join(s.config.Dir, "state", ctr.id, "exec.fifo"))
-	started := ctr.record.Status == shimapi.StatusCreated && errors.Is(err, fs.ErrNotExist)
-	stopOOM := s.watchOOM(ctr)
-	kind := kindOf(ctr.record)
-	s.change(ctr, kind, func(rec *shimapi.Record) {
+func (cs *containers) resume(ctr *container) {
+	started := ctr.record.Status == shimapi.StatusCreated && !cs.state.hasFifo(ctr.id)
+	stopOOM := cs.ooms.watchContainer(ctr)
+	ctr.change(kindOf(ctr.record), func(rec *shimapi.Record) {
 		if started { // libcontainer removes the fifo once it was opened
 			rec.Status, rec.StartedAt = shimapi.StatusRunning, time.Now()
 		}
 	})
-	s.countOOMs(ctr)
-	go s.supervise(ctr, stopOOM)
+	ctr.countOOMs()
+	go ctr.supervise(stopOOM)
 	go ctr.endLostSessions()
 }
 
@@ -212,7 +228,7 @@ func (ctr *container) endLostSessions() {
 	}
 	dirs, _ := filepath.Glob(filepath.Join(parent, sessionPrefix+"*")) // no error with this pattern
 	for _, dir := range dirs {
-		if ctr.hasSession(strings.TrimPrefix(filepath.Base(dir), sessionPrefix)) {
+		if ctr.sessions.has(strings.TrimPrefix(filepath.Base(dir), sessionPrefix)) {
 			continue
 		}
 		if err := cgroup.Kill(dir, stopGrace, nil); err != nil {
@@ -220,12 +236,6 @@ func (ctr *container) endLostSessions() {
 		}
 		(&subgroup{parent: parent, dir: dir}).remove()
 	}
-}
-
-func (ctr *container) hasSession(id string) bool {
-	ctr.mu.Lock()
-	defer ctr.mu.Unlock()
-	return ctr.sessions[id] != nil
 }
 
 // holdsStreams returns an error if the files lack an output of the container: nobody could
@@ -241,65 +251,4 @@ func holdsStreams(terminal bool, files map[string]*os.File) error {
 		}
 	}
 	return nil
-}
-
-// reportExit takes the exit status that the daemon collected of an adopted container.
-func (s *Server) reportExit(r shimapi.ReportExitRequest) (any, error) {
-	ctr, err := s.container(r.ID)
-	if err != nil {
-		return nil, err
-	}
-	ctr.process.report(r.Exit)
-	return nil, nil
-}
-
-// cgroupName is a file in the directory of libcontainer's state that names the cgroup before
-// it is made. libcontainer writes its own state only later.
-const cgroupName = "cgroup.json"
-
-func (s *Server) noteCgroup(id string, c *cgroups.Cgroup) error {
-	return atomicfile.WriteVolatile(filepath.Join(s.config.Dir, "state", id, cgroupName), c)
-}
-
-// deleteRest removes what is left of a container whose creation was cut off by the death of
-// the shim.
-func (s *Server) deleteRest(id string) error {
-	state := filepath.Join(s.config.Dir, "state")
-	dir := filepath.Join(state, id)
-	if !isSessionName(id) {
-		return nil
-	}
-	if _, err := os.Lstat(dir); err != nil {
-		return nil //nolint:nilerr // nothing is left
-	}
-	lc, err := libcontainer.Load(state, id)
-	if err != nil {
-		return errors.Join(removeNoted(filepath.Join(dir, cgroupName)), os.RemoveAll(dir))
-	}
-	was, err := lc.State()
-	if err != nil {
-		return err
-	}
-	return errors.Join(group(was.CgroupPaths).killAll(), lc.Destroy())
-}
-
-// removeNoted kills the processes of the cgroup that the file at path names, and removes the
-// cgroup.
-func removeNoted(path string) error {
-	var config cgroups.Cgroup
-	err := atomicfile.Read(path, &config)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the creation did not get that far
-	}
-	if err != nil {
-		return err
-	}
-	if config.Resources == nil {
-		config.Resources = &cgroups.Resources{}
-	}
-	m, err := manager.New(&config)
-	if err != nil {
-		return err
-	}
-	return errors.Join(group(m.GetPaths()).killAll(), m.Destroy())
 }

@@ -15,11 +15,14 @@ import (
 // that has ended.
 const lastPatience = 10 * time.Second
 
+// streams carries out the verbs of containers' streams.
+type streams struct{ registry *registry }
+
 // attach connects a client's files with a container's streams until the container ends, the
 // client hangs up, or it is too slow for the output. It answers twice: when they are
 // connected, and at the end.
-func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
-	ctr, err := s.running(r.ID)
+func (s streams) attach(c *call, r shimapi.AttachRequest) (any, error) {
+	ctr, err := s.registry.running(r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +37,7 @@ func (s *Server) attach(c *call, r shimapi.AttachRequest) (any, error) {
 	a.follow("stdout", ends.stdout)
 	a.follow("stderr", ends.stderr)
 	if ends.stdin != nil && ctr.stdin {
-		defer ctr.feedFrom(ends.stdin, func() { s.endInput(ctr) })()
+		defer ctr.feedFrom(ends.stdin)()
 	}
 	if err := c.answer(nil, nil); err != nil {
 		return nil, errAnswered
@@ -139,13 +142,13 @@ func (e *ends) close() {
 
 // feedFrom starts a goroutine that copies a client's input to the container. The returned
 // function ends it and waits for its end.
-func (ctr *container) feedFrom(input *os.File, endInput func()) (end func()) {
+func (ctr *container) feedFrom(input *os.File) (end func()) {
 	stop, fed := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(fed)
 		ctr.feed(input, stop)
 		if ctr.stdinOnce {
-			endInput()
+			ctr.endInput()
 		}
 	}()
 	return func() {
@@ -201,32 +204,25 @@ func (w *patientWriter) Write(data []byte) (int, error) {
 	}
 }
 
-func (s *Server) closeStdin(r shimapi.IDRequest) (any, error) {
-	ctr, err := s.container(r.ID)
+func (s streams) closeStdin(_ *call, r shimapi.IDRequest) (any, error) {
+	ctr, err := s.registry.container(r.ID)
 	if err != nil {
 		return nil, err
 	}
-	s.endInput(ctr)
+	ctr.endInput()
 	return nil, nil
 }
 
 // endInput closes the container's stdin and reports that by an event, because the daemon has
 // a duplicate to close as well.
-func (s *Server) endInput(ctr *container) {
-	if !ctr.io.closeStdin() {
-		return
-	}
-	ctr.mu.Lock()
-	defer ctr.mu.Unlock()
-	if ctr.record.Status != shimapi.StatusStopped {
-		ctr.record.StdinClosed = true
-		saveRecord(ctr.dir, ctr.record)
-		s.hub.publish(shimapi.EventStdinClosed, ctr.record)
+func (ctr *container) endInput() {
+	if ctr.io.closeStdin() {
+		ctr.recorder.endInput()
 	}
 }
 
-func (s *Server) reopen(r shimapi.IDRequest) (any, error) {
-	ctr, err := s.running(r.ID)
+func (s streams) reopen(_ *call, r shimapi.IDRequest) (any, error) {
+	ctr, err := s.registry.running(r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -236,8 +232,8 @@ func (s *Server) reopen(r shimapi.IDRequest) (any, error) {
 	return nil, ctr.io.log.reopen()
 }
 
-func (s *Server) resize(r shimapi.ResizeRequest) (any, error) {
-	ctr, err := s.running(r.ID)
+func (s streams) resize(_ *call, r shimapi.ResizeRequest) (any, error) {
+	ctr, err := s.registry.running(r.ID)
 	if err != nil {
 		return nil, err
 	}

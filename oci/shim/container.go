@@ -32,7 +32,8 @@ const (
 
 // container is one container from create to delete.
 type container struct {
-	id, pod, dir     string
+	recorder
+	id, pod          string
 	command          string
 	stdin, stdinOnce bool
 
@@ -47,19 +48,29 @@ type container struct {
 	pid     int
 	groups  group
 	io      *stdio
+	ooms    *oomCounter
 
-	op sync.Mutex // start, update, delete; not held while waiting for done
-
-	mu       sync.Mutex
-	record   shimapi.Record
-	ooms     *oomCounter
-	oomsSeen uint64 // kills reported so far
-	oomsBase uint64 // kills before the shim itself sent SIGKILL
-	killed   bool   // the shim itself sent SIGKILL
-	sessions map[string]*session
+	op       sync.Mutex // start, update, delete; not held while waiting for done
+	sessions sessions
 }
 
-func (s *Server) create(c *call, r shimapi.CreateRequest) (any, error) {
+// containers carries out the verbs of containers, except those of their streams and execs.
+type containers struct {
+	registry *registry
+	hub      *hub
+	ooms     *oomWatcher
+	state    stateDir
+	bootID   string
+}
+
+func (cs *containers) newContainer(id, pod, dir string) *container {
+	return &container{recorder: recorder{hub: cs.hub, dir: dir}, id: id, pod: pod, ready: make(chan struct{}), done: make(chan struct{})}
+}
+
+// isMade reports whether create has ended well.
+func (ctr *container) isMade() bool { return isClosed(ctr.ready) && !ctr.failed }
+
+func (cs *containers) create(c *call, r shimapi.CreateRequest) (any, error) {
 	var spec specs.Spec
 	if err := json.Unmarshal(r.Spec, &spec); err != nil {
 		return nil, fault(shimapi.KindInvalid, "spec: %w", err)
@@ -68,27 +79,23 @@ func (s *Server) create(c *call, r shimapi.CreateRequest) (any, error) {
 	if err := checkSpec(r, &spec); err != nil {
 		return nil, err
 	}
-	ctr := &container{
-		id: r.ID, pod: r.Pod, dir: r.Dir, command: spec.Process.Args[0], stdin: r.Stdin, stdinOnce: r.StdinOnce,
-		ready: make(chan struct{}), done: make(chan struct{}), sessions: map[string]*session{},
-	}
-	if err := claim(s, s.containers, r.ID, ctr); err != nil {
+	ctr := cs.newContainer(r.ID, r.Pod, r.Dir)
+	ctr.command, ctr.stdin, ctr.stdinOnce = spec.Process.Args[0], r.Stdin, r.StdinOnce
+	if err := claim(cs.registry, cs.registry.containers, r.ID, ctr); err != nil {
 		return nil, err
 	}
-	defer s.made(ctr)
-	err := s.build(ctr, &spec, r)
+	defer cs.made(ctr)
+	err := cs.build(ctr, &spec, r)
 	if err != nil {
 		ctr.failed = true
-		drop(s, s.containers, r.ID)
+		drop(cs.registry, cs.registry.containers, r.ID)
 		failure := startFault(err)
-		s.recordFailure(ctr, failure)
+		cs.recordFailure(ctr, failure)
 		return nil, failure
 	}
 	state, files := ctr.handoverState()
 	defer shimapi.CloseFiles(files)
-	ctr.mu.Lock()
-	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.record.StartTime, CgroupPaths: ctr.groups, Handover: &state}
-	ctr.mu.Unlock()
+	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.current().StartTime, CgroupPaths: ctr.groups, Handover: &state}
 	if err := c.answer(created, nil, files...); err != nil {
 		slog.Debug("answer not delivered", "container", ctr.id, "error", err)
 	}
@@ -114,7 +121,7 @@ func checkSpec(r shimapi.CreateRequest, spec *specs.Spec) error {
 
 // build runs libcontainer up to the exec fifo and starts to supervise the container. After
 // an error nothing of the container is left.
-func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest) error {
+func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest) error {
 	go prepayRCU()
 	config, err := libcontainerConfig(r.ID, spec, r.Systemd)
 	if err != nil {
@@ -124,7 +131,7 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
-	joined, err := s.joined(r.Pod, spec.Linux.Namespaces)
+	joined, err := cs.registry.joined(r.Pod, spec.Linux.Namespaces)
 	if err != nil {
 		return err
 	}
@@ -132,16 +139,16 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 	if err != nil {
 		return err
 	}
-	lc, err := libcontainer.Create(filepath.Join(s.config.Dir, "state"), r.ID, config)
+	lc, err := libcontainer.Create(string(cs.state), r.ID, config)
 	if err != nil {
 		ctr.io.closeGiven()
 		ctr.io.close()
 		return err
 	}
-	if err := s.noteCgroup(r.ID, config.Cgroups); err != nil {
+	if err := cs.state.noteCgroup(r.ID, config.Cgroups); err != nil {
 		slog.Warn("cgroup of a container not noted", "container", r.ID, "error", err)
 	}
-	err = s.launch(ctr, lc, spec)
+	err = cs.launch(ctr, lc, spec)
 	if err == nil {
 		if err = stillLive(joined); err != nil {
 			err = errors.Join(err, terminate(ctr.process))
@@ -153,25 +160,16 @@ func (s *Server) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest
 		return errors.Join(err, lc.Destroy())
 	}
 	ctr.lc = lc
-	stopOOM := s.watchOOM(ctr)
-	s.change(ctr, shimapi.EventCreated, func(*shimapi.Record) {})
-	go s.supervise(ctr, stopOOM)
+	stopOOM := cs.ooms.watchContainer(ctr)
+	ctr.change(shimapi.EventCreated, func(*shimapi.Record) {})
+	go ctr.supervise(stopOOM)
 	return nil
-}
-
-func (s *Server) watchOOM(ctr *container) (stop func()) {
-	stop, err := s.ooms.watch(ctr.groups, func() { s.countOOMs(ctr) })
-	if err != nil {
-		slog.Warn("OOM events are not watched", "container", ctr.id, "error", err)
-		return func() {}
-	}
-	return stop
 }
 
 // launch starts the container's first process, unseen by the pod's tracers, and fills the
 // record in.
-func (s *Server) launch(ctr *container, lc *libcontainer.Container, spec *specs.Spec) (err error) {
-	reveal, err := s.hide(ctr, spec)
+func (cs *containers) launch(ctr *container, lc *libcontainer.Container, spec *specs.Spec) (err error) {
+	reveal, err := cs.hide(ctr, spec)
 	if err != nil {
 		return err
 	}
@@ -206,7 +204,7 @@ func (s *Server) launch(ctr *container, lc *libcontainer.Container, spec *specs.
 	ctr.groups = maps.Clone(state.CgroupPaths) // libcontainer empties its own map when it destroys the container
 	ctr.ooms = newOOMCounter(ctr.groups)
 	ctr.record = shimapi.Record{
-		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusCreated, BootID: s.bootID,
+		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusCreated, BootID: cs.bootID,
 		PID: ctr.pid, StartTime: began, CgroupPaths: ctr.groups, CreatedAt: time.Now(),
 	}
 	return nil
@@ -245,55 +243,16 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 }
 
 // recordFailure writes a record which says that the container never ran.
-func (s *Server) recordFailure(ctr *container, err error) {
+func (cs *containers) recordFailure(ctr *container, err error) {
 	now := time.Now()
 	saveRecord(ctr.dir, shimapi.Record{
-		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped, BootID: s.bootID,
+		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped, BootID: cs.bootID,
 		CreatedAt: now, FinishedAt: now, ExitCode: shimapi.CodeStartError, Reason: shimapi.ReasonStartError, Message: err.Error(),
 	})
 }
 
-// container finds a container that was created, and waits for the end of its creation.
-func (s *Server) container(id string) (*container, error) {
-	ctr, ok := held(s, s.containers, id)
-	if ok {
-		<-ctr.ready
-	}
-	if !ok || ctr.failed {
-		return nil, fault(shimapi.KindNotFound, "this shim holds no container %s", id)
-	}
-	return ctr, nil
-}
-
-// running finds a container that has not ended.
-func (s *Server) running(id string) (*container, error) {
-	ctr, err := s.container(id)
-	if err != nil {
-		return nil, err
-	}
-	if ctr.status() == shimapi.StatusStopped {
-		return nil, fault(shimapi.KindNotRunning, "container %s has ended", id)
-	}
-	return ctr, nil
-}
-
-func (ctr *container) status() shimapi.Status {
-	ctr.mu.Lock()
-	defer ctr.mu.Unlock()
-	return ctr.record.Status
-}
-
-// change changes the record, writes it to disk and publishes it as an event.
-func (s *Server) change(ctr *container, kind string, alter func(*shimapi.Record)) {
-	ctr.mu.Lock()
-	defer ctr.mu.Unlock()
-	alter(&ctr.record)
-	saveRecord(ctr.dir, ctr.record)
-	s.hub.publish(kind, ctr.record)
-}
-
-func (s *Server) start(r shimapi.IDRequest) (any, error) {
-	ctr, err := s.running(r.ID)
+func (cs *containers) start(_ *call, r shimapi.IDRequest) (any, error) {
+	ctr, err := cs.registry.running(r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -302,13 +261,18 @@ func (s *Server) start(r shimapi.IDRequest) (any, error) {
 	if st := ctr.status(); st != shimapi.StatusCreated {
 		return nil, fault(shimapi.KindNotRunning, "container %s is %s, not created", r.ID, st)
 	}
+	if p, ok := cs.registry.pod(ctr.pod); ok && ctr.isTracer() {
+		// No container of its pod may be created while it starts.
+		p.tracers.starting.Lock()
+		defer p.tracers.starting.Unlock()
+	}
 	started := time.Now() // taken before, because the command may end before Exec returns
-	if err := s.openFifo(ctr); err != nil {
-		s.releaseFifo(ctr.id)
+	if err := ctr.lc.Exec(); err != nil {
+		cs.state.releaseFifo(ctr.id)
 		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
 	}
 	ctr.awaitCommand()
-	s.change(ctr, shimapi.EventStarted, func(rec *shimapi.Record) {
+	ctr.change(shimapi.EventStarted, func(rec *shimapi.Record) {
 		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})
 	return nil, nil
@@ -327,17 +291,8 @@ func (ctr *container) awaitCommand() {
 	}
 }
 
-// releaseFifo opens the fifo for writing and closes it. If the container's process has died,
-// libcontainer leaves a goroutine blocked in open(2) for reading, which this ends.
-func (s *Server) releaseFifo(id string) {
-	fifo := filepath.Join(s.config.Dir, "state", id, "exec.fifo")
-	if fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
-		_ = unix.Close(fd) // the open has woken the reader
-	}
-}
-
 // supervise waits for the end of a container and records it.
-func (s *Server) supervise(ctr *container, stopOOM func()) {
+func (ctr *container) supervise(stopOOM func()) {
 	exit := ctr.process.wait()
 	if err := ctr.groups.killAll(); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
@@ -346,14 +301,14 @@ func (s *Server) supervise(ctr *container, stopOOM func()) {
 	kills := ctr.ooms.kills()
 	ctr.io.drain()
 	ctr.op.Lock() // a start under way is recorded first
-	s.change(ctr, shimapi.EventExited, func(rec *shimapi.Record) {
+	ctr.change(shimapi.EventExited, func(rec *shimapi.Record) {
 		started := rec.Status == shimapi.StatusRunning
 		setExit(rec, exit.ExitStatus)
 		if exit.lost {
 			rec.Reason, rec.Message = shimapi.ReasonUnknown, unknownMessage
 		}
 		rec.OOMKills = kills
-		rec.OOMKilled = ctr.outOfMemory(rec, kills)
+		rec.OOMKilled = ctr.ooms.explains(exit.ExitStatus, kills)
 		if exit.neverRan && started && rec.ExitCode == shimapi.CodeUnknown {
 			rec.ExitCode, rec.Reason = shimapi.CodeStartError, shimapi.ReasonStartError
 			rec.Message = ctr.execFailure()
@@ -375,21 +330,17 @@ func (ctr *container) execFailure() string {
 }
 
 // countOOMs publishes an event if the OOM killer has killed since the last one.
-func (s *Server) countOOMs(ctr *container) {
-	kills := ctr.ooms.kills()
-	ctr.mu.Lock()
-	fresh := kills > ctr.oomsSeen && ctr.record.Status == shimapi.StatusRunning
-	if fresh {
-		ctr.oomsSeen = kills
+func (ctr *container) countOOMs() {
+	if ctr.status() != shimapi.StatusRunning {
+		return
 	}
-	ctr.mu.Unlock()
-	if fresh {
-		s.change(ctr, shimapi.EventOOM, func(rec *shimapi.Record) { rec.OOMKills = max(rec.OOMKills, kills) })
+	if kills, more := ctr.ooms.fresh(); more {
+		ctr.change(shimapi.EventOOM, func(rec *shimapi.Record) { rec.OOMKills = max(rec.OOMKills, kills) })
 	}
 }
 
-func (s *Server) kill(r shimapi.KillRequest) (any, error) {
-	ctr, err := s.running(r.ID)
+func (cs *containers) kill(_ *call, r shimapi.KillRequest) (any, error) {
+	ctr, err := cs.registry.running(r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -405,11 +356,7 @@ func (s *Server) kill(r shimapi.KillRequest) (any, error) {
 
 func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	if sig == unix.SIGKILL {
-		// Earlier kills by the OOM killer are not the reason of this death.
-		kills := ctr.ooms.kills()
-		ctr.mu.Lock()
-		ctr.oomsBase, ctr.killed = kills, true
-		ctr.mu.Unlock()
+		ctr.ooms.noteKill()
 	}
 	if all && sig != unix.SIGKILL {
 		return cgroup.Signal(ctr.groups.dir(), sig)
@@ -425,13 +372,13 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 }
 
 // delete kills what is left of a container and removes everything of it but its record.
-func (s *Server) delete(r shimapi.IDRequest) (any, error) {
-	if unfinished, ok := held(s, s.containers, r.ID); ok && !s.abortCreate(unfinished) {
+func (cs *containers) delete(_ *call, r shimapi.IDRequest) (any, error) {
+	if unfinished, ok := held(cs.registry, cs.registry.containers, r.ID); ok && !cs.abortCreate(unfinished) {
 		return nil, nil
 	}
-	ctr, err := s.container(r.ID)
+	ctr, err := cs.registry.container(r.ID)
 	if err != nil {
-		return nil, s.deleteRest(r.ID) // an unknown container is no error
+		return nil, cs.state.deleteRest(r.ID) // an unknown container is no error
 	}
 	if ctr.status() != shimapi.StatusStopped {
 		if err := ctr.signal(unix.SIGKILL, true); err != nil {
@@ -445,7 +392,7 @@ func (s *Server) delete(r shimapi.IDRequest) (any, error) {
 	}
 	ctr.op.Lock()
 	defer ctr.op.Unlock()
-	if _, ok := held(s, s.containers, r.ID); !ok {
+	if _, ok := held(cs.registry, cs.registry.containers, r.ID); !ok {
 		return nil, nil // another call has deleted it
 	}
 	if err := ctr.groups.killAll(); err != nil {
@@ -454,7 +401,7 @@ func (s *Server) delete(r shimapi.IDRequest) (any, error) {
 	if err := ctr.lc.Destroy(); err != nil {
 		return nil, err
 	}
-	s.hub.forget(r.ID)
-	drop(s, s.containers, r.ID)
+	cs.hub.forget(r.ID)
+	drop(cs.registry, cs.registry.containers, r.ID)
 	return nil, nil
 }

@@ -20,9 +20,10 @@
 //     off.
 //   - Every exec runs in a cgroup of its own below the container's, so a timeout or a client
 //     that hangs up ends all that it started.
-//   - Every change of a record goes through hub.publish, which reports changes in order.
+//   - A record is changed by its recorder only, which writes it to disk and then publishes
+//     it. Watchers see the changes in order.
 //   - A process whose namespaces a container joins by /proc/PID/ns is still alive after the
-//     join, so the PID was not that of another process (joined.go).
+//     join, so the PID was not that of another process (registry.joined).
 //   - This process may die. A daemon that notices starts another in the same directory and
 //     hands over the duplicates that it has kept: pipe ends, terminal masters, pidfds
 //     (adopt.go). Output that was read but not logged is lost, so every piece is logged
@@ -32,11 +33,11 @@
 //
 // # Locks
 //
-// Server.mu guards the maps of pods and containers only, and is never held together with
-// another lock. container.op is held by start, update and delete, and while an exit is
-// recorded; kill, exec and attach do not take it. container.mu guards the record. The
-// order is container.op, container.mu, hub.mu. A stream's lock may be held while a sink's
-// is taken, and no other.
+// registry.mu guards the maps of pods and containers. The only lock that is taken while it
+// is held is a recorder's. container.op is held by start, update and delete, and while an
+// exit is recorded; kill, exec and attach do not take it. recorder.mu guards the record of
+// one pod or container. The order is container.op, recorder.mu, hub.mu. A stream's lock may
+// be held while a sink's is taken, and no other.
 //
 // # Files
 //

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +23,56 @@ type session struct {
 	group *subgroup
 }
 
+// sessions are the execs of one container that have not ended, by ID. The zero value is
+// ready for use.
+type sessions struct {
+	mu   sync.Mutex
+	byID map[string]*session
+}
+
+// add returns false if there is a session with this ID already.
+func (s *sessions) add(id string, x *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID == nil {
+		s.byID = map[string]*session{}
+	}
+	if s.byID[id] != nil {
+		return false
+	}
+	s.byID[id] = x
+	return true
+}
+
+func (s *sessions) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byID, id)
+}
+
+func (s *sessions) has(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byID[id] != nil
+}
+
+// setPID is called when the process of a session has started.
+func (s *sessions) setPID(x *session, pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.pid = pid
+}
+
+// started returns a session whose process has started, or nil.
+func (s *sessions) started(id string) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.byID[id]; x != nil && x.pid > 0 {
+		return x
+	}
+	return nil
+}
+
 // sessionPrefix begins the name of a session's cgroup.
 const sessionPrefix = "exec-"
 
@@ -33,10 +84,13 @@ func isSessionName(id string) bool {
 	return len(id) > 0 && len(id) <= 64 && letters == ""
 }
 
+// execs carries out the verb exec.
+type execs struct{ registry *registry }
+
 // exec runs a command in a running container. It answers twice: when the command has
 // started, and when it has ended.
-func (s *Server) exec(c *call, r shimapi.ExecRequest) (any, error) {
-	ctr, err := s.running(r.ID)
+func (e execs) exec(c *call, r shimapi.ExecRequest) (any, error) {
+	ctr, err := e.registry.running(r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -93,13 +147,7 @@ func (ctr *container) startSession(r shimapi.ExecRequest, files []*os.File) (*se
 		return nil, nil, fault(shimapi.KindInvalid, "exec: %w", err)
 	}
 	x := &session{proc: proc}
-	ctr.mu.Lock()
-	_, taken := ctr.sessions[r.ExecID]
-	if !taken {
-		ctr.sessions[r.ExecID] = x
-	}
-	ctr.mu.Unlock()
-	if taken {
+	if !ctr.sessions.add(r.ExecID, x) {
 		return nil, nil, fault(shimapi.KindExists, "exec %s is running already", r.ExecID)
 	}
 	console, err := ctr.launchSession(x, r, files)
@@ -136,9 +184,7 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 		return nil, failure
 	}
 	pid, _ := x.proc.Pid() // no error: it was started
-	ctr.mu.Lock()
-	x.pid = pid
-	ctr.mu.Unlock()
+	ctr.sessions.setPID(x, pid)
 	return console, nil
 }
 
@@ -184,9 +230,7 @@ func (ctr *container) endsSoon() bool {
 func isInternal(err error) bool { return asWireError(err).Kind == shimapi.KindInternal }
 
 func (ctr *container) endSession(id string, x *session) {
-	ctr.mu.Lock()
-	delete(ctr.sessions, id)
-	ctr.mu.Unlock()
+	ctr.sessions.remove(id)
 	if x.group != nil {
 		x.group.remove()
 	}
@@ -232,12 +276,9 @@ func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (shimapi.Exi
 }
 
 func (ctr *container) killSession(id string, sig syscall.Signal, all bool) error {
-	ctr.mu.Lock()
-	x := ctr.sessions[id]
-	started := x != nil && x.pid > 0
-	ctr.mu.Unlock()
+	x := ctr.sessions.started(id)
 	switch {
-	case !started:
+	case x == nil:
 		return fault(shimapi.KindNotFound, "container %s has no exec %s", ctr.id, id)
 	case all && sig == unix.SIGKILL:
 		return x.group.killAll()

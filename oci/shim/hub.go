@@ -107,22 +107,22 @@ func kindOf(r shimapi.Record) string {
 
 // watch sends a replay of all records, then events until the client hangs up or falls
 // behind.
-func (s *Server) watch(c *call) (any, error) {
-	replay, events := s.hub.subscribe()
+func (h *hub) watch(c *call) (any, error) {
+	replay, events := h.subscribe()
 	gone := c.hungUp()
 	go func() {
 		<-gone
-		s.hub.unsubscribe(events)
+		h.unsubscribe(events)
 	}()
 	for _, e := range replay {
 		if err := c.answer(e, nil); err != nil {
-			s.hub.unsubscribe(events)
+			h.unsubscribe(events)
 			return nil, errAnswered
 		}
 	}
 	for e := range events {
 		if err := c.answer(e, nil); err != nil {
-			s.hub.unsubscribe(events)
+			h.unsubscribe(events)
 			break
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,9 +26,12 @@ type oomCounter struct {
 	own    string // "" when the host does not count memory
 	parent string // "" on v1, where a cgroup stays until we remove it
 
-	mu     sync.Mutex
-	last   uint64 // of own
-	others uint64 // what parent counted besides, when last was read
+	mu       sync.Mutex
+	last     uint64 // of own
+	others   uint64 // what parent counted besides, when last was read
+	reported uint64 // kills that were published
+	before   uint64 // kills before the shim itself sent SIGKILL
+	killed   bool   // the shim itself sent SIGKILL
 }
 
 func newOOMCounter(g group) *oomCounter {
@@ -59,6 +63,37 @@ func (c *oomCounter) kills() uint64 {
 	return c.last
 }
 
+// fresh returns the kills if there are more than it has returned before.
+func (c *oomCounter) fresh() (kills uint64, more bool) {
+	kills = c.kills()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	more = kills > c.reported
+	c.reported = max(c.reported, kills)
+	return kills, more
+}
+
+// noteKill is called before the shim sends SIGKILL to the container: earlier kills by the
+// OOM killer are not the reason of that death.
+func (c *oomCounter) noteKill() {
+	kills := c.kills()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before, c.killed = kills, true
+}
+
+// explains reports whether a container ended because the OOM killer was active in its
+// cgroup. Exit code 137 without a signal is how a shell or an init reports that its child was
+// killed by SIGKILL, which may also have come from a stop.
+func (c *oomCounter) explains(exit shimapi.ExitStatus, kills uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if kills <= c.before || exit.Code != 128+int(unix.SIGKILL) {
+		return false
+	}
+	return exit.Signal == int(unix.SIGKILL) || !c.killed
+}
+
 // readOOMKills reads the counter of memory.events or memory.oom_control.
 func readOOMKills(path string) (n uint64, ok bool) {
 	data, err := os.ReadFile(path)
@@ -72,16 +107,6 @@ func readOOMKills(path string) (n uint64, ok bool) {
 		}
 	}
 	return 0, false
-}
-
-// outOfMemory reports whether a container ended because the OOM killer was active in its
-// cgroup. Exit code 137 without a signal is how a shell or an init reports that its child was
-// killed by SIGKILL, which may also have come from a stop.
-func (ctr *container) outOfMemory(rec *shimapi.Record, kills uint64) bool {
-	if kills <= ctr.oomsBase || rec.ExitCode != 128+int(unix.SIGKILL) {
-		return false
-	}
-	return rec.Signal == int(unix.SIGKILL) || !ctr.killed
 }
 
 // oomWatcher reports that the OOM killer was active in a cgroup: on v2 by one inotify for all
@@ -153,6 +178,17 @@ func (w *oomWatcher) watch(g group, changed func()) (stop func(), err error) {
 		w.mu.Unlock()
 		_, _ = unix.InotifyRmWatch(int(w.inotify.Fd()), uint32(id)) // an error: it went with the cgroup
 	}, nil
+}
+
+// watchContainer watches a container. If that fails, only its events are missing, since the
+// kills are counted at its end as well.
+func (w *oomWatcher) watchContainer(ctr *container) (stop func()) {
+	stop, err := w.watch(ctr.groups, ctr.countOOMs)
+	if err != nil {
+		slog.Warn("OOM events are not watched", "container", ctr.id, "error", err)
+		return func() {}
+	}
+	return stop
 }
 
 // watchV1 makes the kernel count into an eventfd whenever the cgroup runs out of memory. That

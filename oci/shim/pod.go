@@ -23,63 +23,78 @@ const stopGrace = 10 * time.Second
 
 // pod is the pause process of a pod.
 type pod struct {
-	id, dir, netns string
-	ready          chan struct{} // closed when run has ended, well or not
-	failed         bool          // run failed: there is no process; not read before ready
-	process        process       // not read before ready
-	done           chan struct{} // closed when the exit is recorded
-	unbind         sync.Mutex    // calls that stop the same pod may overlap
-	record         shimapi.Record
-	tracers        tracers
+	recorder
+	id, netns string
+	ready     chan struct{} // closed when run has ended, well or not
+	failed    bool          // run failed: there is no process; not read before ready
+	process   process       // not read before ready
+	pid       int           // not read before ready
+	done      chan struct{} // closed when the exit is recorded
+	unbind    sync.Mutex    // calls that stop the same pod may overlap
+	tracers   tracers
 }
 
-func (s *Server) runPod(r shimapi.RunPodRequest) (any, error) {
+// pods carries out the verbs of pods.
+type pods struct {
+	registry *registry
+	hub      *hub
+	pauses   *pause.Launcher
+	bootID   string
+}
+
+func (ps *pods) newPod(id, dir, netns string) *pod {
+	return &pod{recorder: recorder{hub: ps.hub, dir: dir}, id: id, netns: netns, ready: make(chan struct{}), done: make(chan struct{})}
+}
+
+// isMade reports whether run has ended well.
+func (p *pod) isMade() bool { return isClosed(p.ready) && !p.failed }
+
+func (ps *pods) run(_ *call, r shimapi.RunPodRequest) (any, error) {
 	config, err := pauseConfig(r)
 	if err != nil {
 		return nil, err
 	}
-	p := &pod{id: r.ID, dir: r.Dir, netns: r.NetNSPath, ready: make(chan struct{}), done: make(chan struct{})}
-	if err := claim(s, s.pods, r.ID, p); err != nil {
+	p := ps.newPod(r.ID, r.Dir, r.NetNSPath)
+	if err := claim(ps.registry, ps.registry.pods, r.ID, p); err != nil {
 		return nil, err
 	}
 	defer close(p.ready)
-	if err := s.startPause(p, config, r); err != nil {
+	began, err := ps.startPause(p, config, r)
+	if err != nil {
 		p.failed = true
-		drop(s, s.pods, r.ID)
+		drop(ps.registry, ps.registry.pods, r.ID)
 		return nil, err
 	}
-	started := p.record // a copy: from here on only supervisePod uses the record
-	go s.supervisePod(p)
-	return shimapi.RunPodResponse{PID: started.PID, StartTime: started.StartTime}, nil
+	go p.supervise()
+	return shimapi.RunPodResponse{PID: p.pid, StartTime: began}, nil
 }
 
-func (s *Server) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest) (err error) {
+func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest) (began uint64, err error) {
 	if config.Cgroup, err = podCgroup(r.CgroupPath); err != nil {
-		return err
+		return 0, err
 	}
 	if config.Cgroup != nil {
 		defer config.Cgroup.Close()
 	}
-	proc, err := s.pauses.Start(config)
+	proc, err := ps.pauses.Start(config)
 	if errors.Is(err, pause.ErrSysctl) {
-		return fault(shimapi.KindInvalid, "pod %s: %w", r.ID, err)
+		return 0, fault(shimapi.KindInvalid, "pod %s: %w", r.ID, err)
 	}
 	if err != nil {
-		return fault(shimapi.KindStartFailed, "pod %s: %w", r.ID, err)
+		return 0, fault(shimapi.KindStartFailed, "pod %s: %w", r.ID, err)
 	}
-	p.process = newStarted(proc, proc.Pid)
-	began, err := prepare(proc.Pid, r)
-	if err != nil {
-		return errors.Join(err, terminate(p.process))
+	p.process, p.pid = newStarted(proc, proc.Pid), proc.Pid
+	if began, err = prepare(proc.Pid, r); err != nil {
+		return 0, errors.Join(err, terminate(p.process))
 	}
-	now := time.Now()
-	p.record = shimapi.Record{
-		Version: recordVersion, ID: r.ID, Status: shimapi.StatusRunning, BootID: s.bootID,
-		PID: proc.Pid, StartTime: began, CreatedAt: now, StartedAt: now,
-	}
-	saveRecord(p.dir, p.record)
-	s.hub.publish(shimapi.EventStarted, p.record)
-	return nil
+	p.change(shimapi.EventStarted, func(rec *shimapi.Record) {
+		now := time.Now()
+		*rec = shimapi.Record{
+			Version: recordVersion, ID: r.ID, Status: shimapi.StatusRunning, BootID: ps.bootID,
+			PID: p.pid, StartTime: began, CreatedAt: now, StartedAt: now,
+		}
+	})
+	return began, nil
 }
 
 // prepare sets the OOM score of a pause process that runs, and mounts its network
@@ -97,16 +112,15 @@ func prepare(pid int, r shimapi.RunPodRequest) (began uint64, err error) {
 	return began, err
 }
 
-// supervisePod records the end of a pause process. It ends with the process.
-func (s *Server) supervisePod(p *pod) {
-	setExit(&p.record, p.process.wait().ExitStatus)
-	saveRecord(p.dir, p.record)
-	s.hub.publish(shimapi.EventPodExited, p.record)
+// supervise records the end of a pause process. It ends with the process.
+func (p *pod) supervise() {
+	exit := p.process.wait().ExitStatus
+	p.change(shimapi.EventPodExited, func(rec *shimapi.Record) { setExit(rec, exit) })
 	close(p.done)
 }
 
-func (s *Server) stopPod(r shimapi.IDRequest) (any, error) {
-	p, ok := held(s, s.pods, r.ID)
+func (ps *pods) stop(_ *call, r shimapi.IDRequest) (any, error) {
+	p, ok := ps.registry.pod(r.ID)
 	if !ok {
 		return nil, nil
 	}
@@ -131,16 +145,16 @@ func (p *pod) stop() error {
 	return unbindNetNS(p.netns)
 }
 
-func (s *Server) removePod(r shimapi.IDRequest) (any, error) {
-	p, ok := held(s, s.pods, r.ID)
+func (ps *pods) remove(_ *call, r shimapi.IDRequest) (any, error) {
+	p, ok := ps.registry.pod(r.ID)
 	if !ok {
 		return nil, nil
 	}
 	if err := p.stop(); err != nil {
 		return nil, err
 	}
-	s.hub.forget(r.ID)
-	drop(s, s.pods, r.ID)
+	ps.hub.forget(r.ID)
+	drop(ps.registry, ps.registry.pods, r.ID)
 	return nil, nil
 }
 

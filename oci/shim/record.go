@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,6 +24,44 @@ func saveRecord(dir string, r shimapi.Record) {
 	}
 	if err := write(filepath.Join(dir, shimapi.RecordName), r); err != nil {
 		slog.Error("status not written", "id", r.ID, "status", r.Status, "error", err)
+	}
+}
+
+// recorder keeps the record of one pod or container. Every change goes to its directory and
+// to the hub, in that order and one after the other.
+type recorder struct {
+	hub *hub
+	dir string
+
+	mu     sync.Mutex
+	record shimapi.Record
+}
+
+func (r *recorder) current() shimapi.Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.record
+}
+
+func (r *recorder) status() shimapi.Status { return r.current().Status }
+
+// change changes the record, writes it to disk and publishes it as an event.
+func (r *recorder) change(kind string, alter func(*shimapi.Record)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	alter(&r.record)
+	saveRecord(r.dir, r.record)
+	r.hub.publish(kind, r.record)
+}
+
+// endInput records that the input of the container has ended, unless it has ended itself.
+func (r *recorder) endInput() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.record.Status != shimapi.StatusStopped {
+		r.record.StdinClosed = true
+		saveRecord(r.dir, r.record)
+		r.hub.publish(shimapi.EventStdinClosed, r.record)
 	}
 }
 

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -31,35 +29,26 @@ type Config struct {
 	Version string // berth's
 }
 
-// Server is one shim. It serves until it is told to exit and has no pods.
+// Server is one shim: the listener, and what carries out the verbs. It serves until it is
+// told to exit and has no pods.
 type Server struct {
 	config   Config
 	listener *net.UnixListener
-	pauses   *pause.Launcher
-	bootID   string
+	registry *registry
 	hub      *hub
+	pauses   *pause.Launcher
 	ooms     *oomWatcher
-	left     chan struct{} // closed when shutdown was granted
-
-	mu         sync.Mutex
-	leaving    bool
-	pods       map[string]*pod
-	containers map[string]*container
+	verbs    map[string]verb // by method
+	left     chan struct{}   // closed when an exit was granted
 }
 
 // New makes the socket of the shim and writes its identity. Clients can connect once it has
 // returned; they are answered when [Server.Serve] runs.
 func New(c Config) (*Server, error) {
 	logrus.SetLevel(logrus.WarnLevel) // the log of libcontainer, which also goes to stderr
-	s := &Server{
-		config:     c,
-		hub:        newHub(),
-		left:       make(chan struct{}),
-		pods:       map[string]*pod{},
-		containers: map[string]*container{},
-	}
-	var err error
-	if s.bootID, err = procfs.BootID(); err != nil {
+	s := &Server{config: c, registry: newRegistry(), hub: newHub(), left: make(chan struct{})}
+	bootID, err := procfs.BootID()
+	if err != nil {
 		return nil, err
 	}
 	empty := filepath.Join(c.Dir, "empty")
@@ -72,6 +61,7 @@ func New(c Config) (*Server, error) {
 	if s.ooms, err = newOOMWatcher(); err != nil {
 		return nil, errors.Join(err, s.pauses.Close())
 	}
+	s.wire(bootID)
 	if err := s.appear(); err != nil {
 		return nil, errors.Join(err, s.pauses.Close(), s.ooms.close())
 	}
@@ -140,11 +130,11 @@ func (s *Server) serve(conn *net.UnixConn) {
 	}
 	c := &call{conn: conn, method: request.Method, body: request.Body, files: files}
 	defer c.survivePanic()
-	verb, ok := verbs[c.method]
+	verb, ok := s.verbs[c.method]
 	if !ok {
 		verb = unknown
 	}
-	answer, err := verb(s, c)
+	answer, err := verb(c)
 	c.finish(answer, err)
 	if c.method == shimapi.MethodShutdown && err == nil {
 		close(s.left)
@@ -215,27 +205,16 @@ func (c *call) hungUp() <-chan struct{} {
 }
 
 // verb carries out one method of the wire. It returns the response.
-type verb func(s *Server, c *call) (any, error)
+type verb func(c *call) (any, error)
 
-// with makes a verb of a function that needs the decoded body only.
-func with[T any](f func(*Server, T) (any, error)) verb {
-	return func(s *Server, c *call) (any, error) {
+// with makes a verb of a function that needs the decoded body.
+func with[T any](f func(*call, T) (any, error)) verb {
+	return func(c *call) (any, error) {
 		request, err := decode[T](c)
 		if err != nil {
 			return nil, err
 		}
-		return f(s, request)
-	}
-}
-
-// withCall is [with] for functions that also use the connection or the files.
-func withCall[T any](f func(*Server, *call, T) (any, error)) verb {
-	return func(s *Server, c *call) (any, error) {
-		request, err := decode[T](c)
-		if err != nil {
-			return nil, err
-		}
-		return f(s, c, request)
+		return f(c, request)
 	}
 }
 
@@ -247,80 +226,45 @@ func decode[T any](c *call) (request T, err error) {
 	return request, nil
 }
 
-var verbs = map[string]verb{
-	shimapi.MethodHello:         func(s *Server, _ *call) (any, error) { return s.hello(), nil },
-	shimapi.MethodList:          func(s *Server, _ *call) (any, error) { return s.hub.list(), nil },
-	shimapi.MethodWatch:         (*Server).watch,
-	shimapi.MethodShutdown:      (*Server).shutdown,
-	shimapi.MethodRunPod:        with((*Server).runPod),
-	shimapi.MethodStopPod:       with((*Server).stopPod),
-	shimapi.MethodRemovePod:     with((*Server).removePod),
-	shimapi.MethodCreate:        withCall((*Server).create),
-	shimapi.MethodStart:         with((*Server).start),
-	shimapi.MethodKill:          with((*Server).kill),
-	shimapi.MethodDelete:        with((*Server).delete),
-	shimapi.MethodExec:          withCall((*Server).exec),
-	shimapi.MethodResize:        with((*Server).resize),
-	shimapi.MethodAttach:        withCall((*Server).attach),
-	shimapi.MethodCloseStdin:    with((*Server).closeStdin),
-	shimapi.MethodReopen:        with((*Server).reopen),
-	shimapi.MethodUpdate:        with((*Server).update),
-	shimapi.MethodHandoverState: withCall((*Server).handoverState),
-	shimapi.MethodAdopt:         withCall((*Server).adopt),
-	shimapi.MethodReportExit:    with((*Server).reportExit),
+// wire makes what carries out the verbs, and the table of these.
+func (s *Server) wire(bootID string) {
+	pods := &pods{s.registry, s.hub, s.pauses, bootID}
+	containers := &containers{s.registry, s.hub, s.ooms, stateDir(filepath.Join(s.config.Dir, "state")), bootID}
+	streams, execs, handovers := streams{s.registry}, execs{s.registry}, handovers{s.registry, pods, containers}
+	s.verbs = map[string]verb{
+		shimapi.MethodHello:         func(*call) (any, error) { return s.hello(), nil },
+		shimapi.MethodShutdown:      func(*call) (any, error) { return nil, s.registry.leave() },
+		shimapi.MethodList:          func(*call) (any, error) { return s.hub.list(), nil },
+		shimapi.MethodWatch:         s.hub.watch,
+		shimapi.MethodRunPod:        with(pods.run),
+		shimapi.MethodStopPod:       with(pods.stop),
+		shimapi.MethodRemovePod:     with(pods.remove),
+		shimapi.MethodCreate:        with(containers.create),
+		shimapi.MethodStart:         with(containers.start),
+		shimapi.MethodKill:          with(containers.kill),
+		shimapi.MethodUpdate:        with(containers.update),
+		shimapi.MethodDelete:        with(containers.delete),
+		shimapi.MethodExec:          with(execs.exec),
+		shimapi.MethodAttach:        with(streams.attach),
+		shimapi.MethodCloseStdin:    with(streams.closeStdin),
+		shimapi.MethodReopen:        with(streams.reopen),
+		shimapi.MethodResize:        with(streams.resize),
+		shimapi.MethodHandoverState: with(handovers.state),
+		shimapi.MethodAdopt:         with(handovers.adopt),
+		shimapi.MethodReportExit:    with(handovers.reportExit),
+	}
 }
 
-func unknown(_ *Server, c *call) (any, error) {
+func unknown(c *call) (any, error) {
 	return nil, fault(shimapi.KindInvalid, "this shim (wire %d) knows no method %q", shimapi.Version, c.method)
 }
 
-// shutdown makes the shim exit if it has no pods and containers.
-func (s *Server) shutdown(*call) (any, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.pods)+len(s.containers) > 0 {
-		return nil, fault(shimapi.KindExists, "the shim holds %d pods and %d containers", len(s.pods), len(s.containers))
-	}
-	if s.leaving {
-		return nil, fault(shimapi.KindNotRunning, "the shim is leaving")
-	}
-	s.leaving = true
-	return nil, nil
-}
-
-// Leave is what a shutdown call does, for a signal handler.
-func (s *Server) Leave(context.Context) error {
-	_, err := s.shutdown(nil)
+// Leave makes the shim exit if it has no pods and containers, as a shutdown call does. It is
+// for a signal handler.
+func (s *Server) Leave() error {
+	err := s.registry.leave()
 	if err == nil {
 		close(s.left)
 	}
 	return err
-}
-
-// claim adds a pod or container to its map before it is made, so that no other can have the
-// ID and the shim does not exit meanwhile.
-func claim[T any](s *Server, m map[string]T, id string, v T) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.leaving {
-		return fault(shimapi.KindNotRunning, "the shim is leaving")
-	}
-	if _, taken := m[id]; taken {
-		return fault(shimapi.KindExists, "%s is held already", id)
-	}
-	m[id] = v
-	return nil
-}
-
-func drop[T any](s *Server, m map[string]T, id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(m, id)
-}
-
-func held[T any](s *Server, m map[string]T, id string) (T, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v, ok := m[id]
-	return v, ok
 }

@@ -3,7 +3,6 @@ package shim
 import (
 	"errors"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -54,13 +53,13 @@ func (ctr *container) isTracer() bool {
 // hide freezes the tracers that could see the creation of a container, until the caller
 // calls reveal with the result of the creation. If that comes later than [stillFor], the
 // processes of the container are killed and reveal returns an error.
-func (s *Server) hide(ctr *container, spec *specs.Spec) (reveal func(error) error, err error) {
-	p, ok := held(s, s.pods, ctr.pod)
+func (cs *containers) hide(ctr *container, spec *specs.Spec) (reveal func(error) error, err error) {
+	p, ok := cs.registry.pod(ctr.pod)
 	if !ok || !isExposed(spec) {
 		return func(err error) error { return err }, nil
 	}
 	p.tracers.starting.RLock()
-	thaw, err := s.holdStill(p)
+	thaw, err := p.tracers.hold(func() []*container { return cs.registry.tracersOf(p.id) })
 	if err != nil {
 		p.tracers.starting.RUnlock()
 		return nil, err
@@ -68,7 +67,7 @@ func (s *Server) hide(ctr *container, spec *specs.Spec) (reveal func(error) erro
 	inTime := func() bool { return true }
 	if p.tracers.any() {
 		inTime = time.AfterFunc(stillFor, func() {
-			if err := removeNoted(filepath.Join(s.config.Dir, "state", ctr.id, cgroupName)); err != nil {
+			if err := cs.state.removeNoted(ctr.id); err != nil {
 				slog.Error("container that takes too long is not ended", "container", ctr.id, "error", err)
 			}
 		}).Stop
@@ -90,14 +89,13 @@ func (t *tracers) any() bool {
 	return len(t.frozen) > 0
 }
 
-// holdStill freezes the running tracers of a pod until every caller has called thaw. Tracers
+// hold freezes the running tracers of the pod until every caller has called thaw. Tracers
 // that are frozen already are left as they are.
-func (s *Server) holdStill(p *pod) (thaw func(), err error) {
-	t := &p.tracers
+func (t *tracers) hold(running func() []*container) (thaw func(), err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.makers == 0 {
-		if err := t.freeze(s.tracersOf(p.id)); err != nil {
+		if err := t.freeze(running()); err != nil {
 			t.thaw()
 			return nil, err
 		}
@@ -110,18 +108,6 @@ func (s *Server) holdStill(p *pod) (thaw func(), err error) {
 			t.thaw()
 		}
 	}, nil
-}
-
-func (s *Server) tracersOf(pod string) []*container {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []*container
-	for _, ctr := range s.containers {
-		if ctr.pod == pod && isClosed(ctr.ready) && !ctr.failed && ctr.isTracer() && ctr.status() == shimapi.StatusRunning {
-			all = append(all, ctr)
-		}
-	}
-	return all
 }
 
 // freeze is called with mu held.
@@ -151,16 +137,6 @@ func (t *tracers) thaw() {
 		}
 	}
 	t.frozen = nil
-}
-
-// openFifo makes the container execute its command. A tracer waits until no container of its
-// pod is being created.
-func (s *Server) openFifo(ctr *container) error {
-	if p, ok := held(s, s.pods, ctr.pod); ok && ctr.isTracer() {
-		p.tracers.starting.Lock()
-		defer p.tracers.starting.Unlock()
-	}
-	return ctr.lc.Exec()
 }
 
 // thawAdopted thaws a tracer that the dead shim may have frozen.

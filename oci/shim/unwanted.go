@@ -2,7 +2,6 @@ package shim
 
 import (
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"berth/oci/shimapi"
@@ -21,7 +20,7 @@ const (
 // abortCreate kills what the creation of a container has started, because the container was
 // deleted meanwhile. It reports whether the creation has ended. If it has not, create itself
 // removes the container in the end.
-func (s *Server) abortCreate(ctr *container) bool {
+func (cs *containers) abortCreate(ctr *container) bool {
 	select {
 	case <-ctr.ready:
 		return true
@@ -30,7 +29,7 @@ func (s *Server) abortCreate(ctr *container) bool {
 	ctr.unwanted.Store(true)
 	over := make(chan struct{})
 	defer close(over)
-	go s.killCreated(ctr, over)
+	go cs.killCreated(ctr, over)
 	select {
 	case <-ctr.ready:
 		return true
@@ -42,11 +41,11 @@ func (s *Server) abortCreate(ctr *container) bool {
 
 // killCreated kills the processes that the creation of a container starts, again and again
 // until over is closed.
-func (s *Server) killCreated(ctr *container, over <-chan struct{}) {
+func (cs *containers) killCreated(ctr *container, over <-chan struct{}) {
 	again := time.NewTicker(unwantedPause)
 	defer again.Stop()
 	for {
-		if err := removeNoted(filepath.Join(s.config.Dir, "state", ctr.id, cgroupName)); err != nil {
+		if err := cs.state.removeNoted(ctr.id); err != nil {
 			slog.Error("processes of a container that is being made are not ended", "container", ctr.id, "error", err)
 		}
 		select {
@@ -61,16 +60,16 @@ func (s *Server) killCreated(ctr *container, over <-chan struct{}) {
 
 // made marks the end of a container's creation. If the container was deleted meanwhile, made
 // removes it.
-func (s *Server) made(ctr *container) {
+func (cs *containers) made(ctr *container) {
 	close(ctr.ready)
 	if !ctr.unwanted.Load() {
 		return
 	}
-	if _, err := s.delete(shimapi.IDRequest{ID: ctr.id}); err != nil {
+	if _, err := cs.delete(nil, shimapi.IDRequest{ID: ctr.id}); err != nil {
 		slog.Error("container that is not wanted stays", "container", ctr.id, "error", err)
 	}
 	// The daemon does not wait for it any more, but may keep what the container used
 	// until now.
-	s.hub.publish(shimapi.EventDeleted, shimapi.Record{ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped})
-	s.hub.forget(ctr.id)
+	cs.hub.publish(shimapi.EventDeleted, shimapi.Record{ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped})
+	cs.hub.forget(ctr.id)
 }

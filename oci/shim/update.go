@@ -17,8 +17,8 @@ import (
 )
 
 // update changes limits. Those that the request does not name stay as they are.
-func (s *Server) update(r shimapi.UpdateRequest) (any, error) {
-	ctr, err := s.running(r.ID)
+func (cs *containers) update(_ *call, r shimapi.UpdateRequest) (any, error) {
+	ctr, err := cs.registry.running(r.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func (s *Set) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sh := range s.shims {
-		sh.dropAllLocked()
+		sh.handover.dropAll()
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func (s *Set) onDeath(p *process) {
 	s.mu.Lock()
 	delete(s.shims, sh.id)
 	expected := sh.leaving
-	sh.dropAllLocked()
+	sh.handover.dropAll()
 	s.mu.Unlock()
 	if !expected { // else the shim has removed its directory itself
 		_ = os.RemoveAll(sh.dir) // on an error the next daemon tries again
@@ -155,7 +155,7 @@ func (sh *Shim) handOverLate(ctx context.Context, dead *process, id string) erro
 	sh.set.mu.Lock()
 	defer sh.set.mu.Unlock()
 	if err != nil {
-		sh.dropLocked(id)
+		sh.handover.drop(id)
 		return err
 	}
 	h.holder = replacement

@@ -92,7 +92,7 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 func (s *Set) dir() string { return filepath.Join(s.config.StateDir, "shims") }
 
 func (s *Set) newShim(id string) *Shim {
-	return &Shim{set: s, id: id, dir: filepath.Join(s.dir(), id), pods: map[string]struct{}{}, handover: map[string]*handover{}}
+	return &Shim{set: s, id: id, dir: filepath.Join(s.dir(), id), pods: map[string]struct{}{}, handover: handovers{}}
 }
 
 // reconnect adds a living shim to the set, or removes the directory of a dead one.

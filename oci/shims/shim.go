@@ -15,11 +15,11 @@ type Shim struct {
 	id, dir string
 
 	// guarded by Set.mu
-	process  *process             // the one that serves now, or served last
-	pods     map[string]struct{}  // by ID
-	handover map[string]*handover // what a replacement would need, by ID of pod or container
-	reserved int                  // pods that ForNewPod has promised room to
-	leaving  bool                 // it was told to exit
+	process  *process            // the one that serves now, or served last
+	pods     map[string]struct{} // by ID
+	handover handovers
+	reserved int  // pods that ForNewPod has promised room to
+	leaving  bool // it was told to exit
 }
 
 // ID names the shim for [Set.Get].
@@ -126,7 +126,7 @@ func (sh *Shim) forget(id string) (left int) {
 	sh.set.mu.Lock()
 	defer sh.set.mu.Unlock()
 	delete(sh.pods, id)
-	sh.dropLocked(id)
+	sh.handover.drop(id)
 	return len(sh.pods) + sh.reserved
 }
 
@@ -180,7 +180,7 @@ func (sh *Shim) Delete(ctx context.Context, id string) error {
 	if err == nil {
 		sh.set.mu.Lock()
 		defer sh.set.mu.Unlock()
-		sh.dropLocked(id)
+		sh.handover.drop(id)
 	}
 	return err
 }

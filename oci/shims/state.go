@@ -33,11 +33,16 @@ func (sh *Shim) keep(p *process, state shimapi.HandoverState, files []*os.File) 
 }
 
 func (sh *Shim) keepLocked(p *process, state shimapi.HandoverState, files []*os.File) {
-	sh.dropLocked(state.ID)
+	sh.handover.drop(state.ID)
 	if sh.set.ctx.Err() != nil { // Close has closed all that were kept
 		shimapi.CloseFiles(files)
 		return
 	}
+	sh.handover[state.ID] = newHandover(p, state, files)
+}
+
+// newHandover takes over the files.
+func newHandover(p *process, state shimapi.HandoverState, files []*os.File) *handover {
 	h := &handover{HandoverState: state, streams: map[string]int{}, holder: p}
 	h.Files = nil
 	for i, f := range files {
@@ -53,7 +58,7 @@ func (sh *Shim) keepLocked(p *process, state shimapi.HandoverState, files []*os.
 			_ = f.Close() // the duplicate is kept
 		}
 	}
-	sh.handover[state.ID] = h
+	return h
 }
 
 // duplicate returns another descriptor of the same open file, -1 on an error.
@@ -69,16 +74,20 @@ func duplicate(f *os.File) int {
 	return fd
 }
 
-func (sh *Shim) dropLocked(id string) {
-	if h := sh.handover[id]; h != nil {
+// handovers has what a replacement of one shim would need, by ID of pod or container. It is
+// guarded by Set.mu.
+type handovers map[string]*handover
+
+func (all handovers) drop(id string) {
+	if h := all[id]; h != nil {
 		h.closeFiles()
-		delete(sh.handover, id)
+		delete(all, id)
 	}
 }
 
-func (sh *Shim) dropAllLocked() {
-	for id := range sh.handover {
-		sh.dropLocked(id)
+func (all handovers) dropAll() {
+	for id := range all {
+		all.drop(id)
 	}
 }
 
@@ -113,7 +122,7 @@ func (p *process) onEvent(e shimapi.Event) {
 	switch {
 	case h == nil:
 	case e.Record.Status == shimapi.StatusStopped && e.Record.Pod == "":
-		sh.dropLocked(id)
+		sh.handover.drop(id)
 	case e.Record.Status == shimapi.StatusStopped:
 		h.closeFiles() // its libcontainer state and cgroup stay until it is deleted
 	case e.Record.StdinClosed:
