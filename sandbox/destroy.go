@@ -82,7 +82,7 @@ func (t *teardown) releasePod(ctx context.Context, s *Sandbox, force bool) error
 func (t *teardown) releasePodCgroups(rec *podRecord) error {
 	parent := cgroupParent(t.host, rec)
 	var errs []error
-	if p := pauseCgroup(t.host, parent, rec.ID); p != "" {
+	if p := sandboxCgroup(t.host, parent, rec.ID); p != "" {
 		errs = append(errs, removeCgroup(t.host, p))
 	}
 	return errors.Join(append(errs, t.made.release(t.host, parent, rec.MadeCgroup))...)

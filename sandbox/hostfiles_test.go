@@ -78,11 +78,14 @@ func TestCgroupOfAPod(t *testing.T) {
 			t.Errorf("parent %q with systemd %t: %s, want %s", tt.parent, tt.host.SystemdCgroup, got, tt.want)
 		}
 	}
-	if got := pauseCgroup(oci.Host{CgroupV2: true}, "/kubepods/pod1", "p"); got != "kubepods/pod1/p" {
+	if got := sandboxCgroup(oci.Host{CgroupV2: true}, "/kubepods/pod1", "p"); got != "kubepods/pod1/p" {
 		t.Errorf("pause is cloned into %q", got)
 	}
-	if pauseCgroup(oci.Host{}, "/x", "p")+pauseCgroup(systemd, "x.slice", "p") != "" {
-		t.Error("pause has a cgroup where every join costs, or where cgroups are systemd's to make")
+	if got := sandboxCgroup(oci.Host{}, "/x", "p"); got != "x/p" {
+		t.Errorf("on v1 the sandbox's cgroup is %q", got)
+	}
+	if sandboxCgroup(systemd, "x.slice", "p") != "" {
+		t.Error("pause has a cgroup where cgroups are systemd's to make")
 	}
 	if cgroupDirs(systemd, "/x") != nil || cgroupDirs(oci.Host{CgroupV2: true}, "/") != nil {
 		t.Error("cgroups that are not ours to make or remove")

@@ -62,7 +62,7 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 			ID: rec.ID, Dir: paths.podDir(rec.ID),
 			NewNet: rec.netns != "", NetNSPath: rec.netns, NewUTS: rec.netns != "", NewIPC: !hostIPC(cfg), NewPID: sharedPID(cfg),
 			UIDMaps: rec.uids, GIDMaps: rec.gids, Sysctls: early,
-			CgroupPath: pauseCgroup(h, parent, rec.ID), OOMScoreAdj: clampOOM(h, pauseOOMScore),
+			CgroupPath: sandboxCgroup(h, parent, rec.ID), OOMScoreAdj: clampOOM(h, pauseOOMScore),
 			User: &security.User, AppArmor: security.AppArmor,
 		},
 	}

@@ -235,14 +235,25 @@ func namespaced(path string, r shimapi.RunPodRequest) error {
 	return fmt.Errorf("sysctl %s belongs to no namespace, it would change the host", path)
 }
 
-// podCgroup makes and opens the v2 cgroup of a pod; nil: on v1, or if none is named.
+// podCgroup makes the cgroup of a pod sandbox, and on v2 opens it, for pause to be cloned
+// into; nil: on v1, or if none is named.
 func podCgroup(path string) (*os.File, error) {
-	if path == "" || !unified() {
+	if path == "" {
 		return nil, nil
 	}
-	dir := filepath.Join(unifiedRoot, filepath.Clean("/"+path))
+	root := unifiedRoot
+	if !unified() {
+		root = filepath.Join(unifiedRoot, shimapi.SandboxHierarchy)
+		if _, err := os.Stat(root); err != nil {
+			return nil, nil // not mounted: nobody looks for the pod there
+		}
+	}
+	dir := filepath.Join(root, filepath.Clean("/"+path))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cgroup of the pod: %w", err)
+	}
+	if !unified() {
+		return nil, nil
 	}
 	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

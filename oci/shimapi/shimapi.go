@@ -101,8 +101,9 @@ type RunPodRequest struct {
 
 	NetNSPath string            `json:"netns_path,omitempty"`
 	Sysctls   map[string]string `json:"sysctls,omitempty"` // dotted names, written inside the new namespaces
-	// CgroupPath is the v2 cgroup, relative to the mount, that pause is cloned into;
-	// ignored on v1, where every join costs milliseconds (pause stays in the shim's).
+	// CgroupPath is the pod sandbox's own cgroup, relative to the mount. On v2 pause is
+	// cloned into it. On v1 it is made, in [SandboxHierarchy] alone, and stays empty: a
+	// join costs milliseconds there, and what looks for it (cAdvisor) needs no process in it.
 	CgroupPath  string `json:"cgroup_path,omitempty"`
 	OOMScoreAdj int    `json:"oom_score_adj"`
 	// User is what pause becomes; nil, of a daemon older than the field: an
@@ -110,6 +111,10 @@ type RunPodRequest struct {
 	User     *PauseUser `json:"user,omitempty"`
 	AppArmor string     `json:"apparmor,omitempty"` // profile of pause; "" is unconfined
 }
+
+// SandboxHierarchy is the v1 hierarchy that the cgroups of pod sandboxes are made in, one
+// that cAdvisor watches.
+const SandboxHierarchy = "cpu"
 
 // PauseUser is a user and groups in the pod's user namespace.
 type PauseUser struct {

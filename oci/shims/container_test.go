@@ -261,3 +261,33 @@ func TestUserNamespace(t *testing.T) {
 		t.Errorf("output %q", out)
 	}
 }
+
+// TestCgroupOfASandbox: the pod's own cgroup is there from the start. On v2 pause is in it;
+// on v1 it is empty, since what looks for it needs only its name.
+func TestCgroupOfASandbox(t *testing.T) {
+	n := newShimNode(t)
+	parent := "berth-test-" + newID()[:8]
+	id := n.pod(func(r *shimapi.RunPodRequest) { r.CgroupPath = filepath.Join(parent, r.ID) })
+	root, v1 := "/sys/fs/cgroup", filepath.Join("/sys/fs/cgroup", shimapi.SandboxHierarchy)
+	_, err := os.Stat(filepath.Join(root, "cgroup.controllers"))
+	v2 := err == nil
+	if !v2 {
+		root = v1
+	}
+	dir := filepath.Join(root, parent, id)
+	t.Cleanup(func() {
+		if err := errors.Join(os.Remove(dir), os.Remove(filepath.Dir(dir))); err != nil {
+			t.Error(err)
+		}
+	})
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(strings.Fields(string(procs))); v2 && got != 1 || !v2 && got != 0 {
+		t.Errorf("%d processes in the cgroup of the sandbox, on v2: %t", got, v2)
+	}
+	if err := n.shim.RemovePod(n.ctx, id); err != nil {
+		t.Fatal(err)
+	}
+}
