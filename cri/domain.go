@@ -7,6 +7,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cri/containerdview"
 	"berth/image"
 	"berth/sandbox"
 )
@@ -19,6 +20,7 @@ type Domain interface {
 	States
 	Sessions
 	Stats
+	containerdview.Domain
 }
 
 // Pods changes pod sandboxes.

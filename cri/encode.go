@@ -132,14 +132,18 @@ func (s *Server) encodeImageSpec(c *sandbox.ContainerStatus) *runtimeapi.ImageSp
 }
 
 func (s *Server) displayName(c *sandbox.ContainerStatus) string {
-	in := c.Config.GetImage()
+	return s.imageName(c.Config.GetImage(), c.ImageID)
+}
+
+// imageName names the image of an ID that a container was asked for by in.
+func (s *Server) imageName(in *runtimeapi.ImageSpec, id string) string {
 	if in.GetUserSpecifiedImage() != "" {
 		return in.GetUserSpecifiedImage()
 	}
-	if !strings.HasPrefix(c.ImageID, in.GetImage()) && !strings.HasPrefix(strings.TrimPrefix(c.ImageID, "sha256:"), in.GetImage()) {
+	if !strings.HasPrefix(id, in.GetImage()) && !strings.HasPrefix(strings.TrimPrefix(id, "sha256:"), in.GetImage()) {
 		return in.GetImage()
 	}
-	img, err := s.opt.Images.Get(c.ImageID)
+	img, err := s.opt.Images.Get(id)
 	if err != nil || len(img.Tags) == 0 {
 		return in.GetImage()
 	}

@@ -55,6 +55,11 @@ func (f *fake) call(ctx context.Context, verb string) error {
 	return hook(ctx, verb)
 }
 
+// Subject knows no one: package containerdview has tests of its own.
+func (f *fake) Subject(id string) (*sandbox.Subject, error) {
+	return nil, fmt.Errorf("%s: %w", id, sandbox.ErrNotFound)
+}
+
 func (f *fake) nextID(n int) string { return fmt.Sprintf("%064x", n+0xa0) }
 
 func (f *fake) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {

@@ -11,6 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"berth/cri/containerdview"
 	"berth/cri/operator"
 	"berth/sandbox/inflight"
 )
@@ -26,7 +27,8 @@ var early = map[string]bool{
 	runtimeapi.RuntimeService_Version_FullMethodName:       true,
 	runtimeapi.RuntimeService_Status_FullMethodName:        true,
 	runtimeapi.RuntimeService_RuntimeConfig_FullMethodName: true,
-	operator.InfoMethod: true,
+	operator.InfoMethod:          true,
+	containerdview.VersionMethod: true,
 }
 
 // quiet calls come every few seconds and are logged at a higher level.
@@ -36,6 +38,7 @@ var quiet = map[string]bool{
 	"ListImages": true, "ImageStatus": true, "ImageFsInfo": true,
 	"ContainerStats": true, "ListContainerStats": true, "PodSandboxStats": true, "ListPodSandboxStats": true,
 	"ListMetricDescriptors": true, "ListPodSandboxMetrics": true,
+	"Get":                true, // of package containerdview
 	"StreamPodSandboxes": true, "StreamContainers": true, "StreamImages": true,
 	"StreamContainerStats": true, "StreamPodSandboxStats": true, "StreamPodSandboxMetrics": true,
 }

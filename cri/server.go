@@ -2,13 +2,16 @@ package cri
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cri/containerdview"
 	"berth/cri/operator"
+	"berth/sandbox"
 	"berth/sandbox/inflight"
 )
 
@@ -87,6 +90,12 @@ func (s *Server) Register(g *grpc.Server) {
 	runtimeapi.RegisterRuntimeServiceServer(g, &runtimeService{Server: s})
 	runtimeapi.RegisterImageServiceServer(g, &imageService{Server: s})
 	operator.Register(g, &backend{s})
+}
+
+// RegisterContainerd puts on g what the kubelet's cAdvisor asks of containerd.
+func (s *Server) RegisterContainerd(g *grpc.Server) {
+	image := func(c *sandbox.Subject) string { return strings.ToValidUTF8(s.imageName(c.Image, c.ImageID), "") }
+	containerdview.Register(g, s.opt.Domain, image, s.opt.Version)
 }
 
 // SetReady lets calls through; until then they wait a little and get

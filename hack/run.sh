@@ -23,7 +23,7 @@ gone() { timeout "${2:-10}" tail --pid="$1" -f /dev/null 2>/dev/null; }
 start() {
   setsid bin/berthd --config /dev/null --root "$dir/root" --state "$dir/run" --listen "$socket" \
     --cni-conf-dir "$dir/net.d" --cni-bin-dir "$PWD/bin/cni" --default-network \
-    --certs-dir "$dir/certs.d" >>"$dir/berthd.log" 2>&1 &
+    --certs-dir "$dir/certs.d" --containerd-socket off >>"$dir/berthd.log" 2>&1 &
   daemon=$!
 }
 

@@ -19,6 +19,7 @@
 //   - shimWatch (watch.go, lost.go): what the shims report
 //   - sessions (exec.go, portforward.go): streams of clients
 //   - statistics (stats.go, podstats.go, measures.go and the readers of cgroups)
+//   - subjects (subject.go): pods and containers for those who watch their cgroups
 //   - health (ready.go): whether pods can run on this node
 //
 // # Invariants
@@ -73,6 +74,7 @@
 //	ROOT/pods/POD/containers/CTR/{upper,work}    writable layer
 //	STATE/pods/POD/{net,shm}                     pinned netns, tmpfs of /dev/shm
 //	STATE/containers/CTR/rootfs                  overlay mount
+//	/sys/fs/cgroup/…/PARENT/{POD,CTR}            cgroups; POD on v1 in the hierarchy cpu alone, without a process
 //	ROOT/quarantine/POD                          a pod whose record can't be read
 //	ROOT/init-HASH                               the program in containers that need one of ours (init.go), made for the first
 //

@@ -39,6 +39,7 @@ type Runtime struct {
 	*containerVerbs // Create-, Start-, Stop-, Remove- and UpdateContainer, ReopenLog
 	*sessions       // ExecSync, Exec, Attach, PortForward
 	*statistics     // ContainerStats, PodStats, their lists, Measures, PodMeasures
+	*subjects       // Subject
 	*recovery       // Recover, Settled
 	*health         // Ready
 
@@ -88,6 +89,7 @@ func New(opt Options) (*Runtime, error) {
 		},
 		sessions:   &sessions{index: ix, shims: opt.Shims},
 		statistics: newStatistics(paths, ix, opt.Host),
+		subjects:   &subjects{index: ix, host: opt.Host},
 		recovery: &recovery{
 			paths: paths, index: ix, teardown: t, watch: w, images: opt.Images, network: opt.Network, mounts: opt.Mounts,
 			shims: opt.Shims, bootID: boot, events: events, settled: make(chan struct{}),

@@ -12,7 +12,8 @@
 //
 //	lock root and state            two daemons on one root would undo each other's work
 //	images, network, host, shims   a shim that is alive is connected to again
-//	listen                         calls are accepted, and wait until the daemon is ready
+//	listen                         calls are accepted, and wait until the daemon is ready;
+//	                               also at containerd's path, where cAdvisor looks only once
 //	sandbox.Recover                read records, compare them with the kernel, hold layers
 //	image sweep, network GC, seeds these are begun now that it is known what is in use;
 //	                               the start does not wait for them, because a plugin may
@@ -22,7 +23,8 @@
 // On SIGTERM or SIGINT no new change is begun. Changes in progress get drain_timeout;
 // after that they are cancelled and get a few seconds to undo what they began. Then the
 // socket is closed. Containers keep running in their shims; a shim without pods is asked
-// to exit. On SIGUSR1 the daemon logs the stacks of all goroutines.
+// to exit. On SIGHUP the configuration is reloaded; on SIGUSR1 the daemon logs the stacks
+// of all goroutines.
 //
 // # Invariants
 //
@@ -32,6 +34,10 @@
 //     then fails with the name of the process that holds it.
 //   - An existing socket is replaced only when nothing answers at it. A socket is never
 //     accessible to others than root and its group, not even while it is made.
+//   - The path of containerd's socket is lent: it is served while no containerd answers
+//     there, and left at once to one that starts later. It is taken only by a link, which
+//     replaces nothing, after a socket that nobody answers at was moved aside by its inode;
+//     it is never taken back, and at the end only berth's own inode is removed.
 //   - What was opened is closed in reverse order, also when the start fails in between.
 //
 // # Locks
@@ -42,6 +48,7 @@
 //
 //	ROOT/berthd.lock, STATE/berthd.lock   locked while a daemon runs; the owner's PID
 //	listen (configuration)                the socket of the CRI
+//	containerd_socket (configuration)     the path lent; a killed daemon leaves it to the next
 //
 // # Why not socket activation
 //

@@ -21,8 +21,12 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	if err := removeStale(ctx, path); err != nil {
-		return nil, err
+	stale, err := staleSocket(ctx, path)
+	if err == nil && stale != nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listen: %w, or name another path with --listen", err)
 	}
 	// The socket is never open to others, not even between bind and chmod: it is
 	// bound under another name and renamed once its mode is right.
@@ -31,18 +35,31 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		hidden = filepath.Join(filepath.Dir(path), ".b")
 	}
 	_ = os.Remove(hidden)
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", hidden)
+	l, err := bind(ctx, hidden)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	ul := l.(*net.UnixListener)
-	ul.SetUnlinkOnClose(false) // it would remove the hidden name; see socket
-	if err := errors.Join(os.Chmod(hidden, 0o660), os.Rename(hidden, path)); err != nil {
+	if err := os.Rename(hidden, path); err != nil {
 		l.Close()
 		os.Remove(hidden)
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	return &socket{Listener: l, path: path}, nil
+}
+
+// bind makes a socket of mode 0660 at path. Closing it leaves the file.
+func bind(ctx context.Context, path string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // by then it has another name
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		os.Remove(path)
+		return nil, err
+	}
+	return l, nil
 }
 
 // socket is a listener whose name goes with it.
@@ -59,28 +76,26 @@ func (s *socket) Close() error {
 	return s.Listener.Close()
 }
 
-// removeStale removes a socket at path that nobody answers at.
-func removeStale(ctx context.Context, path string) error {
+// staleSocket is the socket at path that nobody answers at; nil when there is nothing. The
+// error says what else is there, and what to do about it.
+func staleSocket(ctx context.Context, path string) (fs.FileInfo, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return nil, err
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("listen: %s is there and no socket: remove it, or name another path with --listen", path)
+		return nil, fmt.Errorf("%s is there and no socket: remove it", path)
 	}
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 	if err == nil {
 		conn.Close()
-		return fmt.Errorf("listen: a server answers at %s already: stop it, or name another path with --listen", path)
+		return nil, fmt.Errorf("a server answers at %s already: stop it", path)
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("listen: can't tell whether %s is in use: %w", path, err)
+		return nil, fmt.Errorf("can't tell whether %s is in use: %w", path, err)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("listen: %w", err)
-	}
-	return nil
+	return info, nil
 }

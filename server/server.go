@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -54,6 +56,13 @@ func Run(ctx context.Context, start Start) error {
 	server := grpc.NewServer(n.cri.Interceptors()...)
 	n.cri.Register(server)
 	served := make(chan error, 1)
+	front, err := n.openContainerd(life, server)
+	if err != nil {
+		return errors.Join(err, socket.Close())
+	}
+	if front != nil {
+		n.opened("containerd_socket", func(context.Context) error { return front.close() })
+	}
 	go func() { served <- server.Serve(socket) }()
 	defer server.Stop()
 
@@ -75,12 +84,12 @@ func Run(ctx context.Context, start Start) error {
 		}
 	}
 	stop() // a second signal ends the process at once
-	n.drain(life, server)
+	n.drain(life, server, front)
 	return nil
 }
 
 // drain lets the calls in flight end, within bounds.
-func (n *node) drain(ctx context.Context, server *grpc.Server) {
+func (n *node) drain(ctx context.Context, server *grpc.Server, front *containerdFront) {
 	log := klog.FromContext(ctx)
 	timeout := n.live.Load().DrainTimeout
 	log.Info("Stopping; containers live on", "drainTimeout", timeout)
@@ -90,15 +99,17 @@ func (n *node) drain(ctx context.Context, server *grpc.Server) {
 	if err := n.cri.Drain(changes); err != nil {
 		log.Error(err, "Not every call ended in time")
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		server.GracefulStop()
-	}()
-	select {
-	case <-ended:
-	case <-time.After(readersTimeout):
-		server.Stop()
-		<-ended
+	servers := []*grpc.Server{server}
+	if front != nil {
+		servers = append(servers, front.server)
 	}
+	var ended sync.WaitGroup
+	for _, s := range servers {
+		ended.Go(func() {
+			cut := time.AfterFunc(readersTimeout, s.Stop)
+			defer cut.Stop()
+			s.GracefulStop()
+		})
+	}
+	ended.Wait()
 }

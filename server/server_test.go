@@ -28,6 +28,7 @@ func private(t *testing.T) config.Config {
 	cfg := config.Default()
 	cfg.Root, cfg.State = filepath.Join(dir, "root"), filepath.Join(dir, "run")
 	cfg.Listen = "unix://" + filepath.Join(dir, "run", "s")
+	cfg.ContainerdSocket = config.Off
 	cfg.CNIConfDir = filepath.Join(dir, "net.d")
 	cfg.ShimBinary = os.Args[0]
 	return cfg

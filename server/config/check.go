@@ -93,6 +93,14 @@ func (c Config) checkListen(wrong func(key, format string, args ...any)) {
 	case len(path) > maxSocketPath:
 		wrong("listen", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
 	}
+	path = c.ContainerdSocket
+	switch {
+	case path == Auto, path == Off:
+	case !filepath.IsAbs(path) || filepath.Clean(path) != path:
+		wrong("containerd_socket", "want auto, off or an absolute path, not %q", path)
+	case len(path) > maxSocketPath:
+		wrong("containerd_socket", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
+	}
 }
 
 // checkMetrics wants an address that only this machine can reach: the text names images

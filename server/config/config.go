@@ -7,12 +7,19 @@ import (
 // DefaultFile is read when no other is named; it alone may be absent.
 const DefaultFile = "/etc/berth/config.toml"
 
+// What keys may say instead of a value.
+const (
+	Auto = "auto"
+	Off  = "off"
+)
+
 // Config is everything that can be told to berthd. The zero value is of no
 // use; start from [Default].
 type Config struct {
 	Root                 string        `toml:"root" help:"durable state: records of pods and containers, images, layers"`
 	State                string        `toml:"state" help:"state that dies with the boot: sockets, namespaces, mounts; needs a filesystem that is empty after a reboot"`
 	Listen               string        `toml:"listen" help:"where the CRI is served: unix:///PATH"`
+	ContainerdSocket     string        `toml:"containerd_socket" help:"where the kubelet's cAdvisor finds the containers, and the CRI is served too: auto is /run/containerd/containerd.sock while no containerd has it, off, or a path; say off beside a dockerd that starts its own containerd, since it would take berth for one"`
 	LogLevel             int           `toml:"log_level" reload:"yes" help:"0 what an operator must know, 2 one line a change, 4 one line a call, 6 everything"`
 	LogFormat            string        `toml:"log_format" help:"text, or json: one object a line"`
 	CNIConfDir           string        `toml:"cni_conf_dir" help:"CNI network configurations; the first in lexical order is used"`
@@ -38,19 +45,20 @@ type Config struct {
 // Default is the configuration of a machine that has no file.
 func Default() Config {
 	return Config{
-		Root:            "/var/lib/berth",
-		State:           "/run/berth",
-		Listen:          "unix:///run/berth/berth.sock",
-		LogLevel:        2,
-		LogFormat:       "text",
-		CNIConfDir:      "/etc/cni/net.d",
-		CNIBinDir:       []string{"/opt/cni/bin", "/usr/lib/cni"},
-		CertsDir:        []string{"/etc/berth/certs.d", "/etc/containerd/certs.d"},
-		StreamAddress:   "127.0.0.1:0",
-		RuntimeHandlers: []string{},
-		PinnedImages:    []string{},
-		SeccompRoot:     "/var/lib/kubelet/seccomp",
-		CreateHostPaths: true,
-		DrainTimeout:    10 * time.Second,
+		Root:             "/var/lib/berth",
+		State:            "/run/berth",
+		Listen:           "unix:///run/berth/berth.sock",
+		ContainerdSocket: Auto,
+		LogLevel:         2,
+		LogFormat:        "text",
+		CNIConfDir:       "/etc/cni/net.d",
+		CNIBinDir:        []string{"/opt/cni/bin", "/usr/lib/cni"},
+		CertsDir:         []string{"/etc/berth/certs.d", "/etc/containerd/certs.d"},
+		StreamAddress:    "127.0.0.1:0",
+		RuntimeHandlers:  []string{},
+		PinnedImages:     []string{},
+		SeccompRoot:      "/var/lib/kubelet/seccomp",
+		CreateHostPaths:  true,
+		DrainTimeout:     10 * time.Second,
 	}
 }

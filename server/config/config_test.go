@@ -181,6 +181,8 @@ func TestCheck(t *testing.T) {
 		"too long for the sockets":        func(c *Config) { c.State = "/" + strings.Repeat("x", 90) },
 		"listen: want unix:///PATH":       func(c *Config) { c.Listen = "tcp://0.0.0.0:1" },
 		"listen: a socket's path may":     func(c *Config) { c.Listen = "unix:///" + strings.Repeat("x", 107) },
+		"containerd_socket: want auto":    func(c *Config) { c.ContainerdSocket = "unix:///run/x" },
+		"containerd_socket: a socket's":   func(c *Config) { c.ContainerdSocket = "/" + strings.Repeat("x", 107) },
 		"stream_address: want host:port":  func(c *Config) { c.StreamAddress = "127.0.0.1" },
 		"metrics_address: want unix:///":  func(c *Config) { c.MetricsAddress = "0.0.0.0:9723" },
 		"want unix:///PATH with a path":   func(c *Config) { c.MetricsAddress = "unix://metrics.sock" },

@@ -77,6 +77,7 @@ func berthArgv(binary, socket string, p place) []string {
 		"--cni-bin-dir", p.cniBin,
 		"--certs-dir", filepath.Join(p.dir, "certs.d"),
 		"--cgroup-driver", "cgroupfs", // as containerd does without SystemdCgroup
+		"--containerd-socket", "off", // the path is that of the containerd beside it
 		"--log-level", "0",
 	}
 }

@@ -294,7 +294,7 @@ func (n *Node) Restart(ctx context.Context) error {
 	}
 	argv := append([]string{binary, "--config", "/dev/null", "--root", n.Root, "--state", n.State,
 		"--listen", n.Endpoint, "--cni-conf-dir", n.ConfDir, "--cni-bin-dir", strings.Join(pluginDirs(), ","),
-		"--certs-dir", n.CertsDir, "--log-level", "4"}, n.opt.Args...)
+		"--certs-dir", n.CertsDir, "--containerd-socket", "off", "--log-level", "4"}, n.opt.Args...)
 	env := append(os.Environ(), append([]string{"NOTIFY_SOCKET=" + filepath.Join(n.Dir, "notify")}, n.opt.Env...)...)
 	n.mu.Lock()
 	n.started, n.exited, n.status = make(chan struct{}), make(chan struct{}), ""

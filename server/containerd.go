@@ -1,0 +1,211 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/fsnotify/fsnotify"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"berth/server/config"
+)
+
+// containerdSocket is where the kubelet's cAdvisor asks for containers, whatever the
+// kubelet is told, and where the kubelet looks for a runtime when it is told nothing.
+const containerdSocket = "/run/containerd/containerd.sock"
+
+// containerdFront serves the CRI and the view of package containerdview on the path of
+// containerd's socket, until a containerd takes that back.
+type containerdFront struct {
+	socket *lentSocket
+	server *grpc.Server
+	ended  chan struct{} // closed when nobody watches the path any more
+}
+
+// openContainerd serves at containerd_socket. It is nil when it is off, or with "auto" when
+// the path can't be had; main, which serves the CRI, does it too where the path is its own.
+func (n *node) openContainerd(ctx context.Context, main *grpc.Server) (*containerdFront, error) {
+	path := n.cfg.ContainerdSocket
+	switch path {
+	case config.Off:
+		return nil, nil
+	case config.Auto:
+		path = containerdSocket
+	}
+	if path == n.cfg.SocketPath() {
+		n.cri.RegisterContainerd(main)
+		return nil, nil
+	}
+	socket, err := lend(ctx, path)
+	if err != nil && n.cfg.ContainerdSocket == config.Auto {
+		klog.FromContext(ctx).Info("The kubelet's cAdvisor will not know berth's pods: its way to them can't be served", "socket", path, "reason", err.Error())
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("containerd_socket: %w", err)
+	}
+	server := grpc.NewServer(n.cri.Interceptors()...)
+	n.cri.Register(server)
+	n.cri.RegisterContainerd(server)
+	f := &containerdFront{socket: socket, server: server, ended: make(chan struct{})}
+	go func() { _ = server.Serve(socket.listener) }() // ends with Stop
+	go f.watch(ctx)
+	return f, nil
+}
+
+// watch stops to serve when the path is another's, so that its clients come to that one.
+func (f *containerdFront) watch(ctx context.Context) {
+	defer close(f.ended)
+	log := klog.FromContext(ctx)
+	for {
+		select {
+		case _, ok := <-f.socket.changes.Events:
+			if !ok {
+				return
+			}
+		case err, ok := <-f.socket.changes.Errors:
+			if !ok {
+				return
+			}
+			log.Error(err, "Watch of the directory of containerd's socket", "socket", f.socket.path)
+		}
+		if f.socket.isLost() {
+			log.Info("Another server has taken its socket back, which berth serves no longer", "socket", f.socket.path)
+			f.server.Stop()
+			return
+		}
+	}
+}
+
+// close ends what drain has left, and takes the socket away unless it is another's.
+func (f *containerdFront) close() error {
+	err := f.socket.changes.Close()
+	<-f.ended
+	f.server.Stop()
+	return errors.Join(err, f.socket.takeAway())
+}
+
+// lentSocket is a socket at a path that belongs to another program, while that does not
+// run. It is put there without ever replacing what anybody answers at, and known by its
+// inode, which nothing else gets while it is served.
+type lentSocket struct {
+	path     string
+	listener net.Listener
+	own      fs.FileInfo
+	changes  *fsnotify.Watcher // of the directory
+	madeDir  bool
+}
+
+// lend serves at path, mode 0660 and owned by root. The error says why it can't.
+func lend(ctx context.Context, path string) (_ *lentSocket, err error) {
+	s := &lentSocket{path: path}
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o711); err == nil {
+		s.madeDir = true
+	} else if !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.giveUp()
+		}
+	}()
+	// Watched before it is there, so that no change is missed.
+	if s.changes, err = fsnotify.NewWatcher(); err != nil {
+		return nil, err
+	}
+	if err := s.changes.Add(dir); err != nil {
+		return nil, err
+	}
+	stale, err := staleSocket(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	hidden := s.hidden()
+	if s.listener, err = bind(ctx, hidden); err != nil {
+		return nil, err
+	}
+	defer os.Remove(hidden)
+	if s.own, err = os.Lstat(hidden); err != nil {
+		return nil, err
+	}
+	if stale != nil {
+		if err := s.remove(stale); err != nil {
+			return nil, err
+		}
+	}
+	// A link, unlike a rename, replaces nothing that has come meanwhile.
+	return s, os.Link(hidden, path)
+}
+
+// giveUp undoes what lend has done before it failed.
+func (s *lentSocket) giveUp() {
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	if s.changes != nil {
+		_ = s.changes.Close()
+	}
+	s.removeDir()
+}
+
+// hidden is an unused name beside the path.
+func (s *lentSocket) hidden() string {
+	return filepath.Join(filepath.Dir(s.path), ".b"+rand.Text()[:6])
+}
+
+// isLost tells whether the path is another's. A path that is only gone is not: a client
+// that is connected is served on, and the path is left to whoever has cleared it.
+func (s *lentSocket) isLost() bool {
+	info, err := os.Lstat(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.Lstat(filepath.Dir(s.path))
+		return err != nil // without its directory it can't be watched either
+	}
+	return err != nil || !os.SameFile(info, s.own)
+}
+
+// isSame tells whether two looks saw one file. The number alone is given again to a file
+// that comes after it.
+func isSame(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) }
+
+// takeAway removes the socket unless the path is another's, and the directory if it was
+// made for it.
+func (s *lentSocket) takeAway() error {
+	err := s.remove(s.own)
+	s.removeDir()
+	return err
+}
+
+func (s *lentSocket) removeDir() {
+	if s.madeDir {
+		_ = os.Remove(filepath.Dir(s.path)) // stays when others use it
+	}
+}
+
+// remove removes what is at the path if it is known there. It is moved aside first: what
+// has come since the last look at it is put back.
+func (s *lentSocket) remove(known fs.FileInfo) error {
+	if info, err := os.Lstat(s.path); err != nil || !isSame(info, known) {
+		return nil // gone, or another's
+	}
+	aside := s.hidden()
+	if err := os.Rename(s.path, aside); err != nil {
+		return err
+	}
+	info, err := os.Lstat(aside)
+	if err != nil {
+		return err
+	}
+	if !isSame(info, known) {
+		err = os.Link(aside, s.path) // unless a third has come
+	}
+	return errors.Join(err, os.Remove(aside))
+}
