@@ -200,7 +200,7 @@ func runAt(t *testing.T, path string) (listen string, stop func() error) {
 	told := systemd(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, cfg, "v-test") }()
+	go func() { ended <- Run(ctx, Start{Config: cfg, Version: "v-test"}) }()
 	expect(t, told, "READY=1")
 	return cfg.SocketPath(), func() error { cancel(); return <-ended }
 }
@@ -278,7 +278,7 @@ func TestContainerdSocketThatIsTaken(t *testing.T) {
 	listenAt(t, path)
 	cfg := private(t)
 	cfg.ContainerdSocket = path
-	if err := Run(t.Context(), cfg, "v-test"); err == nil || !strings.Contains(err.Error(), "containerd_socket") {
+	if err := Run(t.Context(), Start{Config: cfg, Version: "v-test"}); err == nil || !strings.Contains(err.Error(), "containerd_socket") {
 		t.Errorf("a path that was asked for and is another's: %v", err)
 	}
 	cfg = private(t)
@@ -286,7 +286,7 @@ func TestContainerdSocketThatIsTaken(t *testing.T) {
 	told := systemd(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, cfg, "v-test") }()
+	go func() { ended <- Run(ctx, Start{Config: cfg, Version: "v-test"}) }()
 	expect(t, told, "READY=1")
 	if err := containerdVersion(t, dialSocket(t, cfg.SocketPath())); err != nil {
 		t.Errorf("where both are one socket: %v", err)
