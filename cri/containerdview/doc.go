@@ -10,7 +10,7 @@
 // containerd at /run/containerd/containerd.sock, an address that can't be set. Without an
 // answer a cgroup has no pod, namespace, container and image, and no network.
 //
-// # What cAdvisor makes of the answers
+// What cAdvisor makes of the answers:
 //
 //   - A cgroup whose last name has 64 digits and small letters in a row is asked for by
 //     those. Once refused it stays nameless for good, so half-made pods and containers are

@@ -35,8 +35,8 @@
 //	bin/vm/lock          held by the run that uses them
 //	bin/vm/out           of the last run: result.json, console.log, and a log per suite
 //
-// # Why QEMU comes from the tree
+// # Why not the QEMU of the host
 //
 // QEMU 7.2, of Debian 12, corrupts guests when it emulates; 10.0 of Debian 13 does not.
-// With the tree's own, every host runs the same.
+// With the one in the tree, every host runs the same.
 package main
