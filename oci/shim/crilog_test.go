@@ -134,8 +134,8 @@ func TestLogPermissionsAndReopen(t *testing.T) {
 	}
 }
 
-// TestLogDiskFull writes to a file system of one page that is full in the middle
-// of a record: what is there is whole records, and lines are taken again later.
+// TestLogDiskFull writes to a file system of one page, which is full in the middle of a
+// record. Only whole records stay in the log, and it grows again when there is room.
 func TestLogDiskFull(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -178,7 +178,7 @@ func TestLogDiskFull(t *testing.T) {
 	}
 }
 
-// TestSinkCutOff has a client that has gone.
+// TestSinkCutOff offers output to a client that has hung up.
 func TestSinkCutOff(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"berth/oci/shimapi"
 )
 
-// TestAdoptedEnds has another reap the process, late: the kernel tells then.
+// TestAdoptedEnds: another process reaps the adopted one, late. The exit status comes from
+// the kernel then.
 func TestAdoptedEnds(t *testing.T) {
 	probe := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	for script, want := range map[string]shimapi.ExitStatus{
@@ -32,7 +33,7 @@ func TestAdoptedEnds(t *testing.T) {
 			t.Skip(err)
 		}
 		if err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &probe); err != nil {
-			t.Log("this kernel tells no exit:", err)
+			t.Log("this kernel does not report exits by pidfd:", err)
 			want = shimapi.ExitStatus{Code: shimapi.CodeUnknown}
 		}
 		o, err := newAdopted(shimapi.Record{}, pidfd)

@@ -1,4 +1,4 @@
-package shims
+package shims_test
 
 import (
 	"errors"
@@ -10,15 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/oci/shims"
+	"berth/test/shimnode"
 )
 
-// TestHandoverStorm kills shim after shim while containers come and go. A verb may
-// fail as the shim dies in it, but what succeeded stays true, and nothing is left.
+// TestHandoverStorm kills shim after shim while containers are made and deleted. A call may
+// fail when the shim dies during it. What a call has done successfully stays done, and
+// nothing is left in the end.
 func TestHandoverStorm(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	pause, shim := n.podRecord(pod), n.shim.ID()
-	stays := n.run(pod, "i=0; while :; do echo n$i; i=$((i+1)); usleep 2000; done")
+	n := shimnode.New(t)
+	pod := n.Pod()
+	pause, shim := n.PodRecord(pod), n.Shim.ID()
+	stays := n.Run(pod, "i=0; while :; do echo n$i; i=$((i+1)); usleep 2000; done")
 	stop := make(chan struct{})
 	var kills, made, failed int
 	var killer sync.WaitGroup
@@ -35,43 +38,43 @@ func TestHandoverStorm(t *testing.T) {
 		}
 	})
 	for began := time.Now(); time.Since(began) < 6*time.Second; {
-		r := n.request(pod, "echo hello; exit 6")
-		_, err := n.shim.Create(n.ctx, r)
+		r := n.Request(pod, "echo hello; exit 6")
+		_, err := n.Shim.Create(n.Ctx, r)
 		if err == nil {
-			err = n.shim.Start(n.ctx, r.ID)
+			err = n.Shim.Start(n.Ctx, r.ID)
 		}
 		switch {
-		case errors.Is(err, ErrGone):
+		case errors.Is(err, shims.ErrGone):
 			failed++
 		case err != nil:
 			t.Error(err)
 		default:
 			made++
-			if rec := n.exit(r); rec.ExitCode != 6 || n.output(r) != "hello\n" {
-				t.Errorf("record %+v, output %q", rec, n.output(r))
+			if rec := n.Exit(r); rec.ExitCode != 6 || n.Output(r) != "hello\n" {
+				t.Errorf("record %+v, output %q", rec, n.Output(r))
 			}
 		}
-		if err := n.shim.Delete(n.ctx, r.ID); err != nil {
+		if err := n.Shim.Delete(n.Ctx, r.ID); err != nil {
 			t.Errorf("delete: %v", err)
 		}
 	}
 	close(stop)
 	killer.Wait()
 	var err error
-	if n.shim, err = n.Get(shim); err != nil {
+	if n.Shim, err = n.Get(shim); err != nil {
 		t.Fatal(err)
 	}
-	if now := n.podRecord(pod); now.PID != pause.PID || now.Status != shimapi.StatusRunning {
+	if now := n.PodRecord(pod); now.PID != pause.PID || now.Status != shimapi.StatusRunning {
 		t.Errorf("pause %+v", now)
 	}
-	before := logSize(stays)
-	eventually(t, "the log grows", func() bool { return logSize(stays) > before })
-	_, missing, gaps := numbers(t, n.output(stays))
+	before := shimnode.LogSize(stays)
+	shimnode.Eventually(t, "the log grows", func() bool { return shimnode.LogSize(stays) > before })
+	_, missing, gaps := shimnode.Numbers(t, n.Output(stays))
 	t.Logf("%d kills, %d containers ran, %d failed; %d lines missing in %d gaps", kills, made, failed, missing, gaps)
 	if gaps > kills || made == 0 {
 		t.Errorf("%d gaps", gaps)
 	}
-	if held, err := n.shim.List(n.ctx); err != nil || len(held.Containers) != 1 {
+	if held, err := n.Shim.List(n.Ctx); err != nil || len(held.Containers) != 1 {
 		t.Errorf("held: %+v, %v", held, err)
 	}
 }

@@ -11,9 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A living shim closes the connection of a watcher that reads too slowly; the next watch
-// must not wait for its death. A dial that fails for a reason of ours has nothing to do
-// with a death either.
+// Only a connection that was hung up is a reason to wait for the death of the shim. A dial
+// that fails for a reason of our own, such as too many open files, is not.
 func TestOnlyAHangupIsWaitedFor(t *testing.T) {
 	for err, want := range map[error]bool{
 		io.EOF: true, fmt.Errorf("read: %w", os.NewSyscallError("read", unix.ECONNRESET)): true, unix.ENOENT: true,

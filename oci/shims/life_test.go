@@ -1,210 +1,118 @@
-package shims
+package shims_test
 
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/oci/shims"
+	"berth/test/shimnode"
 )
 
-// pss is the proportional set size of a process in KiB, 0 when it is gone.
-func pss(pid int) int {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		var n int
-		if _, err := fmt.Sscanf(line, "Pss: %d kB", &n); err == nil {
-			return n
-		}
-	}
-	return 0
-}
-
-func memoryLimit(limit int64) func(*shimapi.CreateRequest, *specs.Spec) {
-	return func(_ *shimapi.CreateRequest, s *specs.Spec) {
-		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
-	}
-}
-
-func TestOOM(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	t.Run("first process", func(t *testing.T) {
-		r := n.run(pod, "exec tail /dev/zero", memoryLimit(16<<20))
-		if rec := n.exit(r); rec.ExitCode != 137 || !rec.OOMKilled || rec.OOMKills == 0 {
-			t.Errorf("record %+v", rec)
-		}
-	})
-	t.Run("child", func(t *testing.T) {
-		r := n.run(pod, "tail /dev/zero; echo child $?; sleep 1000", memoryLimit(16<<20))
-		if e := n.seen.await(t, shimapi.EventOOM, r.ID); e.Record.OOMKills == 0 || e.Record.Status != shimapi.StatusRunning {
-			t.Errorf("event %+v", e)
-		}
-		waitLog(t, r.LogPath, "child 137")
-		// Killed for another reason later: not by the OOM killer.
-		if err := n.shim.Kill(n.ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); err != nil {
-			t.Fatal(err)
-		}
-		if rec := n.exit(r); rec.ExitCode != 137 || rec.OOMKilled || rec.OOMKills != 1 {
-			t.Errorf("record %+v", rec)
-		}
-	})
-	t.Run("raised limit", func(t *testing.T) {
-		r := n.run(pod, "read go; head -c 20m /dev/zero | tail -c 20m >/dev/null; echo survived", memoryLimit(4<<20), withStdin(false))
-		limit := int64(128 << 20)
-		if err := n.shim.Update(n.ctx, &shimapi.UpdateRequest{ID: r.ID, Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}); err != nil {
-			t.Fatal(err)
-		}
-		c := n.attachTo(r)
-		if _, err := c.in.WriteString("go\n"); err != nil {
-			t.Fatal(err)
-		}
-		if rec := n.exit(r); rec.OOMKills != 0 || !strings.Contains(n.output(r), "survived") {
-			t.Errorf("record %+v", rec)
-		}
-	})
-}
-
-func TestUpdate(t *testing.T) {
-	n := newShimNode(t)
-	r := n.run(n.pod(), "sleep 1000", memoryLimit(64<<20))
-	quota, period, shares, pids := int64(20000), uint64(100000), uint64(512), int64(33)
-	err := n.shim.Update(n.ctx, &shimapi.UpdateRequest{ID: r.ID, Resources: &specs.LinuxResources{
-		CPU: &specs.LinuxCPU{Quota: &quota, Period: &period, Shares: &shares}, Pids: &specs.LinuxPids{Limit: &pids},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups := readRecord(t, r.Dir).CgroupPaths
-	for file, want := range map[string]string{
-		"cpu/cpu.cfs_quota_us": "20000", "cpu/cpu.shares": "512", "pids/pids.max": "33", "memory/memory.limit_in_bytes": "67108864",
-	} {
-		controller, name, _ := strings.Cut(file, "/")
-		if groups[controller] == "" {
-			t.Skip("not cgroup v1")
-		}
-		if got, err := os.ReadFile(filepath.Join(groups[controller], name)); err != nil || strings.TrimSpace(string(got)) != want {
-			t.Errorf("%s is %q, %v, want %s", file, got, err, want)
-		}
-	}
-	tiny := int64(4096)
-	err = n.shim.Update(n.ctx, &shimapi.UpdateRequest{ID: r.ID, Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &tiny}}})
-	if err == nil {
-		t.Error("a limit below what is in use was taken")
-	}
-	if _, status, err := n.exec(r, 0, "true"); err != nil || status.Code != 0 {
-		t.Errorf("exec after update: %+v, %v", status, err)
-	}
-}
-
-// TestClientRestart lets the client go and come back: everything runs on, and
-// what happened meanwhile is told.
+// TestClientRestart closes the client and opens another. Containers run meanwhile, and what
+// happened is reported to the new client.
 func TestClientRestart(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	stays := n.run(pod, "i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done")
-	ends := n.run(pod, "trap 'exit 6' TERM; echo ready; while :; do sleep 1 & wait; done")
-	waitLog(t, ends.LogPath, "ready")
-	id, pid := n.shim.ID(), n.shim.PID()
+	n := shimnode.New(t)
+	pod := n.Pod()
+	stays := n.Run(pod, "i=0; while :; do echo $i; i=$((i+1)); usleep 20000; done")
+	ends := n.Run(pod, "trap 'exit 6' TERM; echo ready; while :; do sleep 1 & wait; done")
+	shimnode.WaitLog(t, ends.LogPath, "ready")
+	id, pid := n.Shim.ID(), n.Shim.PID()
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	started := readRecord(t, ends.Dir)
+	started := shimnode.ReadRecord(t, ends.Dir)
 	if err := unix.Kill(started.PID, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the exit is on disk", func() bool { return readRecord(t, ends.Dir).Status == shimapi.StatusStopped })
-	before := len(n.output(stays))
-	eventually(t, "the log grows without a client", func() bool { return len(n.output(stays)) > before })
-	n.open()
+	shimnode.Eventually(t, "the exit is on disk", func() bool { return shimnode.ReadRecord(t, ends.Dir).Status == shimapi.StatusStopped })
+	before := len(n.Output(stays))
+	shimnode.Eventually(t, "the log grows without a client", func() bool { return len(n.Output(stays)) > before })
+	n.Open()
 	sh, err := n.Get(id)
 	if err != nil || sh.PID() != pid {
 		t.Fatalf("%+v, %v", sh, err)
 	}
-	n.shim = sh
-	if rec := n.exit(ends); rec.ExitCode != 6 {
+	n.Shim = sh
+	if rec := n.Exit(ends); rec.ExitCode != 6 {
 		t.Errorf("code %d, signal %d", rec.ExitCode, rec.Signal)
 	}
-	if e := n.seen.await(t, shimapi.EventStarted, stays.ID); !e.Replay || e.Record.Pod != pod {
+	if e := n.Seen.Await(t, shimapi.EventStarted, stays.ID); !e.Replay || e.Record.Pod != pod {
 		t.Errorf("event %+v", e)
 	}
-	n.seen.await(t, shimapi.EventStarted, pod)
-	if again, err := n.ForNewPod(n.ctx); err != nil || again.ID() != id {
+	n.Seen.Await(t, shimapi.EventStarted, pod)
+	if again, err := n.ForNewPod(n.Ctx); err != nil || again.ID() != id {
 		t.Errorf("%+v, %v", again, err)
 	} else {
 		again.Release()
 	}
-	if _, status, err := n.exec(stays, 0, "true"); err != nil || status.Code != 0 {
+	if _, status, err := n.Exec(stays, 0, "true"); err != nil || status.Code != 0 {
 		t.Errorf("%+v, %v", status, err)
 	}
 }
 
-// TestShimDiesForGood lets nothing be adopted: no replacement can be started.
+// TestShimDiesForGood: no replacement can be started, so the shim is reported as gone.
 func TestShimDiesForGood(t *testing.T) {
-	n := newShimNode(t)
+	n := shimnode.New(t)
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	binary, link := n.config.Binary, filepath.Join(n.dir, "berth-shim")
+	binary, link := n.Config.Binary, filepath.Join(n.Dir, "berth-shim")
 	if err := os.Symlink(binary, link); err != nil {
 		t.Fatal(err)
 	}
-	n.config.Binary = link
-	n.open()
-	pod := n.pod()
-	pause := n.podRecord(pod)
-	id := n.shim.ID()
+	n.Config.Binary = link
+	n.Open()
+	pod := n.Pod()
+	pause := n.PodRecord(pod)
+	id := n.Shim.ID()
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Kill(n.shim.PID(), unix.SIGKILL); err != nil {
+	if err := unix.Kill(n.Shim.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	n.seen.await(t, EventGone, id)
-	if _, err := n.Get(id); !errors.Is(err, ErrGone) {
+	n.Seen.Await(t, shims.EventGone, id)
+	if _, err := n.Get(id); !errors.Is(err, shims.ErrGone) {
 		t.Errorf("get: %v", err)
 	}
-	if err := n.shim.StopPod(n.ctx, pod); !errors.Is(err, ErrGone) {
+	if err := n.Shim.StopPod(n.Ctx, pod); !errors.Is(err, shims.ErrGone) {
 		t.Errorf("call: %v", err)
 	}
-	if _, err := n.shim.List(n.ctx); !errors.Is(err, ErrGone) {
+	if _, err := n.Shim.List(n.Ctx); !errors.Is(err, shims.ErrGone) {
 		t.Errorf("list: %v", err)
 	}
-	if onDisk(filepath.Join(n.config.StateDir, "shims", id)) {
+	if shimnode.OnDisk(filepath.Join(n.Config.StateDir, "shims", id)) {
 		t.Error("its directory is left")
 	}
 	// What it was the parent of is the daemon's to clear away.
 	if err := unix.Kill(pause.PID, unix.SIGKILL); err != nil {
 		t.Error(err)
 	}
-	netns := filepath.Join(n.dir, "state", "pods", pod, "net")
+	netns := filepath.Join(n.Dir, "state", "pods", pod, "net")
 	if err := unix.Unmount(netns, unix.MNT_DETACH); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "pause has ended", func() bool { return !onDisk(fmt.Sprintf("/proc/%d/root", pause.PID)) })
+	shimnode.Eventually(t, "pause has ended", func() bool { return !shimnode.OnDisk(fmt.Sprintf("/proc/%d/root", pause.PID)) })
 	if err := os.Symlink(binary, link); err != nil {
 		t.Fatal(err)
 	}
-	n.pod() // by another shim
-	if n.shim.ID() == id {
+	n.Pod() // by another shim
+	if n.Shim.ID() == id {
 		t.Error("the dead shim was chosen")
 	}
 }
 
-// TestShimDiesUnseen has the shim die while there is no client.
+// TestShimDiesUnseen: the shim dies while there is no client. The next one reports it.
 func TestShimDiesUnseen(t *testing.T) {
-	n := newShimNode(t)
-	sh, err := n.ForNewPod(n.ctx)
+	n := shimnode.New(t)
+	sh, err := n.ForNewPod(n.Ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,113 +122,92 @@ func TestShimDiesUnseen(t *testing.T) {
 	if err := unix.Kill(sh.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the lock is free", func() bool {
-		f, err := lockDir(sh.dir)
+	shimnode.Eventually(t, "the lock is free", func() bool {
+		f, err := shims.LockDir(sh.Dir())
 		if err == nil {
 			_ = f.Close()
 		}
 		return err == nil
 	})
-	n.open()
-	n.seen.await(t, EventGone, sh.ID())
-	if onDisk(sh.dir) {
+	n.Open()
+	n.Seen.Await(t, shims.EventGone, sh.ID())
+	if shimnode.OnDisk(sh.Dir()) {
 		t.Error("its directory is left")
 	}
 }
 
 func TestPodsPerShim(t *testing.T) {
-	n := newShimNode(t)
+	n := shimnode.New(t)
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	n.config.PodsPerShim = 2
-	n.open()
-	shims := map[string]int{}
+	n.Config.PodsPerShim = 2
+	n.Open()
+	pods := map[string]int{}
 	var last string
 	for range 3 {
-		last = n.pod()
-		shims[n.shim.ID()]++
+		last = n.Pod()
+		pods[n.Shim.ID()]++
 	}
-	if len(shims) != 2 {
-		t.Fatalf("pods per shim %v", shims)
+	if len(pods) != 2 {
+		t.Fatalf("pods per shim %v", pods)
 	}
-	alone := n.shim
-	if shims[alone.ID()] != 1 {
-		t.Fatalf("pods per shim %v", shims)
+	alone := n.Shim
+	if pods[alone.ID()] != 1 {
+		t.Fatalf("pods per shim %v", pods)
 	}
-	if err := alone.RemovePod(n.ctx, last); err != nil {
+	if err := alone.RemovePod(n.Ctx, last); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Get(alone.ID()); !errors.Is(err, ErrGone) {
+	if _, err := n.Get(alone.ID()); !errors.Is(err, shims.ErrGone) {
 		t.Errorf("the empty shim stays: %v", err)
 	}
-	for id := range shims {
+	for id := range pods {
 		if sh, err := n.Get(id); err == nil {
-			n.shim = sh
+			n.Shim = sh
 		}
 	}
 }
 
 func TestOtherVersionDrains(t *testing.T) {
-	n := newShimNode(t)
-	old := n.pod()
-	oldShim := n.shim.ID()
+	n := shimnode.New(t)
+	old := n.Pod()
+	oldShim := n.Shim.ID()
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	n.config.Version = "newer"
-	n.open()
-	n.pod()
-	if n.shim.ID() == oldShim {
+	n.Config.Version = "newer"
+	n.Open()
+	n.Pod()
+	if n.Shim.ID() == oldShim {
 		t.Error("a new pod went to an old shim")
 	}
 	sh, err := n.Get(oldShim)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Shutdown(n.ctx); err != nil { // both hold pods
+	if err := n.Shutdown(n.Ctx); err != nil { // both hold pods
 		t.Error(err)
 	}
-	if err := sh.RemovePod(n.ctx, old); err != nil {
+	if err := sh.RemovePod(n.Ctx, old); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Get(oldShim); !errors.Is(err, ErrGone) {
+	if _, err := n.Get(oldShim); !errors.Is(err, shims.ErrGone) {
 		t.Errorf("the old shim stays: %v", err)
 	}
 }
 
 func TestShimBinaryMissing(t *testing.T) {
-	n := newShimNode(t)
-	n.Set.config.Binary = "/no/such/berth-shim"
-	if _, err := n.ForNewPod(n.ctx); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/berth-shim") {
+	n := shimnode.New(t)
+	n.SetBinary("/no/such/berth-shim")
+	if _, err := n.ForNewPod(n.Ctx); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/berth-shim") {
 		t.Errorf("%v", err)
 	}
-	n.Set.config.Binary = "/bin/busybox"
-	if _, err := n.ForNewPod(n.ctx); err == nil {
+	n.SetBinary("/bin/busybox")
+	if _, err := n.ForNewPod(n.Ctx); err == nil {
 		t.Error("busybox was taken for a shim")
 	}
-	if left, _ := os.ReadDir(filepath.Join(n.config.StateDir, "shims")); len(left) != 0 {
+	if left, _ := os.ReadDir(filepath.Join(n.Config.StateDir, "shims")); len(left) != 0 {
 		t.Errorf("left %v", left)
-	}
-}
-
-// TestEventOfADeletedContainerIsWhole: an event is written while the container is
-// destroyed, by which libcontainer empties its own map of cgroups.
-func TestEventOfADeletedContainerIsWhole(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	for range 20 {
-		r := n.request(pod, "sleep 100")
-		created, err := n.shim.Create(n.ctx, r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := n.shim.Delete(n.ctx, r.ID); err != nil {
-			t.Fatal(err)
-		}
-		told := n.seen.await(t, shimapi.EventExited, r.ID).Record.CgroupPaths
-		if len(created.CgroupPaths) == 0 || !maps.Equal(told, created.CgroupPaths) {
-			t.Errorf("told %v of %v", told, created.CgroupPaths)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package shims
+package shims_test
 
 import (
 	"errors"
@@ -8,44 +8,45 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/oci/shims"
+	"berth/test/shimnode"
 )
 
-// TestStuckShim: one that does not answer holds up neither a verb for ever nor the
-// pods that come; when it goes on, so do its own.
+// TestStuckShim: a call of a shim that does not answer fails after a while, and new pods go
+// to another shim. When the shim answers again it is used again.
 func TestStuckShim(t *testing.T) {
-	defer func(was time.Duration) { answerPatience = was }(answerPatience)
-	answerPatience = 500 * time.Millisecond
-	n := newShimNode(t)
-	pod := n.pod()
-	first := n.shim
-	r := n.run(pod, "sleep 100")
+	defer shims.SetAnswerPatience(500 * time.Millisecond)()
+	n := shimnode.New(t)
+	pod := n.Pod()
+	first := n.Shim
+	r := n.Run(pod, "sleep 100")
 	stop(t, first)
 	cont := func() { _ = unix.Kill(first.PID(), unix.SIGCONT) }
 	defer cont()
 	kill := &shimapi.KillRequest{ID: r.ID, Signal: int(unix.SIGKILL)}
-	if err := first.Kill(n.ctx, kill); !errors.Is(err, ErrStuck) {
+	if err := first.Kill(n.Ctx, kill); !errors.Is(err, shims.ErrStuck) {
 		t.Errorf("a call of a stopped shim: %v", err)
 	}
-	first.process.stuck.Store(false) // as if nobody had called it: the new pod finds out
-	second, err := n.ForNewPod(n.ctx)
+	first.ForgetStuck() // as if nobody had called it: the new pod finds out
+	second, err := n.ForNewPod(n.Ctx)
 	if err != nil || second.ID() == first.ID() {
 		t.Fatalf("a new pod gets the stuck shim: %v", err)
 	}
 	second.Release()
-	if third, err := n.ForNewPod(n.ctx); err != nil || third.ID() != second.ID() {
+	if third, err := n.ForNewPod(n.Ctx); err != nil || third.ID() != second.ID() {
 		t.Errorf("another pod gets %v, %v, want the second shim", third, err)
 	} else {
 		third.Release()
 	}
 	cont()
-	answerPatience = patience
+	shims.SetAnswerPatience(shims.Patience)
 	// It may have read the first request by now, though nobody waits for the answer.
-	var told *shimapi.Error
-	if err := first.Kill(n.ctx, kill); err != nil && (!errors.As(err, &told) || told.Kind != shimapi.KindNotRunning) {
+	var refusal *shimapi.Error
+	if err := first.Kill(n.Ctx, kill); err != nil && (!errors.As(err, &refusal) || refusal.Kind != shimapi.KindNotRunning) {
 		t.Errorf("when it goes on: %v", err)
 	}
-	if first.process.stuck.Load() {
+	if first.Stuck() {
 		t.Error("it answers and is still marked")
 	}
-	n.exit(r)
+	n.Exit(r)
 }

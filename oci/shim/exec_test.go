@@ -1,4 +1,4 @@
-package shims
+package shim_test
 
 import (
 	"bytes"
@@ -14,16 +14,18 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/oci/shimapi"
+	"berth/oci/shims"
+	"berth/test/shimnode"
 )
 
 func TestExec(t *testing.T) {
-	n := newShimNode(t)
-	r := n.run(n.pod(), "sleep 1000")
-	out, status, err := n.exec(r, 0, "sh", "-c", "echo out; echo err >&2; pwd; exit 9")
+	n := shimnode.New(t)
+	r := n.Run(n.Pod(), "sleep 1000")
+	out, status, err := n.Exec(r, 0, "sh", "-c", "echo out; echo err >&2; pwd; exit 9")
 	if err != nil || status.Code != 9 || out != "out\nerr\n/\n" || status.FinishedAt.IsZero() {
 		t.Errorf("%q, %+v, %v", out, status, err)
 	}
-	if _, status, err = n.exec(r, 0, "sh", "-c", "kill -KILL $$"); err != nil || status.Code != 137 || status.Signal != 9 || status.TimedOut {
+	if _, status, err = n.Exec(r, 0, "sh", "-c", "kill -KILL $$"); err != nil || status.Code != 137 || status.Signal != 9 || status.TimedOut {
 		t.Errorf("%+v, %v", status, err)
 	}
 	for want, args := range map[string][]string{
@@ -43,25 +45,16 @@ func TestExec(t *testing.T) {
 		case args[0] == "x":
 			x.ExecID = "../x"
 		}
-		if _, _, err := n.execAs(r, x); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := n.ExecAs(r, x); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
 		}
 	}
-	n.noSessions(r)
-}
-
-// noSessions checks that no exec's cgroup is left.
-func (n *shimNode) noSessions(r *shimapi.CreateRequest) {
-	n.t.Helper()
-	eventually(n.t, "no session's cgroup is left", func() bool {
-		left, _ := filepath.Glob("/sys/fs/cgroup/*" + n.cgroup + "/" + r.ID + "/exec-*")
-		return len(left) == 0
-	})
+	n.NoSessions(r)
 }
 
 func TestExecEndsItsTree(t *testing.T) {
-	n := newShimNode(t)
-	r := n.run(n.pod(), "sleep 1000")
+	n := shimnode.New(t)
+	r := n.Run(n.Pod(), "sleep 1000")
 	script := "setsid sh -c 'sleep 2000 & sleep 2001' & sleep 2002"
 	alive := func() int {
 		found := 0
@@ -76,7 +69,7 @@ func TestExecEndsItsTree(t *testing.T) {
 		return found
 	}
 	began := time.Now()
-	_, status, err := n.exec(r, 300*time.Millisecond, "sh", "-c", script)
+	_, status, err := n.Exec(r, 300*time.Millisecond, "sh", "-c", script)
 	if err != nil || !status.TimedOut || status.Code != 137 {
 		t.Errorf("%+v, %v", status, err)
 	}
@@ -92,63 +85,61 @@ func TestExecEndsItsTree(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	start := func() *ExecSession {
-		x := &shimapi.ExecRequest{ID: r.ID, ExecID: newID()[:8], Process: &specs.Process{Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin"}}}
-		session, err := n.shim.Exec(n.ctx, x, []*os.File{null, null, null})
+	start := func() *shims.ExecSession {
+		x := &shimapi.ExecRequest{ID: r.ID, ExecID: shimnode.NewID()[:8], Process: &specs.Process{Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin"}}}
+		session, err := n.Shim.Exec(n.Ctx, x, []*os.File{null, null, null})
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the tree runs", func() bool { return alive() == 3 })
+		shimnode.Eventually(t, "the tree runs", func() bool { return alive() == 3 })
 		return session
 	}
 	session := start()
 	session.Close() // the client hangs up
-	eventually(t, "hang-up ends the tree", func() bool { return alive() == 0 })
+	shimnode.Eventually(t, "hang-up ends the tree", func() bool { return alive() == 0 })
 	session = start()
 	if err := session.Kill(); err != nil {
 		t.Error(err)
 	}
-	if status, err := session.Wait(n.ctx); err != nil || status.Code != 137 || alive() != 0 {
+	if status, err := session.Wait(n.Ctx); err != nil || status.Code != 137 || alive() != 0 {
 		t.Errorf("%+v, %v, %d alive", status, err, alive())
 	}
 	session.Close()
 
 	// A daemon that a command leaves behind on its own accord is the container's.
-	if _, status, err := n.exec(r, 0, "sh", "-c", "setsid sleep 2003 >/dev/null 2>&1 </dev/null & exit 0"); err != nil || status.Code != 0 {
+	if _, status, err := n.Exec(r, 0, "sh", "-c", "setsid sleep 2003 >/dev/null 2>&1 </dev/null & exit 0"); err != nil || status.Code != 0 {
 		t.Errorf("%+v, %v", status, err)
 	}
-	if alive() != 1 {
-		t.Errorf("%d daemons live", alive())
-	}
-	n.noSessions(r)
+	shimnode.Eventually(t, "the daemon lives, and executes its program", func() bool { return alive() == 1 })
+	n.NoSessions(r)
 }
 
 func TestExecTerminal(t *testing.T) {
-	n := newShimNode(t)
-	r := n.run(n.pod(), "sleep 1000")
+	n := shimnode.New(t)
+	r := n.Run(n.Pod(), "sleep 1000")
 	x := &shimapi.ExecRequest{ID: r.ID, ExecID: "tty", Terminal: true, Process: &specs.Process{
 		Args: []string{"sh", "-c", "stty size; read line; echo got $line; stty size"}, Env: []string{"PATH=/bin"},
 		ConsoleSize: &specs.Box{Width: 101, Height: 33}, Terminal: true,
 	}}
-	session, err := n.shim.Exec(n.ctx, x, nil)
+	session, err := n.Shim.Exec(n.Ctx, x, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	out := &lockedBuffer{}
+	out := &shimnode.Buffer{}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, _ = io.Copy(out, session.Console) // EIO is its end
 	}()
-	eventually(t, "the size is printed", func() bool { return strings.Contains(out.String(), "33 101") })
+	shimnode.Eventually(t, "the size is printed", func() bool { return strings.Contains(out.String(), "33 101") })
 	if err := session.Resize(77, 22); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := session.Console.WriteString("hello\n"); err != nil {
 		t.Fatal(err)
 	}
-	if status, err := session.Wait(n.ctx); err != nil || status.Code != 0 {
+	if status, err := session.Wait(n.Ctx); err != nil || status.Code != 0 {
 		t.Errorf("%+v, %v", status, err)
 	}
 	<-done
@@ -157,32 +148,15 @@ func TestExecTerminal(t *testing.T) {
 	}
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 func TestExecWhenContainerEnds(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	r := n.run(pod, "sleep 1000")
-	created := n.request(pod, "true")
-	if _, err := n.shim.Create(n.ctx, created); err != nil {
+	n := shimnode.New(t)
+	pod := n.Pod()
+	r := n.Run(pod, "sleep 1000")
+	created := n.Request(pod, "true")
+	if _, err := n.Shim.Create(n.Ctx, created); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := n.exec(created, 0, "true"); kindOfError(err) != shimapi.KindNotRunning {
+	if _, _, err := n.Exec(created, 0, "true"); shimnode.KindOfError(err) != shimapi.KindNotRunning {
 		t.Errorf("exec before start: %v", err)
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -190,37 +164,37 @@ func TestExecWhenContainerEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	session, err := n.shim.Exec(n.ctx, &shimapi.ExecRequest{
+	session, err := n.Shim.Exec(n.Ctx, &shimapi.ExecRequest{
 		ID: r.ID, ExecID: "x", Process: &specs.Process{Args: []string{"/bin/sleep", "1000"}},
 	}, []*os.File{null, null, null})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	if err := n.shim.Kill(n.ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); err != nil {
+	if err := n.Shim.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); err != nil {
 		t.Fatal(err)
 	}
-	n.exit(r)
-	if status, err := session.Wait(n.ctx); err != nil || status.Signal != 9 {
+	n.Exit(r)
+	if status, err := session.Wait(n.Ctx); err != nil || status.Signal != 9 {
 		t.Errorf("%+v, %v", status, err)
 	}
-	if _, _, err := n.exec(r, 0, "true"); kindOfError(err) != shimapi.KindNotRunning {
+	if _, _, err := n.Exec(r, 0, "true"); shimnode.KindOfError(err) != shimapi.KindNotRunning {
 		t.Errorf("exec after the end: %v", err)
 	}
 }
 
 func TestParallelExecs(t *testing.T) {
-	n := newShimNode(t)
-	r := n.run(n.pod(), "sleep 1000")
+	n := shimnode.New(t)
+	r := n.Run(n.Pod(), "sleep 1000")
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			out, status, err := n.exec(r, 0, "sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i))
+			out, status, err := n.Exec(r, 0, "sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i))
 			if err != nil || status.Code != i || out != fmt.Sprintf("%d\n", i) {
 				t.Errorf("exec %d: %q, %+v, %v", i, out, status, err)
 			}
 		})
 	}
 	all.Wait()
-	n.noSessions(r)
+	n.NoSessions(r)
 }

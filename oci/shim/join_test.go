@@ -1,4 +1,4 @@
-package shims
+package shim_test
 
 import (
 	"fmt"
@@ -11,49 +11,50 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/test/shimnode"
 )
 
-// TestJoinsNoStranger gives the number of a pause that has ended to another
-// process, whose namespaces a container must not get.
+// TestJoinsNoStranger gives the PID of a pause process that has ended to another process. A
+// container must not join the namespaces of that process.
 func TestJoinsNoStranger(t *testing.T) {
-	n := newShimNode(t)
+	n := shimnode.New(t)
 	for _, who := range []string{"own", "adopted"} {
 		t.Run(who, func(t *testing.T) {
-			pod := n.pod()
+			pod := n.Pod()
 			if who == "adopted" {
-				n.killShim()
+				n.KillShim()
 			}
-			r := n.request(pod, "sleep 1000")
-			pause := n.podRecord(pod).PID
+			r := n.Request(pod, "sleep 1000")
+			pause := n.PodRecord(pod).PID
 			if err := unix.Kill(pause, unix.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			n.seen.await(t, shimapi.EventPodExited, pod)
+			n.Seen.Await(t, shimapi.EventPodExited, pod)
 			stranger(t, pause)
-			if err := n.shim.StopPod(n.ctx, pod); err != nil { // no replacement adopts a pod that has ended
+			if err := n.Shim.StopPod(n.Ctx, pod); err != nil { // no replacement adopts a pod that has ended
 				t.Error(err)
 			}
-			_, err := n.shim.Create(n.ctx, r)
-			if kindOfError(err) != shimapi.KindNotRunning {
+			_, err := n.Shim.Create(n.Ctx, r)
+			if shimnode.KindOfError(err) != shimapi.KindNotRunning {
 				t.Errorf("create: %v", err)
 			}
-			if onDisk(filepath.Join(n.config.StateDir, "shims", n.shim.ID(), "state", r.ID)) {
+			if shimnode.OnDisk(filepath.Join(n.Config.StateDir, "shims", n.Shim.ID(), "state", r.ID)) {
 				t.Error("libcontainer's state is left")
 			}
 		})
 	}
-	pod, other := n.pod(), n.pod()
-	r := n.request(pod, "true")
+	pod, other := n.Pod(), n.Pod()
+	r := n.Request(pod, "true")
 	r.Pod = other
-	if _, err := n.shim.Create(n.ctx, r); kindOfError(err) != shimapi.KindNotRunning {
+	if _, err := n.Shim.Create(n.Ctx, r); shimnode.KindOfError(err) != shimapi.KindNotRunning {
 		t.Errorf("a container of another pod: %v", err)
 	}
 }
 
-// stranger starts a process with a number that is free, or about to be.
+// stranger starts a process with this PID once it is free.
 func stranger(t *testing.T, pid int) {
 	t.Helper()
-	eventually(t, "the number is free", func() bool { return !onDisk(fmt.Sprintf("/proc/%d", pid)) })
+	shimnode.Eventually(t, "the number is free", func() bool { return !shimnode.OnDisk(fmt.Sprintf("/proc/%d", pid)) })
 	for range 200 {
 		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(pid-1)), 0); err != nil {
 			t.Skip(err)

@@ -1,4 +1,4 @@
-package shims
+package shim_test
 
 import (
 	"errors"
@@ -12,54 +12,55 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/test/shimnode"
 )
 
 func TestPodAndContainer(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	netns := filepath.Join(n.dir, "state", "pods", pod, "net")
+	n := shimnode.New(t)
+	pod := n.Pod()
+	netns := filepath.Join(n.Dir, "state", "pods", pod, "net")
 	var pinned, own unix.Stat_t
-	if err := errors.Join(unix.Stat(netns, &pinned), unix.Stat(fmt.Sprintf("/proc/%d/ns/net", n.podRecord(pod).PID), &own)); err != nil {
+	if err := errors.Join(unix.Stat(netns, &pinned), unix.Stat(fmt.Sprintf("/proc/%d/ns/net", n.PodRecord(pod).PID), &own)); err != nil {
 		t.Fatal(err)
 	}
 	if pinned.Ino != own.Ino {
 		t.Error("the network namespace is not pinned")
 	}
-	r := n.run(pod, "hostname; echo to-stderr >&2; exit 7")
-	rec := n.exit(r)
+	r := n.Run(pod, "hostname; echo to-stderr >&2; exit 7")
+	rec := n.Exit(r)
 	if rec.ExitCode != 7 || rec.Signal != 0 || rec.OOMKilled || rec.Pod != pod || rec.StartedAt.IsZero() || rec.FinishedAt.Before(rec.StartedAt) {
 		t.Errorf("record %+v", rec)
 	}
-	if out := n.output(r); !strings.Contains(out, "test-pod\n") || !strings.Contains(out, "to-stderr\n") {
+	if out := n.Output(r); !strings.Contains(out, "test-pod\n") || !strings.Contains(out, "to-stderr\n") {
 		t.Errorf("output %q", out)
 	}
 	for range 2 {
-		if err := n.shim.Delete(n.ctx, r.ID); err != nil {
+		if err := n.Shim.Delete(n.Ctx, r.ID); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, path := range rec.CgroupPaths {
-		if onDisk(path) {
+		if shimnode.OnDisk(path) {
 			t.Errorf("cgroup %s is left", path)
 		}
 	}
-	if onDisk(filepath.Join(n.config.StateDir, "shims", n.shim.ID(), "state", r.ID)) {
+	if shimnode.OnDisk(filepath.Join(n.Config.StateDir, "shims", n.Shim.ID(), "state", r.ID)) {
 		t.Error("libcontainer's state is left")
 	}
 	for range 2 {
-		if err := n.shim.StopPod(n.ctx, pod); err != nil {
+		if err := n.Shim.StopPod(n.Ctx, pod); err != nil {
 			t.Error(err)
 		}
 	}
-	if onDisk(netns) {
+	if shimnode.OnDisk(netns) {
 		t.Error("network namespace is still pinned")
 	}
-	n.seen.await(t, shimapi.EventPodExited, pod)
+	n.Seen.Await(t, shimapi.EventPodExited, pod)
 }
 
 func TestExitCodesAndSignals(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
+	n := shimnode.New(t)
+	pod := n.Pod()
 	trap := "trap 'exit 42' TERM; trap 'exit 43' 37; echo ready; while :; do sleep 1 & wait; done"
 	for _, c := range []struct {
 		name, script string
@@ -76,17 +77,17 @@ func TestExitCodesAndSignals(t *testing.T) {
 		{"term all", trap, 15, true, 42, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := n.run(pod, c.script)
+			r := n.Run(pod, c.script)
 			if c.signal != 0 {
-				waitLog(t, r.LogPath, "ready")
-				if err := n.shim.Kill(n.ctx, &shimapi.KillRequest{ID: r.ID, Signal: c.signal, All: c.all}); err != nil {
+				shimnode.WaitLog(t, r.LogPath, "ready")
+				if err := n.Shim.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: c.signal, All: c.all}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if rec := n.exit(r); rec.ExitCode != c.code || rec.Signal != c.death || rec.OOMKilled {
+			if rec := n.Exit(r); rec.ExitCode != c.code || rec.Signal != c.death || rec.OOMKilled {
 				t.Errorf("%+v", rec)
 			}
-			if err := n.shim.Kill(n.ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); kindOfError(err) != shimapi.KindNotRunning {
+			if err := n.Shim.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); shimnode.KindOfError(err) != shimapi.KindNotRunning {
 				t.Errorf("kill after the end: %v", err)
 			}
 		})
@@ -94,12 +95,12 @@ func TestExitCodesAndSignals(t *testing.T) {
 }
 
 func TestStartFailures(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	if err := os.WriteFile(filepath.Join(n.rootfs, "etc/plain"), []byte("x"), 0o644); err != nil {
+	n := shimnode.New(t)
+	pod := n.Pod()
+	if err := os.WriteFile(filepath.Join(n.Rootfs, "etc/plain"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(n.rootfs, "bin/alien"), []byte("\x7fELF\x02\x01\x01 not for this machine"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(n.Rootfs, "bin/alien"), []byte("\x7fELF\x02\x01\x01 not for this machine"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	args := func(a ...string) func(*shimapi.CreateRequest, *specs.Spec) {
@@ -120,37 +121,37 @@ func TestStartFailures(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := n.request(pod, "true", c.alter)
-			_, err := n.shim.Create(n.ctx, r)
-			if err == nil || !strings.Contains(err.Error(), c.want) || kindOfError(err) != shimapi.KindStartFailed {
-				t.Errorf("create: %v (%s)", err, kindOfError(err))
+			r := n.Request(pod, "true", c.alter)
+			_, err := n.Shim.Create(n.Ctx, r)
+			if err == nil || !strings.Contains(err.Error(), c.want) || shimnode.KindOfError(err) != shimapi.KindStartFailed {
+				t.Errorf("create: %v (%s)", err, shimnode.KindOfError(err))
 			}
 			if strings.Contains(fmt.Sprint(err), "container init") || strings.Contains(fmt.Sprint(err), "runc") {
 				t.Errorf("noise: %v", err)
 			}
-			status := readRecord(t, r.Dir)
+			status := shimnode.ReadRecord(t, r.Dir)
 			if status.Status != shimapi.StatusStopped || status.ExitCode != 128 || status.Reason != "StartError" || status.Message == "" {
 				t.Errorf("record %+v", status)
 			}
-			if err := n.shim.Start(n.ctx, r.ID); kindOfError(err) != shimapi.KindNotFound {
+			if err := n.Shim.Start(n.Ctx, r.ID); shimnode.KindOfError(err) != shimapi.KindNotFound {
 				t.Errorf("start: %v", err)
 			}
 		})
 	}
 	t.Run("wrong architecture", func(t *testing.T) {
-		r := n.run(pod, "", args("/bin/alien"))
-		if rec := n.exit(r); rec.ExitCode != 128 || rec.Reason != "StartError" || !strings.Contains(rec.Message, "/bin/alien: exec format error") {
+		r := n.Run(pod, "", args("/bin/alien"))
+		if rec := n.Exit(r); rec.ExitCode != 128 || rec.Reason != "StartError" || !strings.Contains(rec.Message, "/bin/alien: exec format error") {
 			t.Errorf("record %+v", rec)
 		}
 	})
-	if r := n.run(pod, "exit 3"); n.exit(r).ExitCode != 3 {
+	if r := n.Run(pod, "exit 3"); n.Exit(r).ExitCode != 3 {
 		t.Error("the pod does not work any more")
 	}
 }
 
 func TestRefusals(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
+	n := shimnode.New(t)
+	pod := n.Pod()
 	cgroup := func(path string) func(*shimapi.CreateRequest, *specs.Spec) {
 		return func(_ *shimapi.CreateRequest, s *specs.Spec) { s.Linux.CgroupsPath = path }
 	}
@@ -162,7 +163,7 @@ func TestRefusals(t *testing.T) {
 		"no command":      func(_ *shimapi.CreateRequest, s *specs.Spec) { s.Process.Args = nil },
 		"no root":         func(_ *shimapi.CreateRequest, s *specs.Spec) { s.Root = nil },
 	} {
-		if _, err := n.shim.Create(n.ctx, n.request(pod, "true", alter)); kindOfError(err) != shimapi.KindInvalid {
+		if _, err := n.Shim.Create(n.Ctx, n.Request(pod, "true", alter)); shimnode.KindOfError(err) != shimapi.KindInvalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -171,46 +172,49 @@ func TestRefusals(t *testing.T) {
 		"escape":      {"net.ipv4/../../../etc": "1"},
 		"no such ns.": {"kernel.shmmax": "1"},
 	} {
-		_, err := n.shim.RunPod(n.ctx, &shimapi.RunPodRequest{ID: newID(), Dir: n.dir, NewNet: true, Sysctls: sysctls})
-		if kindOfError(err) != shimapi.KindInvalid {
+		_, err := n.Shim.RunPod(n.Ctx, &shimapi.RunPodRequest{ID: shimnode.NewID(), Dir: n.Dir, NewNet: true, Sysctls: sysctls})
+		if shimnode.KindOfError(err) != shimapi.KindInvalid {
 			t.Errorf("sysctl %s: %v", name, err)
 		}
 	}
-	if err := n.shim.Start(n.ctx, "none"); kindOfError(err) != shimapi.KindNotFound {
+	if err := n.Shim.Start(n.Ctx, "none"); shimnode.KindOfError(err) != shimapi.KindNotFound {
 		t.Errorf("start of nothing: %v", err)
 	}
-	for _, err := range []error{n.shim.Delete(n.ctx, "none"), n.shim.StopPod(n.ctx, "none"), n.shim.RemovePod(n.ctx, "none")} {
+	for _, err := range []error{n.Shim.Delete(n.Ctx, "none"), n.Shim.StopPod(n.Ctx, "none"), n.Shim.RemovePod(n.Ctx, "none")} {
 		if err != nil {
 			t.Error(err)
 		}
 	}
-	if err := n.shim.call(n.ctx, "no-such-method", struct{}{}, nil); kindOfError(err) != shimapi.KindInvalid {
+	c := shimapi.Dial(n.Ctx, filepath.Join(n.Config.StateDir, "shims", n.Shim.ID(), shimapi.SocketName))
+	defer c.Close()
+	c.WriteRequest("no-such-method", struct{}{})
+	if _, err := c.ReadResponse(nil); shimnode.KindOfError(err) != shimapi.KindInvalid {
 		t.Errorf("unknown method: %v", err)
 	}
 }
 
 func TestKillBeforeStart(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod()
-	r := n.request(pod, "true")
-	if _, err := n.shim.Create(n.ctx, r); err != nil {
+	n := shimnode.New(t)
+	pod := n.Pod()
+	r := n.Request(pod, "true")
+	if _, err := n.Shim.Create(n.Ctx, r); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.shim.Kill(n.ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); err != nil {
+	if err := n.Shim.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); err != nil {
 		t.Fatal(err)
 	}
-	if rec := n.exit(r); rec.ExitCode != 137 || rec.Reason != "" {
+	if rec := n.Exit(r); rec.ExitCode != 137 || rec.Reason != "" {
 		t.Errorf("record %+v", rec)
 	}
-	if err := n.shim.Start(n.ctx, r.ID); kindOfError(err) != shimapi.KindNotRunning {
+	if err := n.Shim.Start(n.Ctx, r.ID); shimnode.KindOfError(err) != shimapi.KindNotRunning {
 		t.Errorf("start after the end: %v", err)
 	}
 }
 
 func TestSharedPIDNamespace(t *testing.T) {
-	n := newShimNode(t)
-	pod := n.pod(func(r *shimapi.RunPodRequest) { r.NewPID = true })
-	pause := n.podRecord(pod).PID
+	n := shimnode.New(t)
+	pod := n.Pod(func(r *shimapi.RunPodRequest) { r.NewPID = true })
+	pause := n.PodRecord(pod).PID
 	join := func(_ *shimapi.CreateRequest, s *specs.Spec) {
 		for i := range s.Linux.Namespaces {
 			if s.Linux.Namespaces[i].Type == specs.PIDNamespace {
@@ -218,12 +222,12 @@ func TestSharedPIDNamespace(t *testing.T) {
 			}
 		}
 	}
-	r := n.run(pod, "cat /proc/1/comm; (setsid sleep 1000 &) ; exit 5", join)
-	rec := n.exit(r)
+	r := n.Run(pod, "cat /proc/1/comm; (setsid sleep 1000 &) ; exit 5", join)
+	rec := n.Exit(r)
 	if rec.ExitCode != 5 {
 		t.Errorf("record %+v", rec)
 	}
-	if out := n.output(r); !strings.HasPrefix(out, "pause\n") {
+	if out := n.Output(r); !strings.HasPrefix(out, "pause\n") {
 		t.Errorf("PID 1 is %q", out)
 	}
 	for _, dir := range rec.CgroupPaths {
@@ -231,33 +235,33 @@ func TestSharedPIDNamespace(t *testing.T) {
 			t.Errorf("%s holds %q", dir, left)
 		}
 	}
-	if err := n.shim.Delete(n.ctx, r.ID); err != nil {
+	if err := n.Shim.Delete(n.Ctx, r.ID); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestUserNamespace(t *testing.T) {
-	n := newShimNode(t)
+	n := shimnode.New(t)
 	maps := []shimapi.IDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
-	pod := n.pod(func(r *shimapi.RunPodRequest) {
+	pod := n.Pod(func(r *shimapi.RunPodRequest) {
 		r.UIDMaps, r.GIDMaps = maps, maps
 		r.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
 	})
-	if err := os.Chmod(n.dir, 0o755); err != nil { // the container's root must reach its rootfs
+	if err := os.Chmod(n.Dir, 0o755); err != nil { // the container's root must reach its rootfs
 		t.Fatal(err)
 	}
-	pause := n.podRecord(pod).PID
-	r := n.run(pod, "id -u; cat /proc/self/uid_map; echo again >/dev/stdout", func(_ *shimapi.CreateRequest, s *specs.Spec) {
+	pause := n.PodRecord(pod).PID
+	r := n.Run(pod, "id -u; cat /proc/self/uid_map; echo again >/dev/stdout", func(_ *shimapi.CreateRequest, s *specs.Spec) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: fmt.Sprintf("/proc/%d/ns/user", pause)})
 		m := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 		s.Linux.UIDMappings, s.Linux.GIDMappings = m, m
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/stdout", Type: "bind", Source: "/dev/null", Options: []string{"bind"}})
 		s.Mounts = s.Mounts[:len(s.Mounts)-1]
 	})
-	if rec := n.exit(r); rec.ExitCode != 0 {
+	if rec := n.Exit(r); rec.ExitCode != 0 {
 		t.Errorf("record %+v", rec)
 	}
-	if out := strings.Fields(n.output(r)); len(out) != 5 || out[0] != "0" || out[2] != "100000" || out[4] != "again" {
+	if out := strings.Fields(n.Output(r)); len(out) != 5 || out[0] != "0" || out[2] != "100000" || out[4] != "again" {
 		t.Errorf("output %q", out)
 	}
 }
@@ -265,9 +269,9 @@ func TestUserNamespace(t *testing.T) {
 // TestCgroupOfASandbox: the pod's own cgroup is there from the start. On v2 pause is in it;
 // on v1 it is empty, since what looks for it needs only its name.
 func TestCgroupOfASandbox(t *testing.T) {
-	n := newShimNode(t)
-	parent := "berth-test-" + newID()[:8]
-	id := n.pod(func(r *shimapi.RunPodRequest) { r.CgroupPath = filepath.Join(parent, r.ID) })
+	n := shimnode.New(t)
+	parent := "berth-test-" + shimnode.NewID()[:8]
+	id := n.Pod(func(r *shimapi.RunPodRequest) { r.CgroupPath = filepath.Join(parent, r.ID) })
 	root, v1 := "/sys/fs/cgroup", filepath.Join("/sys/fs/cgroup", shimapi.SandboxHierarchy)
 	_, err := os.Stat(filepath.Join(root, "cgroup.controllers"))
 	v2 := err == nil
@@ -287,7 +291,7 @@ func TestCgroupOfASandbox(t *testing.T) {
 	if got := len(strings.Fields(string(procs))); v2 && got != 1 || !v2 && got != 0 {
 		t.Errorf("%d processes in the cgroup of the sandbox, on v2: %t", got, v2)
 	}
-	if err := n.shim.RemovePod(n.ctx, id); err != nil {
+	if err := n.Shim.RemovePod(n.Ctx, id); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,0 +1,69 @@
+package shims
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"berth/oci/shimapi"
+)
+
+// What the tests of package shims_test look at or set from within.
+
+var (
+	ErrClosed = errClosed
+	LockDir   = lockDir
+)
+
+// Patience is the bound of a shim's start and end.
+const Patience = patience
+
+// SetAnswerPatience sets the bound of calls and returns a function that sets it back.
+func SetAnswerPatience(d time.Duration) (restore func()) {
+	was := answerPatience
+	answerPatience = d
+	return func() { answerPatience = was }
+}
+
+// SetBinary sets the program of the shims to come.
+func (s *Set) SetBinary(path string) { s.config.Binary = path }
+
+// ShutDownIfIdle tells a shim to exit if it has no pods.
+func (s *Set) ShutDownIfIdle(ctx context.Context, sh *Shim) (exited bool, err error) {
+	return s.shutDownIfIdle(ctx, sh)
+}
+
+// Dir is the directory of the shim.
+func (sh *Shim) Dir() string { return sh.dir }
+
+// Ended is closed when the process that serves the shim now has ended.
+func (sh *Shim) Ended() <-chan struct{} {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	return sh.process.gone
+}
+
+// Leaving reports whether the shim was told to exit.
+func (sh *Shim) Leaving() bool {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	return sh.leaving
+}
+
+// Handovers is for how many pods and containers files and state are kept.
+func (sh *Shim) Handovers() int {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	return len(sh.handover)
+}
+
+// Keep keeps files for a handover, as after a creation.
+func (sh *Shim) Keep(state shimapi.HandoverState, files []*os.File) {
+	sh.keep(sh.process, state, files)
+}
+
+// Stuck reports whether the shim did not answer the last call in time.
+func (sh *Shim) Stuck() bool { return sh.process.stuck.Load() }
+
+// ForgetStuck lets the shim count as one that answers.
+func (sh *Shim) ForgetStuck() { sh.process.stuck.Store(false) }
