@@ -57,24 +57,24 @@ func run(dir, version string, level slog.Level, ready *os.File) error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
-	if err := settle(); err != nil {
+	if err := detach(); err != nil {
 		return err
 	}
 	server, err := shim.New(shim.Config{ID: filepath.Base(dir), Dir: dir, Version: version})
 	if err != nil {
 		return err
 	}
-	go heed(server)
+	go handleSignals(server)
 	if _, err := fmt.Fprintln(ready, "ready"); err != nil {
-		slog.Warn("client not told", "error", err)
+		slog.Warn("client does not know that the shim serves", "error", err)
 	}
 	_ = ready.Close() // a pipe
 	slog.Info("shim serves", "pid", os.Getpid(), "version", version)
 	return server.Serve()
 }
 
-// settle detaches the process from where it was started.
-func settle() error {
+// detach frees the process from what it has inherited where it was started.
+func detach() error {
 	// The current directory would hold a mount; libcontainer records it as well.
 	if err := os.Chdir("/"); err != nil {
 		return err
@@ -89,10 +89,10 @@ func settle() error {
 	return unix.CloseRange(readyFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 }
 
-// heed takes the signals that would end a process by default. They are handled,
-// not ignored: what is ignored stays so in the containers. The termination
-// signals let an empty shim go. It ends with the process.
-func heed(server *shim.Server) {
+// handleSignals handles the signals that end a process by default. They are not
+// ignored, because a container would inherit that. SIGTERM and SIGINT make a shim
+// without pods exit. It returns only with the end of the process.
+func handleSignals(server *shim.Server) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGTERM, syscall.SIGINT)
 	for s := range signals {
@@ -100,7 +100,7 @@ func heed(server *shim.Server) {
 			continue
 		}
 		if err := server.Leave(); err != nil {
-			slog.Warn("asked to end, stays", "signal", s, "reason", err)
+			slog.Warn("shim was asked to exit and stays", "signal", s, "reason", err)
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A cgroup whose last process goes just as the time is over is empty, and no error
-// that names nobody.
+// If the last process of a cgroup ends just when the time is over, the cgroup is empty. That
+// is no error: it would name no process.
 func TestEmptiedAtTheLastMoment(t *testing.T) {
 	dir := t.TempDir() // stands for a cgroup, which lists its processes in a file
 	child := exec.Command("sleep", "infinity")
@@ -18,16 +18,16 @@ func TestEmptiedAtTheLastMoment(t *testing.T) {
 	}
 	defer func() { _ = child.Process.Kill(); _ = child.Wait() }()
 	list := filepath.Join(dir, "cgroup.procs")
-	tell := func(text string) {
+	write := func(text string) {
 		if err := os.WriteFile(list, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	tell(strconv.Itoa(child.Process.Pid) + "\n")
+	write(strconv.Itoa(child.Process.Pid) + "\n")
 	if err := Kill(dir, 0, nil); err == nil {
 		t.Error("a process that is still listed is no error")
 	}
-	if err := Kill(dir, 0, func() { tell("") }); err != nil {
+	if err := Kill(dir, 0, func() { write("") }); err != nil {
 		t.Error(err)
 	}
 }

@@ -138,16 +138,17 @@ func (s *Set) handOver(sh *Shim, states []*handover) (replacement *process, lost
 }
 
 // handOverLate makes the replacement of a dead process adopt a container whose creation
-// that process reported just before its end, if the replacement was not told of it.
+// that process reported just before its end, if it was not among those that the
+// replacement has adopted.
 func (sh *Shim) handOverLate(ctx context.Context, dead *process, id string) error {
 	replacement := dead.awaitReplacement(ctx)
 	sh.set.mu.Lock()
 	h := sh.handover[id]
-	toldOf := h == nil || h.holder != dead
+	adopted := h == nil || h.holder != dead
 	sh.set.mu.Unlock()
 	err := fmt.Errorf("shim %s: %w", sh.id, ErrGone)
 	if replacement != nil {
-		if toldOf {
+		if adopted {
 			return nil
 		}
 		err = h.sendTo(ctx, replacement)

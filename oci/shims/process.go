@@ -33,7 +33,7 @@ type process struct {
 	replacement *process      // nil: nothing serves the shim any more; not read before decided
 }
 
-// connect reads who serves the shim and checks that it answers. reaped is closed when
+// connect reads which process serves the shim and checks that it answers. reaped is closed when
 // the process was waited for; nil for a process that is not our child.
 func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -50,14 +50,14 @@ func (sh *Shim) Exec(ctx context.Context, r *shimapi.ExecRequest, files []*os.Fi
 	return x, nil
 }
 
-// await ends with the session's exit or its connection.
+// await returns when the process has ended, or its connection.
 func (x *ExecSession) await() {
 	defer close(x.ended)
 	_, x.err = x.conn.receive(context.Background(), &x.status)
 }
 
-// Wait returns how the process ended. When ctx ends first it goes on running
-// until Close.
+// Wait returns how the process ended. If ctx ends first, Wait returns its error, and the
+// process runs on until Close.
 func (x *ExecSession) Wait(ctx context.Context) (shimapi.ExitStatus, error) {
 	select {
 	case <-x.ended:
@@ -67,7 +67,8 @@ func (x *ExecSession) Wait(ctx context.Context) (shimapi.ExitStatus, error) {
 	}
 }
 
-// Kill ends the process and all it started; Wait then tells.
+// Kill sends SIGKILL to the process and to all that it has started. Wait returns how it
+// ended.
 func (x *ExecSession) Kill() error {
 	r := &shimapi.KillRequest{ID: x.id, ExecID: x.execID, Signal: int(unix.SIGKILL), All: true}
 	return x.shim.Kill(context.Background(), r)
@@ -87,7 +88,7 @@ func (x *ExecSession) Resize(width, height uint16) error {
 	return errors.Join(err, cerr)
 }
 
-// Close releases the session. A process that still runs is killed with all it
+// Close releases the session. A process that still runs is killed, with all that it has
 // started.
 func (x *ExecSession) Close() {
 	x.conn.close()
@@ -104,9 +105,8 @@ type AttachSession struct {
 	err   error
 }
 
-// Attach joins the streams of a running container with files, one per true flag
-// in the order stdin, stdout, stderr; they stay the caller's. ctx bounds the
-// joining only.
+// Attach connects files with the streams of a running container: one file per true flag, in
+// the order stdin, stdout, stderr. They stay the caller's. ctx bounds the connecting only.
 func (sh *Shim) Attach(ctx context.Context, r *shimapi.AttachRequest, files []*os.File) (*AttachSession, error) {
 	conn := sh.open(ctx, shimapi.MethodAttach, r, files...)
 	if _, err := conn.receive(ctx, nil); err != nil {
@@ -132,7 +132,7 @@ func (a *AttachSession) Wait(ctx context.Context) error {
 	}
 }
 
-// Close leaves the container's streams.
+// Close disconnects from the container's streams.
 func (a *AttachSession) Close() {
 	a.conn.close()
 	<-a.ended

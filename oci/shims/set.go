@@ -23,7 +23,7 @@ var ErrGone = errors.New("shim is gone")
 var errClosed = errors.New("the shims are disconnected")
 
 // Kinds of events that this package makes, beside those of package shimapi. They
-// tell of a shim that died, not of one that was told to exit.
+// are about shims that died, not about those that were told to exit.
 const (
 	// EventGone: the shim has no replacement. Record.Message is the reason, if known.
 	EventGone = "gone"

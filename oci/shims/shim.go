@@ -50,7 +50,7 @@ func (sh *Shim) live(ctx context.Context) *process {
 
 // serveLocked makes p the process that serves the shim.
 func (sh *Shim) serveLocked(p *process, adopted []*handover) {
-	if sh.process != nil { // p knows no pods but those that it was told to adopt
+	if sh.process != nil { // p has no pods but those that it has adopted
 		clear(sh.pods)
 		for id, h := range sh.handover {
 			if h.Pod == "" {
@@ -64,7 +64,7 @@ func (sh *Shim) serveLocked(p *process, adopted []*handover) {
 	sh.process = p
 }
 
-// Ping asks the shim who it is.
+// Ping asks the shim for its identity.
 func (sh *Shim) Ping(ctx context.Context) (hello shimapi.HelloResponse, err error) {
 	err = sh.call(ctx, shimapi.MethodHello, struct{}{}, &hello)
 	return hello, err
