@@ -135,12 +135,12 @@ func TestAttackImageFieldsAreBounded(t *testing.T) {
 	} {
 		c := containerConfig("c")
 		c.Image = spec
-		if checkContainerConfig(c, podConfig("p")) == nil {
+		if checkContainerConfig(c) == nil {
 			t.Errorf("accepted as the image: %.100v", spec)
 		}
 		c = containerConfig("c")
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/v", Image: spec}}
-		if checkContainerConfig(c, podConfig("p")) == nil {
+		if checkContainerConfig(c) == nil {
 			t.Errorf("accepted as a volume: %.100v", spec)
 		}
 	}

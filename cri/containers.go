@@ -11,14 +11,11 @@ func (s *runtimeService) CreateContainer(ctx context.Context, req *runtimeapi.Cr
 	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
-	if req.GetConfig() == nil {
-		return nil, invalid("config is missing; give the container's configuration")
+	if err := checkContainerConfig(req.GetConfig()); err != nil {
+		return nil, err
 	}
 	pod, err := s.opt.Domain.Pod(req.GetPodSandboxId())
 	if err != nil {
-		return nil, err
-	}
-	if err := checkContainerConfig(req.GetConfig(), pod.Config); err != nil {
 		return nil, err
 	}
 	podConfig := req.GetSandboxConfig()
@@ -63,7 +60,7 @@ func (s *runtimeService) RemoveContainer(ctx context.Context, req *runtimeapi.Re
 
 func (s *runtimeService) UpdateContainerResources(ctx context.Context, req *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
 	id := req.GetContainerId()
-	if err := firstError(checkID("container_id", id), checkResources(req.GetLinux()), checkPairs("annotations", req.GetAnnotations())); err != nil {
+	if err := firstError(checkID("container_id", id), checkPairs("annotations", req.GetAnnotations())); err != nil {
 		return nil, err
 	}
 	if req.GetLinux() == nil {

@@ -4,7 +4,9 @@
 //
 // # What it owns
 //
-// Decoding of requests, checks of their shape, one call of the domain ([Domain]) or of
+// Decoding of requests, checks of their form (that what a call is about is there, and
+// that nothing of it is long without end; what is asked for is judged by the domain's
+// plans), one call of the domain ([Domain]) or of
 // the image store, and encoding of what it says. The only table from errors to gRPC
 // codes ([toStatus]). The interceptors: readiness, log line, counters, panics.
 //

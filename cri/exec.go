@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -55,7 +56,12 @@ func checkCommand(cmd []string) error {
 	if len(cmd) == 0 || cmd[0] == "" {
 		return invalid("cmd is empty; give the program and its arguments")
 	}
-	return checkStrings("cmd", cmd)
+	for _, s := range cmd {
+		if strings.ContainsRune(s, 0) {
+			return invalid("cmd contains a zero byte; the kernel can't pass it to a program")
+		}
+	}
+	return nil
 }
 
 func (s *runtimeService) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {

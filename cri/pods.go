@@ -37,7 +37,7 @@ func (s *runtimeService) RemovePodSandbox(ctx context.Context, req *runtimeapi.R
 
 func (s *runtimeService) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
 	id := req.GetPodSandboxId()
-	if err := firstError(checkID("pod_sandbox_id", id), checkResources(req.GetOverhead()), checkResources(req.GetResources())); err != nil {
+	if err := checkID("pod_sandbox_id", id); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, s.opt.Domain.UpdatePodResources(ctx, id, req.GetOverhead(), req.GetResources())

@@ -18,7 +18,7 @@ func appArmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (*runtimeapi.
 	if p != nil && p.GetProfileType() == profileLocalhost {
 		ref := strings.TrimPrefix(p.GetLocalhostRef(), "localhost/") // kubelets before 1.30 kept it
 		if ref == "" || strings.ContainsAny(ref, " \t\n\x00") {
-			return nil, fmt.Errorf("%w: security_context.apparmor.localhost_ref: %s is no profile name", ErrInvalid, clip(ref))
+			return nil, invalid("security_context.apparmor.localhost_ref: %s is no profile name", clip(ref))
 		}
 		p = &runtimeapi.SecurityProfile{ProfileType: profileLocalhost, LocalhostRef: ref}
 	}
@@ -32,13 +32,13 @@ func appArmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (*runtimeapi.
 func appArmorName(p *runtimeapi.SecurityProfile, h Host) (string, error) {
 	switch {
 	case p.GetProfileType() == profileLocalhost && !h.AppArmor:
-		return "", fmt.Errorf("%w: security_context.apparmor: AppArmor is not enabled: use RuntimeDefault or Unconfined", ErrUnsupported)
+		return "", unsupported("security_context.apparmor: AppArmor is not enabled: use RuntimeDefault or Unconfined")
 	case p.GetProfileType() == profileLocalhost:
 		return p.GetLocalhostRef(), nil
 	case p.GetProfileType() != profileDefault || !h.AppArmor:
 		return "", nil
 	case h.AppArmorDefault == "":
-		return "", fmt.Errorf("%w: security_context.apparmor: the profile of RuntimeDefault is not loaded: see berthd's log, install apparmor_parser and restart berthd; or ask for Unconfined", ErrUnsupported)
+		return "", unsupported("security_context.apparmor: the profile of RuntimeDefault is not loaded: see berthd's log, install apparmor_parser and restart berthd; or ask for Unconfined")
 	}
 	return h.AppArmorDefault, nil
 }
@@ -71,7 +71,7 @@ func (b *builder) selinux() error {
 	user, level := part(o.GetUser(), "system_u"), part(o.GetLevel(), "s0")
 	for _, s := range []string{user, o.GetRole(), o.GetType()} {
 		if strings.ContainsAny(s, ": \t\n\x00") {
-			return fmt.Errorf("%w: security_context.selinux_options: %s is not part of a label", ErrInvalid, clip(s))
+			return invalid("security_context.selinux_options: %s is not part of a label", clip(s))
 		}
 	}
 	b.spec.Process.SelinuxLabel = strings.Join([]string{user, part(o.GetRole(), "system_r"), part(o.GetType(), "container_t"), level}, ":")
@@ -91,7 +91,7 @@ func CheckAppArmor(sc *runtimeapi.LinuxContainerSecurityContext, h Host) error {
 		return fmt.Errorf("looking for AppArmor profile: %w", err)
 	}
 	if !loaded {
-		return fmt.Errorf("%w: security_context.apparmor: profile %s is not loaded: load it with apparmor_parser", ErrInvalid, clip(p.GetLocalhostRef()))
+		return invalid("security_context.apparmor: profile %s is not loaded: load it with apparmor_parser", clip(p.GetLocalhostRef()))
 	}
 	return nil
 }

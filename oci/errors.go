@@ -2,7 +2,8 @@ package oci
 
 import (
 	"errors"
-	"fmt"
+
+	"berth/oci/failure"
 )
 
 var (
@@ -13,22 +14,10 @@ var (
 	ErrUnsupported = errors.New("not supported on this host")
 )
 
-// failure is an error whose text is err's alone and that also matches kind, one of the
-// errors above: they are to be matched, not read.
-type failure struct{ err, kind error }
+// invalid makes an error that matches [ErrInvalid]. The format is as that of fmt.Errorf.
+func invalid(format string, args ...any) error { return failure.New(ErrInvalid, format, args...) }
 
-// Error implements error.
-func (f *failure) Error() string { return f.err.Error() }
-
-// Unwrap is for [errors.Is].
-func (f *failure) Unwrap() []error { return []error{f.err, f.kind} }
-
-// invalid makes an error that wraps [ErrInvalid]. The format is as that of fmt.Errorf.
-func invalid(format string, args ...any) error {
-	return &failure{fmt.Errorf(format, args...), ErrInvalid}
-}
-
-// unsupported makes an error that wraps [ErrUnsupported].
+// unsupported makes an error that matches [ErrUnsupported].
 func unsupported(format string, args ...any) error {
-	return &failure{fmt.Errorf(format, args...), ErrUnsupported}
+	return failure.New(ErrUnsupported, format, args...)
 }

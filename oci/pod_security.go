@@ -1,8 +1,6 @@
 package oci
 
 import (
-	"fmt"
-
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -24,6 +22,9 @@ func PodSecurityOf(config *runtimeapi.PodSandboxConfig, h Host) (PodSecurity, er
 	ns, err := NamespacesOf(config)
 	if err != nil {
 		return PodSecurity{}, err
+	}
+	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return PodSecurity{}, invalid("security_context.run_as_group is set without run_as_user: set both")
 	}
 	var s PodSecurity
 	if s.User.UID, err = pauseOwner("run_as_user", sc.GetRunAsUser(), ns.UIDMappings); err != nil {
@@ -57,7 +58,7 @@ func pauseIDOf(field string, n int64, maps []specs.LinuxIDMapping) (uint32, erro
 		return 0, err
 	}
 	if len(maps) > 0 && !isMapped(id, maps) {
-		return 0, fmt.Errorf("%w: security_context.%s: %d is not mapped by the pod's user namespace: use an ID below %d", ErrInvalid, field, id, maps[0].Size)
+		return 0, invalid("security_context.%s: %d is not mapped by the pod's user namespace: use an ID below %d", field, id, maps[0].Size)
 	}
 	return id, nil
 }
@@ -75,10 +76,10 @@ func isMapped(id uint32, maps []specs.LinuxIDMapping) bool {
 // could be added.
 func pauseGroups(sc *runtimeapi.LinuxSandboxSecurityContext, maps []specs.LinuxIDMapping) ([]uint32, error) {
 	if _, ok := runtimeapi.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())]; !ok {
-		return nil, fmt.Errorf("%w: security_context.supplemental_groups_policy: %d is neither Merge nor Strict", ErrInvalid, sc.GetSupplementalGroupsPolicy())
+		return nil, invalid("security_context.supplemental_groups_policy: %d is neither Merge nor Strict", sc.GetSupplementalGroupsPolicy())
 	}
 	if n := len(sc.GetSupplementalGroups()); n > shimapi.MaxPauseGroups {
-		return nil, fmt.Errorf("%w: security_context.supplemental_groups: %d groups, a pod sandbox can have %d", ErrInvalid, n, shimapi.MaxPauseGroups)
+		return nil, invalid("security_context.supplemental_groups: %d groups, a pod sandbox can have %d", n, shimapi.MaxPauseGroups)
 	}
 	var groups []uint32
 	for _, g := range sc.GetSupplementalGroups() {

@@ -25,10 +25,9 @@ func (b *builder) resources() error {
 // changed. oom_score_adj is no cgroup limit, see [UpdateOOMScoreAdj]. The error wraps
 // [ErrInvalid] or [ErrUnsupported].
 func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
-	if err := CheckResources(update); err != nil {
-		return nil, err
-	}
-	r, err := linuxResources(mergeResources(criResources(old), update), h)
+	merged := mergeResources(criResources(old), update)
+	merged.OomScoreAdj = update.GetOomScoreAdj()
+	r, err := linuxResources(merged, h)
 	if err != nil {
 		return nil, err
 	}

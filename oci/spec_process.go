@@ -1,13 +1,13 @@
 package oci
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strings"
 	"unicode"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
@@ -23,6 +23,9 @@ func (b *builder) process() error {
 	}
 	if err := b.setVariables(); err != nil {
 		return err
+	}
+	if dir := b.conf.GetWorkingDir(); dir != "" && !path.IsAbs(dir) || len(dir) >= unix.PathMax || strings.Contains(dir, "\x00") {
+		return invalid("working_dir: %s must be an absolute path of at most %d bytes without NUL", clip(dir), unix.PathMax-1)
 	}
 	b.spec.Process = &specs.Process{
 		Terminal:        b.conf.GetTty(),
@@ -48,11 +51,11 @@ func (b *builder) args() ([]string, error) {
 	}
 	all := slices.Concat(entry, args)
 	if len(all) == 0 || all[0] == "" {
-		return nil, fmt.Errorf("%w: no command: the image has no entrypoint and no cmd, so set command in the container's config", ErrInvalid)
+		return nil, invalid("no command: the image has no entrypoint and no cmd, so set command in the container's config")
 	}
 	for _, a := range all {
 		if strings.Contains(a, "\x00") {
-			return nil, fmt.Errorf("%w: command or args: %s has a NUL byte", ErrInvalid, clip(a))
+			return nil, invalid("command or args: %s has a NUL byte", clip(a))
 		}
 	}
 	if b.ctr.Bytes != "" {

@@ -43,6 +43,9 @@ func ResolveUser(rootfs string, req UserRequest) (User, error) {
 	return acc.resolve(wish)
 }
 
+// mostName is the longest name of a user that is looked up, in bytes.
+const mostName = 1 << 10
+
 // userWish is a request with its precedences settled.
 type userWish struct {
 	user, group  string // a name or a decimal number; "" is user 0, or the user's own group
@@ -84,6 +87,8 @@ func (r UserRequest) identity() (userWish, error) {
 			return w, err
 		}
 		w.user = strconv.FormatUint(uint64(id), 10)
+	case len(name) > mostName:
+		return w, invalid("security_context.run_as_username is %d bytes long: use at most %d", len(name), mostName)
 	case isNumber(name):
 		return w, invalid("security_context.run_as_username: %s is a number; give it as run_as_user", clip(name))
 	case name != "":

@@ -339,7 +339,7 @@ func (v *containerVerbs) targetPID(s *Sandbox, cfg *runtimeapi.ContainerConfig) 
 		return 0, fmt.Errorf("target of the PID namespace: %w", err)
 	}
 	if t.pod != s {
-		return 0, fmt.Errorf("target %s of the PID namespace is in another pod sandbox: %w", t.id, ErrInvalid)
+		return 0, failed(ErrInvalid, "target %s of the PID namespace is in another pod sandbox", t.id)
 	}
 	if _, err := t.guard(verbJoin); err != nil {
 		return 0, fmt.Errorf("target of the PID namespace: %w", err)

@@ -54,7 +54,7 @@ func declareVolumes(ctx context.Context, d declared, volumes map[string]struct{}
 			return nil, err
 		}
 		if err := mkdirInRoot(root, at, d.owner); err != nil {
-			return nil, fmt.Errorf("make volume %s declared by the image: %w: %w", at, err, ErrInvalid)
+			return nil, failed(ErrInvalid, "make volume %s declared by the image: %w", at, err)
 		}
 		if readonly {
 			source := filepath.Join(d.rootfs, at)
@@ -96,7 +96,7 @@ func (d *declared) places(volumes map[string]struct{}) ([]string, error) {
 func inRoot(rootfs, name string) (string, error) {
 	joined, err := securejoin.SecureJoin(rootfs, name)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", err, ErrInvalid)
+		return "", failed(ErrInvalid, "%w", err)
 	}
 	return path.Join("/", strings.TrimPrefix(joined, filepath.Clean(rootfs))), nil
 }

@@ -10,7 +10,8 @@
 //   - layout (layout.go): where everything is on disk
 //   - index (index.go): the pods and containers by ID, by name and by pod
 //   - podPlan (plan.go) and containerPlan (containerplan.go): what is decided about a pod
-//     or container, and refused, before anything is made for it
+//     or container, and refused, before anything is made for it. The rules are those of
+//     package oci and, for pods, those of rules.go and sysctls.go
 //   - podVerbs (run.go, stop.go, remove.go, update.go) and containerVerbs (create.go and
 //     the same): the verbs. Which verb applies in which state is one table (guard.go),
 //     what a repeated call gets is in retry.go and package inflight

@@ -2,9 +2,9 @@ package sandbox
 
 import (
 	"errors"
-	"fmt"
 
 	"berth/oci"
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
@@ -33,13 +33,13 @@ func asDomain(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, oci.ErrUnsupported):
-		return fmt.Errorf("%w: %w", err, ErrUnsupported)
+		return failed(ErrUnsupported, "%w", err)
 	case errors.Is(err, oci.ErrInvalid), isKind(err, shimapi.KindStartFailed), isKind(err, shimapi.KindInvalid):
-		return fmt.Errorf("%w: %w", err, ErrInvalid)
+		return failed(ErrInvalid, "%w", err)
 	case isKind(err, shimapi.KindNotRunning):
-		return fmt.Errorf("%w: %w", err, ErrState)
+		return failed(ErrState, "%w", err)
 	case isKind(err, shimapi.KindNotFound):
-		return fmt.Errorf("%w: %w", err, ErrNotFound)
+		return failed(ErrNotFound, "%w", err)
 	default:
 		return err
 	}
@@ -50,19 +50,8 @@ func isKind(err error, k shimapi.Kind) bool {
 	return errors.As(err, &e) && e.Kind == k
 }
 
-// failure is an error with a text of its own that matches one of the errors above.
-type failure struct {
-	text string
-	kind error
-}
-
-// failed makes a failure.
+// failed makes an error that matches one of the errors above and does not print it. The
+// format is as that of fmt.Errorf.
 func failed(kind error, format string, args ...any) error {
-	return &failure{fmt.Sprintf(format, args...), kind}
+	return failure.New(kind, format, args...)
 }
-
-// Error implements error.
-func (f *failure) Error() string { return f.text }
-
-// Unwrap is for [errors.Is].
-func (f *failure) Unwrap() error { return f.kind }

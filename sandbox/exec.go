@@ -94,7 +94,7 @@ func (x *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeou
 	deadline := time.Now().Add(execDrain)
 	res := ExecResult{Stdout: stdout.finish(deadline), Stderr: stderr.finish(deadline), ExitCode: int32(status.Code)}
 	if status.TimedOut {
-		return res, fmt.Errorf("command %q in container %s did not end within %s: %w", cmd, c.id, timeout, ErrTimeout)
+		return res, failed(ErrTimeout, "command %q in container %s did not end within %s", cmd, c.id, timeout)
 	}
 	return res, nil
 }
@@ -102,7 +102,7 @@ func (x *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeou
 // execRequest describes a process that runs as the container's own does.
 func (c *Container) execRequest(cmd []string, tty bool) (*shimapi.ExecRequest, error) {
 	if len(cmd) == 0 || cmd[0] == "" {
-		return nil, fmt.Errorf("the command is empty: %w", ErrInvalid)
+		return nil, failed(ErrInvalid, "the command is empty")
 	}
 	var spec specs.Spec
 	if err := json.Unmarshal(c.rec.get().Spec, &spec); err != nil || spec.Process == nil {

@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"fmt"
-
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -79,7 +77,7 @@ func checkContainer(v verb, id string, state runtimeapi.ContainerState) (action,
 	rule := containerTable[v]
 	do := rule.in(state)
 	if do == refuse {
-		return refuse, fmt.Errorf("container %s is %s%s: %w", id, stateWord(state), rule.remedy, ErrState)
+		return refuse, failed(ErrState, "container %s is %s%s", id, stateWord(state), rule.remedy)
 	}
 	return do, nil
 }
@@ -93,7 +91,7 @@ func checkPod(v verb, id string, state runtimeapi.PodSandboxState) error {
 		do = rule.ready
 	}
 	if do == refuse {
-		return fmt.Errorf("pod sandbox %s is not ready; run a new one: %w", id, ErrState)
+		return failed(ErrState, "pod sandbox %s is not ready; run a new one", id)
 	}
 	return nil
 }

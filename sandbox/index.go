@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -108,7 +107,7 @@ func lookup[T any](all map[string]T, what, id string) (T, error) {
 		return v, nil
 	}
 	if id == "" {
-		return none, fmt.Errorf("%s ID is empty: %w", what, ErrInvalid)
+		return none, failed(ErrInvalid, "%s ID is empty", what)
 	}
 	var found []string
 	for full := range all {
@@ -118,11 +117,11 @@ func lookup[T any](all map[string]T, what, id string) (T, error) {
 	}
 	switch len(found) {
 	case 0:
-		return none, fmt.Errorf("%s %q: %w", what, id, ErrNotFound)
+		return none, failed(ErrNotFound, "there is no %s %q", what, id)
 	case 1:
 		return all[found[0]], nil
 	default:
-		return none, fmt.Errorf("%s ID %q is the start of %d IDs, give more of it: %w", what, id, len(found), ErrInvalid)
+		return none, failed(ErrInvalid, "%s ID %q is the start of %d IDs, give more of it", what, id, len(found))
 	}
 }
 
@@ -203,7 +202,7 @@ func (ix *index) Pod(id string) (*PodStatus, error) {
 	if st := s.status.Load(); st != nil {
 		return st, nil
 	}
-	return nil, fmt.Errorf("pod sandbox %q is still being made: %w", id, ErrNotFound)
+	return nil, failed(ErrNotFound, "pod sandbox %q is still being made", id)
 }
 
 // Container returns the status of a container by ID or unambiguous prefix.
@@ -215,7 +214,7 @@ func (ix *index) Container(id string) (*ContainerStatus, error) {
 	if st := c.status.Load(); st != nil {
 		return st, nil
 	}
-	return nil, fmt.Errorf("container %q is still being made: %w", id, ErrNotFound)
+	return nil, failed(ErrNotFound, "container %q is still being made", id)
 }
 
 // Pods lists the pod sandboxes that are whole, newest first.

@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"fmt"
-
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -17,6 +15,6 @@ func checkAnnotations(cfg *runtimeapi.PodSandboxConfig) error {
 	case "", "true", "false":
 		return nil
 	default:
-		return fmt.Errorf("annotation %s is %q; make it true or false: %w", InitAnnotation, v, ErrInvalid)
+		return failed(ErrInvalid, "annotation %s is %q; make it true or false", InitAnnotation, v)
 	}
 }

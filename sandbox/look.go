@@ -52,7 +52,7 @@ func (l *looks) enter(ctx context.Context, path string) (leave func(), err error
 // ctx ends or lookTimeout is over before f does, the error names the path, and what f
 // gives later is dropped.
 func lookAt[T any](ctx context.Context, l *looks, path string, f func() (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, fmt.Errorf("no answer within %v: %w", lookTimeout, ErrTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, failed(ErrTimeout, "no answer within %v", lookTimeout))
 	defer cancel()
 	type result struct {
 		got T

@@ -65,7 +65,7 @@ func checkTraversable(dir string) error {
 			return err
 		}
 		if info.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("pods with user namespaces can't pass %s: chmod o+x it, or choose another state directory: %w", dir, ErrUnsupported)
+			return failed(ErrUnsupported, "pods with user namespaces can't pass %s: chmod o+x it, or choose another state directory", dir)
 		}
 		if dir == filepath.Dir(dir) {
 			return nil

@@ -54,7 +54,7 @@ func killCgroup(paths map[string]string) error {
 		return nil
 	}
 	if err := cgroup.Kill(dir, killTimeout, nil); err != nil {
-		return fmt.Errorf("%w: %w", err, ErrTimeout)
+		return failed(ErrTimeout, "%w", err)
 	}
 	return nil
 }

@@ -3,9 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"strings"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
@@ -48,7 +46,7 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 	if err != nil {
 		return podPlan{}, asDomain(err)
 	}
-	if err := errors.Join(checkSysctls(cfg), checkAnnotations(cfg)); err != nil {
+	if err := errors.Join(checkPodFiles(cfg), checkPorts(cfg), checkSysctls(cfg), checkAnnotations(cfg)); err != nil {
 		return podPlan{}, err
 	}
 	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", h); err != nil {
@@ -104,7 +102,3 @@ func clampOOM(h oci.Host, score int) int {
 	}
 	return max(score, h.OOMScoreAdj)
 }
-
-// isPath tells whether a string can be a path: it has no NUL byte and no line break and
-// is not too long for the kernel.
-func isPath(p string) bool { return len(p) < unix.PathMax && !strings.ContainsAny(p, "\x00\n") }

@@ -27,7 +27,7 @@ func (x *sessions) PortForward(ctx context.Context, podID string, port int32, st
 		return err
 	}
 	if port <= 0 || port > 65535 {
-		return fmt.Errorf("port %d: use 1 to 65535: %w", port, ErrInvalid)
+		return failed(ErrInvalid, "port %d: use 1 to 65535", port)
 	}
 	conn, err := dialIn(ctx, s.rec.get().netns, int(port))
 	if err != nil {

@@ -72,14 +72,14 @@ func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
 func (p *podVerbs) checkNode(rec *podRecord) error {
 	cfg := rec.config
 	if rec.Handler != "" && !slices.Contains(p.handlers, rec.Handler) {
-		return fmt.Errorf("runtime handler %q is not configured; leave it empty or use one of %q: %w", rec.Handler, p.handlers, ErrInvalid)
+		return failed(ErrInvalid, "runtime handler %q is not configured; leave it empty or use one of %q", rec.Handler, p.handlers)
 	}
 	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), p.host); err != nil {
 		return asDomain(err)
 	}
 	if rec.netns != "" {
 		if err := p.network.Ready(); err != nil {
-			return fmt.Errorf("%w: %w", err, ErrNotReady)
+			return failed(ErrNotReady, "%w", err)
 		}
 	}
 	if len(rec.uids) > 0 {

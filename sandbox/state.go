@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"cmp"
-	"fmt"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -221,7 +220,7 @@ func (s *Sandbox) beginStop() {
 	defer s.mu.Unlock()
 	s.stopping = true
 	if s.giveUp != nil {
-		s.giveUp(fmt.Errorf("the pod sandbox is being stopped: %w", ErrState))
+		s.giveUp(failed(ErrState, "the pod sandbox is being stopped"))
 	}
 	s.publishLocked()
 }

@@ -117,7 +117,7 @@ func (t *teardown) kill(ctx context.Context, c *Container) error {
 	case <-c.done:
 		return nil
 	case <-timer.C:
-		return fmt.Errorf("container %s did not end within %s of SIGKILL: a process of it is probably in uninterruptible sleep, see /proc/%d/stack: %w", c.id, t.stopTimeout, c.pid(), ErrTimeout)
+		return failed(ErrTimeout, "container %s did not end within %s of SIGKILL: a process of it is probably in uninterruptible sleep, see /proc/%d/stack", c.id, t.stopTimeout, c.pid())
 	case <-ctx.Done():
 		return fmt.Errorf("kill of container %s: %w", c.id, context.Cause(ctx))
 	}

@@ -25,16 +25,16 @@ const maxSysctl = 256
 func checkSysctls(cfg *runtimeapi.PodSandboxConfig) error {
 	for name, value := range cfg.GetLinux().GetSysctls() {
 		if len(name) > maxSysctl || strings.ContainsAny(name, "\x00\n") || strings.Contains(name, "..") {
-			return fmt.Errorf("sysctl %.*q is not a name: %w", maxSysctl, name, ErrInvalid)
+			return failed(ErrInvalid, "sysctl %.*q is not a name", maxSysctl, name)
 		}
 		if len(value) > maxSysctl || strings.ContainsAny(value, "\x00\n") {
-			return fmt.Errorf("sysctl %s: a value has at most %d bytes, no line break and no zero byte: %w", name, maxSysctl, ErrInvalid)
+			return failed(ErrInvalid, "sysctl %s: a value has at most %d bytes, no line break and no zero byte", name, maxSysctl)
 		}
 		if _, err := shimapi.SysctlPath(name); err != nil {
-			return fmt.Errorf("%w: %w", err, ErrInvalid)
+			return failed(ErrInvalid, "%w", err)
 		}
 		if why := ofTheHost(strings.ReplaceAll(name, "/", "."), cfg); why != "" {
-			return fmt.Errorf("sysctl %s %s: %w", name, why, ErrInvalid)
+			return failed(ErrInvalid, "sysctl %s %s", name, why)
 		}
 	}
 	return nil
@@ -137,7 +137,7 @@ func writeLateSysctls(rec *podRecord, late map[string]string) error {
 	}
 	defer func() { _ = names.Close() }()
 	if start, err := shimapi.StartTime(rec.PausePID); err != nil || start != rec.PauseStart {
-		return fmt.Errorf("the pause process ended while the pod was made: %w", ErrState)
+		return failed(ErrState, "the pause process ended while the pod was made")
 	}
 	net, err := os.Open(rec.netns)
 	if err != nil {
@@ -158,18 +158,18 @@ func writeLateSysctls(rec *podRecord, late map[string]string) error {
 func writeSysctl(name, value string) error {
 	path, err := shimapi.SysctlPath(name)
 	if err != nil {
-		return fmt.Errorf("%w: %w", err, ErrInvalid)
+		return failed(ErrInvalid, "%w", err)
 	}
 	f, err := os.OpenFile(filepath.Join("/proc/sys", path), os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("sysctl %s: the kernel has no such setting in the pod's network: does the pod have that interface? %w", name, ErrInvalid)
+		return failed(ErrInvalid, "sysctl %s: the kernel has no such setting in the pod's network: does the pod have that interface?", name)
 	}
 	if err == nil {
 		_, err = f.WriteString(value)
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("sysctl %s: the kernel refuses %q: %w: %w", name, value, err, ErrInvalid)
+		return failed(ErrInvalid, "sysctl %s: the kernel refuses %q: %w", name, value, err)
 	}
 	return nil
 }

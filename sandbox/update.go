@@ -20,6 +20,9 @@ import (
 // annotations: the last ones are kept and shown.
 func (v *containerVerbs) UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
 	digest := inflight.Digest(&runtimeapi.UpdateContainerResourcesRequest{Linux: res, Annotations: annotations})
+	if err := oci.CheckResources(res); err != nil {
+		return asDomain(err)
+	}
 	call := inflight.Call{Name: fmt.Sprintf("UpdateContainerResources of %s to %.12s", id, digest), Request: digest}
 	_, err := v.calls.Do(ctx, call, func(ctx context.Context) (string, error) { return "", v.update(ctx, id, res, annotations) })
 	return err
@@ -82,6 +85,11 @@ func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw 
 // kubelet has already written the pod's cgroup.
 func (p *podVerbs) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
 	digest := inflight.Digest(&runtimeapi.UpdatePodSandboxResourcesRequest{Overhead: overhead, Resources: resources})
+	for _, r := range []*runtimeapi.LinuxContainerResources{overhead, resources} {
+		if err := oci.CheckResources(r); err != nil {
+			return asDomain(err)
+		}
+	}
 	call := inflight.Call{Name: fmt.Sprintf("UpdatePodSandboxResources of %s to %.12s", id, digest), Request: digest}
 	_, err := p.calls.Do(ctx, call, func(ctx context.Context) (string, error) { return "", p.update(ctx, id, overhead, resources) })
 	return err

@@ -49,10 +49,10 @@ func subPath(dir, sub string) (string, error) {
 	// name of what was found is a path without links.
 	fd, err := openHandle(root, sub, unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("image_sub_path %q does not exist in the image: %w", sub, ErrInvalid)
+		return "", failed(ErrInvalid, "image_sub_path %q does not exist in the image", sub)
 	}
 	if err != nil {
-		return "", fmt.Errorf("image_sub_path %q: %w: %w", sub, err, ErrInvalid)
+		return "", failed(ErrInvalid, "image_sub_path %q: %w", sub, err)
 	}
 	defer unix.Close(fd) // only a handle
 	real, err := pathOfHandle(fd)
@@ -60,7 +60,7 @@ func subPath(dir, sub string) (string, error) {
 		return "", fmt.Errorf("image_sub_path %q: %w", sub, err)
 	}
 	if real != dir && !strings.HasPrefix(real, dir+"/") {
-		return "", fmt.Errorf("image_sub_path %q leaves the image: %w", sub, ErrInvalid)
+		return "", failed(ErrInvalid, "image_sub_path %q leaves the image", sub)
 	}
 	return real, nil
 }
@@ -73,7 +73,7 @@ func pathOfHandle(fd int) (string, error) {
 		return "", err
 	}
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFREG {
-		return "", fmt.Errorf("it is neither a directory nor a regular file: %w", ErrInvalid)
+		return "", failed(ErrInvalid, "it is neither a directory nor a regular file")
 	}
 	return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 }

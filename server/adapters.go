@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 
 	"berth/cni"
 	"berth/image"
+	"berth/oci/failure"
 	"berth/sandbox"
 )
 
@@ -22,9 +22,9 @@ func (i images) Resolve(ref string) (sandbox.Image, error) {
 	img, err := i.store.Get(ref)
 	switch {
 	case errors.Is(err, image.ErrNotFound):
-		return sandbox.Image{}, fmt.Errorf("image %q is not on this node, pull it first: %w", ref, sandbox.ErrNotFound)
+		return sandbox.Image{}, failure.New(sandbox.ErrNotFound, "image %q is not on this node, pull it first", ref)
 	case errors.Is(err, image.ErrInvalidReference):
-		return sandbox.Image{}, fmt.Errorf("%w: %w", err, sandbox.ErrInvalid)
+		return sandbox.Image{}, failure.New(sandbox.ErrInvalid, "%w", err)
 	case err != nil:
 		return sandbox.Image{}, err
 	}
@@ -83,7 +83,7 @@ func (n network) Attach(ctx context.Context, p sandbox.PodNetwork) (sandbox.Netw
 		return err
 	})
 	if errors.Is(err, cni.ErrNotReady) {
-		err = fmt.Errorf("%w: %w", err, sandbox.ErrNotReady)
+		err = failure.New(sandbox.ErrNotReady, "%w", err)
 	}
 	if err != nil {
 		return sandbox.NetworkResult{}, err
@@ -102,7 +102,7 @@ func (n network) Detach(ctx context.Context, p sandbox.PodNetwork) error {
 		return err
 	})
 	if errors.Is(err, cni.ErrNotReady) {
-		err = fmt.Errorf("%w: %w", err, sandbox.ErrNotReady)
+		err = failure.New(sandbox.ErrNotReady, "%w", err)
 	}
 	return err
 }
@@ -117,7 +117,7 @@ func networkRequest(p sandbox.PodNetwork) (cni.Request, error) {
 	meta, linux := p.Config.GetMetadata(), p.Config.GetLinux()
 	bandwidth, err := cni.BandwidthFrom(p.Config.GetAnnotations())
 	if err != nil {
-		return cni.Request{}, fmt.Errorf("%w: %w", err, sandbox.ErrInvalid)
+		return cni.Request{}, failure.New(sandbox.ErrInvalid, "%w", err)
 	}
 	req := cni.Request{
 		PodID: p.PodID, NetNS: p.NetNS,
