@@ -14,13 +14,13 @@
 //     --version is a key. Flags override the files; a file of the drop-in directory
 //     overrides those before it and the main file, which overrides the defaults.
 //   - At most 45 keys (a test counts).
-//   - A key nobody knows, a value of the wrong type or one that can't work is an
-//     error that names file, line and key and says what to change.
-//   - What [Config.Print] writes is a file [Load] reads back to the same Config.
+//   - An unknown key, a value of the wrong type and a value that can't work are errors
+//     that name the file, the line and the key, and say what to change.
+//   - [Load] reads what [Config.Print] wrote back to the same Config.
 //
 // # Files
 //
-// None; it reads the file it is given with its drop-ins and writes nothing.
+// It reads the file that it is given with its drop-ins and writes nothing.
 //
 // # Why not nested tables
 //
