@@ -40,7 +40,7 @@ func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg 
 	if err != nil {
 		return "", err
 	}
-	return v.calls.Do(ctx, createCall(s, cfg, podConfig), func(ctx context.Context) (string, error) {
+	work := func(ctx context.Context) (string, error) {
 		if id, err := v.madeBefore(ctx, s, cfg); id != "" || err != nil {
 			return id, err
 		}
@@ -62,7 +62,18 @@ func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg 
 			return "", err
 		}
 		return c.id, nil
-	})
+	}
+	call, first, err := v.calls.Begin(ctx, createCall(s, cfg, podConfig))
+	if err != nil {
+		return "", err
+	}
+	if first {
+		go func() { // ends when work returns, which obeys its context
+			defer call.End()
+			call.Give(work(call.Context()))
+		}()
+	}
+	return call.Wait(ctx)
 }
 
 // making gives the context of a container's creation. It ends when the pod is asked to

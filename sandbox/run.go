@@ -37,7 +37,7 @@ type podVerbs struct {
 //
 // Pods of one name are told apart as the comment in retry.go says.
 func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler string) (string, error) {
-	return p.calls.Do(ctx, runPodCall(cfg, handler), func(ctx context.Context) (string, error) {
+	work := func(ctx context.Context) (string, error) {
 		if id, err := p.madeBefore(ctx, cfg, handler); id != "" || err != nil {
 			return id, err
 		}
@@ -61,7 +61,18 @@ func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 		p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT))
 		p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT))
 		return s.id, nil
-	})
+	}
+	call, first, err := p.calls.Begin(ctx, runPodCall(cfg, handler))
+	if err != nil {
+		return "", err
+	}
+	if first {
+		go func() { // ends when work returns, which obeys its context
+			defer call.End()
+			call.Give(work(call.Context()))
+		}()
+	}
+	return call.Wait(ctx)
 }
 
 func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {

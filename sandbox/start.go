@@ -10,7 +10,7 @@ import (
 // StartContainer lets a created container's process run. When its program can't
 // be executed the container ends EXITED with code 128 and reason StartError.
 func (v *containerVerbs) StartContainer(ctx context.Context, id string) error {
-	_, err := v.calls.Do(ctx, inflight.Call{Name: "StartContainer of " + id}, func(ctx context.Context) (string, error) {
+	work := func(ctx context.Context) (string, error) {
 		c, err := v.index.container(id)
 		if err != nil {
 			return "", err
@@ -32,6 +32,17 @@ func (v *containerVerbs) StartContainer(ctx context.Context, id string) error {
 			return "", fmt.Errorf("start container %s: %w", c.id, asDomain(err))
 		}
 		return "", nil
-	})
+	}
+	call, first, err := v.calls.Begin(ctx, inflight.Call{Name: "StartContainer of " + id})
+	if err != nil {
+		return err
+	}
+	if first {
+		go func() { // ends when work returns, which obeys its context
+			defer call.End()
+			call.Give(work(call.Context()))
+		}()
+	}
+	_, err = call.Wait(ctx)
 	return err
 }

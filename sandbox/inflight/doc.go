@@ -13,6 +13,8 @@
 //   - What a call changes has an end of its own. A call that may go on for ever, such as
 //     a pull from a registry that hangs, has a [Call.Grace]: without a client for that
 //     long it is cancelled.
+//   - The work of a call runs on a goroutine of its own, whose stack begins in the verb:
+//     see [Calls.Begin].
 //   - A panic ends its call with [ErrPanicked], not the daemon.
 //
 // # Locks

@@ -35,7 +35,7 @@ type Calls struct {
 	stop context.CancelCauseFunc
 
 	mu     sync.Mutex
-	byName map[string]*running
+	byName map[string]*Running
 	idle   chan struct{} // closed when draining and the map is empty; nil before
 }
 
@@ -46,11 +46,14 @@ type Call struct {
 	Grace   time.Duration // for how long it goes on without a client; 0: to its end
 }
 
-// running is a call that has begun.
-type running struct {
+// Running is a call that has begun. Who began it gives it its result and ends it, all
+// its clients wait for that.
+type Running struct {
 	Call
+	calls  *Calls
 	ctx    context.Context // the first client's, but for its end
 	cancel context.CancelCauseFunc
+	unlink func() bool // from the end of all calls
 	done   chan struct{}
 	result string // valid once done is closed
 	err    error
@@ -64,7 +67,7 @@ type running struct {
 // New makes Calls of which none runs.
 func New() *Calls {
 	base, stop := context.WithCancelCause(context.Background())
-	return &Calls{base: base, stop: stop, byName: make(map[string]*running)}
+	return &Calls{base: base, stop: stop, byName: make(map[string]*Running)}
 }
 
 // Lifetime ends when [Calls.Drain] has ended, with [ErrStopping] as its cause.
@@ -73,58 +76,88 @@ func (c *Calls) Lifetime() context.Context { return c.base }
 // Do runs work as the call, or joins the one that runs, and waits for its result, which
 // is an ID or a name, or for the end of ctx.
 func (c *Calls) Do(ctx context.Context, call Call, work func(context.Context) (string, error)) (string, error) {
+	r, first, err := c.Begin(ctx, call)
+	if err != nil {
+		return "", err
+	}
+	if first {
+		go func() { // ends when work returns, which obeys its context
+			defer r.End()
+			r.Give(work(r.Context()))
+		}()
+	}
+	return r.Wait(ctx)
+}
+
+// Begin finds the call that runs, or enters a new one; then first is true, and the
+// caller has to do the work on a goroutine that begins with a deferred [Running.End].
+// Every caller then waits with [Running.Wait]. It is [Calls.Do] for who wants his own
+// function, and none of this package, on the stack of the work.
+func (c *Calls) Begin(ctx context.Context, call Call) (r *Running, first bool, err error) {
 	for {
 		if err := ctx.Err(); err != nil {
-			return "", err
+			return nil, false, err
 		}
-		r, begin, err := c.join(ctx, call)
-		if err != nil {
-			return "", err
+		r, first, ending, err := c.join(ctx, call)
+		if !ending {
+			return r, first, err
 		}
-		if begin {
-			unlink := context.AfterFunc(c.base, func() { r.cancel(context.Cause(c.base)) })
-			go func() { // ends when work returns, which obeys its context
-				defer c.end(r, unlink)
-				r.result, r.err = work(r.ctx)
-			}()
-		}
-		select {
+		select { // it is being cancelled, and this call is to be another
 		case <-r.done:
 		case <-ctx.Done():
-			c.leave(ctx, r)
-			return "", ctx.Err()
-		}
-		if !c.wasAbandoned(r) { // else it was being cancelled when this client came
-			return r.result, r.err
 		}
 	}
 }
 
-// join finds the call that runs, or enters a new one, which the caller has to begin.
-func (c *Calls) join(ctx context.Context, call Call) (r *running, begin bool, err error) {
+// Context is that of the work. It has the values of the first client's context and ends
+// when nobody wants the result any more, see [Call.Grace], or the daemon stops.
+func (r *Running) Context() context.Context { return r.ctx }
+
+// Give sets the result, which is an ID or a name. It comes before End, by the goroutine
+// that does the work.
+func (r *Running) Give(result string, err error) { r.result, r.err = result, err }
+
+// Wait waits for the result or for the end of ctx.
+func (r *Running) Wait(ctx context.Context) (string, error) {
+	select {
+	case <-r.done:
+		return r.result, r.err
+	case <-ctx.Done():
+		r.calls.leave(ctx, r)
+		return "", ctx.Err()
+	}
+}
+
+// join finds the call that runs, or enters a new one. One that was abandoned is ending
+// and gets no client more.
+func (c *Calls) join(ctx context.Context, call Call) (r *Running, first, ending bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.idle != nil {
-		return nil, false, fmt.Errorf("%w; retry when it is up again", ErrStopping)
+		return nil, false, false, fmt.Errorf("%w; retry when it is up again", ErrStopping)
 	}
 	if r := c.byName[call.Name]; r != nil {
 		if r.Request != call.Request {
-			return nil, false, fmt.Errorf("%s %w", call.Name, ErrBusy)
+			return nil, false, false, fmt.Errorf("%s %w", call.Name, ErrBusy)
+		}
+		if r.abandoned {
+			return r, false, true, nil
 		}
 		r.clients++
 		if r.timer != nil {
 			r.timer.Stop()
 		}
-		return r, false, nil
+		return r, false, false, nil
 	}
-	r = &running{Call: call, clients: 1, done: make(chan struct{})}
+	r = &Running{Call: call, calls: c, clients: 1, done: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	r.unlink = context.AfterFunc(c.base, func() { r.cancel(context.Cause(c.base)) })
 	c.byName[call.Name] = r
-	return r, true, nil
+	return r, true, false, nil
 }
 
 // leave takes a client that gave up off the call.
-func (c *Calls) leave(ctx context.Context, r *running) {
+func (c *Calls) leave(ctx context.Context, r *Running) {
 	log := klog.FromContext(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,18 +180,14 @@ func (c *Calls) leave(ctx context.Context, r *running) {
 	r.timer = timer
 }
 
-func (c *Calls) wasAbandoned(r *running) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return r.abandoned
-}
-
-// end is deferred by the goroutine of a call.
-func (c *Calls) end(r *running, unlink func() bool) {
+// End ends the call. It is deferred, and called in no other way, by the goroutine that
+// does the work, so that it can make an error of a panic.
+func (r *Running) End() {
 	if p := recover(); p != nil {
 		r.err = Panicked(r.ctx, p)
 	}
-	unlink()
+	r.unlink()
+	c := r.calls
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.cancel(nil)
