@@ -40,9 +40,9 @@ func DefaultCapabilities() []string { return slices.Clone(defaultCapabilities) }
 
 const allCapabilities = "ALL"
 
-// capabilities leaves the inheritable set empty but for what must be ambient:
-// an inheritable default would let a file capability raise a non-root process
-// (CVE-2022-24769).
+// capabilities puts only the ambient capabilities into the inheritable set. With all of
+// them in it, a process that is not root could gain some by executing a file that has
+// inheritable file capabilities (CVE-2022-24769).
 func (b *builder) capabilities() error {
 	conf, err := parseCapabilities(b.sc.GetCapabilities())
 	if err != nil {
@@ -64,8 +64,8 @@ func (b *builder) capabilities() error {
 	return nil
 }
 
-// held gives the names in bit order, without those the daemon lacks itself:
-// nobody can hand on what he hasn't got.
+// held gives the names in bit order, without those that the daemon lacks: a process
+// can't pass on a capability that it does not have.
 func (b *builder) held(set map[string]bool) []string {
 	var out []string
 	for _, name := range capabilityNames {

@@ -55,9 +55,9 @@ func (t deviceTable) add(f Found) {
 	t.makeNodes(f.Devices)
 }
 
-// makeNodes lets the last of two nodes at one path win. In a user namespace
-// nodes can't be made: libcontainer binds the host's node of the same path there,
-// so one that goes by another path is bound here.
+// makeNodes adds device nodes; of two at one path the last one counts. In a user
+// namespace no node can be made. There libcontainer binds the host's node of the same
+// path instead, so that a node with another path on the host is a bind mount here.
 func (t deviceTable) makeNodes(list []Device) {
 	l := t.spec.Linux
 	for _, d := range list {
@@ -132,11 +132,13 @@ func resolveDevice(d *runtimeapi.Device, access string) ([]Device, error) {
 	return []Device{dev}, nil
 }
 
-// HostDevices is what a privileged container finds in /dev: every node but those
-// of mounts it has for itself. Call it for each, as devices come and go.
+// HostDevices are all nodes in the host's /dev but those in directories that a container
+// has of its own. A privileged container gets them. Devices come and go, so it is called
+// for each container.
 func HostDevices() ([]Device, error) { return devicesBelow("/dev", "/dev", anyAccess) }
 
-// devicesBelow doesn't follow links and doesn't mind nodes that go while it looks.
+// devicesBelow lists device nodes. It follows no symbolic links, and a node that
+// disappears meanwhile is no error.
 func devicesBelow(root, dest, access string) ([]Device, error) {
 	var out []Device
 	err := filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {

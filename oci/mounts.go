@@ -65,8 +65,8 @@ func resolveSource(m *runtimeapi.Mount, create bool) (string, error) {
 	return source, nil
 }
 
-// reason is an error without the path it is about, which may be a client's of
-// any length.
+// reason is the text of an error without the path in it, which a client may have made
+// very long.
 func reason(err error) string {
 	var p *fs.PathError
 	if errors.As(err, &p) {
@@ -75,8 +75,8 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// checkPropagation refuses what would silently not work: a mount passes on only
-// what the one it was made from gets or gives.
+// checkPropagation refuses a propagation that would have no effect: a bind mount takes
+// part in the propagation of the mount that it is made from, and in no more.
 func checkPropagation(source string, p runtimeapi.MountPropagation) error {
 	if p == runtimeapi.MountPropagation_PROPAGATION_PRIVATE {
 		return nil
@@ -92,8 +92,8 @@ func checkPropagation(source string, p runtimeapi.MountPropagation) error {
 	return invalid("mount of host_path %s: propagation %s needs a shared mount on the node, but %s isn't one: run mount --make-rshared %[3]s, or ask for PRIVATE", clip(source), strings.TrimPrefix(p.String(), "PROPAGATION_"), mount.Mountpoint)
 }
 
-// mountOf asks the kernel which mount a path is on: what a prefix of the path
-// says is wrong where mounts are stacked.
+// mountOf asks the kernel which mount a path is on. A comparison of the path with the
+// mount points would give a wrong answer where several mounts are at one path.
 func mountOf(path string) (*mountinfo.Info, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &st); err != nil {
@@ -111,9 +111,10 @@ func mountOf(path string) (*mountinfo.Info, error) {
 	return found[0], nil
 }
 
-// CheckIDMap tries on a detached copy whether each mount with uidMappings can be
-// idmapped into the user namespace of pid. The error wraps [ErrUnsupported] and
-// names the first that can't: its file system doesn't support it.
+// CheckIDMap tries whether each mount with uidMappings can be idmapped into the user
+// namespace of the process pid. It tries that on a copy of the mount which nobody sees.
+// The error wraps [ErrUnsupported] and names the first mount whose file system does not
+// support it.
 func CheckIDMap(mounts []Mount, pid int) error {
 	var user *os.File
 	for _, m := range mounts {

@@ -20,9 +20,9 @@ func (b *builder) resources() error {
 	return nil
 }
 
-// UpdateResources gives the limits of a container after an update: what update
-// leaves at its zero stays as it was, device rules always do. Neither argument is
-// changed. oom_score_adj is no cgroup limit, see [UpdateOOMScoreAdj]. The error wraps
+// UpdateResources gives the limits of a container after an update. A field that is zero
+// in update keeps its old value, and so do the device rules. Neither argument is changed.
+// oom_score_adj is not a limit of a cgroup; see [UpdateOOMScoreAdj]. The error wraps
 // [ErrInvalid] or [ErrUnsupported].
 func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
 	merged := mergeResources(criResources(old), update)
@@ -37,8 +37,9 @@ func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContaine
 	return r, nil
 }
 
-// UpdateOOMScoreAdj gives the oom_score_adj that an update asks for, within what the
-// daemon may set; nil when it asks for none, which 0 means as in all its fields.
+// UpdateOOMScoreAdj gives the oom_score_adj that an update asks for, raised to the lowest
+// that the daemon may set. It is nil if the update asks for none: as in all fields of an
+// update, 0 means that.
 func UpdateOOMScoreAdj(update *runtimeapi.LinuxContainerResources, h Host) *int {
 	if update.GetOomScoreAdj() == 0 {
 		return nil
@@ -55,9 +56,10 @@ func oomScoreAdj(r *runtimeapi.LinuxContainerResources, h Host) *int {
 	return &adj
 }
 
-// Unenforced tells of the limits asked for that this host can't enforce, each in words
-// that name the field. They are those that the kubelet sets on every container, which
-// could not run else; of others [Plan] and [UpdateResources] make an error.
+// Unenforced describes the requested limits that have no effect on this host, in one
+// sentence each that names the field. These are the limits that the kubelet sets on every
+// container: if they were refused, no container could run here. A limit of another kind
+// that can't be enforced is an error of [Plan] and [UpdateResources].
 func Unenforced(r *runtimeapi.LinuxContainerResources, h Host) []string {
 	var out []string
 	if !h.Controllers["cpu"] && (r.GetCpuShares() > 0 || r.GetCpuPeriod() > 0) {
@@ -149,8 +151,7 @@ func criResources(r *specs.LinuxResources) *runtimeapi.LinuxContainerResources {
 	return out
 }
 
-// linuxResources leaves out what [Unenforced] tells of: the daemon does the most the
-// host can, and [Host.Controllers] says what that is.
+// linuxResources translates the limits. It leaves out those that [Unenforced] describes.
 func linuxResources(r *runtimeapi.LinuxContainerResources, h Host) (*specs.LinuxResources, error) {
 	for _, err := range []error{CheckResources(r), checkSwap(r), checkUnified(r, h), checkControllers(r, h)} {
 		if err != nil {
@@ -237,8 +238,8 @@ func cpu(r *runtimeapi.LinuxContainerResources, h Host) *specs.LinuxCPU {
 	return &c
 }
 
-// memory allows no swap above the memory limit unless it is asked for: a limit
-// that can be passed by swapping is none.
+// memory allows no swap unless it is asked for: a container that may swap without limit
+// has no limit of memory either.
 func memory(r *runtimeapi.LinuxContainerResources, h Host) *specs.LinuxMemory {
 	limit := r.GetMemoryLimitInBytes()
 	if !h.Controllers["memory"] || limit == 0 {

@@ -58,8 +58,8 @@ func seccompProfile(sc *runtimeapi.LinuxContainerSecurityContext) (*runtimeapi.S
 	return securityProfile(sc.GetSeccomp(), sc.GetSeccompProfilePath())
 }
 
-// seccomp treats a profile that isn't given as unconfined, which is how the CRI
-// says it; the kubelet's --seccomp-default turns it into RuntimeDefault.
+// seccomp takes no profile to mean unconfined, as the CRI defines it. It is the kubelet's
+// --seccomp-default that asks for RuntimeDefault instead.
 func (b *builder) seccomp() error {
 	p, err := seccompProfile(b.sc)
 	if err != nil {
@@ -203,7 +203,8 @@ func LoadSeccomp(sc *runtimeapi.LinuxContainerSecurityContext, h Host) (*seccomp
 	return &profile, nil
 }
 
-// readProfile never blocks on a fifo and never takes in a device or a huge file.
+// readProfile reads only regular files of a limited size: it would block at a FIFO, and
+// a device may have no end.
 func readProfile(ref, root string) ([]byte, error) {
 	const most = 4 << 20
 	if ref == "" {

@@ -17,7 +17,7 @@ import (
 type Pod struct {
 	ID     string
 	Config *runtimeapi.PodSandboxConfig
-	PID    int    // of pause: /proc/PID/ns/{ipc,uts,pid,user} are joined
+	PID    int    // of the pause process, whose namespaces /proc/PID/ns/{ipc,uts,pid,user} are joined
 	NetNS  string // path of the pinned network namespace; "" on the host network
 	// Files of the pod, bind-mounted unless the container's mounts already cover
 	// the path; "" when the pod has none.
@@ -48,7 +48,9 @@ type Found struct {
 type Mount struct {
 	*runtimeapi.Mount
 	Source string
-	Fs     string // "" for a bind; else a file system type the daemon itself asks for, with Mount.MountOptions as its options
+	// Fs is "" for a bind mount. Otherwise the daemon itself asks for a new file system of
+	// this type, and Mount.MountOptions are the options of that file system.
+	Fs string
 }
 
 // Device is a device node as it will be in the container, and what the
@@ -62,7 +64,7 @@ type Device struct {
 // User is a user as resolved in the container's own /etc/passwd and /etc/group.
 type User struct {
 	UID, GID   uint32
-	Additional []uint32 // GID is the first, so that a file denied to a group stays denied
+	Additional []uint32 // GID is the first of them, see accounts.resolve
 	Home       string
 }
 
@@ -71,12 +73,17 @@ type Host struct {
 	CgroupV2      bool
 	SystemdCgroup bool            // the systemd driver is in use
 	Controllers   map[string]bool // mounted (v1) or enabled at the root (v2); "hugetlb", "pids", …
-	CgroupFlags   []string        // of the host's cgroup2 mount: a mount in the first cgroup namespace that lacks them clears them for all
-	SwapAccount   bool
-	Capabilities  []string // the daemon's own permitted set, CAP_… names: what "ALL" means here
-	OOMScoreAdj   int      // the daemon's own: without CAP_SYS_RESOURCE nothing lower can be set
-	LowerOOM      bool     // CAP_SYS_RESOURCE is held
-	AppArmor      bool
+	// CgroupFlags are the options of the host's cgroup2 mount. A container in the host's
+	// cgroup namespace must mount cgroup2 with the same ones: the options belong to the
+	// hierarchy, so that a mount without them takes them from everybody.
+	CgroupFlags []string
+	SwapAccount bool
+	// Capabilities are those that the daemon may pass on, by their CAP_… names. A
+	// container that asks for ALL gets these.
+	Capabilities []string
+	OOMScoreAdj  int  // the daemon's own; without LowerOOM it can set no lower one
+	LowerOOM     bool // the daemon has CAP_SYS_RESOURCE
+	AppArmor     bool
 	// AppArmorDefault is the profile RuntimeDefault means, "" when it could not be
 	// loaded; see [LoadAppArmorDefault].
 	AppArmorDefault string
@@ -145,8 +152,8 @@ func (d *Draft) Container() Container { return d.b.ctr }
 // User is what [ResolveUser] has to find in the image's files.
 func (d *Draft) User() UserRequest { return UserRequest{Image: d.b.img.User, Context: d.b.sc} }
 
-// builder fills one spec. Steps run in the order of [Plan]; seccomp is last, as the
-// default profile depends on the capabilities.
+// builder fills one spec in the steps of [Plan]. The seccomp filter comes last, because
+// the default profile depends on the capabilities.
 type builder struct {
 	pod  Pod
 	ctr  Container
@@ -156,7 +163,7 @@ type builder struct {
 	conf  *runtimeapi.ContainerConfig
 	sc    *runtimeapi.LinuxContainerSecurityContext // nil when the config has none
 	ns    PodNamespaces
-	binds []Mount // as asked for, and when they are found with their sources
+	binds []Mount // the mounts of the config; their sources are real paths once they are found
 	vars  environ
 	spec  *specs.Spec
 }
@@ -190,9 +197,9 @@ func newBuilder(p Pod, c Container, img ocispec.ImageConfig, h Host) (*builder, 
 
 func (b *builder) privileged() bool { return b.sc.GetPrivileged() }
 
-// annotations names the container for those who read its spec. Nothing a user
-// wrote is passed on: libcontainer acts on some keys (org.systemd.property.*,
-// run.oci.*, org.criu.*), and the CRI returns annotations from our own records.
+// annotations names the container to programs that read its spec, such as CDI hooks.
+// The user's own annotations are left out, because libcontainer acts on some keys
+// (org.systemd.property.*, run.oci.*, org.criu.*). The CRI returns them from the records.
 func annotations(p Pod, c Container) map[string]string {
 	meta, image := p.Config.GetMetadata(), c.Config.GetImage()
 	name := image.GetUserSpecifiedImage()
@@ -210,9 +217,10 @@ func annotations(p Pod, c Container) map[string]string {
 	}
 }
 
-// CgroupsPath is the runtime-spec cgroupsPath of a container or pause: parent/ID
-// for cgroupfs, slice:berth:ID for systemd. The kubelet writes parent as a path
-// in both cases, of which systemd wants the last slice's name.
+// CgroupsPath is the cgroupsPath that the runtime-spec has for a container or a pause
+// process: parent/ID with the cgroupfs driver, slice:berth:ID with the systemd driver.
+// The kubelet writes parent as a path with both drivers; systemd wants the name of the
+// last slice in it. The error wraps [ErrInvalid].
 func CgroupsPath(parent, id string, h Host) (string, error) {
 	if err := checkCgroupParent(parent); err != nil {
 		return "", err
@@ -242,7 +250,7 @@ func checkCgroupParent(parent string) error {
 	return nil
 }
 
-// clip quotes a client's string for an error, cut to a length one can read.
+// clip quotes a client's string for an error and cuts it to a readable length.
 func clip(s string) string {
 	const most = 200
 	if len(s) > most {

@@ -13,11 +13,12 @@ import (
 	"berth/oci/shimapi"
 )
 
-// Values of environment variables are bytes for the CRI and the kernel, but a spec
-// and what libcontainer tells its init are JSON, which has no bytes. So a container
-// with such a value has all that need it as BERTH_BYTES_n=NAME=VALUE, each byte as
-// the code point of its number, and its command begins with a program of ours that
-// undoes this and becomes the command (package tinyinit).
+// The CRI and the kernel take any bytes as the value of an environment variable. A spec,
+// and what libcontainer sends to its init, is JSON, which carries only Unicode text. A
+// variable that is not UTF-8 is therefore written as BERTH_BYTES_n=NAME=VALUE, in which
+// the code point of each character is the value of one byte. The container's command then
+// begins with a program of berth's that restores the variables and executes the command
+// (package tinyinit).
 const (
 	bytesPrefix = "BERTH_BYTES_"
 	bytesFlag   = "-e"
@@ -29,12 +30,13 @@ func NeedsBytes(c *runtimeapi.ContainerConfig) bool {
 	return slices.ContainsFunc(c.GetEnvs(), func(kv *runtimeapi.KeyValue) bool { return !utf8.Valid(kv.GetValue()) })
 }
 
-// ExecArgs is how a command is executed in a container with this spec, so that it
-// gets the container's variables: all it has for those that are UTF-8.
+// ExecArgs is the command line by which cmd is executed in a container with this spec.
+// Where the container has variables that are not UTF-8, cmd is executed through the
+// program that restores them.
 func ExecArgs(spec *specs.Spec, cmd []string) []string {
 	args := spec.Process.Args
 	if len(args) > 2 && args[1] == "--" && path.Base(args[0]) == shimapi.InitName {
-		args = args[2:] // below the init
+		args = args[2:] // what the init executes
 	}
 	if len(args) < 3 || args[1] != bytesFlag || path.Base(args[0]) != shimapi.InitName {
 		return cmd
@@ -86,7 +88,7 @@ func (b *builder) setVariables() error {
 		e.set("TERM", "xterm")
 	}
 	for _, kv := range b.img.Env {
-		// An image's author can't be asked to mend it: skip what is no variable.
+		// Who runs an image can't mend it, so a string that is no variable is skipped.
 		if k, v, ok := strings.Cut(kv, "="); ok && k != "" && !strings.Contains(kv, "\x00") {
 			e.set(k, v)
 		}
@@ -103,7 +105,7 @@ func (b *builder) setVariables() error {
 // env is the environment of the process in the form that a spec can carry.
 func (b *builder) env() []string { return encodeBytes(b.vars.list(), b.ctr.Bytes != "") }
 
-// environ is a set of variables that remembers in which order names came.
+// environ is a set of variables in the order in which their names came first.
 type environ struct {
 	names  []string
 	values map[string]string

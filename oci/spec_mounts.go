@@ -14,8 +14,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Paths hidden from, or read-only in, a container whose config says nothing:
-// they tell of or change the whole node, as procfs and sysfs are not namespaced.
+// These paths are hidden from a container, or read-only in it, if its config has no
+// security context. Through them a process could read or change the state of the whole
+// node, because much of procfs and sysfs belongs to no namespace.
 var (
 	defaultMaskedPaths = []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
@@ -27,8 +28,8 @@ var (
 	}
 )
 
-// paths applies the lists as given: an empty list of a security context is the
-// kubelet's way to say procMount Unmasked.
+// paths applies the lists of the security context as they are, also empty ones: by an
+// empty list the kubelet asks for procMount Unmasked.
 func (b *builder) paths() error {
 	l := b.spec.Linux
 	switch {
@@ -39,7 +40,7 @@ func (b *builder) paths() error {
 		l.MaskedPaths, l.ReadonlyPaths = b.sc.GetMaskedPaths(), b.sc.GetReadonlyPaths()
 	}
 	if !b.privileged() && !b.host.CgroupV2 && !hides(b.binds, cgroupRoot) {
-		// The hierarchies of v1 are mounted read-only on a tmpfs that is not.
+		// On cgroup v1 each hierarchy is mounted read-only, but on a tmpfs that is writable.
 		l.ReadonlyPaths = append(slices.Clone(l.ReadonlyPaths), cgroupRoot)
 	}
 	return nil
@@ -71,8 +72,8 @@ type mountTable struct {
 	program, programAt string
 }
 
-// list puts the file systems every container has first, without those its
-// config replaces, then everything else, parents before what is below them.
+// list begins with the file systems that every container has, without those that the
+// config replaces. The other mounts follow, a parent directory before what is below it.
 func (t mountTable) list() ([]specs.Mount, error) {
 	var list []specs.Mount
 	for _, m := range t.defaults() {
@@ -104,8 +105,8 @@ func hides(mounts []Mount, dest string) bool {
 	})
 }
 
-// destination is a mount's absolute path in the container; one that "../" leads
-// above the root ends at the root.
+// destination is a mount's absolute path in the container. As for the kernel, "../" in
+// the root leads to the root.
 func destination(m *runtimeapi.Mount) string { return path.Join("/", m.GetContainerPath()) }
 
 func (t mountTable) defaults() []specs.Mount {
@@ -132,9 +133,9 @@ func (t mountTable) shm() specs.Mount {
 	return m
 }
 
-// sysfs shows the network namespace's devices, so its owner must be able to
-// mount it: a pod with a user namespace on the host's network is not, and gets
-// the host's tree, read-only all the way down.
+// sysfs shows the devices of a network namespace, so that only the user namespace which
+// owns the network namespace may mount it. A pod that has a user namespace and uses the
+// host's network may not. It gets a bind of the host's /sys, recursively read-only.
 func (t mountTable) sysfs() specs.Mount {
 	if t.ns.User() && !t.ns.Net {
 		return specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "ro", "rro"}}
@@ -175,9 +176,10 @@ func (t mountTable) files() []specs.Mount {
 	return list
 }
 
-// configured leaves out a mount that a later one covers: pods say /d and /d/, or
-// have a volume where the kubelet puts the file of the termination message. Both
-// can't be made in turn, as a file does not go over a directory.
+// configured leaves out a mount that a later one covers. That occurs: pods name both /d
+// and /d/, or have a volume where the kubelet mounts the file of the termination message.
+// The two can't be mounted one over the other, since a file can't be mounted on a
+// directory.
 func (t mountTable) configured() ([]specs.Mount, error) {
 	list := make([]specs.Mount, 0, len(t.binds))
 	last := map[string]int{}
@@ -248,8 +250,8 @@ func propagationOption(p runtimeapi.MountPropagation) string {
 	return "rprivate"
 }
 
-// rootPropagation opens the root as far as one of the mounts needs: events of a mount
-// reach nobody when the root above it was made private before the bind.
+// rootPropagation is the propagation of the root file system that the mounts need. If the
+// root were private when a bind is made below it, no mount event would pass the bind.
 func rootPropagation(mounts []Mount) string {
 	widest := ""
 	for _, m := range mounts {
@@ -264,8 +266,8 @@ func rootPropagation(mounts []Mount) string {
 	return widest
 }
 
-// CheckMount tells what is wrong with a mount in itself, wrapping [ErrInvalid] or
-// [ErrUnsupported]. [Plan] and [ResolveMounts] both do it.
+// CheckMount refuses a mount that can't be made whatever is on the node. [Plan] and
+// [ResolveMounts] both call it. The error wraps [ErrInvalid] or [ErrUnsupported].
 func CheckMount(m *runtimeapi.Mount, h Host) error {
 	for _, check := range []func(*runtimeapi.Mount, Host) string{checkPaths, checkSource, checkReadonly, checkOptions} {
 		if what := check(m, h); what != "" {

@@ -15,9 +15,9 @@ const (
 	modeTarget    = runtimeapi.NamespaceMode_TARGET
 )
 
-// PodNamespaces tells which namespaces a pod sandbox has for itself; in the
-// others it is where the daemon is. With PID false there is no PID namespace to
-// share: each container has the node's or its own.
+// PodNamespaces tells which namespaces a pod sandbox has of its own. Where it has none,
+// it uses the daemon's, which is the node's. If PID is false the containers share no PID
+// namespace: each uses the node's or has one of its own.
 type PodNamespaces struct {
 	Net, IPC, UTS, PID       bool
 	UIDMappings, GIDMappings []specs.LinuxIDMapping // empty: no user namespace
@@ -74,8 +74,8 @@ func (n *PodNamespaces) readUser(o *runtimeapi.NamespaceOption) error {
 	return err
 }
 
-// podMapping wants what the kubelet gives: one range that starts at container ID
-// 0. More could hide an ID of the node among the others.
+// podMapping accepts what the kubelet sends, one range that starts at container ID 0.
+// Several ranges are refused, since one of them could map an ID of the node itself.
 func podMapping(field string, maps []*runtimeapi.IDMapping) ([]specs.LinuxIDMapping, error) {
 	if len(maps) != 1 || maps[0].GetContainerId() != 0 || maps[0].GetLength() == 0 ||
 		uint64(maps[0].GetHostId())+uint64(maps[0].GetLength()) > 1<<32-1 {
@@ -192,7 +192,7 @@ func (j namespaceJoins) checkPID() error {
 	return nil
 }
 
-// pidMode is the container's own wish, else what its pod does.
+// pidMode is the mode that the container asks for, or its pod's if it asks for none.
 func (j namespaceJoins) pidMode() (runtimeapi.NamespaceMode, error) {
 	pod := j.pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
 	o := j.asked
@@ -211,7 +211,7 @@ func (j namespaceJoins) pidMode() (runtimeapi.NamespaceMode, error) {
 	return mode, nil
 }
 
-// pidNamespace is nil when the container stays in the node's.
+// pidNamespace is nil if the container uses the node's PID namespace.
 func (j namespaceJoins) pidNamespace() (*specs.LinuxNamespace, error) {
 	mode, err := j.pidMode()
 	if err != nil {

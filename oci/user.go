@@ -46,7 +46,7 @@ func ResolveUser(rootfs string, req UserRequest) (User, error) {
 // mostName is the longest name of a user that is looked up, in bytes.
 const mostName = 1 << 10
 
-// userWish is a request with its precedences settled.
+// userWish is the user of a [UserRequest], after it is decided which of its fields count.
 type userWish struct {
 	user, group  string // a name or a decimal number; "" is user 0, or the user's own group
 	supplemental []uint32
