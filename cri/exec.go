@@ -3,7 +3,6 @@ package cri
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,7 +19,7 @@ const maxOutput = 16<<20 - 4<<10
 // ExecSync is cancelled with its client, unlike the calls that change something: a probe
 // is not repeated, so that nobody would join it.
 func (s *runtimeService) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-	if err := firstError(checkID("container_id", req.GetContainerId()), checkCommand(req.GetCmd())); err != nil {
+	if err := firstError(checkID("container_id", req.GetContainerId()), sandbox.CheckCommand(req.GetCmd())); err != nil {
 		return nil, err
 	}
 	timeout, err := seconds(req.GetTimeout())
@@ -52,22 +51,10 @@ func capOutput(stdout, stderr []byte, limit int) (out, errOut []byte) {
 	return stdout[:nOut], stderr[:nErr]
 }
 
-func checkCommand(cmd []string) error {
-	if len(cmd) == 0 || cmd[0] == "" {
-		return invalid("cmd is empty; give the program and its arguments")
-	}
-	for _, s := range cmd {
-		if strings.ContainsRune(s, 0) {
-			return invalid("cmd contains a zero byte; the kernel can't pass it to a program")
-		}
-	}
-	return nil
-}
-
 func (s *runtimeService) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
 	if err := firstError(
 		checkID("container_id", req.GetContainerId()),
-		checkCommand(req.GetCmd()),
+		sandbox.CheckCommand(req.GetCmd()),
 		checkStreams(req.GetTty(), req.GetStdin(), req.GetStdout(), req.GetStderr()),
 	); err != nil {
 		return nil, err
@@ -115,8 +102,8 @@ func (s *runtimeService) PortForward(_ context.Context, req *runtimeapi.PortForw
 		return nil, err
 	}
 	for _, p := range req.GetPort() {
-		if p < 1 || p > 65535 {
-			return nil, invalid("port %d is not a port; use 1 to 65535", p)
+		if err := sandbox.CheckPort(p); err != nil {
+			return nil, err
 		}
 	}
 	p, err := s.opt.Domain.Pod(req.GetPodSandboxId())

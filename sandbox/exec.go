@@ -101,8 +101,8 @@ func (x *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeou
 
 // execRequest describes a process that runs as the container's own does.
 func (c *Container) execRequest(cmd []string, tty bool) (*shimapi.ExecRequest, error) {
-	if len(cmd) == 0 || cmd[0] == "" {
-		return nil, failed(ErrInvalid, "the command is empty")
+	if err := CheckCommand(cmd); err != nil {
+		return nil, err
 	}
 	var spec specs.Spec
 	if err := json.Unmarshal(c.rec.get().Spec, &spec); err != nil || spec.Process == nil {

@@ -26,8 +26,8 @@ func (x *sessions) PortForward(ctx context.Context, podID string, port int32, st
 	if err := s.guard(verbForward); err != nil {
 		return err
 	}
-	if port <= 0 || port > 65535 {
-		return failed(ErrInvalid, "port %d: use 1 to 65535", port)
+	if err := CheckPort(port); err != nil {
+		return err
 	}
 	conn, err := dialIn(ctx, s.rec.get().netns, int(port))
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The rules about what may be asked of a pod beside those of package oci and of
-// sysctls.go. They are asked by planPod, and nowhere else.
+// The rules about what may be asked beside those of package oci and of sysctls.go. Those
+// about pods are asked by planPod, and nowhere else. The two that are exported are about
+// sessions: package cri asks them too, before it gives out the URL of a session.
 
 // maxHostname is the kernel's limit, HOST_NAME_MAX.
 const maxHostname = 64
@@ -73,6 +74,27 @@ func checkPort(p *runtimeapi.PortMapping) error {
 		if _, err := netip.ParseAddr(ip); err != nil {
 			return failed(ErrInvalid, "port mapping: host_ip %.200q is not an address; leave it empty for all", ip)
 		}
+	}
+	return nil
+}
+
+// CheckCommand refuses a command that can't be executed. The error wraps [ErrInvalid].
+func CheckCommand(cmd []string) error {
+	if len(cmd) == 0 || cmd[0] == "" {
+		return failed(ErrInvalid, "cmd is empty; give the program and its arguments")
+	}
+	for _, s := range cmd {
+		if strings.ContainsRune(s, 0) {
+			return failed(ErrInvalid, "cmd contains a zero byte; the kernel can't pass it to a program")
+		}
+	}
+	return nil
+}
+
+// CheckPort refuses what is no TCP port of a pod. The error wraps [ErrInvalid].
+func CheckPort(port int32) error {
+	if port < 1 || port > math.MaxUint16 {
+		return failed(ErrInvalid, "port %d is not a port; use 1 to 65535", port)
 	}
 	return nil
 }
