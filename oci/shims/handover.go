@@ -107,7 +107,7 @@ func (s *Set) handOver(sh *Shim, states []*handover) (replacement *process, lost
 	// Close waits for it: the next daemon would not have the files.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), patience)
 	defer cancel()
-	c, err := s.restart(ctx, sh.dir)
+	c, err := launcher(s.config).restart(ctx, sh.dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start a replacement of the shim: %w", err)
 	}
@@ -164,14 +164,14 @@ func (sh *Shim) handOverLate(ctx context.Context, dead *process, id string) erro
 }
 
 // restart starts a shim in the directory of a dead one.
-func (s *Set) restart(ctx context.Context, dir string) (*child, error) {
+func (l launcher) restart(ctx context.Context, dir string) (*child, error) {
 	for _, name := range []string{shimapi.IdentityName, shimapi.SocketName} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
 	}
 	for {
-		c, err := s.start(ctx, dir)
+		c, err := l.start(ctx, dir)
 		if !errors.Is(err, flock.ErrLocked) {
 			return c, err
 		}

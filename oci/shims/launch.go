@@ -24,12 +24,15 @@ import (
 	"berth/oci/shimapi"
 )
 
+// launcher starts processes of shims.
+type launcher Config
+
 // launch makes the directory of a new shim and starts a process there.
-func (s *Set) launch(ctx context.Context, dir string) (*child, error) {
+func (l launcher) launch(ctx context.Context, dir string) (*child, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	c, err := s.start(ctx, dir)
+	c, err := l.start(ctx, dir)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -54,20 +57,20 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // start starts a process of the shim in dir and returns when it serves.
-func (s *Set) start(ctx context.Context, dir string) (*child, error) {
+func (l launcher) start(ctx context.Context, dir string) (*child, error) {
 	var open fileSet
 	defer open.close()
 	null := open.add(os.OpenFile(os.DevNull, os.O_RDONLY, 0))
 	log := open.add(os.OpenFile(filepath.Join(dir, shimapi.LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600))
 	lock := open.add(lockDir(dir))
-	exe := open.add(sealedCopy(s.config.Binary))
+	exe := open.add(sealedCopy(l.Binary))
 	ready, readyShim, perr := os.Pipe()
 	open.add(ready, perr)
 	open.add(readyShim, perr)
 	if open.err != nil {
 		return nil, open.err
 	}
-	proc, err := s.execute(dir, []*os.File{null, log, log, readyShim, lock, exe})
+	proc, err := l.execute(dir, []*os.File{null, log, log, readyShim, lock, exe})
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +91,13 @@ func (s *Set) start(ctx context.Context, dir string) (*child, error) {
 
 // execute runs the shim from the sealed memfd, file 5 of the child, in a session
 // and a cgroup of its own.
-func (s *Set) execute(dir string, files []*os.File) (*os.Process, error) {
+func (l launcher) execute(dir string, files []*os.File) (*os.Process, error) {
 	level := 0
-	if s.config.LogLevel >= 4 {
+	if l.LogLevel >= 4 {
 		level = -4
 	}
 	attr := &os.ProcAttr{Dir: "/", Env: []string{"PATH=" + os.Getenv("PATH")}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
-	groups, err := makeShimCgroup(s.config.StateDir)
+	groups, err := makeShimCgroup(l.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -106,10 +109,10 @@ func (s *Set) execute(dir string, files []*os.File) (*os.Process, error) {
 	// shim. Go itself opens none without.
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // before Linux 5.11 they do stay open
 	proc, err := os.StartProcess("/proc/self/fd/5", []string{
-		"berth-shim", "--dir", dir, "--version", s.config.Version, "--log-level", strconv.Itoa(level),
+		"berth-shim", "--dir", dir, "--version", l.Version, "--log-level", strconv.Itoa(level),
 	}, attr)
 	if err != nil {
-		return nil, fmt.Errorf("execute %s: %w", s.config.Binary, err)
+		return nil, fmt.Errorf("execute %s: %w", l.Binary, err)
 	}
 	for _, group := range groups.v1 {
 		if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(proc.Pid)), 0); err != nil {

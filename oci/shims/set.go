@@ -229,7 +229,7 @@ func (s *Set) startNew(ctx context.Context) (*Shim, error) {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
 	sh := s.newShim(hex.EncodeToString(random[:]))
-	c, err := s.launch(ctx, sh.dir)
+	c, err := launcher(s.config).launch(ctx, sh.dir)
 	if err != nil {
 		return nil, err
 	}
