@@ -70,8 +70,7 @@ type Stats interface {
 	ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats
 	PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error)
 	ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats
-	Measures(id string) (sandbox.Measures, error)
-	PodMeasures(id string) (sandbox.Measures, error)
+	MeasurePods(ctx context.Context, ids []string) []*sandbox.PodMeasures
 }
 
 // Images is the image store. *image.Store is one.

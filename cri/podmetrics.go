@@ -37,17 +37,29 @@ func (s *runtimeService) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxM
 	})
 }
 
+// podMetrics are those of the ready pods and of the containers that run in them.
 func (s *Server) podMetrics(ctx context.Context) []*runtimeapi.PodSandboxMetrics {
+	pods, ids := make(map[string]*sandbox.PodStatus), []string(nil)
+	for _, p := range s.opt.Domain.Pods() {
+		if p.State == runtimeapi.PodSandboxState_SANDBOX_READY {
+			pods[p.ID], ids = p, append(ids, p.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
 	containers := make(map[string]*sandbox.ContainerStatus)
 	for _, c := range s.opt.Domain.Containers() {
 		containers[c.ID] = c
 	}
 	var out []*runtimeapi.PodSandboxMetrics
-	for _, p := range s.listPodStats(ctx, nil) {
-		pm := s.measurePod(p)
-		for _, cs := range p.GetLinux().GetContainers() {
-			if c := containers[cs.GetAttributes().GetId()]; c != nil {
-				pm.ContainerMetrics = append(pm.ContainerMetrics, s.measureContainer(c, cs, p.GetAttributes().GetMetadata()))
+	for _, m := range s.opt.Domain.MeasurePods(ctx, ids) {
+		p := pods[m.Stats.GetAttributes().GetId()]
+		pm := measurePod(p, m)
+		for _, cs := range m.Stats.GetLinux().GetContainers() {
+			c := containers[cs.GetAttributes().GetId()]
+			if more, ok := m.Containers[cs.GetAttributes().GetId()]; ok && c != nil {
+				pm.ContainerMetrics = append(pm.ContainerMetrics, s.measureContainer(c, cs, more, p.Config.GetMetadata()))
 			}
 		}
 		out = append(out, pm)
@@ -99,54 +111,77 @@ func (s *samples) network(n *runtimeapi.NetworkInterfaceUsage) {
 	s.put(netTxErrors, n.GetTxErrors(), n.GetName())
 }
 
-func (s *samples) memory(m *runtimeapi.MemoryUsage, scope string) {
+// memory tells of faults in both scopes, as cAdvisor does: of the cgroup itself, and with
+// those below it.
+func (s *samples) memory(m *runtimeapi.MemoryUsage, own sandbox.Measures) {
 	s.put(memUsage, m.GetUsageBytes())
 	s.put(memWorkingSet, m.GetWorkingSetBytes())
 	s.put(memRSS, m.GetRssBytes())
-	s.put(memFaults, m.GetPageFaults(), "pgfault", scope)
-	s.put(memFaults, m.GetMajorPageFaults(), "pgmajfault", scope)
+	s.put(memFaults, own.Faults, "pgfault", "container")
+	s.put(memFaults, own.MajorFaults, "pgmajfault", "container")
+	s.put(memFaults, m.GetPageFaults(), "pgfault", "hierarchy")
+	s.put(memFaults, m.GetMajorPageFaults(), "pgmajfault", "hierarchy")
 }
 
-func (s *Server) measurePod(p *runtimeapi.PodSandboxStats) *runtimeapi.PodSandboxMetrics {
-	a, l := p.GetAttributes(), p.GetLinux()
-	out := samples{base: []string{"", a.GetId(), "", a.GetId(), a.GetMetadata().GetNamespace(), a.GetMetadata().GetName()}}
+// measurePod tells of the pod's own cgroup, whose sums have an empty container label, so
+// that queries for containers, which ask for one, leave them out.
+func measurePod(p *sandbox.PodStatus, m *sandbox.PodMeasures) *runtimeapi.PodSandboxMetrics {
+	l, meta := m.Stats.GetLinux(), p.Config.GetMetadata()
+	out := samples{base: []string{"", p.ID, "", p.ID, meta.GetNamespace(), meta.GetName()}}
 	out.seconds(cpuSeconds, l.GetCpu().GetUsageCoreNanoSeconds(), "total")
-	out.memory(l.GetMemory(), "hierarchy")
+	out.memory(l.GetMemory(), m.Pod)
+	out.put(memSwap, m.Pod.Swap)
 	out.pressures(l.GetCpu(), l.GetMemory(), l.GetIo())
+	out.cgroup(m.Pod)
+	out.devices(m.Pod)
 	out.network(l.GetNetwork().GetDefaultInterface())
 	for _, n := range l.GetNetwork().GetInterfaces() {
 		out.network(n)
 	}
-	if m, err := s.opt.Domain.PodMeasures(a.GetId()); err == nil { // else it went meanwhile
-		for _, i := range m.Interfaces {
-			out.add(netRxPackets, i.Received, i.Name)
-			out.add(netRxDropped, i.ReceivedDropped, i.Name)
-			out.add(netTxPackets, i.Sent, i.Name)
-			out.add(netTxDropped, i.Dropped, i.Name)
-		}
+	for _, i := range m.Pod.Interfaces {
+		out.add(netRxPackets, i.Received, i.Name)
+		out.add(netRxDropped, i.ReceivedDropped, i.Name)
+		out.add(netTxPackets, i.Sent, i.Name)
+		out.add(netTxDropped, i.Dropped, i.Name)
 	}
 	out.put(processes, l.GetProcess().GetProcessCount())
-	out.add(lastSeen, uint64(time.Now().Unix()))
-	return &runtimeapi.PodSandboxMetrics{PodSandboxId: a.GetId(), Metrics: out.list}
+	out.times(p.CreatedAt, p.CreatedAt)
+	for _, v := range []struct {
+		m metric
+		v *runtimeapi.UInt64Value
+	}{
+		{specPeriod, m.Pod.Limits.Period},
+		{specQuota, m.Pod.Limits.Quota},
+		{specShares, m.Pod.Limits.Shares},
+		{specMemory, m.Pod.Limits.Memory},
+		{specSwap, m.Pod.Limits.Swap},
+	} {
+		out.put(v.m, v.v)
+	}
+	return &runtimeapi.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: out.list}
 }
 
-func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.ContainerStats, pod *runtimeapi.PodSandboxMetadata) *runtimeapi.ContainerMetrics {
+func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.ContainerStats, m sandbox.Measures, pod *runtimeapi.PodSandboxMetadata) *runtimeapi.ContainerMetrics {
 	out := samples{base: []string{c.Config.GetMetadata().GetName(), c.ID, strings.ToValidUTF8(s.displayName(c), ""), c.ID, pod.GetNamespace(), pod.GetName()}}
 	out.seconds(cpuSeconds, st.GetCpu().GetUsageCoreNanoSeconds(), "total")
-	out.memory(st.GetMemory(), "container")
+	out.memory(st.GetMemory(), m)
 	out.put(memSwap, st.GetSwap().GetSwapUsageBytes())
-	if m, err := s.opt.Domain.Measures(c.ID); err == nil && m.Disk != nil { // else it went meanwhile
-		out.cgroup(m)
-		out.processes(m)
-		out.disk(m, st.GetWritableLayer())
-	}
+	out.cgroup(m)
+	out.processes(m)
+	out.disk(m.Disk, st.GetWritableLayer())
+	out.devices(m)
 	out.pressures(st.GetCpu(), st.GetMemory(), st.GetIo())
-	if !c.StartedAt.IsZero() {
-		out.add(startTime, uint64(c.StartedAt.Unix()))
-	}
-	out.add(lastSeen, uint64(time.Now().Unix()))
+	out.times(c.CreatedAt, c.StartedAt)
 	out.limits(c.Resources.GetLinux())
 	return &runtimeapi.ContainerMetrics{ContainerId: c.ID, Metrics: out.list}
+}
+
+func (s *samples) times(created, started time.Time) {
+	s.add(creationTime, uint64(created.Unix()))
+	if !started.IsZero() {
+		s.add(startTime, uint64(started.Unix()))
+	}
+	s.add(lastSeen, uint64(time.Now().Unix()))
 }
 
 func (s *samples) pressures(cpu *runtimeapi.CpuUsage, mem *runtimeapi.MemoryUsage, io *runtimeapi.IoUsage) {
@@ -155,40 +190,64 @@ func (s *samples) pressures(cpu *runtimeapi.CpuUsage, mem *runtimeapi.MemoryUsag
 	s.pressure(ioStalled, ioWaiting, io.GetPsi())
 }
 
+// cgroup tells what every cgroup counts.
 func (s *samples) cgroup(m sandbox.Measures) {
 	s.put(cfsPeriods, m.Periods)
 	s.put(cfsThrottled, m.Throttled)
 	s.seconds(cfsSeconds, m.ThrottledTime)
+	s.put(cfsBursts, m.Bursts)
+	s.seconds(cfsBurstSeconds, m.BurstTime)
 	s.seconds(cpuUser, m.UserCPU)
 	s.seconds(cpuSystem, m.SystemCPU)
 	s.put(oomEvents, m.OOMKills)
 	s.put(memCache, m.Cache)
 	s.put(memMapped, m.Mapped)
+	s.put(memActive, m.ActiveFile)
+	s.put(memInactive, m.InactiveFile)
+	s.put(memHighEvents, m.HighEvents)
+	s.put(memMaxEvents, m.MaxEvents)
+	s.put(memDirty, m.Dirty)
+	s.put(memWriteback, m.Writeback)
+	s.put(memScanned, m.Scanned)
+	s.put(memReclaimed, m.Reclaimed)
+	s.put(memRefaultFile, m.FileRefaults)
+	s.put(memRefaultAnon, m.AnonRefaults)
 	s.put(memKernel, m.Kernel)
 	s.put(memMost, m.MostMemory)
 	s.put(memLimitHits, m.MemoryLimitHits)
 	s.put(specReserved, m.MemoryReserved)
+	s.put(threads, m.Threads)
+	s.put(threadsMax, m.MostThreads)
 	for _, h := range m.HugePages {
 		s.put(hugeUsage, h.Used, h.Size)
 		s.put(hugeMost, h.Most, h.Size)
+		s.put(hugeHits, h.Hits, h.Size)
 	}
 }
 
 func (s *samples) processes(m sandbox.Measures) {
 	s.add(processes, m.Processes)
-	s.put(threads, m.Threads)
-	s.put(threadsMax, m.MostThreads)
 	s.add(files, m.Files)
 	s.add(sockets, m.Sockets)
 	s.put(ulimits, m.MostFiles, "max_open_files")
 }
 
-// disk tells of the filesystem of the writable layer, and of every block device.
-func (s *samples) disk(m sandbox.Measures, layer *runtimeapi.FilesystemUsage) {
-	s.put(fsUsage, layer.GetUsedBytes(), m.Disk.Device)
-	s.add(fsLimit, m.Disk.Bytes, m.Disk.Device)
-	s.add(fsInodes, m.Disk.Inodes, m.Disk.Device)
-	s.add(fsInodesFree, m.Disk.InodesFree, m.Disk.Device)
+// disk tells of the filesystem of the writable layer.
+func (s *samples) disk(d *sandbox.Disk, layer *runtimeapi.FilesystemUsage) {
+	if d == nil {
+		return
+	}
+	s.put(fsUsage, layer.GetUsedBytes(), d.Device)
+	s.add(fsLimit, d.Bytes, d.Device)
+	s.add(fsInodes, d.Inodes, d.Device)
+	s.add(fsInodesFree, d.InodesFree, d.Device)
+}
+
+// sector is the kernel's unit of block I/O in bytes, whatever the device's is.
+const sector = 512
+
+// devices tells of every block device that was used.
+func (s *samples) devices(m sandbox.Measures) {
 	for _, d := range m.Devices {
 		name := d.Device
 		if name == "" {
@@ -196,8 +255,20 @@ func (s *samples) disk(m sandbox.Measures, layer *runtimeapi.FilesystemUsage) {
 		}
 		s.add(fsReads, d.Reads, name)
 		s.add(fsReadBytes, d.ReadBytes, name)
+		s.add(fsSectorReads, d.ReadBytes/sector, name)
 		s.add(fsWrites, d.Writes, name)
 		s.add(fsWrittenBytes, d.WrittenBytes, name)
+		s.add(fsSectorWrites, d.WrittenBytes/sector, name)
+		s.put(fsReadsMerged, d.ReadsMerged, name)
+		s.put(fsWritesMerged, d.WritesMerged, name)
+		s.seconds(fsReadSeconds, d.ReadTime, name)
+		s.seconds(fsWriteSeconds, d.WriteTime, name)
+		s.seconds(fsIOSeconds, d.Time, name)
+		s.put(fsIOCurrent, d.Queued, name)
+		s.seconds(fsCostUsage, d.CostUsage, name)
+		s.seconds(fsCostWait, d.CostWait, name)
+		s.seconds(fsCostInDebt, d.CostInDebt, name)
+		s.seconds(fsCostInDelay, d.CostInDelay, name)
 		major, minor := strconv.FormatUint(d.Major, 10), strconv.FormatUint(d.Minor, 10)
 		s.add(blkio, d.ReadBytes, name, major, minor, "Read")
 		s.add(blkio, d.WrittenBytes, name, major, minor, "Write")

@@ -19,6 +19,15 @@ import (
 type cgroupReader struct {
 	v2    bool
 	paths map[string]string
+	// seen keeps the files that were read, so that all that is told from one reader is of
+	// the same moment and a file, which the kernel makes up each time, is read once; nil:
+	// nothing is kept.
+	seen map[string]string
+}
+
+// reader reads a cgroup once, for one goroutine.
+func reader(v2 bool, paths map[string]string) cgroupReader {
+	return cgroupReader{v2: v2, paths: paths, seen: make(map[string]string)}
 }
 
 // file reads one file of a controller, "" when it isn't there.
@@ -30,9 +39,13 @@ func (g cgroupReader) file(controller, name string) string {
 	if !ok {
 		return ""
 	}
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		return ""
+	name = filepath.Join(dir, name)
+	if text, ok := g.seen[name]; ok {
+		return text
+	}
+	b, _ := os.ReadFile(name) // what can't be read is not told
+	if g.seen != nil {
+		g.seen[name] = string(b)
 	}
 	return string(b)
 }

@@ -19,7 +19,8 @@
 //   - recovery (recover.go, settle.go): what earlier daemons left
 //   - shimWatch (watch.go, lost.go): what the shims report
 //   - sessions (exec.go, portforward.go): streams of clients
-//   - statistics (stats.go, podstats.go, measures.go and the readers of cgroups)
+//   - statistics (stats.go, podstats.go, measures.go and the readers of cgroups; each
+//     file is read once a call)
 //   - subjects (subject.go): pods and containers for those who watch their cgroups
 //   - health (ready.go): whether pods can run on this node
 //

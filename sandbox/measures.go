@@ -1,46 +1,64 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// PodMeasures are a pod's statistics and what the CRI's metrics tell beside them.
+type PodMeasures struct {
+	Stats      *runtimeapi.PodSandboxStats
+	Pod        Measures            // of the pod's own cgroup and network; empty where it has none
+	Containers map[string]Measures // of those that run, by ID
+}
+
 // Measures are what the CRI's metrics tell and its stats have no place for. Counts are
 // since the start; nil is what this machine does not count.
 type Measures struct {
-	Periods, Throttled *runtimeapi.UInt64Value // of the CPU limit, and those in which it was used up
-	ThrottledTime      *runtimeapi.UInt64Value // nanoseconds
-	UserCPU, SystemCPU *runtimeapi.UInt64Value // nanoseconds
-	OOMKills           *runtimeapi.UInt64Value // processes, the first one and others
+	Periods, Throttled    *runtimeapi.UInt64Value // of the CPU limit, and those in which it was used up
+	ThrottledTime         *runtimeapi.UInt64Value // nanoseconds
+	Bursts, BurstTime     *runtimeapi.UInt64Value // periods in which saved time was used, and nanoseconds of it
+	UserCPU, SystemCPU    *runtimeapi.UInt64Value // nanoseconds
+	OOMKills              *runtimeapi.UInt64Value // processes, the first one and others; nil for a pod on v1
+	Faults, MajorFaults   *runtimeapi.UInt64Value // of the cgroup itself on v1, with those below it on v2
+	HighEvents, MaxEvents *runtimeapi.UInt64Value // how often memory.high and memory.max were met; v2
 
-	Cache, Mapped   *runtimeapi.UInt64Value // bytes of the page cache, and of files mapped
-	Kernel          *runtimeapi.UInt64Value // bytes of the kernel's memory
-	MostMemory      *runtimeapi.UInt64Value // bytes, the highest usage
-	MemoryReserved  *runtimeapi.UInt64Value // bytes that are taken back last, 0 for none
-	MemoryLimitHits *runtimeapi.UInt64Value // how often the limit was met
-	Threads         *runtimeapi.UInt64Value
-	MostThreads     *runtimeapi.UInt64Value // the limit, 0 for none
-	Processes       uint64
-	Files, Sockets  uint64                  // open ones, see maxDescriptors
-	MostFiles       *runtimeapi.UInt64Value // the first process's soft limit; nil for none
-	Devices         []DeviceIO
-	HugePages       []HugePages
-	Disk            *Disk // of writable layers
-	Interfaces      []InterfacePackets
+	Cache, Mapped            *runtimeapi.UInt64Value // bytes of the page cache, and of files mapped
+	ActiveFile, InactiveFile *runtimeapi.UInt64Value // bytes of the page cache, used of late or not
+	Dirty, Writeback         *runtimeapi.UInt64Value // bytes of the page cache, to be written and being written
+	Scanned, Reclaimed       *runtimeapi.UInt64Value // pages, by memory reclaim; v2
+	FileRefaults             *runtimeapi.UInt64Value // pages that were needed again after they had been taken
+	AnonRefaults             *runtimeapi.UInt64Value
+	Kernel                   *runtimeapi.UInt64Value // bytes of the kernel's memory
+	MostMemory               *runtimeapi.UInt64Value // bytes, the highest usage
+	MemoryReserved           *runtimeapi.UInt64Value // bytes that are taken back last, 0 for none
+	MemoryLimitHits          *runtimeapi.UInt64Value // how often the limit was met
+	Swap                     *runtimeapi.UInt64Value // bytes
+
+	Threads        *runtimeapi.UInt64Value
+	MostThreads    *runtimeapi.UInt64Value // the limit, 0 for none
+	Processes      uint64                  // of a container
+	Files, Sockets uint64                  // open ones of a container, see maxDescriptors
+	MostFiles      *runtimeapi.UInt64Value // the first process's soft limit; nil for none
+	Devices        []DeviceIO
+	HugePages      []HugePages
+	Disk           *Disk // of writable layers
+	Interfaces     []InterfacePackets
+	Limits         Limits
 }
 
-// DeviceIO is what was read from and written to a block device.
-type DeviceIO struct {
-	Device                  string // /dev/vda; "" when the kernel has no name for it
-	Major, Minor            uint64
-	ReadBytes, WrittenBytes uint64
-	Reads, Writes           uint64
+// Limits are those of a cgroup; 0 is none, nil is unknown.
+type Limits struct {
+	Period, Quota, Shares *runtimeapi.UInt64Value // of the CPU, microseconds and shares as v1 has them
+	Memory, Swap          *runtimeapi.UInt64Value // bytes; on v1 the latter is memory and swap together
 }
 
 // HugePages are the huge pages of one size.
@@ -48,6 +66,7 @@ type HugePages struct {
 	Size string                  // as the kernel writes it, 2MB
 	Used *runtimeapi.UInt64Value // bytes
 	Most *runtimeapi.UInt64Value // bytes, the highest usage; nil on v2, which doesn't count it
+	Hits *runtimeapi.UInt64Value // how often the limit was met
 }
 
 // Disk is a filesystem.
@@ -63,40 +82,64 @@ type InterfacePackets struct {
 	Received, ReceivedDropped, Sent, Dropped uint64
 }
 
-// Measures of a container that does not run are empty.
-func (u *statistics) Measures(id string) (Measures, error) {
-	c, err := u.index.container(id)
-	if err != nil {
-		return Measures{}, err
-	}
-	st := c.status.Load()
-	if st == nil || st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return Measures{}, nil
-	}
-	out := cgroupReader{v2: u.host.CgroupV2, paths: st.Cgroups}.measures()
-	out.MostFiles = softFiles(st.PID)
-	out.Disk = measureDisk(u.paths.root)
-	return out, nil
+// MeasurePods reads the usage of the pod sandboxes named and of their containers; pods
+// that have gone meanwhile are left out. Each file is read once.
+func (u *statistics) MeasurePods(ctx context.Context, ids []string) []*PodMeasures {
+	wait, cancel := context.WithTimeout(ctx, layerPatience)
+	defer cancel()
+	own, disk := u.ownCgroups(), measureDisk(u.paths.root)
+	out := make([]*PodMeasures, len(ids))
+	parallel(ctx, len(ids), func(i int) {
+		s, err := u.index.pod(ids[i])
+		if err != nil {
+			return
+		}
+		more := &PodMeasures{Containers: make(map[string]Measures)}
+		if more.Stats = u.podStats(wait, s, own[s.id], more); more.Stats == nil {
+			return
+		}
+		for id, m := range more.Containers {
+			m.Disk = disk
+			more.Containers[id] = m
+		}
+		out[i] = more
+	})
+	return compact(out)
 }
 
-// PodMeasures of a pod are its network's.
-func (u *statistics) PodMeasures(id string) (Measures, error) {
-	s, err := u.index.pod(id)
-	if err != nil {
-		return Measures{}, err
+// own fills in what the pod's cgroup and network tell. Of nil nothing is wanted.
+func (m *PodMeasures) own(g cgroupReader, devices []netDevice) {
+	if m == nil {
+		return
 	}
-	st := s.status.Load()
-	if st == nil || st.PID == 0 || st.NetNS == "" {
-		return Measures{}, nil
+	m.Pod = g.measures()
+	m.Pod.Interfaces = packets(devices)
+	m.Pod.Swap = g.swap(time.Now()).GetSwapUsageBytes()
+	if !g.v2 {
+		m.Pod.OOMKills = nil // v1 counts those in the cgroup itself, where no process is
 	}
-	return Measures{Interfaces: readPackets(st.PID)}, nil
+}
+
+// add fills in a container's measures, unless it does not run: then g has no paths.
+func (m *PodMeasures) add(c *Container, g cgroupReader) {
+	if m != nil && g.paths != nil {
+		m.Containers[c.id] = measureContainer(g, c.status.Load().PID)
+	}
+}
+
+// measureContainer reads what the cgroup and the processes tell.
+func measureContainer(g cgroupReader, pid int) Measures {
+	out := g.measures()
+	out.Files, out.Sockets, out.Processes = g.descriptors()
+	out.MostFiles = softFiles(pid)
+	return out
 }
 
 func (g cgroupReader) measures() Measures {
 	var out Measures
 	g.cpuMeasures(&out)
 	g.memoryMeasures(&out)
-	g.pidMeasures(&out)
+	g.limitMeasures(&out)
 	out.Devices, out.HugePages = g.devices(), g.hugePages()
 	return out
 }
@@ -109,149 +152,101 @@ func of(st map[string]uint64, key string) *runtimeapi.UInt64Value {
 	return nil
 }
 
-// scaled multiplies a value that may be missing.
-func scaled(v *runtimeapi.UInt64Value, by uint64) *runtimeapi.UInt64Value {
-	if v == nil {
+// nanos gives nanoseconds of microseconds that may be missing.
+func nanos(micro *runtimeapi.UInt64Value) *runtimeapi.UInt64Value {
+	if micro == nil {
 		return nil
 	}
-	return u64(v.Value * by)
+	return u64(micro.Value * uint64(time.Microsecond))
 }
 
 func (g cgroupReader) cpuMeasures(out *Measures) {
 	st := g.keyed("cpu", "cpu.stat")
-	out.Periods, out.Throttled = of(st, "nr_periods"), of(st, "nr_throttled")
+	out.Periods, out.Throttled, out.Bursts = of(st, "nr_periods"), of(st, "nr_throttled"), of(st, "nr_bursts")
 	if g.v2 {
-		out.ThrottledTime = scaled(of(st, "throttled_usec"), 1000)
-		out.UserCPU, out.SystemCPU = scaled(of(st, "user_usec"), 1000), scaled(of(st, "system_usec"), 1000)
+		out.ThrottledTime, out.BurstTime = nanos(of(st, "throttled_usec")), nanos(of(st, "burst_usec"))
+		out.UserCPU, out.SystemCPU = nanos(of(st, "user_usec")), nanos(of(st, "system_usec"))
 		return
 	}
-	out.ThrottledTime = of(st, "throttled_time")
+	out.ThrottledTime, out.BurstTime = of(st, "throttled_time"), of(st, "burst_time")
 	out.UserCPU, out.SystemCPU = g.value("cpuacct", "cpuacct.usage_user"), g.value("cpuacct", "cpuacct.usage_sys")
 }
 
 func (g cgroupReader) memoryMeasures(out *Measures) {
 	st := g.keyed("memory", "memory.stat")
+	for _, k := range []struct {
+		into   **runtimeapi.UInt64Value
+		v1, v2 string // "" is what that version does not count
+	}{
+		{&out.Cache, "total_cache", "file"},
+		{&out.Mapped, "total_mapped_file", "file_mapped"},
+		{&out.ActiveFile, "total_active_file", "active_file"},
+		{&out.InactiveFile, "total_inactive_file", "inactive_file"},
+		{&out.Dirty, "total_dirty", "file_dirty"},
+		{&out.Writeback, "total_writeback", "file_writeback"},
+		{&out.Scanned, "", "pgscan"},
+		{&out.Reclaimed, "", "pgsteal"},
+		{&out.FileRefaults, "total_workingset_refault_file", "workingset_refault_file"},
+		{&out.AnonRefaults, "total_workingset_refault_anon", "workingset_refault_anon"},
+		{&out.Faults, "pgfault", "pgfault"},
+		{&out.MajorFaults, "pgmajfault", "pgmajfault"},
+		{&out.Kernel, "", "kernel"},
+	} {
+		if g.v2 {
+			*k.into = of(st, k.v2)
+		} else {
+			*k.into = of(st, k.v1)
+		}
+	}
 	if g.v2 {
 		events := g.keyed("", "memory.events")
 		out.OOMKills, out.MemoryLimitHits = of(events, "oom_kill"), of(events, "max")
-		out.Cache, out.Mapped, out.Kernel = of(st, "file"), of(st, "file_mapped"), of(st, "kernel")
-		out.MostMemory, out.MemoryReserved = g.value("", "memory.peak"), g.value("", "memory.low")
+		out.HighEvents, out.MaxEvents = of(events, "high"), of(events, "max")
+		out.MostMemory, out.MemoryReserved = g.value("", "memory.peak"), g.limit("", "memory.low")
 		return
 	}
 	out.OOMKills = of(g.keyed("memory", "memory.oom_control"), "oom_kill")
 	out.MemoryLimitHits = g.value("memory", "memory.failcnt")
-	out.Cache, out.Mapped = of(st, "total_cache"), of(st, "total_mapped_file")
-	if out.MemoryReserved = g.value("memory", "memory.soft_limit_in_bytes"); out.MemoryReserved.GetValue() > noLimit {
-		out.MemoryReserved = u64(0)
-	}
+	out.MemoryReserved = g.limit("memory", "memory.soft_limit_in_bytes")
 	out.Kernel, out.MostMemory = g.value("memory", "memory.kmem.usage_in_bytes"), g.value("memory", "memory.max_usage_in_bytes")
 }
 
-func (g cgroupReader) pidMeasures(out *Measures) {
-	out.Threads = g.value("pids", "pids.current")
-	if out.MostThreads = g.value("pids", "pids.max"); out.MostThreads == nil && out.Threads != nil {
-		out.MostThreads = u64(0) // the word max
+// limit reads a file whose value may stand for none, which is 0 here: the word max, -1,
+// or near the largest number of pages.
+func (g cgroupReader) limit(controller, name string) *runtimeapi.UInt64Value {
+	switch n := g.value(controller, name); {
+	case n != nil && n.Value <= noLimit:
+		return n
+	case n != nil || g.file(controller, name) != "":
+		return u64(0)
 	}
-	out.Files, out.Sockets, out.Processes = g.descriptors()
+	return nil
 }
 
-// devices reads the bytes and operations of each block device. On v1 the scheduler BFQ
-// counts for the devices that it has, and the throttling layer for all.
-func (g cgroupReader) devices() (out []DeviceIO) {
-	at := make(map[string]int)
-	device := func(number string) *DeviceIO {
-		major, minor, _ := strings.Cut(number, ":")
-		a, err1 := strconv.ParseUint(major, 10, 32)
-		b, err2 := strconv.ParseUint(minor, 10, 32)
-		if err1 != nil || err2 != nil {
-			return nil
-		}
-		if _, ok := at[number]; !ok {
-			at[number] = len(out)
-			out = append(out, DeviceIO{Device: deviceName(number), Major: a, Minor: b})
-		}
-		return &out[at[number]]
+func (g cgroupReader) limitMeasures(out *Measures) {
+	out.Threads, out.MostThreads = g.value("pids", "pids.current"), g.limit("pids", "pids.max")
+	l := &out.Limits
+	if !g.v2 {
+		l.Period, l.Quota, l.Shares = g.value("cpu", "cpu.cfs_period_us"), g.limit("cpu", "cpu.cfs_quota_us"), g.value("cpu", "cpu.shares")
+		l.Memory, l.Swap = g.limit("memory", "memory.limit_in_bytes"), g.limit("memory", "memory.memsw.limit_in_bytes")
+		return
 	}
-	if g.v2 {
-		for line := range strings.Lines(g.file("", "io.stat")) {
-			number, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-			if d := device(number); d != nil {
-				d.addPairs(rest)
-			}
-		}
-		return out
-	}
-	for name, bytes := range map[string]bool{"io_service_bytes_recursive": true, "io_serviced_recursive": false} {
-		for line := range strings.Lines(g.blkio(name)) {
-			f := strings.Fields(line)
-			if len(f) != 3 {
-				continue // the total
-			}
-			n, err := strconv.ParseUint(f[2], 10, 64)
-			if d := device(f[0]); d != nil && err == nil {
-				d.add(f[1], bytes, n)
-			}
+	l.Memory, l.Swap = g.limit("", "memory.max"), g.limit("", "memory.swap.max")
+	if f := strings.Fields(g.file("", "cpu.max")); len(f) == 2 {
+		quota, _ := strconv.ParseUint(f[0], 10, 64) // 0 of the word max
+		l.Quota = u64(quota)
+		if period, err := strconv.ParseUint(f[1], 10, 64); err == nil {
+			l.Period = u64(period)
 		}
 	}
-	return out
-}
-
-// blkio reads a file of the first layer that counted a device.
-func (g cgroupReader) blkio(name string) string {
-	if text := g.file("blkio", "blkio.bfq."+name); strings.Contains(text, ":") {
-		return text
-	}
-	return g.file("blkio", "blkio.throttle."+name)
-}
-
-// add takes a line of v1 in.
-func (d *DeviceIO) add(operation string, bytes bool, n uint64) {
-	switch {
-	case operation == "Read" && bytes:
-		d.ReadBytes = n
-	case operation == "Write" && bytes:
-		d.WrittenBytes = n
-	case operation == "Read":
-		d.Reads = n
-	case operation == "Write":
-		d.Writes = n
+	if w := g.value("", "cpu.weight"); w != nil && w.Value > 0 {
+		l.Shares = u64(sharesOf(w.Value))
 	}
 }
 
-// addPairs takes the pairs of a line of v2 in.
-func (d *DeviceIO) addPairs(pairs string) {
-	for pair := range strings.FieldsSeq(pairs) {
-		key, val, _ := strings.Cut(pair, "=")
-		n, err := strconv.ParseUint(val, 10, 64)
-		if err != nil {
-			continue
-		}
-		switch key {
-		case "rbytes":
-			d.ReadBytes = n
-		case "wbytes":
-			d.WrittenBytes = n
-		case "rios":
-			d.Reads = n
-		case "wios":
-			d.Writes = n
-		}
-	}
-}
-
-// deviceName finds the file in /dev of a block device's number, major:minor.
-func deviceName(number string) (name string) {
-	eachLine(filepath.Join("/sys/dev/block", number, "uevent"), func(line string) bool {
-		var ok bool
-		if name, ok = strings.CutPrefix(line, "DEVNAME="); ok {
-			name = "/dev/" + name
-		} else {
-			name = ""
-		}
-		return !ok
-	})
-	return name
-}
+// sharesOf is what cAdvisor tells of a weight of v2: the inverse of the line that KEP-2254
+// draws from 2 to 262144 shares.
+func sharesOf(weight uint64) uint64 { return 2 + (weight-1)*262142/9999 }
 
 // hugePages reads the sizes that the kernel has. What the group reserved is not told.
 func (g cgroupReader) hugePages() (out []HugePages) {
@@ -268,9 +263,11 @@ func (g cgroupReader) hugePages() (out []HugePages) {
 		if strings.Contains(size, ".") {
 			continue // hugetlb.2MB.rsvd…
 		}
-		out = append(out, HugePages{
-			Size: size, Used: g.value("hugetlb", "hugetlb."+size+used), Most: g.value("hugetlb", "hugetlb."+size+".max_usage_in_bytes"),
-		})
+		h := HugePages{Size: size, Used: g.value("hugetlb", "hugetlb."+size+used), Most: g.value("hugetlb", "hugetlb."+size+".max_usage_in_bytes")}
+		if h.Hits = g.value("hugetlb", "hugetlb."+size+".failcnt"); g.v2 {
+			h.Hits = of(g.keyed("", "hugetlb."+size+".events"), "max")
+		}
+		out = append(out, h)
 	}
 	return out
 }

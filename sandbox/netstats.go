@@ -82,8 +82,8 @@ func networkUsage(devices []netDevice, now time.Time) *runtimeapi.NetworkUsage {
 	return out
 }
 
-func readPackets(pid int) (out []InterfacePackets) {
-	for _, d := range netDevices(pid) {
+func packets(devices []netDevice) (out []InterfacePackets) {
+	for _, d := range devices {
 		out = append(out, InterfacePackets{
 			Name: d.name, Received: d.counts[1], ReceivedDropped: d.counts[3], Sent: d.counts[9], Dropped: d.counts[11],
 		})

@@ -16,8 +16,8 @@ import (
 
 // podStats reads the pod's own cgroup, whose counters keep what ended containers used;
 // own is where that is (see ownCgroups). What is not told there is the sum over the
-// containers. It waits as containerStats does.
-func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string) *runtimeapi.PodSandboxStats {
+// containers. It waits as containerStats does. Unless more is nil, it gets the measures.
+func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string, more *PodMeasures) *runtimeapi.PodSandboxStats {
 	st := s.status.Load()
 	if st == nil {
 		return nil
@@ -32,19 +32,23 @@ func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string) *runt
 		Cpu:    &runtimeapi.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: u64(0)},
 		Memory: &runtimeapi.MemoryUsage{Timestamp: now.UnixNano(), UsageBytes: u64(0), WorkingSetBytes: u64(0), RssBytes: u64(0), PageFaults: u64(0), MajorPageFaults: u64(0)},
 	}
+	var devices []netDevice
 	if st.PID > 0 {
 		if !runsBelow(st.PID, own) {
 			linux.Process.ProcessCount.Value++
 		}
 		if st.NetNS != "" {
-			linux.Network = networkUsage(netDevices(st.PID), now)
+			devices = netDevices(st.PID)
+			linux.Network = networkUsage(devices, now)
 		}
 	}
+	more.own(g, devices)
 	for _, c := range u.index.containersOf(s) {
-		cs := u.containerStats(ctx, c)
+		cs, cg := u.containerStats(ctx, c)
 		if cs == nil {
 			continue
 		}
+		more.add(c, cg)
 		linux.Containers = append(linux.Containers, cs)
 		addUsage(sums, cs)
 		if own == "" {
@@ -122,7 +126,7 @@ func cgroupPath(h oci.Host, parent string) string {
 
 // podCgroup reads the cgroup at a path; of "" nothing can be read.
 func podCgroup(h oci.Host, own string) cgroupReader {
-	g := cgroupReader{v2: h.CgroupV2}
+	g := reader(h.CgroupV2, nil)
 	switch {
 	case own == "":
 	case h.CgroupV2:

@@ -38,7 +38,7 @@ type Runtime struct {
 	*podVerbs       // RunPod, StopPod, RemovePod, UpdatePodResources
 	*containerVerbs // Create-, Start-, Stop-, Remove- and UpdateContainer, ReopenLog
 	*sessions       // ExecSync, Exec, Attach, PortForward
-	*statistics     // ContainerStats, PodStats, their lists, Measures, PodMeasures
+	*statistics     // ContainerStats, PodStats, their lists, MeasurePods
 	*subjects       // Subject
 	*recovery       // Recover, Settled
 	*health         // Ready

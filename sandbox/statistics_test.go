@@ -61,7 +61,8 @@ func TestContainerStatsAreTheCgroups(t *testing.T) {
 // A container that does not run uses no more than its writable layer.
 func TestContainerStatsOfWhatHasEnded(t *testing.T) {
 	n := newFakeNode(t)
-	id := n.measured(n.pod("a"), "c")
+	pod := n.pod("a")
+	id := n.measured(pod, "c")
 	if err := n.m.StopContainer(t.Context(), id, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -69,8 +70,8 @@ func TestContainerStatsOfWhatHasEnded(t *testing.T) {
 	if err != nil || st.GetCpu() != nil || st.GetMemory() != nil {
 		t.Errorf("%v, %v", st, err)
 	}
-	if m, err := n.m.Measures(id); err != nil || m.Disk != nil {
-		t.Errorf("measures %+v, %v", m, err)
+	if _, ok := n.measuresOf(pod).Containers[id]; ok {
+		t.Error("measures of a container that has ended")
 	}
 }
 
@@ -135,23 +136,35 @@ func TestPodStatsSumUp(t *testing.T) {
 	}
 }
 
+// measuresOf are those of a pod that exists.
+func (n *fakeNode) measuresOf(pod string) *PodMeasures {
+	n.t.Helper()
+	list := n.m.MeasurePods(n.t.Context(), []string{pod})
+	if len(list) != 1 {
+		n.t.Fatalf("%d measures of one pod", len(list))
+	}
+	return list[0]
+}
+
 func TestMeasuresOfARunningContainer(t *testing.T) {
 	n := newFakeNode(t)
 	pod := n.pod("a")
 	id := n.measured(pod, "c")
-	m, err := n.m.Measures(id)
-	if err != nil || m.Periods.GetValue() != 3 || m.ThrottledTime.GetValue() != 5000 || m.Disk == nil || m.MostFiles == nil {
-		t.Errorf("%+v, %v", m, err)
+	all := n.measuresOf(pod)
+	m, ok := all.Containers[id]
+	if !ok || m.Periods.GetValue() != 3 || m.ThrottledTime.GetValue() != 5000 || m.Disk == nil || m.MostFiles == nil {
+		t.Errorf("%+v", m)
 	}
-	if m, err := n.m.PodMeasures(pod); err != nil || m.Interfaces != nil {
-		t.Errorf("a pod on the host's network: %+v, %v", m, err)
+	if all.Pod.Interfaces != nil {
+		t.Errorf("a pod on the host's network: %+v", all.Pod)
 	}
-	for what, err := range map[string]error{"container": second(n.m.Measures("unknown")), "pod": second(n.m.PodMeasures("unknown"))} {
-		wantError(t, "measures of an unknown "+what, err, ErrNotFound)
+	if st := all.Stats.GetLinux().GetContainers(); len(st) != 1 || st[0].GetCpu().GetUsageCoreNanoSeconds().GetValue() != 2e9 {
+		t.Errorf("statistics %v", st)
+	}
+	if list := n.m.MeasurePods(t.Context(), []string{"unknown", pod}); len(list) != 1 {
+		t.Errorf("%d measures, one pod is unknown", len(list))
 	}
 }
-
-func second[T any](_ T, err error) error { return err }
 
 // Each index is worked on once, several at a time, none after the end of the context.
 func TestParallel(t *testing.T) {

@@ -60,7 +60,8 @@ func (u *statistics) ContainerStats(ctx context.Context, id string) (*runtimeapi
 	}
 	ctx, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
-	return u.containerStats(ctx, c), nil
+	st, _ := u.containerStats(ctx, c)
+	return st, nil
 }
 
 // ListContainerStats reads the usage of the containers named; those that have
@@ -71,7 +72,7 @@ func (u *statistics) ListContainerStats(ctx context.Context, ids []string) []*ru
 	out := make([]*runtimeapi.ContainerStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
 		if c, err := u.index.container(ids[i]); err == nil {
-			out[i] = u.containerStats(wait, c)
+			out[i], _ = u.containerStats(wait, c)
 		}
 	})
 	return compact(out)
@@ -85,7 +86,7 @@ func (u *statistics) PodStats(ctx context.Context, id string) (*runtimeapi.PodSa
 	}
 	ctx, cancel := context.WithTimeout(ctx, layerPatience)
 	defer cancel()
-	return u.podStats(ctx, s, u.ownCgroups()[s.id]), nil
+	return u.podStats(ctx, s, u.ownCgroups()[s.id], nil), nil
 }
 
 // ListPodStats reads the usage of the pod sandboxes named; those that have gone
@@ -97,7 +98,7 @@ func (u *statistics) ListPodStats(ctx context.Context, ids []string) []*runtimea
 	out := make([]*runtimeapi.PodSandboxStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
 		if s, err := u.index.pod(ids[i]); err == nil {
-			out[i] = u.podStats(wait, s, own[s.id])
+			out[i] = u.podStats(wait, s, own[s.id], nil)
 		}
 	})
 	return compact(out)
@@ -137,11 +138,12 @@ func compact[T any](in []*T) []*T {
 	return out
 }
 
-// containerStats waits for the measure of the writable layer until ctx ends.
-func (u *statistics) containerStats(ctx context.Context, c *Container) *runtimeapi.ContainerStats {
+// containerStats waits for the measure of the writable layer until ctx ends. It also gives
+// what it read the rest from, which has no paths when the container does not run.
+func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtimeapi.ContainerStats, cgroupReader) {
 	st := c.status.Load()
 	if st == nil {
-		return nil
+		return nil, cgroupReader{}
 	}
 	out := &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{
@@ -150,13 +152,13 @@ func (u *statistics) containerStats(ctx context.Context, c *Container) *runtimea
 		WritableLayer: u.writableLayer(ctx, c),
 	}
 	if st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return out
+		return out, cgroupReader{}
 	}
-	g := cgroupReader{v2: u.host.CgroupV2, paths: st.Cgroups}
+	g := reader(u.host.CgroupV2, st.Cgroups)
 	now := time.Now()
 	out.Cpu, out.Memory, out.Swap, out.Io = g.cpu(now), g.memory(now), g.swap(now), g.io(now)
 	setRate(&c.usage, now, out.Cpu)
-	return out
+	return out, g
 }
 
 func setRate(u *usageSample, now time.Time, cpu *runtimeapi.CpuUsage) {
