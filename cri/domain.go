@@ -44,6 +44,7 @@ type Running interface {
 	UpdateContainer(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error
 	ReopenLog(ctx context.Context, id string) error
 	Subscribe(ctx context.Context) <-chan sandbox.Event
+	EventCounts() sandbox.EventCounts
 	Ready() error
 }
 

@@ -134,6 +134,7 @@ func (f *fake) UpdateContainer(ctx context.Context, _ string, _ *runtimeapi.Linu
 }
 func (f *fake) ReopenLog(ctx context.Context, _ string) error  { return f.call(ctx, "ReopenLog") }
 func (f *fake) Subscribe(context.Context) <-chan sandbox.Event { return f.events }
+func (f *fake) EventCounts() sandbox.EventCounts               { return sandbox.EventCounts{Published: 3, Cut: 1} }
 func (f *fake) Ready() error                                   { return f.ready }
 func (f *fake) Pods() []*sandbox.PodStatus {
 	f.mu.Lock()

@@ -218,6 +218,31 @@ func TestEventsCarryStatusesEvenOfRemovedPods(t *testing.T) {
 	}
 }
 
+// A client that reads nothing for a while and fell behind gets all that was kept for it,
+// in order, and then an end that tells it to list.
+func TestSlowReaderGetsWhatWasKeptThenTheEnd(t *testing.T) {
+	const kept = 4096
+	f := newFake()
+	f.events = make(chan sandbox.Event, kept)
+	_, conn := serve(t, options(f))
+	stream, err := runtimeapi.NewRuntimeServiceClient(conn).GetContainerEvents(t.Context(), &runtimeapi.GetEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range kept {
+		f.events <- sandbox.Event{PodID: "p", ContainerID: "c", At: time.Unix(0, int64(i))}
+	}
+	close(f.events)
+	for i := range kept {
+		if m, err := stream.Recv(); err != nil || m.GetCreatedAt() != int64(i) {
+			t.Fatalf("event %d: %v, %v", i, m, err)
+		}
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "then list") {
+		t.Errorf("the end is %v", err)
+	}
+}
+
 func TestMetricsMatchTheirDescriptors(t *testing.T) {
 	f := newFake()
 	f.pods = []*sandbox.PodStatus{{ID: "p", Config: podConfig("p")}}

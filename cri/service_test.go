@@ -236,6 +236,9 @@ func TestStatusTellsConditionsAndFeatures(t *testing.T) {
 	if resp.GetInfo()["config"] != `{"stateDir":"/run/berth"}` {
 		t.Errorf("info: %v", resp.GetInfo())
 	}
+	if got := resp.GetInfo()["events"]; got != `{"subscribers":0,"published":3,"cut":1,"longestQueue":0}` {
+		t.Errorf("events: %s", got)
+	}
 }
 
 // The kubelet shows the node's runtime version as Unknown unless it can parse it.

@@ -77,7 +77,7 @@ func condition(name, reason string, err error) *runtimeapi.RuntimeCondition {
 }
 
 func (s *Server) statusInfo() (map[string]string, error) {
-	topics := map[string]any{"golang": runtime.Version(), "rpcs": s.Counters()}
+	topics := map[string]any{"golang": runtime.Version(), "rpcs": s.Counters(), "events": s.opt.Domain.EventCounts()}
 	if s.opt.Info != nil {
 		for k, v := range s.opt.Info() {
 			topics[k] = v

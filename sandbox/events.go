@@ -5,13 +5,27 @@ import (
 	"sync"
 )
 
-// eventBacklog is how many events a subscriber may be behind.
+// eventBacklog is how many events a subscriber may be behind. One that is further behind
+// gets these, and then the end: what it missed it can only learn from a list, so its
+// stream must not go on as if nothing were missing. The kubelet of 1.37 reads events as
+// hints to list at once what it lists every second all the same, and subscribes again
+// five times in its life.
 const eventBacklog = 4096
+
+// EventCounts tell how the subscribers of events keep up, since the daemon started.
+type EventCounts struct {
+	Subscribers int    `json:"subscribers"` // now
+	Published   uint64 `json:"published"`   // events
+	Cut         uint64 `json:"cut"`         // subscribers that were ended because they fell behind
+	// LongestQueue is the most events that one was behind, of eventBacklog at most.
+	LongestQueue int `json:"longestQueue"`
+}
 
 // broadcaster hands every event to every subscriber without waiting for any.
 type broadcaster struct {
-	mu   sync.Mutex
-	subs map[chan Event]struct{}
+	mu     sync.Mutex
+	subs   map[chan Event]struct{}
+	counts EventCounts
 }
 
 func newBroadcaster() *broadcaster {
@@ -42,11 +56,23 @@ func (b *broadcaster) cut(ch chan Event) {
 func (b *broadcaster) publish(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.counts.Published++
 	for ch := range b.subs {
 		select {
 		case ch <- e:
+			b.counts.LongestQueue = max(b.counts.LongestQueue, len(ch))
 		default:
 			b.cut(ch)
+			b.counts.Cut++
 		}
 	}
+}
+
+// told gives the counts as they are now.
+func (b *broadcaster) told() EventCounts {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := b.counts
+	out.Subscribers = len(b.subs)
+	return out
 }

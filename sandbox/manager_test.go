@@ -64,6 +64,9 @@ func TestBroadcastCutsTheSlowReader(t *testing.T) {
 	if n != eventBacklog || got != eventBacklog+1 {
 		t.Errorf("slow reader got %d events before the cut, fast %d; want %d and %d", n, got, eventBacklog, eventBacklog+1)
 	}
+	if c, want := b.told(), (EventCounts{Subscribers: 1, Published: eventBacklog + 1, Cut: 1, LongestQueue: eventBacklog}); c != want {
+		t.Errorf("counts %+v, want %+v", c, want)
+	}
 	cancel()
 	select {
 	case _, ok := <-fast:

@@ -101,3 +101,6 @@ func New(opt Options) (*Runtime, error) {
 // that falls too far behind is cut off by closing its channel, so that it
 // knows to list anew.
 func (r *Runtime) Subscribe(ctx context.Context) <-chan Event { return r.events.subscribe(ctx) }
+
+// EventCounts tell how the subscribers keep up.
+func (r *Runtime) EventCounts() EventCounts { return r.events.told() }
