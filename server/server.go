@@ -71,6 +71,9 @@ func Run(ctx context.Context, start Start) error {
 	}
 	n.cri.SetReady()
 	notify(ctx, daemon.SdNotifyReady)
+	if err := n.keepAlive(life); err != nil {
+		return err
+	}
 	klog.FromContext(ctx).Info("Ready", "version", version, "socket", cfg.SocketPath(),
 		"pods", len(n.pods.Pods()), "containers", len(n.pods.Containers()), "took", time.Since(began).Round(time.Millisecond))
 
