@@ -67,7 +67,7 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 		HostDevices: cfg.GetLinux().GetSecurityContext().GetPrivileged(),
 		Unenforced:  oci.Unenforced(cfg.GetLinux().GetResources(), h),
 		Create: shimapi.CreateRequest{
-			Pod: w.Pod.ID, ID: w.ID, Dir: dir, Systemd: h.SystemdCgroup,
+			Pod: w.Pod.ID, ID: w.ID, Dir: dir, Systemd: h.SystemdCgroup, Scope: oci.Scope(cfg, h),
 			Stdin: cfg.GetStdin(), StdinOnce: cfg.GetStdinOnce(), LogRoot: w.Pod.config.GetLogDirectory(),
 		},
 	}

@@ -68,6 +68,8 @@ var foreign = map[string][]string{
 	"tags.cncf.io/container-device-interface":   {"oci"},
 	"k8s.io/cri-streaming":                      {"cri", "test"},
 	"github.com/coreos/go-systemd/v22/daemon":   {"server"},
+	"github.com/coreos/go-systemd/v22/dbus":     {"oci/shims", "oci/shim"},
+	"github.com/godbus/dbus":                    {"oci/shims", "oci/shim"},
 	"github.com/opencontainers/cgroups/devices": {"oci/shim"},
 }
 

@@ -184,7 +184,7 @@ func (n *node) openShims(ctx context.Context) error {
 		return err
 	}
 	set, err := shims.Open(ctx, shims.Config{
-		Binary: binary, StateDir: n.cfg.State, PodsPerShim: n.cfg.PodsPerShim,
+		Binary: binary, StateDir: n.cfg.State, PodsPerShim: n.cfg.PodsPerShim, Scopes: n.host.SystemdCgroup,
 		LogLevel: n.cfg.LogLevel, Version: n.version,
 	})
 	if err != nil {

@@ -127,6 +127,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
+	config.Cgroups.SystemdProps = append(config.Cgroups.SystemdProps, scopeProperties(r.Scope)...)
 	owner, err := rootOwner(config)
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)

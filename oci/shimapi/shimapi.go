@@ -151,10 +151,18 @@ type CreateRequest struct {
 	Dir       string          `json:"dir"`     // durable directory of the container; the shim writes Dir/status.json
 	Spec      json.RawMessage `json:"spec"`    // runtime-spec; root.path absolute; process.terminal decides on a pty
 	Systemd   bool            `json:"systemd"` // cgroupsPath is slice:prefix:name for the systemd driver
+	Scope     *Scope          `json:"scope,omitempty"`
 	Stdin     bool            `json:"stdin"`
 	StdinOnce bool            `json:"stdin_once"`
 	LogRoot   string          `json:"log_root,omitempty"` // directory above LogPath that no link in it may lead out of; "": LogPath's own
 	LogPath   string          `json:"log_path,omitempty"` // CRI log file; "": output is read and dropped (attach still sees it)
+}
+
+// Scope says what systemd, where it makes the container's cgroup, does as the node shuts
+// down. Without one it does nothing, and kills what still runs in its last step.
+type Scope struct {
+	// StopTimeout is what a container has from its SIGTERM to its SIGKILL.
+	StopTimeout time.Duration `json:"stop_timeout"`
 }
 
 // CreateResponse names the container's first process, which waits for Start.

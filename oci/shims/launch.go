@@ -70,7 +70,7 @@ func (l launcher) start(ctx context.Context, dir string) (*child, error) {
 	if open.err != nil {
 		return nil, open.err
 	}
-	proc, err := l.execute(dir, []*os.File{null, log, log, readyShim, lock, exe})
+	proc, err := l.execute(ctx, dir, []*os.File{null, log, log, readyShim, lock, exe})
 	if err != nil {
 		return nil, err
 	}
@@ -90,16 +90,19 @@ func (l launcher) start(ctx context.Context, dir string) (*child, error) {
 }
 
 // execute runs the shim from the sealed memfd, file 5 of the child, in a session
-// and a cgroup of its own.
-func (l launcher) execute(dir string, files []*os.File) (*os.Process, error) {
+// and a cgroup of its own, which systemd makes where cgroups are systemd's.
+func (l launcher) execute(ctx context.Context, dir string, files []*os.File) (*os.Process, error) {
 	level := 0
 	if l.LogLevel >= 4 {
 		level = -4
 	}
 	attr := &os.ProcAttr{Dir: "/", Env: []string{"PATH=" + os.Getenv("PATH")}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
-	groups, err := makeShimCgroup(l.StateDir)
-	if err != nil {
-		return nil, err
+	var groups shimCgroups
+	if !l.Scopes {
+		var err error
+		if groups, err = makeShimCgroup(l.StateDir); err != nil {
+			return nil, err
+		}
 	}
 	if groups.unified != nil {
 		defer groups.unified.Close()
@@ -114,14 +117,26 @@ func (l launcher) execute(dir string, files []*os.File) (*os.Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("execute %s: %w", l.Binary, err)
 	}
-	for _, group := range groups.v1 {
-		if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(proc.Pid)), 0); err != nil {
-			_ = proc.Kill()    // just started
-			_, _ = proc.Wait() // by the kill
-			return nil, fmt.Errorf("cgroup of the shim: %w", err)
-		}
+	err = groups.join(proc.Pid)
+	if l.Scopes {
+		err = startScope(ctx, filepath.Base(dir), proc.Pid)
+	}
+	if err != nil {
+		_ = proc.Kill()    // just started
+		_, _ = proc.Wait() // by the kill
+		return nil, err
 	}
 	return proc, nil
+}
+
+// join moves a process into the v1 cgroups.
+func (g shimCgroups) join(pid int) error {
+	for _, dir := range g.v1 {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			return fmt.Errorf("cgroup of the shim: %w", err)
+		}
+	}
+	return nil
 }
 
 // awaitReady reads the one line that a shim writes: "ready", or why it can't serve.

@@ -43,6 +43,7 @@ type Config struct {
 	Binary      string // path of berth-shim
 	StateDir    string // the daemon's state directory, which ends with the boot
 	PodsPerShim int    // 0: all new pods share one shim
+	Scopes      bool   // systemd makes a scope for each shim; else the set makes a cgroup
 	LogLevel    int    // verbosity as in the daemon's configuration; 4 and more is debug
 	Version     string // berth's version
 }
