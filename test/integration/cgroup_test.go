@@ -151,3 +151,80 @@ func TestCgroupsAreReadOnly(t *testing.T) {
 		t.Errorf("privileged: written to are %q", got)
 	}
 }
+
+// What the kubelet's memory QoS asks for by files of cgroup v2 is set, at creation and
+// by an update.
+func TestUnifiedIsSet(t *testing.T) {
+	p := shared.pod(t)
+	asked := map[string]string{"memory.high": "33554432", "memory.min": "4194304", "memory.low": "8388608", "memory.oom.group": "1"}
+	onlyV2(t, p, "memory.high", asked["memory.high"])
+	c := p.idle("c", resources(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, Unified: asked}))
+	check := func(when string) {
+		t.Helper()
+		for file, want := range asked {
+			if got := cgroupValue(t, c, "", "", file); got != want {
+				t.Errorf("%s: %s is %s, want %s", when, file, got, want)
+			}
+		}
+	}
+	check("created")
+	asked["memory.high"], asked["memory.min"] = "50331648", "0"
+	if err := c.update(&runtimeapi.LinuxContainerResources{Unified: asked}, nil); err != nil {
+		t.Fatal(err)
+	}
+	check("updated")
+	if systemdDriver(t) {
+		systemctl(t, "daemon-reload")
+		check("after a reload of systemd")
+	}
+}
+
+// The options of the host's cgroup2 mount are the hierarchy's: a container's mount of it
+// must not take them away.
+func TestCgroup2MountKeepsItsOptions(t *testing.T) {
+	if !v2 {
+		t.Skip("this machine has cgroup v1")
+	}
+	options := func(mounts string) string {
+		for line := range strings.Lines(mounts) {
+			if f := strings.Fields(line); len(f) > 3 && f[2] == "cgroup2" {
+				return f[3]
+			}
+		}
+		return ""
+	}
+	host := func() string {
+		data, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return options(string(data))
+	}
+	before := host()
+	if !strings.Contains(before, "nsdelegate") {
+		t.Fatalf("the host's own are %q, without nsdelegate", before)
+	}
+	c := shared.pod(t).idle("c")
+	inside := options(c.Sh("cat /proc/mounts"))
+	for o := range strings.SplitSeq(before, ",") {
+		if o != "rw" && !strings.Contains(inside, o) {
+			t.Errorf("the container's mount lacks %s: %s", o, inside)
+		}
+	}
+	if after := host(); after != before {
+		t.Errorf("the host's are %q, and were %q", after, before)
+	}
+}
+
+// The kernel counts what a container waits for, and tells it in its cgroup.
+func TestPressureIsCounted(t *testing.T) {
+	if !v2 {
+		t.Skip("this machine has cgroup v1")
+	}
+	c := shared.pod(t).start("c", "while :; do :; done", resources(&runtimeapi.LinuxContainerResources{CpuQuota: 5000, CpuPeriod: 100000}))
+	eventually(t, "a container at its CPU limit has waited for CPU", func() bool {
+		_, total, ok := strings.Cut(cgroupValue(t, c, "", "", "cpu.pressure"), "total=")
+		some, _, _ := strings.Cut(total, "\n")
+		return ok && number(t, some) > 0
+	})
+}

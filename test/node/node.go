@@ -282,19 +282,20 @@ func (n *Node) order(o order) error {
 	return err
 }
 
-// Restart starts the daemon, which must not be running, and waits for it.
-func (n *Node) Restart(ctx context.Context) error {
+// Command is the command line of the daemon.
+func (n *Node) Command() []string {
 	binary := n.opt.Binary
-	if binary == "" {
-		repo, err := repository()
-		if err != nil {
-			return err
-		}
+	if repo, err := repository(); binary == "" && err == nil { // else the start fails
 		binary = filepath.Join(repo, "bin", "berthd")
 	}
-	argv := append([]string{binary, "--config", "/dev/null", "--root", n.Root, "--state", n.State,
+	return append([]string{binary, "--config", "/dev/null", "--root", n.Root, "--state", n.State,
 		"--listen", n.Endpoint, "--cni-conf-dir", n.ConfDir, "--cni-bin-dir", strings.Join(pluginDirs(), ","),
 		"--certs-dir", n.CertsDir, "--containerd-socket", "off", "--log-level", "4"}, n.opt.Args...)
+}
+
+// Restart starts the daemon, which must not be running, and waits for it.
+func (n *Node) Restart(ctx context.Context) error {
+	argv := n.Command()
 	env := append(os.Environ(), append([]string{"NOTIFY_SOCKET=" + filepath.Join(n.Dir, "notify")}, n.opt.Env...)...)
 	n.mu.Lock()
 	n.started, n.exited, n.status = make(chan struct{}), make(chan struct{}), ""
