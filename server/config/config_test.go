@@ -2,6 +2,7 @@ package config
 
 import (
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -203,6 +204,119 @@ func TestCheck(t *testing.T) {
 		change(&c)
 		if err := c.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want …%s…", err, want)
+		}
+	}
+}
+
+// TestCheckTellsAll: an operator should not have to start the daemon once per mistake.
+func TestCheckTellsAll(t *testing.T) {
+	c := Default()
+	c.Root, c.LogLevel, c.StreamAddress, c.DrainTimeout = "var", 99, "x", -time.Second
+	err := c.Check()
+	if err == nil {
+		t.Fatal("four wrong keys are no error")
+	}
+	got := strings.Split(err.Error(), "\n")
+	for i, want := range []string{"root: ", "stream_address: ", "log_level: ", "drain_timeout: "} {
+		if len(got) != 4 || !strings.HasPrefix(got[i], want) {
+			t.Errorf("line %d of %q, want one that begins with %q, of four", i, got, want)
+		}
+	}
+}
+
+func TestSocketPath(t *testing.T) {
+	for listen, want := range map[string]string{
+		"unix:///run/berth/berth.sock": "/run/berth/berth.sock",
+		"unix:///run//berth/../x":      "/run/x",
+		"unix://run/x":                 "",
+		"/run/x":                       "",
+		"tcp://127.0.0.1:1":            "",
+		"":                             "",
+	} {
+		c := Default()
+		c.Listen = listen
+		if got := c.SocketPath(); got != want {
+			t.Errorf("SocketPath of listen = %q is %q, want %q", listen, got, want)
+		}
+	}
+}
+
+// TestPrintExplainsEachKey: an operator edits what --print-config writes.
+func TestPrintExplainsEachKey(t *testing.T) {
+	var text strings.Builder
+	if err := Default().Print(&text); err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(strings.TrimSpace(text.String()), "\n\n")
+	fields := reflect.TypeFor[Config]()
+	if len(blocks) != fields.NumField() {
+		t.Fatalf("%d keys are printed, want %d", len(blocks), fields.NumField())
+	}
+	for i, got := range blocks {
+		tag := fields.Field(i).Tag
+		help, setting, _ := strings.Cut(got, "\n")
+		if !strings.HasPrefix(help, "# "+tag.Get("help")) || !strings.HasPrefix(setting, tag.Get("toml")+" = ") {
+			t.Errorf("%q is printed, want the help %q and below it the key %s", got, tag.Get("help"), tag.Get("toml"))
+		}
+	}
+}
+
+// TestSuggestion: a slip is put right, and what resembles no key is not.
+func TestSuggestion(t *testing.T) {
+	c := Default()
+	keys := fieldsByKey(&c)
+	for key, want := range map[string]string{
+		"rooot": "did you mean root?", "cni_conf_dirs": "did you mean cni_conf_dir?", "pods_pershim": "did you mean pods_per_shim?",
+		"cgroupdriver": "did you mean cgroup_driver?", "verbosity": "`berthd --print-config`", "": "`berthd --print-config`",
+	} {
+		if got := suggestion(key, keys); !strings.Contains(got, want) {
+			t.Errorf("suggestion(%q) = %q, want …%s…", key, got, want)
+		}
+	}
+}
+
+func TestEditDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"", "abc", 3}, {"root", "root", 0}, {"listen", "lisen", 1}, {"state", "taste", 2}, {"kitten", "sitting", 3}} {
+		if got, back := editDistance(c.a, c.b), editDistance(c.b, c.a); got != c.want || back != c.want {
+			t.Errorf("editDistance of %q and %q is %d, and %d the other way round, want %d", c.a, c.b, got, back, c.want)
+		}
+	}
+}
+
+// TestFlagsOfLists: the first use of a list's flag replaces the list, so that it can be made
+// empty too.
+func TestFlagsOfLists(t *testing.T) {
+	for args, want := range map[string][]string{
+		"":                      {"/opt/cni/bin", "/usr/lib/cni"},
+		"--cni-bin-dir=":        {},
+		"--cni-bin-dir=/a":      {"/a"},
+		"--cni-bin-dir=/a,,/b,": {"/a", "/b"},
+		"--cni-bin-dir=/a --log-level=1 --cni-bin-dir=/b": {"/a", "/b"},
+	} {
+		fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
+		apply := Flags(fs)
+		if err := fs.Parse(strings.Fields(args)); err != nil {
+			t.Fatal(err)
+		}
+		got := Default()
+		apply(&got)
+		if diff := cmp.Diff(want, got.CNIBinDir); diff != "" {
+			t.Errorf("%q: %s", args, diff)
+		}
+	}
+}
+
+// TestFlagsRefuse: a value that is of another type is an error of the command line.
+func TestFlagsRefuse(t *testing.T) {
+	for _, arg := range []string{"--log-level=much", "--drain-timeout=10", "--default-network=perhaps", "--log_level=1", "--nosuch=1"} {
+		fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
+		fs.SetOutput(io.Discard)
+		Flags(fs)
+		if err := fs.Parse([]string{arg}); err == nil {
+			t.Errorf("%s is accepted", arg)
 		}
 	}
 }

@@ -1,0 +1,152 @@
+package cgroup
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// newCgroup makes a cgroup of the kernel with one below it, and removes both. On cgroup v1
+// it is in the hierarchy of the freezer, which limits nothing.
+func newCgroup(t *testing.T) (dir, below string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make cgroups")
+	}
+	root := "/sys/fs/cgroup/freezer"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		root = "/sys/fs/cgroup"
+	}
+	dir, err := os.MkdirTemp(root, "berth-kill-test-")
+	if err != nil {
+		t.Skip("no cgroup can be made here: ", err)
+	}
+	below = filepath.Join(dir, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, d := range []string{below, dir} {
+			if err := unix.Rmdir(d); err != nil {
+				t.Errorf("cgroup %s is left: %v", d, err)
+			}
+		}
+	})
+	return dir, below
+}
+
+// start runs a shell script in the cgroup, or where this process is if dir is "". The script
+// must print a line when it is ready.
+func start(t *testing.T, dir, script string) *exec.Cmd {
+	t.Helper()
+	c := exec.Command("sh", "-c", "read go; "+script)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	if dir != "" {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(c.Process.Pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.WriteString(in, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("%s: %v", script, err)
+	}
+	return c
+}
+
+// signalOf is the signal by which a process ended, 0 if it ended by itself.
+func signalOf(c *exec.Cmd) syscall.Signal {
+	_ = c.Wait() // how it ended is in ProcessState
+	if ws, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return ws.Signal()
+	}
+	return 0
+}
+
+// TestKill kills what is in a cgroup and in the one below it: a process that ignores other
+// signals, and one that forks all the time.
+func TestKill(t *testing.T) {
+	dir, below := newCgroup(t)
+	deaf := start(t, dir, `trap "" TERM INT; echo; while :; do sleep 1000; done`)
+	forking := start(t, below, `echo; n=0; while [ $n -lt 1000 ]; do sleep 1000 & n=$((n+1)); done; wait`)
+	beside := start(t, "", `echo; exec sleep 1000`)
+	rounds := 0
+	if err := Kill(dir, 30*time.Second, func() { rounds++ }); err != nil {
+		t.Fatal(err)
+	}
+	if left := PIDs(dir); len(left) != 0 || rounds == 0 {
+		t.Errorf("after Kill the cgroup has %v, and killed was called %d times; want no process and at least one call", left, rounds)
+	}
+	for name, c := range map[string]*exec.Cmd{"the deaf one": deaf, "the forking one": forking} {
+		if got := signalOf(c); got != syscall.SIGKILL {
+			t.Errorf("%s ended by %v, want SIGKILL", name, got)
+		}
+	}
+	if err := beside.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("a process outside of the cgroup: %v, want it alive", err)
+	}
+	if err := Kill(dir, 0, nil); err != nil {
+		t.Errorf("Kill of an empty cgroup: %v", err)
+	}
+}
+
+// TestSignal: each process gets the signal, also below, and none is killed by it.
+func TestSignal(t *testing.T) {
+	dir, below := newCgroup(t)
+	first := start(t, dir, `trap "exit 7" TERM; echo; while :; do sleep 0.01; done`)
+	second := start(t, below, `trap "exit 7" TERM; echo; while :; do sleep 0.01; done`)
+	if err := Signal(dir, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]*exec.Cmd{"above": first, "below": second} {
+		if sig := signalOf(c); sig != 0 || c.ProcessState.ExitCode() != 7 {
+			t.Errorf("the process %s ended with code %d, signal %v; want its handler's code 7", name, c.ProcessState.ExitCode(), sig)
+		}
+	}
+	if err := Kill(dir, 30*time.Second, nil); err != nil { // the sleeps of the two
+		t.Error(err)
+	}
+}
+
+// TestMemberExists: the pidfd tells a zombie, whose PID is still taken, from one that was
+// reaped.
+func TestMemberExists(t *testing.T) {
+	dir, _ := newCgroup(t)
+	c := start(t, dir, `echo; exec sleep 1000`)
+	all := Open(dir)
+	defer all.Close()
+	if len(all) != 1 || all[0].PID != c.Process.Pid {
+		t.Fatalf("Open found %v, want the process %d", all, c.Process.Pid)
+	}
+	if err := c.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	all.await(time.Now().Add(30 * time.Second))
+	if !all[0].Exists() {
+		t.Error("a process that was not reaped does not exist")
+	}
+	_ = c.Wait() // it was killed
+	if all[0].Exists() {
+		t.Error("a process that was reaped exists")
+	}
+}
