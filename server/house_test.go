@@ -31,17 +31,17 @@ var local = map[string][]string{
 	"server/metrics":      {"image"},
 	"cri":                 {"cri/containerdview", "sandbox", "sandbox/inflight", "image"},
 	"cri/containerdview":  {"sandbox"},
-	"sandbox":             {"oci", "oci/shims", "oci/shimapi", "oci/atomicfile", "oci/cgroup", "oci/dirtree", "oci/failure", "oci/procfs", "oci/tinyinit", "sandbox/inflight", "sandbox/record"},
+	"sandbox":             {"oci", "oci/shims", "oci/shimapi", "oci/atomicfile", "oci/cgroup", "oci/dirtree", "oci/failure", "oci/procfs", "oci/thread", "oci/tinyinit", "sandbox/inflight", "sandbox/record"},
 	"sandbox/inflight":    {},
 	"sandbox/record":      {},
-	"image":               {"oci/atomicfile", "oci/dirtree", "oci/flock", "oci/idmap"},
+	"image":               {"oci/atomicfile", "oci/dirtree", "oci/flock", "oci/idmap", "oci/thread"},
 	"cni":                 {"oci/atomicfile", "oci/procfs"},
 	"oci":                 {"oci/failure", "oci/shimapi"},
 	"oci/atomicfile":      {},
 	"oci/dirtree":         {},
 	"oci/shimapi":         {"oci/idmap", "oci/procfs"},
 	"oci/tinyinit":        {"oci/atomicfile"},
-	"oci/shim":            {"oci/shimapi", "oci/atomicfile", "oci/cgroup", "oci/idmap", "oci/memfd", "oci/procfs"},
+	"oci/shim":            {"oci/shimapi", "oci/atomicfile", "oci/cgroup", "oci/idmap", "oci/memfd", "oci/procfs", "oci/thread"},
 	"oci/shims":           {"oci/shimapi", "oci/atomicfile", "oci/flock", "oci/memfd"},
 	"oci/cgroup":          {},
 	"oci/failure":         {},
@@ -49,6 +49,7 @@ var local = map[string][]string{
 	"oci/idmap":           {},
 	"oci/memfd":           {},
 	"oci/procfs":          {},
+	"oci/thread":          {},
 }
 
 // foreign says in which trees alone a module may be imported.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,7 +96,7 @@ func TestMount(t *testing.T) {
 			}, mount)
 			data, err := os.ReadFile(c.Target + "/all")
 			if err != nil || string(data) != "199" {
-				t.Errorf("%q %v", data, err)
+				t.Errorf("the file of all layers is %q, %v, want the topmost layer's 199", data, err)
 			}
 			if _, err := os.Stat(c.Target + "/own0"); err != nil {
 				t.Error(err)
@@ -105,7 +106,7 @@ func TestMount(t *testing.T) {
 			}
 			left, _ := filepath.Glob(base + "/l*")
 			if len(left) != 0 {
-				t.Errorf("left %v", left)
+				t.Errorf("%v is left, want no short links", left)
 			}
 		})
 	}
@@ -141,7 +142,130 @@ func TestErrors(t *testing.T) {
 		"/nowhere": {Lower: stack(t, base, 2), Target: base + "/nowhere"},
 	} {
 		if err := Mount(c); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", want, err)
+			t.Errorf("Mount(%+v) = %v, want an error with %q", c, err, want)
+		}
+	}
+}
+
+// TestOrder: of layers with the same file the topmost decides, whiteouts and opaque
+// directories hide what is below, and a layer above such a directory adds to it.
+func TestOrder(t *testing.T) {
+	for n, mount := range map[string]func(Config) error{"new": Mount, "old": oldMount} {
+		t.Run(n, func(t *testing.T) {
+			base := t.TempDir()
+			lower := stack(t, base, 3) // topmost first
+			for _, f := range []string{"/dir/low", "/dir/mid", "/gone"} {
+				write(t, lower[2]+f)
+			}
+			write(t, lower[1]+"/dir/mid")
+			if err := unix.Setxattr(lower[1]+"/dir", "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mknod(lower[1]+"/gone", unix.S_IFCHR, 0); err != nil {
+				t.Fatal(err)
+			}
+			write(t, lower[0]+"/dir/top")
+			c := mounted(t, Config{Lower: lower, Target: base + "/view", Links: base}, mount)
+			for dir, want := range map[string][]string{"/": {"all", "dir", "own0", "own1", "own2"}, "/dir": {"mid", "top"}} {
+				var got []string
+				entries, err := os.ReadDir(c.Target + dir)
+				for _, e := range entries {
+					got = append(got, e.Name())
+				}
+				if err != nil || !slices.Equal(got, want) {
+					t.Errorf("%s has %v, %v, want %v", dir, got, err, want)
+				}
+			}
+			if data, err := os.ReadFile(c.Target + "/all"); err != nil || string(data) != "2" {
+				t.Errorf("the file of all layers is %q, %v, want the topmost layer's 2", data, err)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReadOnly: without an upper directory nothing can be written, so that the layers of an
+// image volume stay as they are.
+func TestReadOnly(t *testing.T) {
+	for n, mount := range map[string]func(Config) error{"new": Mount, "old": oldMount} {
+		base := t.TempDir()
+		c := mounted(t, Config{Lower: stack(t, base, 2), Target: base + "/view", Links: base}, mount)
+		if err := os.WriteFile(c.Target+"/all", []byte("x"), 0o644); !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: writing to a mount without upper directory: %v, want EROFS", n, err)
+		}
+	}
+}
+
+// TestLayersStay: what a container writes, renames and removes is in the upper directory,
+// and a hard link to a file of a layer becomes a file of its own when it is written to.
+func TestLayersStay(t *testing.T) {
+	base := t.TempDir()
+	lower := stack(t, base, 2)
+	if err := os.Link(lower[0]+"/all", lower[0]+"/same"); err != nil {
+		t.Fatal(err)
+	}
+	c := mounted(t, Config{Lower: lower, Target: base + "/view", Upper: base + "/up", Work: base + "/work"}, Mount)
+	if err := errors.Join(os.WriteFile(c.Target+"/all", []byte("changed"), 0o644), os.Remove(c.Target+"/own0"), os.Mkdir(c.Target+"/own0", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		c.Target + "/same": "1", lower[0] + "/all": "1", c.Upper + "/all": "changed", lower[1] + "/own0": "0",
+	} {
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v, want %q", strings.TrimPrefix(path, base), got, err, want)
+		}
+	}
+}
+
+// TestTooManyLayers: the kernel takes 500, and its refusal leaves nothing behind.
+func TestTooManyLayers(t *testing.T) {
+	for n, mount := range map[string]func(Config) error{"new": Mount, "old": oldMount} {
+		base := t.TempDir()
+		target := base + "/view"
+		if err := os.Mkdir(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		lower := stack(t, base, 501)
+		if err := mount(Config{Lower: lower, Target: target, Links: base}); err == nil {
+			t.Errorf("%s: 501 layers were mounted", n)
+		}
+		if left, _ := filepath.Glob(base + "/[lv]*"); len(left) != 1 {
+			t.Errorf("%s: %v is left, want the target alone", n, left)
+		}
+		if err := mount(Config{Lower: lower[1:], Target: target, Links: base}); err != nil {
+			t.Errorf("%s: 500 layers: %v", n, err)
+		}
+		if err := Unmount(target); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestWorkingDirectoryStays: mount(2) needs a working directory of its own, which must be
+// that of one thread only.
+func TestWorkingDirectoryStays(t *testing.T) {
+	before, err := os.Readlink("/proc/self/cwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := t.TempDir()
+	mounted(t, Config{Lower: stack(t, base, 3), Target: base + "/view", Links: base}, oldMount)
+	threads, err := filepath.Glob("/proc/self/task/*/cwd")
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("threads %v, %v", threads, err)
+	}
+	for _, thread := range threads {
+		if after, err := os.Readlink(thread); err == nil && after != before { // an error: it has ended
+			t.Errorf("%s is %s, want %s", thread, after, before)
 		}
 	}
 }
@@ -157,10 +281,10 @@ func TestUserNS(t *testing.T) {
 		c := mounted(t, Config{Lower: stack(t, base, 60), Target: base + "/view", UserNS: ns, Links: base}, mount)
 		var st unix.Stat_t
 		if err := unix.Stat(c.Target+"/all", &st); err != nil || st.Uid != 200000 || st.Gid != 300000 {
-			t.Errorf("%s: %d:%d %v", n, st.Uid, st.Gid, err)
+			t.Errorf("%s: a file of root belongs to %d:%d, %v, want 200000:300000", n, st.Uid, st.Gid, err)
 		}
 		if left, _ := filepath.Glob(base + "/[lv]*"); len(left) != 1 {
-			t.Errorf("%s: left %v", n, left)
+			t.Errorf("%s: %v is left, want the target alone", n, left)
 		}
 	}
 }
@@ -189,7 +313,7 @@ func TestCrashedMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, _ := filepath.Glob(base + "/v*"); len(left) != 0 {
-		t.Errorf("left %v", left)
+		t.Errorf("%v is left, want neither the target nor clones", left)
 	}
 	if _, err := os.Stat(c.Lower[0] + "/all"); err != nil {
 		t.Error(err)

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/thread"
 )
 
 // pageRoom is the number of bytes that the options of mount(2) may have: a page without the
@@ -67,30 +68,19 @@ func (c *Config) makeLinks(paths []string) (dir string, names []string, err erro
 	return dir, names, nil
 }
 
-// inDir runs f on a thread of its own with the working directory dir. The thread ends
-// after f.
-func inDir(dir string, f func() error) error {
+// inDir runs f on a thread of its own with the working directory dir.
+func inDir(dir string, f func() error) (err error) {
 	if dir == "" {
 		return f()
 	}
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			result <- os.NewSyscallError("unshare", err)
-			return
+	thread.Run(func() {
+		if err = unix.Unshare(unix.CLONE_FS); err != nil {
+			err = os.NewSyscallError("unshare", err)
+		} else if err = unix.Chdir(dir); err != nil {
+			err = os.NewSyscallError("chdir", err)
+		} else {
+			err = f()
 		}
-		if err := unix.Chdir(dir); err != nil {
-			result <- os.NewSyscallError("chdir", err)
-			return
-		}
-		result <- f()
-	}()
-	return <-result
-}
-
-// onThread runs f on a thread of its own, which ends after f.
-func onThread(f func()) {
-	runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
-	f()
+	})
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"berth/oci/idmap"
+	"berth/oci/thread"
 )
 
 // NewUserNS makes a user namespace with the maps, for [Config].UserNS. For that it starts a
@@ -25,19 +26,14 @@ func NewUserNS(uids, gids []idmap.Map) (*os.File, error) {
 	return startStopped(cmd)
 }
 
-// startStopped needs one thread from start to wait: it is the tracer.
-func startStopped(cmd *exec.Cmd) (*os.File, error) {
-	type answer struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan answer, 1)
-	go onThread(func() {
-		if err := cmd.Start(); err != nil {
-			done <- answer{nil, fmt.Errorf("make a user namespace: %w", err)}
+// startStopped starts and waits on one thread, because that is the tracer of the process.
+func startStopped(cmd *exec.Cmd) (ns *os.File, err error) {
+	thread.Run(func() {
+		if err = cmd.Start(); err != nil {
+			err = fmt.Errorf("make a user namespace: %w", err)
 			return
 		}
-		f, err := os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/user")
+		ns, err = os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/user")
 		kerr := cmd.Process.Kill()
 		werr := cmd.Wait()
 		var exit *exec.ExitError
@@ -47,8 +43,6 @@ func startStopped(cmd *exec.Cmd) (*os.File, error) {
 		if err == nil {
 			err = errors.Join(kerr, werr)
 		}
-		done <- answer{f, err}
 	})
-	a := <-done
-	return a.f, a.err
+	return ns, err
 }

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/thread"
 )
 
 // emptyDir is the directory of the stage that becomes the root of pause processes. pause.c
@@ -32,7 +33,7 @@ var errClosed = errors.New("the launcher of pauses is closed")
 func newStage(dir string) (*stage, error) {
 	s := &stage{calls: make(chan func()), quit: make(chan struct{})}
 	entered := make(chan error)
-	onThreadOfItsOwn(func() {
+	thread.Go(func() {
 		err := s.enter(dir)
 		entered <- err
 		if err == nil {
@@ -43,23 +44,6 @@ func newStage(dir string) (*stage, error) {
 		return nil, fmt.Errorf("mount namespace for pauses: %w", err)
 	}
 	return s, nil
-}
-
-// onThreadOfItsOwn runs f on a thread that ends with f. It is never the process's
-// main thread, whose mounts are what /proc/PID shows as those of the process.
-func onThreadOfItsOwn(f func()) {
-	go func() {
-		runtime.LockOSThread() // not unlocked before f, so that the thread ends with it
-		if unix.Gettid() != unix.Getpid() {
-			f()
-			return
-		}
-		// While this goroutine holds the main thread, the next can't get it.
-		elsewhere := make(chan struct{})
-		onThreadOfItsOwn(func() { close(elsewhere); f() })
-		<-elsewhere
-		runtime.UnlockOSThread()
-	}()
 }
 
 func (s *stage) serve() {
