@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/shimapi"
+	"berth/oci/thread"
 )
 
 func podNamespaces(cfg *runtimeapi.PodSandboxConfig) *runtimeapi.NamespaceOption {
@@ -79,19 +79,16 @@ type namespace struct {
 	kind int
 }
 
-// inNamespaces runs f on a thread that has entered the namespaces and waits for its
-// end. The thread ends with it, since it can't be trusted to be as it was.
-func inNamespaces(all []namespace, f func() error) error {
-	res := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+// inNamespaces runs f on a thread of its own that has entered the namespaces.
+func inNamespaces(all []namespace, f func() error) (err error) {
+	thread.Run(func() {
 		for _, ns := range all {
-			if err := unix.Setns(int(ns.file.Fd()), ns.kind); err != nil {
-				res <- fmt.Errorf("enter namespace: %w", err)
+			if err = unix.Setns(int(ns.file.Fd()), ns.kind); err != nil {
+				err = fmt.Errorf("enter namespace: %w", err)
 				return
 			}
 		}
-		res <- f()
-	}()
-	return <-res
+		err = f()
+	})
+	return err
 }
