@@ -387,10 +387,10 @@ func TestAttackDrip(t *testing.T) {
 			r.client.opts.rateWindow, r.client.opts.minRate = 100*time.Millisecond, 1<<20
 			err := x.ask(t, r)
 			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), x.want) || !strings.Contains(err.Error(), f.Listener.Addr().String()) {
-				t.Errorf("got %v", err)
+				t.Errorf("got %v, want ErrUnavailable with %q and the host", err, x.want)
 			}
 			if n := len(f.requests()); n > 4 {
-				t.Errorf("%d requests", n)
+				t.Errorf("%d requests, want at most 4", n)
 			}
 		})
 	}
