@@ -26,6 +26,8 @@
 // to exit. On SIGHUP the configuration is reloaded; on SIGUSR1 the daemon logs the stacks
 // of all goroutines.
 //
+// own; one that hangs is killed with SIGABRT, which logs the stacks, and started again.
+//
 // # Invariants
 //
 //   - There is one daemon per root and per state directory. A flock(2) sees to it, which
