@@ -26,6 +26,7 @@
 // to exit. On SIGHUP the configuration is reloaded; on SIGUSR1 the daemon logs the stacks
 // of all goroutines.
 //
+// Where systemd's unit has a watchdog, the daemon pings it while it answers calls of its
 // own; one that hangs is killed with SIGABRT, which logs the stacks, and started again.
 //
 // # Invariants
