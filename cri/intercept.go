@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"path"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -139,6 +140,9 @@ func (c call) end(resp any, err error) error {
 	switch {
 	case code == codes.Unknown, code == codes.Internal, code == codes.DataLoss:
 		logger.Error(err, "Call failed", "took", took)
+	case err != nil && strings.HasPrefix(c.method, containerdview.Services):
+		// cAdvisor asks every minute, for each cgroup of others too.
+		logger.V(4).Info("Call refused", "took", took, "code", code)
 	case err != nil:
 		logger.V(2).Info("Call refused", "took", took, "code", code, "reason", status.Convert(err).Message())
 	case took > slowCall:

@@ -27,7 +27,9 @@ const (
 	// SandboxImage is shown as the image of pod sandboxes.
 	SandboxImage = "berth/pause"
 	// VersionMethod is the call by which cAdvisor decides, once, whether containerd is there.
-	VersionMethod = "/containerd.services.version.v1.Version/Version"
+	VersionMethod = Services + "version.v1.Version/Version"
+	// Services is how the full names of all calls begin.
+	Services = "/containerd.services."
 
 	// namespace is where containerd keeps what the CRI made.
 	namespace = "k8s.io"
