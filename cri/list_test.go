@@ -182,6 +182,26 @@ func TestContainerStatusIsWhole(t *testing.T) {
 	}
 }
 
+// Limits of a pod whose cgroup nobody has named are told to have no effect.
+func TestPodLimitsWithoutACgroupAreTold(t *testing.T) {
+	some := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1}
+	for name, c := range map[string]struct {
+		linux *runtimeapi.LinuxPodSandboxConfig
+		want  int
+	}{
+		"none":          {nil, 0},
+		"no limits":     {&runtimeapi.LinuxPodSandboxConfig{Resources: &runtimeapi.LinuxContainerResources{}}, 0},
+		"the kubelet's": {&runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/kubepods/pod1", Resources: some, Overhead: some}, 0},
+		"resources":     {&runtimeapi.LinuxPodSandboxConfig{Resources: some}, 1},
+		"overhead":      {&runtimeapi.LinuxPodSandboxConfig{Overhead: some}, 1},
+	} {
+		info, err := podInfo(&sandbox.PodStatus{ID: "p", Config: &runtimeapi.PodSandboxConfig{Linux: c.linux}})
+		if err != nil || strings.Count(info["info"], `"warnings":["linux.resources`) != c.want {
+			t.Errorf("%s: %s, %v", name, info["info"], err)
+		}
+	}
+}
+
 func TestEventsCarryStatusesEvenOfRemovedPods(t *testing.T) {
 	f := newFake()
 	f.pods = []*sandbox.PodStatus{{ID: "p", Config: podConfig("p")}}

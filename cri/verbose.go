@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/sandbox"
@@ -20,6 +21,16 @@ type podDetails struct {
 	RuntimeHandler string                       `json:"runtimeHandler"`
 	Config         *runtimeapi.PodSandboxConfig `json:"config"`
 	RuntimeSpec    *specs.Spec                  `json:"runtimeSpec"`
+	Warnings       []string                     `json:"warnings,omitempty"` // limits that nobody enforces
+}
+
+// unenforcedOfPod tells of limits of a pod that nobody enforces. A client that names the
+// pod's cgroup has set its limits there, as the kubelet does; the CRI leaves it to it.
+func unenforcedOfPod(l *runtimeapi.LinuxPodSandboxConfig) []string {
+	if l.GetCgroupParent() != "" || proto.Size(l.GetResources()) == 0 && proto.Size(l.GetOverhead()) == 0 {
+		return nil
+	}
+	return []string{"linux.resources and linux.overhead have no effect: the pod names no linux.cgroup_parent in which its client has set them"}
 }
 
 func podInfo(p *sandbox.PodStatus) (map[string]string, error) {
@@ -30,6 +41,7 @@ func podInfo(p *sandbox.PodStatus) (map[string]string, error) {
 	return infoJSON(podDetails{
 		SandboxID: p.ID, PID: p.PID, NetNS: p.NetNS, ShimID: p.ShimID,
 		RuntimeHandler: p.Handler, Config: p.Config, RuntimeSpec: spec,
+		Warnings: unenforcedOfPod(p.Config.GetLinux()),
 	})
 }
 

@@ -78,6 +78,9 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 	if n := len(plan.Declared); n > maxDeclared {
 		return plan, failed(ErrInvalid, "the image declares %d volumes; at most %d work", n, maxDeclared)
 	}
+	if err := checkClasses(cfg.GetAnnotations()); err != nil {
+		return plan, err
+	}
 	if plan.StopSignal, err = oci.StopSignal(cfg, w.Image.Config.StopSignal); err != nil {
 		return plan, asDomain(err)
 	}

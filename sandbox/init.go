@@ -13,7 +13,7 @@ const InitAnnotation = "berth/init"
 func checkAnnotations(cfg *runtimeapi.PodSandboxConfig) error {
 	switch v := cfg.GetAnnotations()[InitAnnotation]; v {
 	case "", "true", "false":
-		return nil
+		return checkClasses(cfg.GetAnnotations())
 	default:
 		return failed(ErrInvalid, "annotation %s is %q; make it true or false", InitAnnotation, v)
 	}

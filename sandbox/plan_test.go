@@ -109,9 +109,18 @@ func TestPlansThatAreRefused(t *testing.T) {
 		want   error
 	}{
 		"a sysctl of the node": {testHost(), func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} }, ErrInvalid},
-		"an annotation":        {testHost(), func(c *runtimeapi.PodSandboxConfig) { c.Annotations = map[string]string{InitAnnotation: "yes"} }, ErrInvalid},
-		"no slice":             {systemd, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/kubepods/pod1" }, ErrInvalid},
-		"a colon":              {testHost(), func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a:b" }, ErrInvalid},
+		"a class of the cache": {testHost(), func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "gold"}
+		}, ErrUnsupported},
+		"overhead that is none": {testHost(), func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Overhead = &runtimeapi.LinuxContainerResources{CpuPeriod: -1}
+		}, ErrInvalid},
+		"a class of disks": {testHost(), func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{"blockio.resources.beta.kubernetes.io/container.app": "slow"}
+		}, ErrUnsupported},
+		"an annotation": {testHost(), func(c *runtimeapi.PodSandboxConfig) { c.Annotations = map[string]string{InitAnnotation: "yes"} }, ErrInvalid},
+		"no slice":      {systemd, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/kubepods/pod1" }, ErrInvalid},
+		"a colon":       {testHost(), func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a:b" }, ErrInvalid},
 		"a negative user": {testHost(), func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: -1}
 		}, ErrInvalid},

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"math"
 	"net/netip"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
 )
 
 // The rules about what may be asked beside those of package oci and of sysctls.go. Those
@@ -27,6 +30,12 @@ func checkPodFiles(cfg *runtimeapi.PodSandboxConfig) error {
 		return failed(ErrInvalid, "log_directory is %.200q; give an absolute path of less than %d bytes", dir, unix.PathMax)
 	}
 	return checkDNS(cfg.GetDnsConfig())
+}
+
+// checkPodLimits refuses what can be no limits of a pod; an update of them asks the same.
+func checkPodLimits(cfg *runtimeapi.PodSandboxConfig) error {
+	l := cfg.GetLinux()
+	return asDomain(errors.Join(oci.CheckResources(l.GetOverhead()), oci.CheckResources(l.GetResources())))
 }
 
 // checkDNS refuses what would be lines of their own in resolv.conf, or be no server,

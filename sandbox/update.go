@@ -81,8 +81,10 @@ func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw 
 	return &spec, nil
 }
 
-// UpdatePodResources records a pod's new overhead and resources (KEP-5419). The
-// kubelet has already written the pod's cgroup.
+// UpdatePodResources records a pod's new overhead and resources (KEP-5419), which the
+// verbose status then shows; nil ones keep their value. It writes no cgroup, like both
+// peers: the kubelet calls it after it has written the pod's, which is the kubelet's own
+// and whose limits another writer would undo.
 func (p *podVerbs) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
 	digest := inflight.Digest(&runtimeapi.UpdatePodSandboxResourcesRequest{Overhead: overhead, Resources: resources})
 	for _, r := range []*runtimeapi.LinuxContainerResources{overhead, resources} {

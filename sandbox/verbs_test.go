@@ -229,6 +229,9 @@ func TestUpdatePodResources(t *testing.T) {
 	if err := n.m.UpdatePodResources(t.Context(), pod, over, res); err != nil {
 		t.Fatal(err)
 	}
+	if err := n.m.UpdatePodResources(t.Context(), pod, nil, nil); err != nil {
+		t.Fatal(err)
+	}
 	n.restart()
 	if l := n.podStatus(pod).Config.GetLinux(); l.GetOverhead().GetCpuShares() != 2 || l.GetResources().GetCpuShares() != 3 {
 		t.Errorf("after a restart: %v", l)

@@ -90,6 +90,12 @@ func TestBadPods(t *testing.T) {
 		"bandwidth": func(c *runtimeapi.PodSandboxConfig) {
 			c.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "much"}
 		},
+		"pod's huge pages": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "../2MB", Limit: 1}}}
+		},
+		"pod's overhead": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Overhead = &runtimeapi.LinuxContainerResources{CpuPeriod: -1}
+		},
 		"network namespace": namespaces(&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_CONTAINER}),
 		"ipc target":        namespaces(&runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_TARGET}),
 	}
@@ -104,6 +110,12 @@ func TestBadPods(t *testing.T) {
 	}
 	_, err := shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: shared.podConfig(t), RuntimeHandler: "none-such"})
 	refused(t, "unknown handler", err)
+	for _, key := range []string{"rdt.resources.beta.kubernetes.io/pod", "blockio.resources.beta.kubernetes.io/container.c"} {
+		c := shared.podConfig(t)
+		c.Annotations = map[string]string{key: "gold"}
+		_, err := shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: c})
+		wantCode(t, key, err, codes.FailedPrecondition)
+	}
 	_, err = shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{})
 	refused(t, "no config", err)
 	if n := len(podsOf(t, shared, t.Name())); n != 0 {
