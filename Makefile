@@ -2,6 +2,7 @@
 #   make run    a pod on this machine, until Ctrl-C     make test    all tests
 #   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
 #   make test-vm   tests in a Debian 13 guest with systemd and cgroup v2
+#   make unit   the tests that make no pods
 #   make attack | critest | bench | churn | house | fmt | clean | install
 SHELL   := /bin/bash
 GO      ?= go
@@ -13,7 +14,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps run test test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
+.PHONY: all build static cni deps run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -50,6 +51,10 @@ test: deps build cni
 	@$(TEST) -c -o /dev/null ./... >/dev/null
 	$(TEST) -p 1 -timeout 40m ./...
 	$(GO) -C hack/house test -buildvcs=false ./...
+
+# Packages whose tests start no daemon and no pod; most of them need no root.
+unit: tools static
+	$(TEST) ./oci ./sandbox/... ./cri/... ./cni ./image/... ./server/... ./cmd/...
 
 # The crash tests of `make test` and those that take long or kill at random.
 crash: deps build cni

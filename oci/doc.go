@@ -13,7 +13,14 @@
 // What is where: spec.go puts the parts together; spec_process.go, spec_mounts.go,
 // spec_namespaces.go, spec_files.go, spec_env.go, resources.go, devices.go, seccomp.go and
 // apparmor.go each build one of them and check what was asked of it; pod_security.go is
-// the same for a pod's pause. mounts.go, accounts.go, user.go and host.go read the host.
+// the same for a pod's pause. scope.go and signal.go decide what is no part of a spec: how
+// systemd stops a container, and by what signal. mounts.go (the sources of mounts),
+// accounts.go, user.go, regular.go and host.go read the host; capabilities.go and
+// apparmor_profile.go hold tables and texts; errors.go the two kinds of errors.
+//
+// The annotations that berth obeys are constants named …Annotation, each beside the code
+// that reads it: CDI's in devices.go, [GraceAnnotation] here, InitAnnotation in package
+// sandbox, the bandwidth of a pod in package cni.
 //
 // # Invariants
 //

@@ -118,7 +118,7 @@ func mountOf(path string) (*mountinfo.Info, error) {
 func CheckIDMap(mounts []Mount, pid int) error {
 	var user *os.File
 	for _, m := range mounts {
-		if m.Fs != "" || m.Source == "" || len(m.GetUidMappings()) == 0 {
+		if m.Source == "" || len(m.GetUidMappings()) == 0 {
 			continue
 		}
 		if user == nil {

@@ -48,9 +48,6 @@ type Found struct {
 type Mount struct {
 	*runtimeapi.Mount
 	Source string
-	// Fs is "" for a bind mount. Otherwise the daemon itself asks for a new file system of
-	// this type, and Mount.MountOptions are the options of that file system.
-	Fs string
 }
 
 // Device is a device node as it will be in the container, and what the
@@ -199,7 +196,8 @@ func (b *builder) privileged() bool { return b.sc.GetPrivileged() }
 
 // annotations names the container to programs that read its spec, such as CDI hooks.
 // The user's own annotations are left out, because libcontainer acts on some keys
-// (org.systemd.property.*, run.oci.*, org.criu.*). The CRI returns them from the records.
+// (org.systemd.property.*, run.oci.*, org.criu.*). The CRI returns them from the records,
+// and berth itself obeys a few, see the package documentation.
 func annotations(p Pod, c Container) map[string]string {
 	meta, image := p.Config.GetMetadata(), c.Config.GetImage()
 	name := image.GetUserSpecifiedImage()

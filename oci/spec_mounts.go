@@ -46,7 +46,9 @@ func (b *builder) paths() error {
 	return nil
 }
 
-// mounts makes the mounts of [builder.binds] and those that every container has.
+// mounts makes the mounts of [builder.binds] and those that every container has. It runs
+// in [Plan] with the mounts that were asked for, and again in [Draft.Complete] with their
+// real sources and with the volumes that the image declares.
 func (b *builder) mounts() error {
 	t := mountTable{
 		pod: b.pod, ns: b.ns, host: b.host, binds: b.binds,
@@ -188,7 +190,7 @@ func (t mountTable) configured() ([]specs.Mount, error) {
 	}
 	for i, m := range t.binds {
 		dest := destination(m.Mount)
-		if err := CheckMount(m.Mount, t.host); err != nil && m.Fs == "" {
+		if err := CheckMount(m.Mount, t.host); err != nil {
 			return nil, err
 		}
 		if last[dest] == i {
@@ -222,12 +224,7 @@ func ImageBind(m *runtimeapi.Mount) *runtimeapi.Mount {
 }
 
 func specMount(m Mount) specs.Mount {
-	out := specs.Mount{Destination: destination(m.Mount), Type: m.Fs, Source: m.Source}
-	if m.Fs != "" {
-		out.Options = m.GetMountOptions()
-		return out
-	}
-	out.Type = "bind"
+	out := specs.Mount{Destination: destination(m.Mount), Type: "bind", Source: m.Source}
 	out.Options = append([]string{"rbind", propagationOption(m.GetPropagation())}, m.GetMountOptions()...)
 	if m.GetRecursiveReadOnly() {
 		out.Options = append(out.Options, "ro", "rro")
@@ -255,19 +252,19 @@ func propagationOption(p runtimeapi.MountPropagation) string {
 func rootPropagation(mounts []Mount) string {
 	widest := ""
 	for _, m := range mounts {
-		switch p := m.GetPropagation(); {
-		case m.Fs != "":
-		case p == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		switch m.GetPropagation() {
+		case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
 			return "rshared"
-		case p == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+		case runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
 			widest = "rslave"
 		}
 	}
 	return widest
 }
 
-// CheckMount refuses a mount that can't be made whatever is on the node. [Plan] and
-// [ResolveMounts] both call it. The error wraps [ErrInvalid] or [ErrUnsupported].
+// CheckMount refuses a mount that can't be made whatever is on the node. [Plan],
+// [ResolveMounts] and [Draft.Complete] call it. It sees one mount alone; a rule about
+// several mounts, or about another part of the configuration, belongs to builder.mounts. The error wraps [ErrInvalid] or [ErrUnsupported].
 func CheckMount(m *runtimeapi.Mount, h Host) error {
 	for _, check := range []func(*runtimeapi.Mount, Host) string{checkPaths, checkSource, checkReadonly, checkOptions} {
 		if what := check(m, h); what != "" {

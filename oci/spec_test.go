@@ -268,7 +268,6 @@ func mountsCase(in *specInput) {
 	in.bind(&runtimeapi.Mount{ContainerPath: "/late", HostPath: "/vol/6", Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER})
 	line := []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}
 	in.bind(&runtimeapi.Mount{ContainerPath: "/mapped", HostPath: "/vol/7", UidMappings: line, GidMappings: line})
-	in.ctr.Mounts = append(in.ctr.Mounts, Mount{Mount: &runtimeapi.Mount{ContainerPath: "/scratch", MountOptions: []string{"size=1m"}}, Source: "tmpfs", Fs: "tmpfs"})
 }
 
 func mountsOverOursCase(in *specInput) {

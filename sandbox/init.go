@@ -9,8 +9,9 @@ import (
 // pause reaps already.
 const InitAnnotation = "berth/init"
 
-// checkAnnotations refuses what would be ignored in silence.
-func checkAnnotations(cfg *runtimeapi.PodSandboxConfig) error {
+// checkPodAnnotations refuses values of the pod's annotations that would be ignored in
+// silence.
+func checkPodAnnotations(cfg *runtimeapi.PodSandboxConfig) error {
 	switch v := cfg.GetAnnotations()[InitAnnotation]; v {
 	case "", "true", "false":
 		return checkClasses(cfg.GetAnnotations())

@@ -46,7 +46,7 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 	if err != nil {
 		return podPlan{}, asDomain(err)
 	}
-	if err := errors.Join(checkPodFiles(cfg), checkPorts(cfg), checkSysctls(cfg), checkAnnotations(cfg), checkPodLimits(cfg)); err != nil {
+	if err := errors.Join(checkPodFiles(cfg), checkPorts(cfg), checkSysctls(cfg), checkPodAnnotations(cfg), checkPodLimits(cfg)); err != nil {
 		return podPlan{}, err
 	}
 	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", h); err != nil {

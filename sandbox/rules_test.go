@@ -59,7 +59,7 @@ func TestPodConfigsThatAreRefused(t *testing.T) {
 	}
 }
 
-func mountOf(m *runtimeapi.Mount) func(*runtimeapi.ContainerConfig) {
+func withMount(m *runtimeapi.Mount) func(*runtimeapi.ContainerConfig) {
 	return func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{m} }
 }
 
@@ -72,6 +72,8 @@ func namespacesOf(c *runtimeapi.ContainerConfig) *runtimeapi.NamespaceOption {
 	return c.Linux.SecurityContext.NamespaceOptions
 }
 
+// The rules of package oci have their own tables there; here is one case of each kind that
+// reaches a client through the plan.
 func TestContainerConfigsThatAreRefused(t *testing.T) {
 	one := &runtimeapi.Int64Value{Value: 1}
 	for name, change := range map[string]func(*runtimeapi.ContainerConfig){
@@ -109,16 +111,16 @@ func TestContainerConfigsThatAreRefused(t *testing.T) {
 		"ref without localhost": func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{LocalhostRef: "x"}
 		},
-		"mount to nowhere":      mountOf(&runtimeapi.Mount{HostPath: "/a"}),
-		"mount of nothing":      mountOf(&runtimeapi.Mount{ContainerPath: "/a"}),
-		"mount of two things":   mountOf(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", Image: &runtimeapi.ImageSpec{Image: "x"}}),
-		"relative source":       mountOf(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "b"}),
-		"relative target":       mountOf(&runtimeapi.Mount{ContainerPath: "a", HostPath: "/b"}),
-		"propagation":           mountOf(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", Propagation: 7}),
-		"rro and not ro":        mountOf(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true}),
-		"rro and propagation":   mountOf(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true, Readonly: true, Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL}),
-		"sub path of a host":    mountOf(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", ImageSubPath: "x"}),
-		"sub path that escapes": mountOf(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "x"}, ImageSubPath: "../x"}),
+		"mount to nowhere":      withMount(&runtimeapi.Mount{HostPath: "/a"}),
+		"mount of nothing":      withMount(&runtimeapi.Mount{ContainerPath: "/a"}),
+		"mount of two things":   withMount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", Image: &runtimeapi.ImageSpec{Image: "x"}}),
+		"relative source":       withMount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "b"}),
+		"relative target":       withMount(&runtimeapi.Mount{ContainerPath: "a", HostPath: "/b"}),
+		"propagation":           withMount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", Propagation: 7}),
+		"rro and not ro":        withMount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true}),
+		"rro and propagation":   withMount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true, Readonly: true, Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL}),
+		"sub path of a host":    withMount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", ImageSubPath: "x"}),
+		"sub path that escapes": withMount(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "x"}, ImageSubPath: "../x"}),
 		"device permissions": func(c *runtimeapi.ContainerConfig) {
 			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", Permissions: "rx"}}
 		},

@@ -43,6 +43,10 @@
 //     it is never taken back, and at the end only berth's own inode is removed.
 //   - What was opened is closed in reverse order, also when the start fails in between.
 //
+// The package's tests hold the whole tree to its rules: house_test.go the imports and the
+// form of each doc.go, readme_test.go what README.md names and its size (150 lines of 120
+// columns), threatmodel_test.go the tests that THREATMODEL.md names.
+//
 // # Locks
 //
 // No mutex. The flock of each directory is held until the process ends.
