@@ -23,8 +23,10 @@
 //   - A result without an address is a failed ADD.
 //   - A pod can be removed while a plugin is missing ([Network.Forgo]). Its record and its
 //     network namespace stay, and DEL runs when the plugin is there again.
-//   - GC runs at the same time as other calls. An ADD cancels the plugins' GC, which
-//     starts again afterwards: it would free the addresses that the ADD allocates.
+//   - [Network.GC] first detaches pods that are no more, then asks the plugins to free the
+//     rest by their own verb GC. It runs at the same time as other calls. An ADD cancels
+//     the plugins' GC, which starts again afterwards: it would free the addresses that the
+//     ADD allocates.
 //   - DEL does not use the deadline of the request: when a client gives up, its address
 //     must still be freed. It has a bound of its own, see delTimeout.
 //   - Only the first configuration file counts. If it is invalid the network is not

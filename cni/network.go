@@ -26,7 +26,8 @@ const (
 	// delTimeout bounds one DEL. It is the shorter of what people wait for a
 	// pod to go and what a plugin that asks an API server may need.
 	delTimeout = 30 * time.Second
-	// gcTimeout bounds one GC over all plugins, with the wait for its turn.
+	// gcTimeout bounds the plugins' part of one [Network.GC]: all its attempts and the
+	// waits between them. Each DEL before it has delTimeout.
 	gcTimeout = 60 * time.Second
 	// statusTimeout bounds STATUS; the kubelet asks for the node's status with
 	// a deadline of its own, and a hanging plugin is a plugin that is not ready.

@@ -8,7 +8,8 @@
 // that nothing of it is long without end; what is asked for is judged by the domain's
 // plans), one call of the domain ([Domain]) or of
 // the image store, and encoding of what it says. The only table from errors to gRPC
-// codes ([toStatus]). The interceptors: readiness, log line, counters, panics.
+// codes ([toStatus]). The interceptors: readiness, log line, statistics of calls, panics.
+// The names of the containers' metrics (metricnames.go) and their encoding (podmetrics.go).
 //
 // # Invariants
 //
@@ -27,7 +28,7 @@
 //
 // # Locks
 //
-// counters.mu guards the counters, strangers.mu the
+// callStats.mu guards the statistics of calls, strangers.mu the
 // connections without a token, tokens.mu the memory of unused tokens, hangups.mu the
 // watched connections, streamFront.mu the streams of unused tokens. They are held for
 // map access only and never while another is, except for tokens.mu: it is held while the

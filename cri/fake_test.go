@@ -240,8 +240,8 @@ func everyMeasure() sandbox.Measures {
 		Periods: n(30), Throttled: n(20), ThrottledTime: n(2e9), Bursts: n(1), BurstTime: n(1e9), UserCPU: n(2e9), SystemCPU: n(1e9), OOMKills: n(1),
 		Faults: n(1), MajorFaults: n(1), HighEvents: n(1), MaxEvents: n(1), ActiveFile: n(1), InactiveFile: n(1), Dirty: n(1), Writeback: n(1),
 		Scanned: n(1), Reclaimed: n(1), FileRefaults: n(1), AnonRefaults: n(1),
-		Cache: n(1), Mapped: n(1), Kernel: n(1), MostMemory: n(1), MemoryReserved: n(0), MemoryLimitHits: n(1), Swap: n(1),
-		Threads: n(5), MostThreads: n(0), Processes: 1, Files: 3, Sockets: 1, MostFiles: n(1024),
+		Cache: n(1), Mapped: n(1), Kernel: n(1), PeakMemory: n(1), MemoryReserved: n(0), MemoryLimitHits: n(1), Swap: n(1),
+		Threads: n(5), ThreadLimit: n(0), Processes: 1, Files: 3, Sockets: 1, FileLimit: n(1024),
 		Devices: []sandbox.DeviceIO{
 			{
 				Device: "/dev/vda", Major: 254, ReadBytes: 1024, ReadsMerged: n(1), WritesMerged: n(1), ReadTime: n(1), WriteTime: n(1), Time: n(1), Queued: n(1),
@@ -249,7 +249,7 @@ func everyMeasure() sandbox.Measures {
 			},
 			{Major: 7, Minor: 1}, {Major: 7, Minor: 2},
 		},
-		HugePages:  []sandbox.HugePages{{Size: "2MB", Used: n(0), Most: n(0), Hits: n(0)}},
+		HugePages:  []sandbox.HugePages{{Size: "2MB", Used: n(0), Peak: n(0), Hits: n(0)}},
 		Disk:       &sandbox.Disk{Device: "/dev/vda1", Bytes: 10, Inodes: 5, InodesFree: 4},
 		Interfaces: []sandbox.InterfacePackets{{Name: "eth0", Received: 1}},
 		Limits:     sandbox.Limits{Period: n(1), Quota: n(1), Shares: n(1), Memory: n(1), Swap: n(1)},

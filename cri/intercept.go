@@ -131,7 +131,7 @@ func (c call) end(resp any, err error) error {
 	err = toStatus(err)
 	took := time.Since(c.began)
 	code := status.Code(err)
-	c.s.counters.add(c.method, code, took)
+	c.s.calls.add(c.method, code, took)
 	c.s.opt.Observe(path.Base(c.method), code.String(), took)
 	logger := klog.FromContext(c.ctx)
 	if err == nil {

@@ -2,7 +2,9 @@ package cri
 
 import runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-// metric is one of those that cAdvisor has. Values are whole numbers, since the CRI's are.
+// metric is one that the CRI serves of containers and pods. Its name is cAdvisor's where
+// cAdvisor has one; others may be added, critest asks only that its own are there. Values
+// are whole numbers, since the CRI's are.
 //
 // These are all names of critest, and all that the kubelet has cAdvisor serve, but two:
 // container_health_state, because a runtime does not know the result of probes, and
@@ -37,7 +39,11 @@ func declare(m metric) metric {
 	return m
 }
 
-// A new metric is a line here and one where podmetrics.go fills it.
+// A new metric takes a line here; one in podmetrics.go, which sends it; a field of
+// sandbox.Measures, which memoryMeasures, cpuMeasures or another function of
+// sandbox/measures.go fills; and a value in each of three tests: everyMeasure in
+// fake_test.go, TestMeasures in sandbox/measures_test.go, and fileMetrics in
+// test/integration/metrics_test.go, which compares it with the kernel's file.
 var (
 	cpuSeconds      = counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", "cpu")
 	cfsPeriods      = counter("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.")

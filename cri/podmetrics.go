@@ -213,14 +213,14 @@ func (s *samples) cgroup(m sandbox.Measures) {
 	s.put(memRefaultFile, m.FileRefaults)
 	s.put(memRefaultAnon, m.AnonRefaults)
 	s.put(memKernel, m.Kernel)
-	s.put(memMost, m.MostMemory)
+	s.put(memMost, m.PeakMemory)
 	s.put(memLimitHits, m.MemoryLimitHits)
 	s.put(specReserved, m.MemoryReserved)
 	s.put(threads, m.Threads)
-	s.put(threadsMax, m.MostThreads)
+	s.put(threadsMax, m.ThreadLimit)
 	for _, h := range m.HugePages {
 		s.put(hugeUsage, h.Used, h.Size)
-		s.put(hugeMost, h.Most, h.Size)
+		s.put(hugeMost, h.Peak, h.Size)
 		s.put(hugeHits, h.Hits, h.Size)
 	}
 }
@@ -229,7 +229,7 @@ func (s *samples) processes(m sandbox.Measures) {
 	s.add(processes, m.Processes)
 	s.add(files, m.Files)
 	s.add(sockets, m.Sockets)
-	s.put(ulimits, m.MostFiles, "max_open_files")
+	s.put(ulimits, m.FileLimit, "max_open_files")
 }
 
 // disk tells of the filesystem of the writable layer.

@@ -52,10 +52,10 @@ type Options struct {
 // Server answers the CRI. Make it with [NewServer], put it on a grpc.Server
 // with [Server.Register] and [Server.Interceptors].
 type Server struct {
-	opt      Options
-	counters *counters
-	streams  *streams
-	started  time.Time
+	opt     Options
+	calls   *callStats
+	streams *streams
+	started time.Time
 
 	readyOnce sync.Once
 	ready     chan struct{} // closed once recovery is done
@@ -76,7 +76,7 @@ func NewServer(opt Options) (*Server, error) {
 	if opt.NetworkReady == nil {
 		opt.NetworkReady = func() error { return nil }
 	}
-	s := &Server{opt: opt, counters: newCounters(), started: time.Now(), ready: make(chan struct{})}
+	s := &Server{opt: opt, calls: newCallStats(), started: time.Now(), ready: make(chan struct{})}
 	streams, err := serveStreams(opt)
 	if err != nil {
 		return nil, err
@@ -127,7 +127,7 @@ func (s *Server) StreamAddress() string { return s.streams.listener.Addr().Strin
 func (s *Server) Streams() map[string]int { return s.streams.sessions.snapshot() }
 
 // Counters are the calls by full gRPC method name.
-func (s *Server) Counters() map[string]RPCStats { return s.counters.snapshot() }
+func (s *Server) Counters() map[string]RPCStats { return s.calls.snapshot() }
 
 // runtimeService implements every method of RuntimeService itself; the embedded
 // type only satisfies the generated interface.

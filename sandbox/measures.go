@@ -22,6 +22,9 @@ type PodMeasures struct {
 
 // Measures are what the CRI's metrics tell and its stats have no place for. Counts are
 // since the start; nil is what this machine does not count.
+//
+// The usage, working set, RSS and page faults that the CRI's statistics have are not here
+// but in the Stats of a [PodMeasures]; cgroupstats.go reads them.
 type Measures struct {
 	Periods, Throttled    *runtimeapi.UInt64Value // of the CPU limit, and those in which it was used up
 	ThrottledTime         *runtimeapi.UInt64Value // nanoseconds
@@ -38,16 +41,16 @@ type Measures struct {
 	FileRefaults             *runtimeapi.UInt64Value // pages that were needed again after they had been taken
 	AnonRefaults             *runtimeapi.UInt64Value
 	Kernel                   *runtimeapi.UInt64Value // bytes of the kernel's memory
-	MostMemory               *runtimeapi.UInt64Value // bytes, the highest usage
+	PeakMemory               *runtimeapi.UInt64Value // bytes, the highest usage
 	MemoryReserved           *runtimeapi.UInt64Value // bytes that are taken back last, 0 for none
 	MemoryLimitHits          *runtimeapi.UInt64Value // how often the limit was met
 	Swap                     *runtimeapi.UInt64Value // bytes
 
 	Threads        *runtimeapi.UInt64Value
-	MostThreads    *runtimeapi.UInt64Value // the limit, 0 for none
+	ThreadLimit    *runtimeapi.UInt64Value // the limit, 0 for none
 	Processes      uint64                  // of a container
 	Files, Sockets uint64                  // open ones of a container, see maxDescriptors
-	MostFiles      *runtimeapi.UInt64Value // the first process's soft limit; nil for none
+	FileLimit      *runtimeapi.UInt64Value // the first process's soft limit; nil for none
 	Devices        []DeviceIO
 	HugePages      []HugePages
 	Disk           *Disk // of writable layers
@@ -65,7 +68,7 @@ type Limits struct {
 type HugePages struct {
 	Size string                  // as the kernel writes it, 2MB
 	Used *runtimeapi.UInt64Value // bytes
-	Most *runtimeapi.UInt64Value // bytes, the highest usage; nil on v2, which doesn't count it
+	Peak *runtimeapi.UInt64Value // bytes, the highest usage; nil on v2, which doesn't count it
 	Hits *runtimeapi.UInt64Value // how often the limit was met
 }
 
@@ -131,7 +134,7 @@ func (m *PodMeasures) add(c *Container, g cgroupReader) {
 func measureContainer(g cgroupReader, pid int) Measures {
 	out := g.measures()
 	out.Files, out.Sockets, out.Processes = g.descriptors()
-	out.MostFiles = softFiles(pid)
+	out.FileLimit = softFiles(pid)
 	return out
 }
 
@@ -202,13 +205,13 @@ func (g cgroupReader) memoryMeasures(out *Measures) {
 		events := g.keyed("", "memory.events")
 		out.OOMKills, out.MemoryLimitHits = of(events, "oom_kill"), of(events, "max")
 		out.HighEvents, out.MaxEvents = of(events, "high"), of(events, "max")
-		out.MostMemory, out.MemoryReserved = g.value("", "memory.peak"), g.limit("", "memory.low")
+		out.PeakMemory, out.MemoryReserved = g.value("", "memory.peak"), g.limit("", "memory.low")
 		return
 	}
 	out.OOMKills = of(g.keyed("memory", "memory.oom_control"), "oom_kill")
 	out.MemoryLimitHits = g.value("memory", "memory.failcnt")
 	out.MemoryReserved = g.limit("memory", "memory.soft_limit_in_bytes")
-	out.Kernel, out.MostMemory = g.value("memory", "memory.kmem.usage_in_bytes"), g.value("memory", "memory.max_usage_in_bytes")
+	out.Kernel, out.PeakMemory = g.value("memory", "memory.kmem.usage_in_bytes"), g.value("memory", "memory.max_usage_in_bytes")
 }
 
 // limit reads a file whose value may stand for none, which is 0 here: the word max, -1,
@@ -224,7 +227,7 @@ func (g cgroupReader) limit(controller, name string) *runtimeapi.UInt64Value {
 }
 
 func (g cgroupReader) limitMeasures(out *Measures) {
-	out.Threads, out.MostThreads = g.value("pids", "pids.current"), g.limit("pids", "pids.max")
+	out.Threads, out.ThreadLimit = g.value("pids", "pids.current"), g.limit("pids", "pids.max")
 	l := &out.Limits
 	if !g.v2 {
 		l.Period, l.Quota, l.Shares = g.value("cpu", "cpu.cfs_period_us"), g.limit("cpu", "cpu.cfs_quota_us"), g.value("cpu", "cpu.shares")
@@ -263,7 +266,7 @@ func (g cgroupReader) hugePages() (out []HugePages) {
 		if strings.Contains(size, ".") {
 			continue // hugetlb.2MB.rsvd…
 		}
-		h := HugePages{Size: size, Used: g.value("hugetlb", "hugetlb."+size+used), Most: g.value("hugetlb", "hugetlb."+size+".max_usage_in_bytes")}
+		h := HugePages{Size: size, Used: g.value("hugetlb", "hugetlb."+size+used), Peak: g.value("hugetlb", "hugetlb."+size+".max_usage_in_bytes")}
 		if h.Hits = g.value("hugetlb", "hugetlb."+size+".failcnt"); g.v2 {
 			h.Hits = of(g.keyed("", "hugetlb."+size+".events"), "max")
 		}

@@ -50,8 +50,8 @@ func TestMeasures(t *testing.T) {
 		}{
 			"periods": {m.Periods, 30}, "throttled": {m.Throttled, 20}, "throttled time": {m.ThrottledTime, 5000},
 			"user": {m.UserCPU, 7000}, "system": {m.SystemCPU, 3000}, "kills": {m.OOMKills, 2}, "limit hits": {m.MemoryLimitHits, 6},
-			"cache": {m.Cache, 100}, "mapped": {m.Mapped, 50}, "kernel": {m.Kernel, 40}, "most": {m.MostMemory, 900},
-			"reserved": {m.MemoryReserved, 0}, "threads": {m.Threads, 9}, "threads at most": {m.MostThreads, 0}, "processes": {u64(m.Processes), 1},
+			"cache": {m.Cache, 100}, "mapped": {m.Mapped, 50}, "kernel": {m.Kernel, 40}, "most": {m.PeakMemory, 900},
+			"reserved": {m.MemoryReserved, 0}, "threads": {m.Threads, 9}, "threads at most": {m.ThreadLimit, 0}, "processes": {u64(m.Processes), 1},
 			"bursts": {m.Bursts, 4}, "burst time": {m.BurstTime, 6000}, "own faults": {m.Faults, 8}, "own major faults": {m.MajorFaults, 9},
 			"active": {m.ActiveFile, 11}, "inactive": {m.InactiveFile, 12}, "dirty": {m.Dirty, 13}, "writeback": {m.Writeback, 14},
 			"file refaults": {m.FileRefaults, 15}, "anon refaults": {m.AnonRefaults, 16},
@@ -83,7 +83,7 @@ func TestMeasures(t *testing.T) {
 		if !slices.Equal(rest, want) {
 			t.Errorf("v2 %t: device %v, want %v", g.v2, rest, want)
 		}
-		if len(m.HugePages) != 1 || m.HugePages[0].Size != "2MB" || m.HugePages[0].Used.Value != 2<<20 || (m.HugePages[0].Most == nil) != g.v2 || m.HugePages[0].Hits.GetValue() != 5 {
+		if len(m.HugePages) != 1 || m.HugePages[0].Size != "2MB" || m.HugePages[0].Used.Value != 2<<20 || (m.HugePages[0].Peak == nil) != g.v2 || m.HugePages[0].Hits.GetValue() != 5 {
 			t.Errorf("v2 %t: huge pages %v", g.v2, m.HugePages)
 		}
 	}

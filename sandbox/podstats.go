@@ -16,7 +16,8 @@ import (
 
 // podStats reads the pod's own cgroup, whose counters keep what ended containers used;
 // own is where that is (see ownCgroups). What is not told there is the sum over the
-// containers. It waits as containerStats does. Unless more is nil, it gets the measures.
+// containers. It waits as containerStats does. If more is not nil, the
+// measures are put there as well, see its methods own and add.
 func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string, more *PodMeasures) *runtimeapi.PodSandboxStats {
 	st := s.status.Load()
 	if st == nil {

@@ -152,7 +152,7 @@ func TestMeasuresOfARunningContainer(t *testing.T) {
 	id := n.measured(pod, "c")
 	all := n.measuresOf(pod)
 	m, ok := all.Containers[id]
-	if !ok || m.Periods.GetValue() != 3 || m.ThrottledTime.GetValue() != 5000 || m.Disk == nil || m.MostFiles == nil {
+	if !ok || m.Periods.GetValue() != 3 || m.ThrottledTime.GetValue() != 5000 || m.Disk == nil || m.FileLimit == nil {
 		t.Errorf("%+v", m)
 	}
 	if all.Pod.Interfaces != nil {

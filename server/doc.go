@@ -8,6 +8,11 @@
 // systemd's notifications; the adapters by which package sandbox uses packages
 // image and cni without importing them; the built-in default network.
 //
+// What is where: node.go opens and closes the parts, server.go runs them, adapters.go joins
+// packages that do not import each other, observe.go feeds the metrics, listen.go and
+// containerd.go make the sockets, reload.go and signals.go obey signals, watchdog.go and
+// notify.go talk to systemd.
+//
 // A start takes these steps, in this order:
 //
 //	lock root and state            two daemons on one root would undo each other's work

@@ -32,7 +32,7 @@ func TestReadmeIsTrue(t *testing.T) {
 var (
 	link       = regexp.MustCompile(`\]\(([^)#]+)\)`)
 	goFile     = regexp.MustCompile("`([a-z]+/[a-z_/]+\\.go)`")
-	functionIn = regexp.MustCompile("`(\\w+)` in\\s+\\[[^]]+\\]\\(([^)]+\\.go)\\)")
+	functionIn = regexp.MustCompile("`(\\w+)` (?:in|of)\\s+\\[[^]]+\\]\\(([^)]+\\.go)\\)")
 )
 
 func readmeFaults(text string) (faults []string) {

@@ -64,7 +64,7 @@ func TestHangupReloads(t *testing.T) {
 		if got := next(t, told); got != "READY=1" {
 			t.Fatalf("systemd was told %q", got)
 		}
-		if got := bool(klog.V(9).Enabled()); got != (wrong == nil) && !was {
+		if got := klog.V(9).Enabled(); got != (wrong == nil) && !was {
 			t.Errorf("after a configuration with error %v: level 9 is on: %t", wrong, got)
 		}
 	}

@@ -38,7 +38,7 @@ func TestRedirectsWithoutEnd(t *testing.T) {
 			return err
 		},
 		"/blobs/": func(_ context.Context, t *testing.T, _ *fake, r *Repository) error { return readBlob(t, r) },
-		"/layer": func(ctx context.Context, t *testing.T, f *fake, r *Repository) error {
+		"/layer": func(ctx context.Context, _ *testing.T, f *fake, r *Repository) error {
 			if _, err := r.Root(ctx); err != nil { // so that the registry's own address is known
 				return err
 			}

@@ -27,19 +27,9 @@ func (c Config) Check() error {
 		wrong("stream_address", "want host:port (port 0: any free one), not %q", c.StreamAddress)
 	}
 	c.checkMetrics(wrong)
-	if n := len(c.DebugSocket); n > maxSocketPath {
-		wrong("debug_socket", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, n)
-	}
-	switch c.CgroupDriver {
-	case "", "cgroupfs", "systemd":
-	default:
-		wrong("cgroup_driver", `want "cgroupfs", "systemd" or "" (look at the host), not %q`, c.CgroupDriver)
-	}
+	c.checkWords(wrong)
 	if c.LogLevel < 0 || c.LogLevel > 10 {
 		wrong("log_level", "want 0 to 10, not %d", c.LogLevel)
-	}
-	if c.LogFormat != "text" && c.LogFormat != "json" {
-		wrong("log_format", `want "text" or "json", not %q`, c.LogFormat)
 	}
 	if c.PodsPerShim < 0 {
 		wrong("pods_per_shim", "want 0 (all pods share one shim) or more, not %d", c.PodsPerShim)
@@ -51,6 +41,18 @@ func (c Config) Check() error {
 		wrong("drain_timeout", "want 0s or more, not %s", c.DrainTimeout)
 	}
 	return errors.Join(errs...)
+}
+
+// checkWords wants values that are one of a few words.
+func (c Config) checkWords(wrong func(key, format string, args ...any)) {
+	switch c.CgroupDriver {
+	case "", "cgroupfs", "systemd":
+	default:
+		wrong("cgroup_driver", `want "cgroupfs", "systemd" or "" (look at the host), not %q`, c.CgroupDriver)
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		wrong("log_format", `want "text" or "json", not %q`, c.LogFormat)
+	}
 }
 
 // checkPaths wants every path absolute and the two state directories apart:
@@ -86,6 +88,9 @@ func (c Config) checkPaths(wrong func(key, format string, args ...any)) {
 }
 
 func (c Config) checkListen(wrong func(key, format string, args ...any)) {
+	if n := len(c.DebugSocket); n > maxSocketPath {
+		wrong("debug_socket", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, n)
+	}
 	path := c.SocketPath()
 	switch {
 	case path == "":

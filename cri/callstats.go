@@ -16,14 +16,14 @@ type RPCStats struct {
 	Max    time.Duration     `json:"maxNanoseconds"`
 }
 
-type counters struct {
+type callStats struct {
 	mu       sync.Mutex
 	byMethod map[string]*RPCStats
 }
 
-func newCounters() *counters { return &counters{byMethod: make(map[string]*RPCStats)} }
+func newCallStats() *callStats { return &callStats{byMethod: make(map[string]*RPCStats)} }
 
-func (c *counters) add(method string, code codes.Code, took time.Duration) {
+func (c *callStats) add(method string, code codes.Code, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.byMethod[method]
@@ -42,7 +42,7 @@ func (c *counters) add(method string, code codes.Code, took time.Duration) {
 	}
 }
 
-func (c *counters) snapshot() map[string]RPCStats {
+func (c *callStats) snapshot() map[string]RPCStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make(map[string]RPCStats, len(c.byMethod))
