@@ -29,12 +29,14 @@ type MountRequest struct {
 	// UIDMap and GIDMap are the maps of the pod's user namespace, if it has one. With them
 	// the owners of the image's files are mapped into the namespace (idmapped mount).
 	UIDMap, GIDMap []IDMap
+	// Label is the SELinux label of all files of the view; "" shows those of the layers.
+	Label string
 }
 
 // Mount mounts the layers. The caller should hold them ([Store.Hold]). An earlier mount at
 // the target stays, and is hidden by the new one.
 func (s *Store) Mount(_ context.Context, req MountRequest) error {
-	c := overlay.Config{Target: req.Target, Upper: req.Upper, Work: req.Work, Links: s.pool.dir}
+	c := overlay.Config{Target: req.Target, Upper: req.Upper, Work: req.Work, Label: req.Label, Links: s.pool.dir}
 	for _, chain := range slices.Backward(req.Layers) {
 		c.Lower = append(c.Lower, filepath.Join(s.pool.path(chain), layer.FSDir))
 	}

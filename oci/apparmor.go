@@ -54,31 +54,6 @@ func (b *builder) apparmor() error {
 	return err
 }
 
-// selinux applies the options where the host has SELinux and ignores them
-// elsewhere, as the kubelet sends them whenever the pod has them. A label needs
-// at least a type to be one.
-func (b *builder) selinux() error {
-	o := b.sc.GetSelinuxOptions()
-	if o == nil || !b.host.SELinux || b.privileged() {
-		return nil
-	}
-	part := func(given, otherwise string) string {
-		if given == "" {
-			return otherwise
-		}
-		return given
-	}
-	user, level := part(o.GetUser(), "system_u"), part(o.GetLevel(), "s0")
-	for _, s := range []string{user, o.GetRole(), o.GetType()} {
-		if strings.ContainsAny(s, ": \t\n\x00") {
-			return invalid("security_context.selinux_options: %s is not part of a label", clip(s))
-		}
-	}
-	b.spec.Process.SelinuxLabel = strings.Join([]string{user, part(o.GetRole(), "system_r"), part(o.GetType(), "container_t"), level}, ":")
-	b.spec.Linux.MountLabel = strings.Join([]string{user, "object_r", "container_file_t", level}, ":")
-	return nil
-}
-
 // CheckAppArmor tells whether the Localhost profile a security context names is
 // loaded in the kernel. The error wraps [ErrInvalid] or [ErrUnsupported].
 func CheckAppArmor(sc *runtimeapi.LinuxContainerSecurityContext, h Host) error {

@@ -6,13 +6,13 @@
 // [Draft] of a runtime-spec, and checks all that was asked for. [Draft.Complete] adds what
 // only a look at the host can tell. Both are pure functions. The functions that look
 // stand apart: [DetectHost], [ResolveUser], [ResolveDevices], [ResolveMounts], which also
-// makes the missing directory of a hostPath volume, [LoadSeccomp], [CheckAppArmor], and
-// [LoadAppArmorDefault], which runs apparmor_parser once. Package oci/shims hands the
-// result to a shim, which starts the container.
+// makes the missing directory of a hostPath volume, [LoadSeccomp], [CheckAppArmor],
+// [CheckLabels], and [LoadAppArmorDefault], which runs apparmor_parser once. Package
+// oci/shims hands the result to a shim, which starts the container.
 //
 // What is where: spec.go puts the parts together; spec_process.go, spec_mounts.go,
-// spec_namespaces.go, spec_files.go, spec_env.go, resources.go, devices.go, seccomp.go and
-// apparmor.go each build one of them and check what was asked of it; pod_security.go is
+// spec_namespaces.go, spec_files.go, spec_env.go, resources.go, devices.go, seccomp.go,
+// apparmor.go and selinux.go each build one of them and check what was asked of it; pod_security.go is
 // the same for a pod's pause. scope.go and signal.go decide what is no part of a spec: how
 // systemd stops a container, and by what signal. mounts.go (the sources of mounts),
 // accounts.go, user.go, regular.go and host.go read the host; capabilities.go and

@@ -25,13 +25,12 @@ func DetectHost() (Host, error) {
 	h := Host{
 		Arch:        runtime.GOARCH,
 		AppArmor:    fileStarts("/sys/module/apparmor/parameters/enabled", "Y"),
-		SELinux:     pathExists("/sys/fs/selinux/enforce"),
 		Seccomp:     pathExists("/proc/sys/kernel/seccomp/actions_avail"),
 		UserNS:      pathExists("/proc/self/ns/user") && !fileStarts("/proc/sys/user/max_user_namespaces", "0"),
 		CDIDirs:     []string{"/etc/cdi", "/var/run/cdi"},
 		SeccompRoot: "/var/lib/kubelet/seccomp",
 	}
-	for _, detect := range []func(*Host) error{detectKernel, detectSelf, detectCgroups} {
+	for _, detect := range []func(*Host) error{detectKernel, detectSelf, detectCgroups, detectSELinux} {
 		if err := detect(&h); err != nil {
 			return h, err
 		}

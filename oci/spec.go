@@ -19,6 +19,7 @@ type Pod struct {
 	Config *runtimeapi.PodSandboxConfig
 	PID    int    // of the pause process, whose namespaces /proc/PID/ns/{ipc,uts,pid,user} are joined
 	NetNS  string // path of the pinned network namespace; "" on the host network
+	Level  string // SELinux level that is the pod's alone, or that it asked for; "" leaves its containers without labels
 	// Files of the pod, bind-mounted unless the container's mounts already cover
 	// the path; "" when the pod has none.
 	ShmPath, HostnamePath, HostsPath, ResolvPath string
@@ -85,6 +86,7 @@ type Host struct {
 	// loaded; see [LoadAppArmorDefault].
 	AppArmorDefault string
 	SELinux         bool
+	Labels          Labels // that the SELinux policy has for containers, without categories; empty where it has none
 	Seccomp         bool
 	RRO             bool // recursive read-only mounts (mount_setattr, Linux 5.12)
 	IDMap           bool // idmapped mounts (Linux 5.12)
@@ -143,8 +145,14 @@ func (d *Draft) Complete(f Found) (*specs.Spec, error) {
 	return d.Spec, nil
 }
 
+// Labels are the SELinux labels of the container, see [ContainerLabels].
+func (d *Draft) Labels() Labels { return Labels{d.Spec.Process.SelinuxLabel, d.Spec.Linux.MountLabel} }
+
 // Container is what the spec was planned for.
 func (d *Draft) Container() Container { return d.b.ctr }
+
+// Pod is what the spec was planned in.
+func (d *Draft) Pod() Pod { return d.b.pod }
 
 // User is what [ResolveUser] has to find in the image's files.
 func (d *Draft) User() UserRequest { return UserRequest{Image: d.b.img.User, Context: d.b.sc} }

@@ -339,8 +339,6 @@ func lacking(m *runtimeapi.Mount, h Host) string {
 		return "recursive_read_only needs Linux 5.12"
 	case len(m.GetUidMappings()) > 0 && !h.IDMap:
 		return "uidMappings need idmapped mounts (Linux 5.12)"
-	case m.GetSelinuxRelabel() && h.SELinux:
-		return "selinux_relabel is not done: label the volume beforehand"
 	}
 	return ""
 }

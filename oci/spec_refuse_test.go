@@ -65,10 +65,18 @@ var refusals = map[string]refusal{
 		in.host.RRO = false
 		in.bind(&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/v", Readonly: true, RecursiveReadOnly: true})
 	}, ErrUnsupported, "5.12"},
-	"relabel": {func(in *specInput) {
+	"a label with two types": {func(in *specInput) {
+		in.selinux("s0:c1,c2")
+		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Type: "a_t:s0:b_t"}
+	}, ErrInvalid, "selinux_options.type"},
+	"a label that ends its option": {func(in *specInput) {
+		in.selinux("s0:c1,c2")
+		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Level: `s0",uid=0`}
+	}, ErrInvalid, "selinux_options.level"},
+	"no type for containers": {func(in *specInput) {
 		in.host.SELinux = true
-		in.bind(&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/v", SelinuxRelabel: true})
-	}, ErrUnsupported, "selinux_relabel"},
+		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"}
+	}, ErrUnsupported, "module container"},
 	"seccomp not loaded": {func(in *specInput) { seccompLocalhostCase(in); in.ctr.Seccomp = nil }, ErrInvalid, "not loaded"},
 	"no seccomp":         {func(in *specInput) { seccompLocalhostCase(in); in.host.Seccomp = false }, ErrUnsupported, "seccomp"},
 	"no apparmor": {func(in *specInput) {

@@ -61,6 +61,15 @@ func (in *specInput) podSecurity() *runtimeapi.LinuxSandboxSecurityContext {
 	return in.pod.Config.Linux.SecurityContext
 }
 
+// selinux puts the pod on a host with SELinux.
+func (in *specInput) selinux(level string) {
+	in.host.SELinux, in.host.Labels = true, containerLabels
+	in.pod.Level = level
+}
+
+// containerLabels are those of the usual policies.
+var containerLabels = Labels{Process: "system_u:system_r:container_t:s0", File: "system_u:object_r:container_file_t:s0"}
+
 func (in *specInput) privileged() {
 	in.podSecurity().Privileged = true
 	in.security().Privileged = true
@@ -196,8 +205,13 @@ var specCases = map[string]func(*specInput){
 		in.security().Seccomp = &runtimeapi.SecurityProfile{ProfileType: profileUnconfined}
 	},
 	"apparmor-selinux": func(in *specInput) {
-		in.host.AppArmor, in.host.AppArmorDefault, in.host.SELinux = true, "berth-default", true
+		in.host.AppArmor, in.host.AppArmorDefault = true, "berth-default"
+		in.selinux("s0:c3,c4")
 		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Type: "spc_t", Level: "s0:c1,c2"}
+	},
+	"selinux-relabel": func(in *specInput) {
+		in.selinux("s0:c3,c4")
+		in.bind(&runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: "/kubelet/hosts", SelinuxRelabel: true})
 	},
 	"apparmor-localhost": func(in *specInput) {
 		in.host.AppArmor = true

@@ -92,7 +92,8 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 	if plan.Spec, err = oci.Plan(ociPod(w.Pod, h, paths), ctr, w.Image.Config, h); err != nil {
 		return plan, asDomain(err)
 	}
-	plan.Volumes = planVolumes(w, paths)
+	plan.Rootfs.Label = plan.Spec.Labels().File
+	plan.Volumes = planVolumes(w, plan.Rootfs.Label, paths)
 	return plan, nil
 }
 
@@ -110,8 +111,8 @@ func logPath(pod *runtimeapi.PodSandboxConfig, cfg *runtimeapi.ContainerConfig) 
 }
 
 // planVolumes gives each image that is a volume a place that is named after the mount's
-// number in the configuration.
-func planVolumes(w containerWish, paths layout) []volumePlan {
+// number in the configuration, and its files the container's label.
+func planVolumes(w containerWish, label string, paths layout) []volumePlan {
 	var out []volumePlan
 	for i, mt := range w.Config.GetMounts() {
 		if mt.GetImage().GetImage() == "" {
@@ -122,7 +123,7 @@ func planVolumes(w containerWish, paths layout) []volumePlan {
 			Bind: oci.ImageBind(mt), ImageID: img.ID,
 			Image: RootfsRequest{
 				Layers: img.Layers, Target: filepath.Join(paths.imageVolumesDir(w.ID), strconv.Itoa(i)),
-				UIDMap: w.Pod.uids, GIDMap: w.Pod.gids,
+				UIDMap: w.Pod.uids, GIDMap: w.Pod.gids, Label: label,
 			},
 		})
 	}
@@ -149,7 +150,7 @@ func ociPod(rec *podRecord, h oci.Host, paths layout) oci.Pod {
 		cfg = withCgroupParent(cfg, cgroupParent(h, rec))
 	}
 	p := oci.Pod{
-		ID: rec.ID, Config: cfg, PID: rec.PausePID, NetNS: rec.netns,
+		ID: rec.ID, Config: cfg, PID: rec.PausePID, NetNS: rec.netns, Level: rec.SELinuxLevel,
 		HostnamePath: paths.podFile(rec.ID, "hostname"),
 		HostsPath:    paths.podFile(rec.ID, "hosts"),
 		ResolvPath:   paths.podFile(rec.ID, "resolv.conf"),

@@ -119,6 +119,9 @@ func (v *containerVerbs) newContainer(ctx context.Context, s *Sandbox, cfg *runt
 	}
 	began := time.Now()
 	found, err := v.lookAtNode(ctx, w)
+	if err == nil {
+		err = oci.CheckLabels(plan.Spec.Labels())
+	}
 	if err != nil {
 		return nil, planned{}, asDomain(err)
 	}
@@ -228,6 +231,9 @@ func (v *containerVerbs) completeSpec(ctx context.Context, m planned) (json.RawM
 		if _, err := tinyinit.Install(v.paths.root); err != nil {
 			return nil, err
 		}
+	}
+	if err := v.relabel(ctx, m); err != nil {
+		return nil, err
 	}
 	cfg, found := m.Spec.Container().Config, m.found
 	var err error

@@ -39,6 +39,7 @@ type RootfsRequest struct {
 	Upper, Work string // are made, with owner and mode of the image's root; both empty: a read-only view
 	UIDMap      []shimapi.IDMap
 	GIDMap      []shimapi.IDMap
+	Label       string `json:",omitempty"` // SELinux label of all files of the tree; "" for those of the layers
 }
 
 // Network is what the domain needs of the pod network.

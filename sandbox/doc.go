@@ -12,6 +12,7 @@
 //   - podPlan (plan.go) and containerPlan (containerplan.go): what is decided about a pod
 //     or container, and refused, before anything is made for it. The rules are those of
 //     package oci and, for pods, those of rules.go and sysctls.go
+//   - SELinux levels and labels (selinux.go): each pod has a level that no other has
 //   - podVerbs (run.go, stop.go, remove.go, update.go) and containerVerbs (create.go and
 //     the same): the verbs. Which verb applies in which state is one table (guard.go),
 //     what a repeated call gets is in retry.go and package inflight

@@ -30,13 +30,14 @@ type fakeNode struct {
 	shims       *shims.Set
 	calls       *inflight.Calls
 	mounts      *fakeMounts
+	host        oci.Host
 	m           *Runtime
 	stop        context.CancelFunc // ends the daemon's work on the shims' events
 }
 
 func newFakeNode(t *testing.T) *fakeNode {
 	t.Helper()
-	n := &fakeNode{t: t, root: t.TempDir(), images: &fakeImages{}, network: &fakeNetwork{}, mounts: &fakeMounts{}}
+	n := &fakeNode{t: t, root: t.TempDir(), images: &fakeImages{}, network: &fakeNetwork{}, mounts: &fakeMounts{}, host: testHost()}
 	// The path of a socket has at most 107 bytes, and the test's own directory more.
 	var err error
 	if n.state, err = os.MkdirTemp("", "berth-sb-"); err != nil {
@@ -62,7 +63,7 @@ func (n *fakeNode) begin() {
 	n.m, err = New(Options{
 		Calls: n.calls,
 		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims,
-		Host:     testHost(),
+		Host:     n.host,
 		Handlers: []string{"other"}, StopTimeout: time.Second,
 	})
 	if err != nil {

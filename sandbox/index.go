@@ -20,13 +20,14 @@ type index struct {
 	podsOf      map[podName]map[string]*Sandbox         // by name, then by ID
 	containerOf map[*Sandbox]map[string]*Container      // by pod, then by ID
 	named       map[containerName]map[string]*Container // by name, then by ID
+	levels      map[string]int                          // how many pods, and calls that make one, have an SELinux level
 }
 
 func newIndex() *index {
 	return &index{
 		pods: make(map[string]*Sandbox), containers: make(map[string]*Container),
 		podsOf: make(map[podName]map[string]*Sandbox), containerOf: make(map[*Sandbox]map[string]*Container),
-		named: make(map[containerName]map[string]*Container),
+		named: make(map[containerName]map[string]*Container), levels: make(map[string]int),
 	}
 }
 
@@ -71,6 +72,7 @@ func (ix *index) addPod(s *Sandbox) {
 	defer ix.mu.Unlock()
 	ix.pods[s.id] = s
 	put(ix.podsOf, podNameOf(s.rec.get().config.GetMetadata()), s.id, s)
+	ix.levels[s.rec.get().SELinuxLevel]++
 }
 
 func (ix *index) addContainer(c *Container) {
@@ -87,6 +89,7 @@ func (ix *index) forgetPod(id string) {
 	if s := ix.pods[id]; s != nil {
 		delete(ix.pods, id)
 		drop(ix.podsOf, podNameOf(s.rec.get().config.GetMetadata()), id)
+		ix.dropLevelLocked(s.rec.get().SELinuxLevel)
 	}
 }
 

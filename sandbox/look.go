@@ -54,6 +54,11 @@ func (l *looks) enter(ctx context.Context, path string) (leave func(), err error
 func lookAt[T any](ctx context.Context, l *looks, path string, f func() (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout, failed(ErrTimeout, "no answer within %v", lookTimeout))
 	defer cancel()
+	return workAt(ctx, l, path, f)
+}
+
+// workAt is lookAt for what may take as long as ctx lasts.
+func workAt[T any](ctx context.Context, l *looks, path string, f func() (T, error)) (T, error) {
 	type result struct {
 		got T
 		err error

@@ -19,6 +19,8 @@ type podPlan struct {
 	Hostname string                // of the file bound into containers
 	// Shm are the mount options of the pod's /dev/shm; "" when it uses the host's IPC.
 	Shm string
+	// Labels are the SELinux labels of pause and of the pod's files.
+	Labels oci.Labels `json:",omitzero"`
 	// Owner is the host's user and group that the pod's root is, which may write the
 	// pod's files; nil without a user namespace.
 	Owner *fileOwner
@@ -52,16 +54,20 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", h); err != nil {
 		return podPlan{}, asDomain(err) // no container of it could be created
 	}
+	labels, err := oci.PodLabels(cfg, rec.SELinuxLevel, h)
+	if err != nil {
+		return podPlan{}, asDomain(err)
+	}
 	early, late := splitSysctls(podSysctls(cfg))
 	parent := cgroupParent(h, rec)
 	plan := podPlan{
-		Hostname: hostname(cfg, h), LateSysctls: late, DNS: cfg.GetDnsConfig(), CgroupParent: parent,
+		Hostname: hostname(cfg, h), LateSysctls: late, DNS: cfg.GetDnsConfig(), CgroupParent: parent, Labels: labels,
 		Pause: shimapi.RunPodRequest{
 			ID: rec.ID, Dir: paths.podDir(rec.ID),
 			NewNet: rec.netns != "", NetNSPath: rec.netns, NewUTS: rec.netns != "", NewIPC: !hostIPC(cfg), NewPID: sharedPID(cfg),
 			UIDMaps: rec.uids, GIDMaps: rec.gids, Sysctls: early,
 			CgroupPath: sandboxCgroup(h, parent, rec.ID), OOMScoreAdj: clampOOM(h, pauseOOMScore),
-			User: &security.User, AppArmor: security.AppArmor,
+			User: &security.User, AppArmor: security.AppArmor, SELinux: labels.Process,
 		},
 	}
 	if plan.Pause.NewUTS {

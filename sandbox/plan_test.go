@@ -19,7 +19,12 @@ var update = flag.Bool("update", false, "write the golden files of the plans")
 
 // planOf plans the pod of a configuration, whose ID is all 0.
 func planOf(cfg *runtimeapi.PodSandboxConfig, h oci.Host) (podPlan, error) {
-	rec := podRecord{Pod: record.Pod{ID: strings.Repeat("0", 64)}, config: cfg}
+	level, settle, err := newIndex().takeLevel(cfg, h)
+	if err != nil {
+		return podPlan{}, err
+	}
+	defer settle()
+	rec := podRecord{Pod: record.Pod{ID: strings.Repeat("0", 64), SELinuxLevel: level}, config: cfg}
 	paths := layout{root: "/root", state: "/state"}
 	rec.derive(paths)
 	return planPod(&rec, h, paths)
@@ -63,6 +68,9 @@ func TestPlansOfPods(t *testing.T) {
 			sc := cfg.Linux.SecurityContext
 			sc.RunAsUser, sc.RunAsGroup = &runtimeapi.Int64Value{Value: 1000}, &runtimeapi.Int64Value{Value: 2000}
 			sc.SupplementalGroups = []int64{3000}
+		}},
+		"selinux": {func(h *oci.Host) { h.SELinux, h.Labels = true, testLabels }, func(cfg *runtimeapi.PodSandboxConfig, _ *runtimeapi.NamespaceOption) {
+			cfg.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c7,c9"}
 		}},
 		"dns": {same, func(cfg *runtimeapi.PodSandboxConfig, _ *runtimeapi.NamespaceOption) {
 			cfg.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"10.0.0.1"}, Searches: []string{"cluster.test"}}

@@ -41,7 +41,12 @@ func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 		if id, err := p.madeBefore(ctx, cfg, handler); id != "" || err != nil {
 			return id, err
 		}
-		s, plan, err := p.newPod(cfg, handler)
+		level, settle, err := p.index.takeLevel(cfg, p.host)
+		if err != nil {
+			return "", err
+		}
+		defer settle()
+		s, plan, err := p.newPod(cfg, handler, level)
 		if err != nil {
 			return "", err
 		}
@@ -101,7 +106,7 @@ func (p *podVerbs) checkNode(rec *podRecord) error {
 
 // newPod checks what is asked for and gives the pod of which nothing is made yet, and
 // the plan of it.
-func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler string) (*Sandbox, podPlan, error) {
+func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler, level string) (*Sandbox, podPlan, error) {
 	enc, err := encodeConfig(cfg)
 	if err != nil {
 		return nil, podPlan{}, err
@@ -109,11 +114,12 @@ func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler string) (*Sa
 	rec := podRecord{config: cfg, Pod: record.Pod{
 		Version: record.Version, ID: newID(), Intent: record.Making,
 		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: p.bootID,
+		SELinuxLevel: level,
 	}}
 	rec.derive(p.paths)
 	plan, err := planPod(&rec, p.host, p.paths)
 	if err == nil {
-		err = p.checkNode(&rec)
+		err = errors.Join(asDomain(oci.CheckLabels(plan.Labels)), p.checkNode(&rec))
 	}
 	if err != nil {
 		return nil, podPlan{}, err
@@ -184,6 +190,9 @@ func (p *podVerbs) makePodFiles(id string, plan podPlan) error {
 		if err := p.mounts.MountShm(shm, plan.Shm); err != nil {
 			return fmt.Errorf("mount shared memory: %w", err)
 		}
+		if err := setLabel(shm, plan.Labels.File); err != nil {
+			return err
+		}
 	}
 	return p.writePodFiles(id, plan)
 }
@@ -208,6 +217,9 @@ func (p *podVerbs) writePodFiles(id string, plan podPlan) error {
 		err := os.WriteFile(file, data, 0o644)
 		if err == nil && plan.Owner != nil {
 			err = os.Chown(file, int(plan.Owner.UID), int(plan.Owner.GID))
+		}
+		if err == nil {
+			err = setLabel(file, plan.Labels.File)
 		}
 		if err != nil {
 			return fmt.Errorf("write %s of the pod: %w", name, err)

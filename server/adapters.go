@@ -45,7 +45,7 @@ func (i images) Release(key string) { i.store.Release(key) }
 func (i images) Mount(ctx context.Context, r sandbox.RootfsRequest) error {
 	return i.store.Mount(ctx, image.MountRequest{
 		Layers: r.Layers, Target: r.Target, Upper: r.Upper, Work: r.Work,
-		UIDMap: r.UIDMap, GIDMap: r.GIDMap,
+		UIDMap: r.UIDMap, GIDMap: r.GIDMap, Label: r.Label,
 	})
 }
 

@@ -27,6 +27,7 @@ func limits(h oci.Host) (out [][2]string) {
 		{h.LowerOOM, "CAP_SYS_RESOURCE", "oom_score_adj is not set below the daemon's own, ALL capabilities are those the daemon has"},
 		{h.Seccomp, "seccomp", "containers that ask for a profile are refused"},
 		{h.AppArmor || h.SELinux, "AppArmor and SELinux", "RuntimeDefault confines by capabilities and seccomp alone, Localhost profiles are refused"},
+		{!h.SELinux || h.Labels.Process != "", "types for containers in the SELinux policy", "containers run in the domain of the shim, without labels of their own"},
 		{h.UserNS && h.IDMap, "user namespaces with idmapped mounts", "pods with hostUsers: false are refused"},
 		{h.RRO, "recursive read-only mounts (Linux 5.12)", "containers that ask for them are refused"},
 		{h.SwapAccount, "swap accounting", "limits of swap are left out"},

@@ -22,6 +22,11 @@ func TestLimitsNamesWhatIsMissing(t *testing.T) {
 	for _, l := range limits(poor) {
 		said = append(said, l[0])
 	}
+	selinux := whole
+	selinux.SELinux = true
+	if got := limits(selinux); len(got) != 1 || !strings.Contains(got[0][0], "SELinux policy") {
+		t.Errorf("a policy that knows no containers is told of as %v", got)
+	}
 	for _, want := range []string{"CAP_SYS_RESOURCE", "AppArmor", "controller memory", "controller pids"} {
 		if !strings.Contains(strings.Join(said, "; "), want) {
 			t.Errorf("%q is not among %q", want, said)

@@ -20,6 +20,9 @@ type Config struct {
 	// UserNS, if not nil, is a user namespace whose ID mapping is applied to the lower
 	// directories: files of root in them become files of the namespace's root.
 	UserNS *os.File
+	// Label, when not "", is the SELinux label that all files of the mount show, whatever
+	// those below have (mount option context).
+	Label string
 	// Links is the directory for the short symbolic links that a kernel before 6.7 needs;
 	// "" is the directory for temporary files.
 	Links string
@@ -98,7 +101,11 @@ func (c *Config) configure(fs int, lowers []lower) error {
 			return err
 		}
 	}
-	for _, o := range c.options() {
+	options := c.options()
+	if c.Label != "" {
+		options = append(options, "context="+c.Label)
+	}
+	for _, o := range options {
 		if err := setOption(fs, o); err != nil {
 			return err
 		}

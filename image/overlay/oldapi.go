@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
 	"berth/oci/thread"
@@ -39,7 +40,7 @@ func (c *Config) mountOld(lowers []lower) error {
 	if c.Upper != "" {
 		opts = append(opts, "upperdir="+c.Upper, "workdir="+c.Work)
 	}
-	data := strings.Join(opts, ",")
+	data := label.FormatMountLabel(strings.Join(opts, ","), c.Label) // in quotes, as it has commas
 	if len(data) > pageRoom {
 		return fmt.Errorf("the names of %d layers do not fit mount(2); Linux 6.7 or later has no such limit", len(lowers))
 	}

@@ -1,10 +1,11 @@
-// Package dirtree measures and removes directory trees that a tenant has built.
+// Package dirtree measures, labels and removes directory trees that a tenant has built.
 //
 // # What it owns
 //
-// The walk through such a tree, which [Measure] (the usage that du would find) and [Remove]
-// share. A container can make a tree of any shape and change it during the walk. Time and
-// memory must nevertheless depend on the size of the tree only.
+// The walk through such a tree, which [Measure] (the usage that du would find), [Label] (which
+// gives all of it one SELinux label) and [Remove] share. A container can make a tree of any
+// shape and change it during the walk. Time and memory must nevertheless depend on the size
+// of the tree only.
 //
 // # Invariants
 //
@@ -14,12 +15,14 @@
 //     kernel thereby walks each edge twice, so the time is linear.
 //   - A directory is listed in pieces of bufferSize, never as a whole.
 //   - Levels below the constant deepest are not kept at all. Measure leaves them out: the
-//     directories above them already take gigabytes, so the usage is high anyway. Remove
+//     directories above them already take gigabytes, so the usage is high anyway. Label leaves
+//     them as they are. Remove
 //     first moves such a subtree up to the root.
 //   - Nothing is followed: no symbolic link and no mount point (openat2 refuses both), and
 //     no ".." that leads elsewhere than the walk came from.
-//   - Only directories are opened, so a FIFO or a device can't block or be touched.
-//   - Both end with their context. Remove can be repeated and then goes on.
+//   - Only directories are opened, other entries at most as a handle (O_PATH), so a FIFO or
+//     a device can't block or be touched.
+//   - All end with their context. Label and Remove can be repeated and then go on.
 //
 // # Why not os.RemoveAll and filepath.WalkDir
 //
@@ -31,4 +34,9 @@
 //
 // That is quadratic in the depth, and a path is limited by PATH_MAX while a tree is not.
 // Levels are opened by ".." instead.
+//
+// # Why not the walks of chcon and of github.com/opencontainers/selinux
+//
+// They label each file by its path, which leads out of the tree when a directory becomes a
+// symbolic link meanwhile.
 package dirtree

@@ -177,7 +177,8 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	}
 	c.UIDMaps, c.GIDMaps = idmap.SysProc(r.UIDMaps), idmap.SysProc(r.GIDMaps)
 	user := pauseUser(r)
-	c.UID, c.GID, c.Groups, c.AppArmor = user.UID, user.GID, user.Groups, r.AppArmor
+	c.UID, c.GID, c.Groups = user.UID, user.GID, user.Groups
+	c.AppArmor, c.SELinux = r.AppArmor, r.SELinux
 	for name, value := range r.Sysctls {
 		path, err := shimapi.SysctlPath(name)
 		if err == nil {

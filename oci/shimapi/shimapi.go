@@ -110,6 +110,7 @@ type RunPodRequest struct {
 	// unprivileged user where the user namespace maps it.
 	User     *PauseUser `json:"user,omitempty"`
 	AppArmor string     `json:"apparmor,omitempty"` // profile of pause; "" is unconfined
+	SELinux  string     `json:"selinux,omitempty"`  // label of pause; "" leaves the shim's
 }
 
 // SandboxHierarchy is the v1 hierarchy that the cgroups of pod sandboxes are made in, one

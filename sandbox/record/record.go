@@ -53,8 +53,12 @@ type Pod struct {
 	// MadeCgroup is the highest cgroup, the parent or one above it, that was made for
 	// this pod and goes with it; "" when all were there before.
 	MadeCgroup string `json:"made_cgroup,omitempty"`
-	PausePID   int    `json:"pause_pid,omitempty"`
-	PauseStart uint64 `json:"pause_start,omitempty"` // start time of PausePID in clock ticks since boot
+	// SELinuxLevel is the level of the pod's labels, such as s0:c1,c2, which no other pod
+	// has unless it asked for the same; "" on a host without SELinux, and in records of a
+	// daemon that did not write it.
+	SELinuxLevel string `json:"selinux_level,omitempty"`
+	PausePID     int    `json:"pause_pid,omitempty"`
+	PauseStart   uint64 `json:"pause_start,omitempty"` // start time of PausePID in clock ticks since boot
 }
 
 // Network is what the network gave a pod.

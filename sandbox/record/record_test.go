@@ -17,7 +17,7 @@ func TestFormsDoNotChange(t *testing.T) {
 	pod := Pod{
 		Version: 1, ID: "p", Intent: Ready, Config: json.RawMessage(`{"metadata":{"name":"a"}}`), Handler: "h", CreatedAt: at,
 		BootID: "b", ShimID: "s", Network: &Network{IPs: []string{"10.0.0.1"}, Raw: json.RawMessage(`{"x":1}`)},
-		MadeCgroup: "/berth-p", PausePID: 7, PauseStart: 8,
+		MadeCgroup: "/berth-p", SELinuxLevel: "s0:c1,c2", PausePID: 7, PauseStart: 8,
 	}
 	container := Container{
 		Version: 1, ID: "c", PodID: "p", Intent: Removing, Config: json.RawMessage(`{"metadata":{"name":"c"}}`), ImageID: "sha256:1",

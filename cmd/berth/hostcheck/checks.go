@@ -247,6 +247,8 @@ func checkSecurity(_ context.Context, m machine) Finding {
 		return limited(seen, "boot a kernel with seccomp: RuntimeDefault profiles can't be applied")
 	case m.host.AppArmor && !hasProgram("apparmor_parser"):
 		return limited(seen+"; no apparmor_parser", "install the package apparmor: containers with the profile RuntimeDefault are refused")
+	case m.host.SELinux && m.host.Labels.Process == "":
+		return limited(seen+"; its policy has no types for containers", "install the policy's module for containers, which brings lxc_contexts: containers run without labels")
 	case !m.host.AppArmor && !m.host.SELinux:
 		return fine("%s (pods that ask for them are refused)", seen)
 	}

@@ -15,6 +15,8 @@
 //     namespace of its own with an empty read-only root and no other mount, no
 //     capabilities, no_new_privs, a seccomp filter, no open file, it is not dumpable, and
 //     runs as an unprivileged user unless the caller asks for another.
+//   - On a host with SELinux its label is the pod's from the time it waits: it sets itself up
+//     with the shim's, and then executes itself again.
 //   - It ends on SIGTERM, SIGINT and SIGKILL, also as PID 1, and reaps orphans.
 //
 // # Locks

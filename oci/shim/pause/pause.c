@@ -14,12 +14,18 @@
  *         "aPROFILE" change to this AppArmor profile,
  *         "uUID", "gGID" become this user and group, "GGID,GID" with these
  *         supplementary groups, "m" the mount namespace is a copy of its own, to
- *         be emptied, where fd 4 can't be joined: in a user namespace
+ *         be emptied, where fd 4 can't be joined: in a user namespace; "xLABEL" be
+ *         executed once more, at the end, with this SELinux label
+ *   fd 5  the program itself, with "xLABEL"
  *
- * Then it leaves these mounts, gives up everything and reaps children until SIGTERM or SIGINT. Containers that share its PID namespace see it
- * in their /proc: whatever it held there would be theirs. The
- * signals stay blocked and are taken with rt_sigtimedwait: so no handler is
- * needed, and PID 1 of a namespace, for which unblocked signals of default
+ * Then it leaves these mounts, gives up everything and reaps children until SIGTERM or
+ * SIGINT. SELinux lets a process change its label only when it executes a program, and
+ * a label that is good for containers does not allow what was done until then. So the
+ * program executes itself, with the argument "w" for "wait".
+ *
+ * Containers that share its PID namespace see it in their /proc: whatever it held there
+ * would be theirs. The signals stay blocked and are taken with rt_sigtimedwait: so no
+ * handler is needed, and PID 1 of a namespace, for which unblocked signals of default
  * action are dropped by the kernel, gets them all the same.
  */
 #include <linux/capability.h>
@@ -32,20 +38,20 @@
 
 #include "start.h"
 
-enum { STATUS_FD = 3, EMPTY_FD = 4 };
+enum { STATUS_FD = 3, EMPTY_FD = 4, PROGRAM_FD = 5 };
 enum { SIG_INT = 2, SIG_TERM = 15, SIG_CHLD = 17, FAMILY_INET = 2, TYPE_DGRAM = 2 };
 enum { NO_HANG = 1, ERR_INTR = 4 };
 enum { MOUNT_BIND = 4096, UMOUNT_DETACH = 2, NEW_MOUNTS = 0x00020000, NEW_CGROUP = 0x02000000, MAX_GROUPS = 1024 };
 /* Known to steps in pause.go: the order is the wire. */
 enum step {
 	DONE, ARGUMENT, LOOPBACK, HOSTNAME, SYSCTL, ROOT, CAPABILITIES, PRIVILEGES, SECCOMP, SIGNALS,
-	CGROUPS, APPARMOR, IDENTITY,
+	CGROUPS, APPARMOR, IDENTITY, SELINUX,
 };
 
 /* What pause becomes, of the arguments. */
 static struct {
-	const char *profile;
-	long profile_fd;
+	const char *profile, *label;
+	long profile_fd, label_fd;
 	int own_mounts;
 	unsigned int uid, gid, groups[MAX_GROUPS];
 	size_t group_count;
@@ -141,6 +147,23 @@ static void change_profile(void)
 	sys(__NR_close, self.profile_fd, 0, 0, 0);
 }
 
+/* open_label opens the file that takes the label, when /proc is still there. */
+static void open_label(const char *label)
+{
+	self.label = label;
+	self.label_fd = need(SELINUX, sys(__NR_openat, AT_FDCWD, "/proc/self/attr/exec", O_WRONLY | O_CLOEXEC, 0));
+}
+
+/* execute_again becomes the program again, with the label. */
+static void execute_again(void)
+{
+	static char *const argv[] = { "pause", "w", 0 };
+	static char *const envp[] = { 0 };
+
+	need(SELINUX, sys(__NR_write, self.label_fd, self.label, length(self.label), 0));
+	need(SELINUX, sys6(__NR_execveat, PROGRAM_FD, (long)"", (long)argv, (long)envp, AT_EMPTY_PATH, 0));
+}
+
 static void prepare(char **argv)
 {
 	for (unsigned int place = 1; argv[place]; place++) {
@@ -161,6 +184,9 @@ static void prepare(char **argv)
 			break;
 		case 'a':
 			open_profile(rest);
+			break;
+		case 'x':
+			open_label(rest);
 			break;
 		case 'u':
 			self.uid = number(&rest);
@@ -231,6 +257,10 @@ static void drop_privileges(void)
 	need(CAPABILITIES, sys(__NR_capset, &header, none, 0, 0));
 	/* Changing to a profile needs no privilege, but is not possible after this. */
 	change_profile();
+}
+
+static void seal(void)
+{
 	need(PRIVILEGES, sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0));
 	/* Last: each change of identity puts the system's default in force again. */
 	need(PRIVILEGES, sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0));
@@ -279,20 +309,29 @@ __attribute__((used)) void begin(long *stack)
 	static const unsigned long signals =
 		1UL << (SIG_INT - 1) | 1UL << (SIG_TERM - 1) | 1UL << (SIG_CHLD - 1);
 	static const char done = DONE;
+	char **argv = (char **)(stack + 1); /* stack: argc, argv[0], … */
 	long fd;
 
 	need(SIGNALS, sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &signals, 0, sizeof signals));
-	/* stack: argc, argv[0], … */
-	sys(__NR_close_range, EMPTY_FD + 1, ~0U, 0, 0);
 	/* Not dumpable before it has anything to show: see /proc/PID in proc(5). */
 	need(PRIVILEGES, sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0));
-	need(CGROUPS, sys(__NR_unshare, NEW_CGROUP, 0, 0, 0));
-	prepare((char **)(stack + 1));
-	leave_mounts();
-	drop_privileges();
-	/* Told before the filter, which does not let it write; a filter that the
-	   kernel refuses sends its report after this byte. */
-	sys(__NR_write, STATUS_FD, &done, 1, 0);
+	if (argv[1] && *argv[1] == 'w') {
+		sys(__NR_close, PROGRAM_FD, 0, 0, 0);
+	} else {
+		sys(__NR_close_range, PROGRAM_FD + 1, ~0U, 0, 0);
+		need(CGROUPS, sys(__NR_unshare, NEW_CGROUP, 0, 0, 0));
+		prepare(argv);
+		leave_mounts();
+		drop_privileges();
+		/* Told before the label, with which it may lose the pipe, and before the
+		   filter, which does not let it write; what the kernel refuses then is
+		   reported after this byte. */
+		sys(__NR_write, STATUS_FD, &done, 1, 0);
+		if (self.label)
+			execute_again();
+		sys(__NR_close, PROGRAM_FD, 0, 0, 0);
+	}
+	seal();
 	confine();
 	for (fd = 0; fd <= STATUS_FD; fd++)
 		sys(__NR_close, fd, 0, 0, 0);

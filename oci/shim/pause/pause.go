@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 
 	"berth/oci/memfd"
@@ -31,6 +32,7 @@ type Config struct {
 	UID, GID uint32
 	Groups   []uint32
 	AppArmor string // profile that pause changes to; "" leaves it
+	SELinux  string // label that pause ends up with; "" leaves that of the caller
 }
 
 // MaxGroups is how many supplementary groups a pause process can have: as many as pause.c
@@ -49,6 +51,9 @@ func NewLauncher(dir string) (*Launcher, error) {
 	exe, err := memfd.Sealed("pause", bytes.NewReader(program), 0o555)
 	if err != nil {
 		return nil, err
+	}
+	if err := labelProgram(exe); err != nil {
+		return nil, errors.Join(err, exe.Close())
 	}
 	stage, err := newStage(dir)
 	if err != nil {
@@ -97,6 +102,26 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 	return proc, nil
 }
 
+// labelProgram gives the program the label of a container's files, without categories: the
+// policies allow a process to begin with the label of a container only with such a file. A
+// host without SELinux, and a policy that knows no containers, have no such label.
+func labelProgram(exe *os.File) error {
+	process, file := selinux.ContainerLabels()
+	selinux.ReleaseLabel(process)
+	if file == "" {
+		return nil
+	}
+	context, err := selinux.NewContext(file)
+	if err != nil {
+		return fmt.Errorf("label of containers' files: %w", err)
+	}
+	context["level"] = "s0"
+	if err := selinux.SetFileLabel(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), context.Get()); err != nil {
+		return fmt.Errorf("label the program of pause: %w", err)
+	}
+	return nil
+}
+
 func (c Config) ownUsers() bool { return c.Cloneflags&unix.CLONE_NEWUSER != 0 }
 
 func (c Config) argv() []string {
@@ -109,6 +134,9 @@ func (c Config) argv() []string {
 	}
 	if c.AppArmor != "" {
 		argv = append(argv, "a"+c.AppArmor)
+	}
+	if c.SELinux != "" {
+		argv = append(argv, "x"+c.SELinux)
 	}
 	if c.Loopback {
 		argv = append(argv, "l")
@@ -144,6 +172,7 @@ var steps = []string{
 	"done", "read its arguments", "bring the loopback up", "set the host name", "write a sysctl",
 	"leave the host's mounts", "drop capabilities", "give up privileges", "install its seccomp filter", "block signals",
 	"make a cgroup namespace", "change to its AppArmor profile", "become its user and groups",
+	"take its SELinux label",
 }
 
 // report reads the status that a pause process, started with argv, writes until it closes
