@@ -27,16 +27,13 @@ func goCommand(ctx context.Context, args ...string) *exec.Cmd {
 	return c
 }
 
-// compile puts the test binaries of the attacks that match, and their descriptions, into dir.
-func compile(ctx context.Context, dir string, only *regexp.Regexp) error {
+// compile puts the test binaries of the packages that match, and their descriptions, into dir.
+func compile(ctx context.Context, dir string, in *regexp.Regexp) error {
 	suites, err := find(ctx)
 	if err != nil {
 		return err
 	}
-	suites = slices.DeleteFunc(suites, func(s suite) bool {
-		s.keep(only)
-		return len(s.Tests) == 0
-	})
+	suites = slices.DeleteFunc(suites, func(s suite) bool { return !in.MatchString(s.Package) })
 	for _, s := range suites {
 		file := filepath.Join(dir, s.Package, binaryName)
 		if err := goCommand(ctx, "test", "-c", "-buildvcs=false", "-tags", tags, "-o", file, "./"+s.Package).Run(); err != nil {
@@ -79,12 +76,12 @@ func find(ctx context.Context) (suites []suite, err error) {
 }
 
 // pack is compile with all else that the tests and this program need.
-func pack(ctx context.Context, dir string, only *regexp.Regexp) error {
+func pack(ctx context.Context, dir string, in *regexp.Regexp) error {
 	// Building the images once leaves in bin/ what needs the network.
 	if _, err := registry.Critest(); err != nil {
 		return err
 	}
-	if err := compile(ctx, dir, only); err != nil {
+	if err := compile(ctx, dir, in); err != nil {
 		return err
 	}
 	suites, err := load(dir)
@@ -102,10 +99,12 @@ func pack(ctx context.Context, dir string, only *regexp.Regexp) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
-		return err
+	for _, d := range []string{"bin", "hack"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
 	}
-	for _, part := range []string{"go.mod", "bin/berthd", "bin/berth", "bin/berth-shim", "bin/cni", "bin/test-cache"} {
+	for _, part := range []string{"go.mod", "bin/berthd", "bin/berth", "bin/berth-shim", "bin/cni", "bin/test-cache", "hack/berthd.service"} {
 		if err := copyTree(part, filepath.Join(dir, part)); err != nil {
 			return err
 		}

@@ -2,7 +2,8 @@
 //
 //	go run ./test/attack              all of them, on this machine
 //	go run ./test/attack -only RE     those whose names match
-//	go run ./test/attack -build DIR   DIR becomes all that is needed to run them elsewhere (-only too)
+//	go run ./test/attack -build DIR   DIR becomes all that is needed to run them elsewhere
+//	… -in RE                          only the packages whose paths match
 //	DIR/attack -run DIR               there, without Go or the sources
 //
 // The exit code is 1 when an attack succeeded or none was tried.
@@ -24,7 +25,7 @@
 // # Files
 //
 // DIR has the layout of the repository, as far as tests look at it: go.mod, bin/,
-// and for each package with attacks PACKAGE/attack.test beside its testdata; also
+// hack/berthd.service, and for each package with attacks PACKAGE/attack.test beside its testdata; also
 // attacks.json (what there is to run), programs/ (see test/program) and attack.
 //
 // # Why not go test -json

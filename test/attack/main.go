@@ -15,19 +15,23 @@ import (
 // options are the command line.
 type options struct {
 	build, run string
-	only       *regexp.Regexp
+	only, in   *regexp.Regexp
 	timeout    time.Duration
 	verbose    bool
 }
 
 func main() {
-	o := options{only: regexp.MustCompile("")}
+	o := options{only: regexp.MustCompile(""), in: regexp.MustCompile("")}
 	flag.StringVar(&o.build, "build", "", "make `DIR` all that is needed to run the attacks on another machine, and run none")
 	flag.StringVar(&o.run, "run", "", "run what -build made of `DIR`")
 	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "how `long` one package's tests may take")
 	flag.BoolVar(&o.verbose, "v", false, "print what the tests print")
 	flag.Func("only", "run the test functions whose names match this regular `expression`", func(s string) (err error) {
 		o.only, err = regexp.Compile(s)
+		return err
+	})
+	flag.Func("in", "leave out the packages whose paths do not match this regular `expression`", func(s string) (err error) {
+		o.in, err = regexp.Compile(s)
 		return err
 	})
 	flag.Parse()
@@ -41,7 +45,7 @@ func main() {
 
 func attack(ctx context.Context, o options) (err error) {
 	if o.build != "" {
-		return pack(ctx, o.build, o.only)
+		return pack(ctx, o.build, o.in)
 	}
 	root := o.run
 	if root == "" {
@@ -49,7 +53,7 @@ func attack(ctx context.Context, o options) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
-		if err := compile(ctx, root, o.only); err != nil {
+		if err := compile(ctx, root, o.in); err != nil {
 			return err
 		}
 	}

@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -23,6 +23,10 @@ func accelerator() []string {
 	}
 	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,-svm"}
 }
+
+// kernelArgs have long timeouts, because an emulated machine on a busy host is slow.
+const kernelArgs = "console=ttyS0 root=/dev/vda rw panic=-1 quiet mitigations=off systemd.show_status=0 " +
+	"systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600 modprobe.blacklist=kvm,kvm_amd,kvm_intel"
 
 // boot runs the guest until it powers off or ctx ends, and returns the results that it
 // told. The logs that it wrote are in the cache's out/.
@@ -42,29 +46,24 @@ func boot(ctx context.Context, o options) (*results, error) {
 	if err != nil {
 		return nil, err
 	}
-	told, tells, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer told.Close()
-	args := append(accelerator(), "-m", "6144", "-smp", "2", "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
+	args := append(accelerator(), "-m", "6144", "-smp", strconv.Itoa(o.cpus), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
 		"-kernel", kernel, "-initrd", initrd,
-		"-append", "console=ttyS0 root=/dev/vda rw panic=-1 quiet mitigations=off systemd.show_status=0 modprobe.blacklist=kvm,kvm_amd,kvm_intel "+o.append,
+		"-append", kernelArgs+" "+o.append,
 		"-drive", "file=/vm/disk.img,if=virtio,format=raw,cache=unsafe,snapshot=on",
 		"-drive", "file=/vm/share.img,if=virtio,format=raw,cache=unsafe",
 		"-serial", "file:/vm/console.log",
-		"-device", "virtio-serial-pci", "-add-fd", "fd=3,set=1",
-		"-chardev", "file,id=results,path=/dev/fdset/1", "-device", "virtserialport,chardev=results,name="+portName)
+		"-device", "virtio-serial-pci", "-chardev", "stdio,id=results,signal=off", "-device", "virtserialport,chardev=results,name="+portName)
 	began := time.Now()
 	c := exec.Command("/usr/bin/qemu-system-x86_64", args...)
 	c.SysProcAttr = &syscall.SysProcAttr{Chroot: tree}
 	c.Dir, c.Env = "/", []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/vm"}
-	c.Stdout, c.Stderr, c.ExtraFiles = os.Stderr, os.Stderr, []*os.File{tells}
-	if err := c.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("QEMU: %w", err), tells.Close())
-	}
-	if err := tells.Close(); err != nil { // QEMU has it
+	c.Stderr = os.Stderr
+	told, err := c.StdoutPipe()
+	if err != nil {
 		return nil, err
+	}
+	if err := c.Start(); err != nil {
+		return nil, fmt.Errorf("QEMU: %w", err)
 	}
 	tell("the guest boots, with %s", args[1])
 	stop := context.AfterFunc(ctx, func() { _ = c.Process.Signal(unix.SIGKILL) })

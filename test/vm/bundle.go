@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,11 +27,17 @@ type plan struct {
 
 // needs say what a suite has built for it.
 type needs struct {
-	attack, crash, critest, node, bench bool
+	packages                    string // expression of those of test/attack
+	crash, critest, node, bench bool
 }
 
+const (
+	noPackage   = "^$"
+	integration = "^test/integration$"
+)
+
 var suites = map[string]needs{
-	"integration": {attack: true}, "scenarios": {attack: true}, "attack": {attack: true}, "packages": {attack: true},
+	"integration": {packages: integration}, "scenarios": {packages: integration}, "attack": {packages: "."}, "packages": {packages: "."},
 	"crash": {crash: true}, "critest": {critest: true}, "node": {node: true}, "bench": {bench: true},
 }
 
@@ -62,7 +69,11 @@ func makeShare(ctx context.Context, o options, p plan) error {
 		return err
 	}
 	tell("the bundle is built")
-	if err := build(ctx, o, p, bundle); err != nil {
+	made := func() error { return build(ctx, o, p, bundle) }
+	if o.bundle != "" {
+		made = func() error { return command(ctx, "cp", "-a", o.bundle+"/.", bundle) }
+	}
+	if err := made(); err != nil {
 		return err
 	}
 	data, err := json.Marshal(p)
@@ -86,7 +97,7 @@ func makeShare(ctx context.Context, o options, p plan) error {
 func build(ctx context.Context, o options, p plan, bundle string) error {
 	all := p.needs()
 	steps := []func() error{func() error {
-		return run(ctx, "go", "run", "-buildvcs=false", "./test/attack", "-build", bundle, "-only", only(all.attack))
+		return run(ctx, "go", "run", "-buildvcs=false", "./test/attack", "-build", bundle, "-in", all.packages)
 	}}
 	if all.crash {
 		steps = append(steps, func() error {
@@ -106,7 +117,7 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 	if all.node {
 		steps = append(steps, func() error { return copyNode(ctx, o.node, filepath.Join(bundle, "node")) })
 	}
-	for _, step := range append(steps, func() error { return copyFile("hack/berthd.service", filepath.Join(bundle, "berthd.service")) }) {
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return fmt.Errorf("bundle: %w", err)
 		}
@@ -115,10 +126,15 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 }
 
 // needs are those of all its suites.
-func (p plan) needs() (all needs) {
+func (p plan) needs() needs {
+	all := needs{packages: noPackage}
 	for _, s := range p.Suites {
 		n := suites[s]
-		all = needs{all.attack || n.attack, all.crash || n.crash, all.critest || n.critest, all.node || n.node, all.bench || n.bench}
+		if all.packages == noPackage || n.packages == "." {
+			all.packages = cmp.Or(n.packages, all.packages)
+		}
+		all.crash, all.critest = all.crash || n.crash, all.critest || n.critest
+		all.node, all.bench = all.node || n.node, all.bench || n.bench
 	}
 	return all
 }
@@ -127,14 +143,6 @@ const (
 	tags       = "seccomp,runc_nocriu"
 	testBinary = "attack.test" // as test/attack calls a package's tests
 )
-
-// only chooses the packages of test/attack that are built: all, or none.
-func only(attack bool) string {
-	if attack {
-		return ""
-	}
-	return "^$"
-}
 
 func staticProgram(ctx context.Context, file, pkg string) error {
 	c := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", file, pkg)

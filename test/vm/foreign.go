@@ -139,7 +139,7 @@ func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string)
 		}
 	}
 	return errors.Join(
-		copyFile(filepath.Join(g.bundle, "berthd.service"), "/etc/systemd/system/berthd.service"),
+		copyFile(filepath.Join(g.bundle, "hack/berthd.service"), "/etc/systemd/system/berthd.service"),
 		reg.WriteHosts("/etc/berth/certs.d", registry.Upstreams...),
 		command(ctx, "systemctl", "daemon-reload"),
 		command(ctx, "systemctl", "start", "berthd"),

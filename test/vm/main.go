@@ -24,7 +24,9 @@ type options struct {
 	limit    time.Duration // for everything after the tree is there
 	cache    string
 	node     string // directory of the node tests
+	bundle   string // made by a run before; empty: build one
 	peer     string // directory of containerd and runc, for the bench
+	cpus     int
 	append   string // to the kernel's command line
 	patience string // BERTH_TEST_PATIENCE in the guest
 	guest    string // this process is the service in the guest
@@ -37,7 +39,9 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 2*time.Hour, "`time` for the whole run; making the tree is not counted")
 	flag.StringVar(&o.cache, "cache", "bin/vm", "`directory` of the tree, the disks and the results")
 	flag.StringVar(&o.node, "node", "", "`directory` with bin/ and img/ of Kubernetes' node tests")
+	flag.StringVar(&o.bundle, "bundle", "", "take this `directory`, such as bin/vm/share/bundle copied, and build nothing")
 	flag.StringVar(&o.peer, "peer", "", "`directory` with containerd, containerd-shim-runc-v2 and runc")
+	flag.IntVar(&o.cpus, "cpus", 2, "processors of the guest; one does better where the host is busy")
 	flag.StringVar(&o.append, "append", "", "more for the guest kernel's command `line`")
 	flag.StringVar(&o.patience, "patience", "3m", "how `long` tests wait for what must come, in the guest")
 	flag.StringVar(&o.guest, "guest", "", "for the guest's own use")

@@ -26,7 +26,7 @@ var packages = []string{
 
 // fstab and the units of the guest, by their paths in the tree.
 var guestFiles = map[string]string{
-	"etc/fstab":         "/dev/vda / ext4 rw 0 1\n/dev/vdb /mnt/share ext4 rw,nofail 0 0\n",
+	"etc/fstab":         "/dev/vda / ext4 rw 0 1\n/dev/vdb /mnt/share ext4 rw,nofail,x-systemd.device-timeout=10min 0 0\n",
 	"usr/bin/sudo":      "#!/bin/sh\nexec \"$@\"\n", // critest loads AppArmor profiles by it
 	"etc/machine-id":    "uninitialized\n",
 	"mnt/share/.mount":  "",
