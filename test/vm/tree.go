@@ -26,14 +26,12 @@ var packages = []string{
 
 // fstab and the units of the guest, by their paths in the tree.
 var guestFiles = map[string]string{
-	"etc/fstab":         "/dev/vda / ext4 rw 0 1\n/dev/vdb /mnt/share ext4 rw,nofail,x-systemd.device-timeout=10min 0 0\n",
-	"usr/bin/sudo":      "#!/bin/sh\nexec \"$@\"\n", // critest loads AppArmor profiles by it
-	"etc/machine-id":    "uninitialized\n",
-	"mnt/share/.mount":  "",
-	"etc/modules":       "overlay\nbr_netfilter\n",
-	"etc/hostname":      "guest\n",
-	"etc/hosts":         "127.0.0.1 localhost guest\n",
-	"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+	"etc/fstab":        "/dev/vda / ext4 rw 0 1\n/dev/vdb /mnt/share ext4 rw,nofail,x-systemd.device-timeout=10min 0 0\n",
+	"usr/bin/sudo":     "#!/bin/sh\nexec \"$@\"\n", // critest loads AppArmor profiles by it
+	"etc/machine-id":   "uninitialized\n",
+	"mnt/share/.mount": "",
+	"etc/hostname":     "guest\n",
+	"etc/hosts":        "127.0.0.1 localhost guest\n",
 	"etc/systemd/system/berth-suites.service": `[Unit]
 Description=Suites of tests
 After=multi-user.target
