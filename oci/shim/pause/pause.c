@@ -317,12 +317,17 @@ __attribute__((used)) void begin(long *stack)
 	need(PRIVILEGES, sys(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0));
 	if (argv[1] && *argv[1] == 'w') {
 		sys(__NR_close, PROGRAM_FD, 0, 0, 0);
+		seal();
 	} else {
 		sys(__NR_close_range, PROGRAM_FD + 1, ~0U, 0, 0);
 		need(CGROUPS, sys(__NR_unshare, NEW_CGROUP, 0, 0, 0));
 		prepare(argv);
 		leave_mounts();
 		drop_privileges();
+		/* What is sealed can't take a label any more. Without one, whoever is told
+		   that pause waits may count on the seal. */
+		if (!self.label)
+			seal();
 		/* Told before the label, with which it may lose the pipe, and before the
 		   filter, which does not let it write; what the kernel refuses then is
 		   reported after this byte. */
@@ -331,7 +336,6 @@ __attribute__((used)) void begin(long *stack)
 			execute_again();
 		sys(__NR_close, PROGRAM_FD, 0, 0, 0);
 	}
-	seal();
 	confine();
 	for (fd = 0; fd <= STATUS_FD; fd++)
 		sys(__NR_close, fd, 0, 0, 0);
