@@ -113,8 +113,13 @@ func (w *shimWatch) endUnrecorded(ctx context.Context, ev shims.Event) error {
 	if w.index.podByID(pod) != nil {
 		return nil // a container of it was removed since the shim told of it
 	}
-	// The last of a pod to go leaves the cgroup empty that was made for it alone.
-	_ = removeCgroup(w.host, cgroupParent(w.host, &podRecord{Pod: record.Pod{ID: pod}}))
+	// The last of a pod to go leaves the cgroups empty that were made for it alone. One
+	// below a parent that the lost record named goes with that parent, the kubelet's.
+	parent := cgroupParent(w.host, &podRecord{Pod: record.Pod{ID: pod}})
+	if p := sandboxCgroup(w.host, parent, pod); p != "" {
+		_ = removeCgroup(w.host, p) // an event may come before the pod is empty; the last one counts
+	}
+	_ = removeCgroup(w.host, parent)
 	return nil
 }
 

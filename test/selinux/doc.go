@@ -3,10 +3,15 @@
 // # What it owns
 //
 // A node with one image and without a pod network, which is started only where SELinux
-// is enabled; elsewhere all tests are skipped. What is denied needs an enforcing kernel.
-// berthd must be in a domain that may start containers: with Debian's policy, label
-// bin/berthd and bin/berth-shim as server/THREATMODEL.md says. In that policy the capabilities that a
-// root of containers has otherwise need the boolean container_use_host_all_caps.
+// is enabled.
+//
+// # Invariants
+//
+// Elsewhere all tests are skipped with that reason. The tests of what is denied need an
+// enforcing kernel. berthd must be in a domain that may start containers: with Debian's
+// policy, label bin/berthd and bin/berth-shim as server/THREATMODEL.md says. In that policy
+// the capabilities that a root of containers has otherwise need the boolean
+// container_use_host_all_caps.
 //
 // # Why not in package integration
 //
