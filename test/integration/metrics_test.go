@@ -199,7 +199,7 @@ func TestMetricsAreTheirFiles(t *testing.T) {
 		t.Skip("this pod names no slice, so that it has no cgroup of its own")
 	}
 	p := shared.pod(t)
-	c := p.start("c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/file bs=65536 count=32 oflag=direct conv=fsync 2>/dev/null; echo up; exec sleep 1000",
+	c := p.start("c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/file bs=65536 count=32 oflag=direct conv=fsync 2>/dev/null; dd if=/dev/zero of=/cached bs=65536 count=8 2>/dev/null; echo up; exec sleep 1000",
 		resources(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuPeriod: 100_000, CpuQuota: 50_000}))
 	c.says("up")
 	dir := map[string]string{}
