@@ -87,9 +87,20 @@ func NewServer(opt Options) (*Server, error) {
 
 // Register puts RuntimeService, ImageService and the operator service on g.
 func (s *Server) Register(g *grpc.Server) {
+	s.registerCRI(g)
+	operator.Register(g, &backend{s})
+}
+
+func (s *Server) registerCRI(g *grpc.Server) {
 	runtimeapi.RegisterRuntimeServiceServer(g, &runtimeService{Server: s})
 	runtimeapi.RegisterImageServiceServer(g, &imageService{Server: s})
-	operator.Register(g, &backend{s})
+}
+
+// RegisterAsContainerd puts on g what clients of containerd's socket may find there: the
+// CRI, and what cAdvisor asks. The operator's calls are not for them.
+func (s *Server) RegisterAsContainerd(g *grpc.Server) {
+	s.registerCRI(g)
+	s.RegisterContainerd(g)
 }
 
 // RegisterContainerd puts on g what the kubelet's cAdvisor asks of containerd.

@@ -93,8 +93,10 @@ func labelsOf(o *runtimeapi.SELinuxOption, level string, open bool, h Host) (Lab
 		return Labels{}, nil // the kubelet sends the options whenever the pod has them
 	case h.Labels.Process == "" && o != nil:
 		return Labels{}, unsupported("security_context.selinux_options: the SELinux policy of this node has no type for containers: install its module container")
-	case h.Labels.Process == "" || level == "":
+	case h.Labels.Process == "", level == "" && o == nil:
 		return Labels{}, nil
+	case level == "": // a pod of a berth that gave no levels, or made before the policy was there
+		level = noCategories
 	}
 	if err := checkLabelOptions(o, level); err != nil {
 		return Labels{}, err

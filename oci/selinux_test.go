@@ -21,6 +21,10 @@ func TestLabels(t *testing.T) {
 		}, Labels{}, Labels{}},
 		"a policy without containers":        {func(in *specInput) { in.host.Labels = Labels{} }, Labels{}, Labels{}},
 		"a pod that was made without labels": {func(in *specInput) { in.pod.Level = "" }, Labels{}, Labels{}},
+		"the same with options": {func(in *specInput) {
+			in.pod.Level = ""
+			in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Type: "x_t"}
+		}, Labels{}, Labels{"system_u:system_r:x_t:s0", "system_u:object_r:container_file_t:s0"}},
 		"a privileged container": {func(in *specInput) { in.privileged(); in.podSecurity().Privileged = false },
 			Labels{process, file}, Labels{"", file}},
 		"a privileged pod": {func(in *specInput) { in.podSecurity().Privileged = true }, Labels{"", file}, Labels{process, file}},

@@ -247,11 +247,15 @@ func CgroupsPath(parent, id string, h Host) (string, error) {
 	return slice + ":berth:" + id, nil
 }
 
+// maxCgroupParent leaves room in PATH_MAX for the mount point, a controller and an ID: a
+// cgroup whose path is too long could be made and not be removed.
+const maxCgroupParent = unix.PathMax - 256
+
 // checkCgroupParent refuses what is no path of a cgroup or name of a slice.
 func checkCgroupParent(parent string) error {
 	unfit := func(part string) bool { return part == ".." || len(part) > unix.NAME_MAX }
-	if len(parent) >= unix.PathMax || strings.ContainsAny(parent, "\x00\n:") || slices.ContainsFunc(strings.Split(parent, "/"), unfit) {
-		return invalid("linux.cgroup_parent %s must be the path of a cgroup or the name of a slice, without \"..\", ':', line breaks and NUL, of at most %d bytes and %d in each name", clip(parent), unix.PathMax-1, unix.NAME_MAX)
+	if len(parent) > maxCgroupParent || strings.ContainsAny(parent, "\x00\n:") || slices.ContainsFunc(strings.Split(parent, "/"), unfit) {
+		return invalid("linux.cgroup_parent %s must be the path of a cgroup or the name of a slice, without \"..\", ':', line breaks and NUL, of at most %d bytes and %d in each name", clip(parent), maxCgroupParent, unix.NAME_MAX)
 	}
 	return nil
 }

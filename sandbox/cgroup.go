@@ -83,7 +83,7 @@ func removeCgroup(h oci.Host, path string) error {
 	var errs []error
 	for _, dir := range cgroupDirs(h, path) {
 		err := os.Remove(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENAMETOOLONG) {
 			errs = append(errs, err)
 		}
 	}

@@ -56,8 +56,8 @@ func (v *subjects) ofPod(s *Sandbox) *Subject {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
-		out.State = runtimeapi.ContainerState_CONTAINER_EXITED
+	if s.ended { // its number may be another process's by now
+		out.State, out.PID = runtimeapi.ContainerState_CONTAINER_EXITED, 0
 	}
 	return out
 }
@@ -72,6 +72,7 @@ func (v *subjects) ofContainer(c *Container) *Subject {
 	defer c.mu.Unlock()
 	out.PID, out.State = c.fact.PID, containerState(c.fact)
 	if out.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+		out.PID = 0 // its number may be another process's by now
 		out.ExitCode, _, _ = containerEnd(c.fact)
 		if out.FinishedAt = c.fact.FinishedAt; out.FinishedAt.IsZero() {
 			out.FinishedAt = c.fact.lostAt

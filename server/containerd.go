@@ -52,8 +52,7 @@ func (n *node) openContainerd(ctx context.Context, main *grpc.Server) (*containe
 		return nil, fmt.Errorf("containerd_socket: %w", err)
 	}
 	server := grpc.NewServer(n.cri.Interceptors()...)
-	n.cri.Register(server)
-	n.cri.RegisterContainerd(server)
+	n.cri.RegisterAsContainerd(server)
 	f := &containerdFront{socket: socket, server: server, ended: make(chan struct{})}
 	go func() { _ = server.Serve(socket.listener) }() // ends with Stop
 	go f.watch(ctx)

@@ -25,8 +25,8 @@ func (n *node) serveMetrics(ctx context.Context) error {
 	n.aside(ctx, "count of OOM kills", func(ctx context.Context) { kills.follow(ctx, n.pods) })
 	n.metrics.Watch(func() metrics.State { return n.state(ctx, kills) })
 	l, err := listenMetrics(ctx, n.cfg.MetricsAddress)
-	if err != nil {
-		return err
+	if err != nil { // any user can take a port; the pods are worth more than their figures
+		klog.FromContext(ctx).Error(err, "Metrics are not served; SIGHUP tries again", "metricsAddress", n.cfg.MetricsAddress)
 	}
 	n.opened("metrics", func(context.Context) error { return n.readBy(nil) })
 	return n.readBy(l)
@@ -62,6 +62,7 @@ func (n *node) state(ctx context.Context, kills *oomKills) metrics.State {
 	s := metrics.State{
 		Pods: map[string]int{"ready": 0, "notready": 0}, Containers: map[string]int{"created": 0, "running": 0, "exited": 0, "unknown": 0},
 		InFlight: len(n.calls.Names()), Streams: n.cri.Streams(), OOMKilled: kills.count.Load(), Shims: n.shimState(),
+		SubscribersCut: n.pods.EventCounts().Cut,
 	}
 	for _, p := range n.pods.Pods() {
 		s.Pods[stateLabel(p.State.String(), "SANDBOX_")]++

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strconv"
@@ -41,7 +42,7 @@ func (n *node) tryReload(ctx context.Context, read func() (config.Config, error)
 		return nil, nil, err
 	}
 	var metrics net.Listener
-	moved := slices.Contains(changed, "metrics_address")
+	moved := slices.Contains(changed, "metrics_address") || n.reader == nil // its port may be free by now
 	if moved {
 		if metrics, err = listenMetrics(ctx, merged.MetricsAddress); err != nil {
 			return nil, nil, fmt.Errorf("metrics_address: %w", err)
@@ -50,18 +51,27 @@ func (n *node) tryReload(ctx context.Context, read func() (config.Config, error)
 	n.images.SetTrust(trust) // the policy's file may have changed under its name
 	n.images.SetPinned(merged.PinnedImages)
 	if moved {
-		err = n.readBy(metrics)
+		if err := n.readBy(metrics); err != nil {
+			klog.FromContext(ctx).Error(err, "Can't close where the metrics were read before")
+		}
 	}
 	n.live.Store(&merged)
-	setVerbosity(merged.LogLevel)
-	return changed, restart, err
+	SetVerbosity(merged.LogLevel)
+	return changed, restart, nil
 }
 
-// setVerbosity changes klog's verbosity for the whole process.
-func setVerbosity(level int) {
+// verbosity is log_level as package slog counts it: klog's V(4) is the level -4.
+var verbosity slog.LevelVar
+
+// SetVerbosity changes for the whole process what is logged, see log_level.
+func SetVerbosity(level int) {
 	var v klog.Level
 	_ = v.Set(strconv.Itoa(level)) // fails only for what is no number
+	verbosity.Set(slog.Level(-level))
 }
+
+// Verbosity is what a handler of package slog has to ask for its level.
+func Verbosity() slog.Leveler { return &verbosity }
 
 // reloading is the state of sd_notify(3) for a service of the type notify-reload.
 func reloading() string {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 
 	"k8s.io/klog/v2"
 
@@ -74,11 +73,11 @@ func run(args []string) error {
 func withLogger(level int, format string) (context.Context, error) {
 	fs := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(fs)
-	err := errors.Join(fs.Set("v", strconv.Itoa(level)), fs.Set("logtostderr", "true"))
+	err := fs.Set("logtostderr", "true")
+	server.SetVerbosity(level)
 	if format == "json" {
-		// klog decides by its own verbosity what is logged; this handler takes all of it.
-		const all = slog.Level(-128)
-		klog.SetSlogLogger(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: all})))
+		// A logger of slog decides by itself what is logged, klog's verbosity is not asked.
+		klog.SetSlogLogger(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: server.Verbosity()})))
 	}
 	return klog.NewContext(context.Background(), klog.Background()), err
 }

@@ -174,7 +174,12 @@ func (cs *containers) launch(ctr *container, lc *libcontainer.Container, spec *s
 	if err != nil {
 		return err
 	}
-	defer func() { err = reveal(err) }()
+	defer func() {
+		made := err == nil
+		if err = reveal(err); made && err != nil { // it came too late and has killed the container
+			err = errors.Join(err, terminate(ctr.process))
+		}
+	}()
 	proc, err := libcontainerProcess(spec.Process)
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)

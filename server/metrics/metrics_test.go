@@ -32,7 +32,7 @@ func busy(t *testing.T) *Instruments {
 		return State{
 			Pods: map[string]int{"ready": 2, "notready": 1}, Containers: map[string]int{"running": 3}, Streams: map[string]int{"exec": 1},
 			InFlight: 4, Images: 5, Layers: 6, StoreBytes: 7, StoreInodes: 8,
-			Shims: Shims{Count: 1, Oldest: 9, Memory: 10, Replacements: 11}, OOMKilled: 12, EventsDropped: 13,
+			Shims: Shims{Count: 1, Oldest: 9, Memory: 10, Replacements: 11}, OOMKilled: 12, SubscribersCut: 13,
 		}
 	})
 	return m
@@ -77,7 +77,7 @@ func TestWhatIsReportedIsServed(t *testing.T) {
 		"berth_shims_resident_memory_bytes 10",
 		"berth_shim_replacements_total 11",
 		"berth_container_oom_kills_total 12",
-		"berth_container_events_dropped_total 13",
+		"berth_event_subscribers_cut_total 13",
 		"go_goroutines ",
 		"process_open_fds ",
 	} {

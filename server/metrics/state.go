@@ -11,10 +11,11 @@ type State struct {
 	InFlight   int            // mutating calls that run
 	Streams    map[string]int // open ones, by kind: exec, attach, portforward
 
-	Images, Layers           int
-	StoreBytes, StoreInodes  uint64 // that images and layers take on disk
-	Shims                    Shims
-	OOMKilled, EventsDropped uint64
+	Images, Layers          int
+	StoreBytes, StoreInodes uint64 // that images and layers take on disk
+	Shims                   Shims
+	OOMKilled               uint64 // containers, since the daemon started
+	SubscribersCut          uint64 // of events, because they read too slowly
 }
 
 // Shims are the processes that hold the containers.
@@ -32,7 +33,7 @@ type states struct {
 	pods, containers, streams               *prometheus.Desc
 	inFlight, images, layers, bytes, inodes *prometheus.Desc
 	shims, oldest, memory, replacements     *prometheus.Desc
-	oomKilled, eventsDropped                *prometheus.Desc
+	oomKilled, cut                          *prometheus.Desc
 }
 
 // Watch adds what ask returns to the metrics. ask is called for each reading, maybe
@@ -42,21 +43,21 @@ func (m *Instruments) Watch(ask func() State) {
 		return prometheus.NewDesc("berth_"+name, help, labels, nil)
 	}
 	m.registry.MustRegister(&states{
-		ask:           ask,
-		pods:          desc("pods", "Pod sandboxes by state.", "state"),
-		containers:    desc("containers", "Containers by state.", "state"),
-		streams:       desc("streams", "Open sessions of exec, attach and port-forward.", "kind"),
-		inFlight:      desc("cri_operations_in_flight", "Calls that change something and have not ended."),
-		images:        desc("images", "Images in the store."),
-		layers:        desc("image_layers", "Unpacked layers in the store."),
-		bytes:         desc("image_store_bytes", "Disk space that images and layers take."),
-		inodes:        desc("image_store_inodes", "Inodes that images and layers take."),
-		shims:         desc("shims", "Shim processes."),
-		oldest:        desc("shim_oldest_start_time_seconds", "Start of the oldest shim, in seconds since the epoch; 0 without shims."),
-		memory:        desc("shims_resident_memory_bytes", "Resident memory of all shims."),
-		replacements:  desc("shim_replacements_total", "Shims that died and were replaced."),
-		oomKilled:     desc("container_oom_kills_total", "Containers that ended because the kernel killed them for memory."),
-		eventsDropped: desc("container_events_dropped_total", "Events lost by subscribers that read too slowly."),
+		ask:          ask,
+		pods:         desc("pods", "Pod sandboxes by state.", "state"),
+		containers:   desc("containers", "Containers by state.", "state"),
+		streams:      desc("streams", "Open sessions of exec, attach and port-forward.", "kind"),
+		inFlight:     desc("cri_operations_in_flight", "Calls that change something and have not ended."),
+		images:       desc("images", "Images in the store."),
+		layers:       desc("image_layers", "Unpacked layers in the store."),
+		bytes:        desc("image_store_bytes", "Disk space that images and layers take."),
+		inodes:       desc("image_store_inodes", "Inodes that images and layers take."),
+		shims:        desc("shims", "Shim processes."),
+		oldest:       desc("shim_oldest_start_time_seconds", "Start of the oldest shim, in seconds since the epoch; 0 without shims."),
+		memory:       desc("shims_resident_memory_bytes", "Resident memory of all shims."),
+		replacements: desc("shim_replacements_total", "Shims that died and were replaced."),
+		oomKilled:    desc("container_oom_kills_total", "Containers that ended because the kernel killed them for memory."),
+		cut:          desc("event_subscribers_cut_total", "Subscribers of container events that were ended because they read too slowly."),
 	})
 }
 
@@ -90,5 +91,5 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	gauge(s.memory, float64(now.Shims.Memory))
 	counter(s.replacements, now.Shims.Replacements)
 	counter(s.oomKilled, now.OOMKilled)
-	counter(s.eventsDropped, now.EventsDropped)
+	counter(s.cut, now.SubscribersCut)
 }

@@ -52,6 +52,18 @@ func TestJSONLogWithoutSecrets(t *testing.T) {
 	}
 }
 
+// log_level counts for JSON too.
+func TestJSONLogObeysTheLevel(t *testing.T) {
+	s := own(t, node.Options{Args: []string{"--log-format", "json", "--log-level", "0"}})
+	s.pod(t)
+	if lines := logged(t, s.LogFile, "msg", "Call done"); len(lines) > 0 {
+		t.Errorf("at log_level 0 there is a line for a call that succeeded: %v", lines[0])
+	}
+	if lines := logged(t, s.LogFile, "msg", "Ready"); len(lines) != 1 {
+		t.Errorf("the log has %d lines that tell the daemon is ready, want 1", len(lines))
+	}
+}
+
 // logged are the lines of a JSON log that have a key with a value.
 func logged(t *testing.T, file, key, value string) []map[string]any {
 	t.Helper()
