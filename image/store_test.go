@@ -223,8 +223,12 @@ func TestPullMountRemove(t *testing.T) {
 }
 
 // sameAsDu compares the store's own figure with du's.
+// sameAsDu compares the usage that the store tells with that on the disk. A layer is
+// measured before it is flushed, and ext4 may allocate a block for the extents of a file
+// when it writes the file back: that block is on the disk alone.
 func sameAsDu(t testing.TB, s *Store) {
 	t.Helper()
+	late := uint64(os.Getpagesize() * len(layerDirs(t, s)))
 	u, err := s.Usage(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +238,7 @@ func sameAsDu(t testing.TB, s *Store) {
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
-	if u.Bytes != u1.Bytes+u2.Bytes || u.Inodes != u1.Inodes+u2.Inodes {
+	if disk := u1.Bytes + u2.Bytes; u.Bytes > disk || u.Bytes+late < disk || u.Inodes != u1.Inodes+u2.Inodes {
 		t.Errorf("Usage says %d bytes, %d inodes; the disk has %d, %d", u.Bytes, u.Inodes, u1.Bytes+u2.Bytes, u1.Inodes+u2.Inodes)
 	}
 }
