@@ -7,17 +7,15 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/openat2"
 )
 
 // openRegular opens a file, found from the directory at as resolve says, if it is a
 // regular one of at most so many bytes. Anything else is only looked at: to open a
 // device or a FIFO may block, or do something.
 func openRegular(at int, name string, resolve uint64, most int64) (*os.File, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(at, name, &how)
-	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) { // a rename elsewhere raced with the walk
-		fd, err = unix.Openat2(at, name, &how)
-	}
+	fd, err := openat2.Open(at, name, unix.O_PATH|unix.O_CLOEXEC, resolve|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/oci/openat2"
 )
 
 // maxDeclared is how many volumes an image may declare; each is a lookup in its
@@ -138,15 +139,5 @@ func mkdirInRoot(root *os.File, path string, owner fileOwner) error {
 }
 
 func openDirInRoot(root *os.File, path string) (fd int, err error) {
-	return openHandle(root, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
-}
-
-func openHandle(root *os.File, path string, flags, resolve uint64) (fd int, err error) {
-	how := unix.OpenHow{Flags: flags, Resolve: resolve}
-	for {
-		fd, err = unix.Openat2(int(root.Fd()), path, &how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) { // a rename elsewhere raced with the walk
-			return fd, err
-		}
-	}
+	return openat2.Open(int(root.Fd()), path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci"
+	"berth/oci/openat2"
 )
 
 // mountImageVolumes mounts the images that a container wants as volumes and returns the
@@ -47,7 +48,7 @@ func subPath(dir, sub string) (string, error) {
 	defer root.Close()
 	// Found below the root, so that a link in the image can't lead out of it; the
 	// name of what was found is a path without links.
-	fd, err := openHandle(root, sub, unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := openat2.Open(int(root.Fd()), sub, unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", failed(ErrInvalid, "image_sub_path %q does not exist in the image", sub)
 	}

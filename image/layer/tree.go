@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/openat2"
 )
 
 // cachedDirs is how many parent directories are kept open, each with one file descriptor. A
@@ -344,20 +346,12 @@ func exact(root int, name string, flags int) (int, error) {
 		name = "."
 	}
 	flags |= unix.O_DIRECTORY | unix.O_CLOEXEC
-	how := unix.OpenHow{
-		Flags:   uint64(flags),
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for !noOpenat2.Load() {
-		fd, err := unix.Openat2(root, name, &how)
-		switch {
-		case err == unix.EAGAIN || err == unix.EINTR: // EAGAIN: a rename or mount on the machine raced with it
-			continue
-		case err == unix.ENOSYS || err == unix.EPERM:
-			noOpenat2.Store(true)
-			continue
+	if !noOpenat2.Load() {
+		fd, err := openat2.Open(root, name, uint64(flags), unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
+		if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+			return fd, err
 		}
-		return fd, err
+		noOpenat2.Store(true)
 	}
 	return exactWalk(root, name, flags|unix.O_NOFOLLOW)
 }

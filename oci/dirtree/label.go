@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/openat2"
 )
 
 // labelName is the extended attribute that holds the SELinux label of a file.
@@ -76,16 +78,8 @@ func (l *labeller) entry(d *dir, e entry) (enter bool, err error) {
 
 // openEntry gives a handle of an entry, of a link itself, but of no other mount.
 func openEntry(at int, name string) (int, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(at, name, &how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
+	return openat2.Open(at, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC,
+		unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
 }
 
 // set labels what a handle stands for. The calls on descriptors do not take handles, but

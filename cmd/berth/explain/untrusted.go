@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/openat2"
 )
 
 // What is read of one file at most, in bytes. The kernel and the daemon write less;
@@ -43,11 +45,7 @@ func openFile(base, name string) (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: base, Err: err}
 	}
 	defer unix.Close(dir)
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	fd, err := unix.Openat2(dir, name, &how)
+	fd, err := openat2.Open(dir, name, unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: fmt.Errorf("it is behind a symbolic link, which is not followed: %w", errNotRegular)}
 	}
