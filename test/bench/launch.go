@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -68,7 +70,7 @@ func missing(name string, err error) error {
 }
 
 func berthArgv(binary, socket string, p place) []string {
-	return []string{
+	argv := []string{
 		binary,
 		"--root", p.root,
 		"--state", filepath.Join(p.dir, "state"),
@@ -77,9 +79,18 @@ func berthArgv(binary, socket string, p place) []string {
 		"--cni-bin-dir", p.cniBin,
 		"--certs-dir", filepath.Join(p.dir, "certs.d"),
 		"--cgroup-driver", "cgroupfs", // as containerd does without SystemdCgroup
-		"--containerd-socket", "off", // the path is that of the containerd beside it
 		"--log-level", "0",
 	}
+	if knowsFlag(binary, "containerd-socket") { // the path is that of the containerd beside it
+		argv = append(argv, "--containerd-socket", "off")
+	}
+	return argv
+}
+
+// knowsFlag tells whether a build of berthd, maybe an older one, has a flag.
+func knowsFlag(binary, name string) bool {
+	help, _ := exec.CommandContext(context.Background(), binary, "--help").Output() // one that can't run fails when it is started
+	return bytes.Contains(help, []byte("-"+name+" "))
 }
 
 const hostsFile = "hosts.toml"
