@@ -63,17 +63,7 @@ func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg 
 		}
 		return c.id, nil
 	}
-	call, first, err := v.calls.Begin(ctx, createCall(s, cfg, podConfig))
-	if err != nil {
-		return "", err
-	}
-	if first {
-		go func() { // ends when work returns, which obeys its context
-			defer call.End()
-			call.Give(work(call.Context()))
-		}()
-	}
-	return call.Wait(ctx)
+	return v.calls.Do(ctx, createCall(s, cfg, podConfig), work)
 }
 
 // making gives the context of a container's creation. It ends when the pod is asked to

@@ -67,17 +67,7 @@ func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 		p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT))
 		return s.id, nil
 	}
-	call, first, err := p.calls.Begin(ctx, runPodCall(cfg, handler))
-	if err != nil {
-		return "", err
-	}
-	if first {
-		go func() { // ends when work returns, which obeys its context
-			defer call.End()
-			call.Give(work(call.Context()))
-		}()
-	}
-	return call.Wait(ctx)
+	return p.calls.Do(ctx, runPodCall(cfg, handler), work)
 }
 
 func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {

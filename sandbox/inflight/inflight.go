@@ -91,8 +91,8 @@ func (c *Calls) Do(ctx context.Context, call Call, work func(context.Context) (s
 
 // Begin finds the call that runs, or enters a new one; then first is true, and the
 // caller has to do the work on a goroutine that begins with a deferred [Running.End].
-// Every caller then waits with [Running.Wait]. It is [Calls.Do] for who wants his own
-// function, and none of this package, on the stack of the work.
+// Every caller then waits with [Running.Wait]. It is [Calls.Do] for a caller whose work is
+// one step, and reads better in place than as a function that is passed on.
 func (c *Calls) Begin(ctx context.Context, call Call) (r *Running, first bool, err error) {
 	for {
 		if err := ctx.Err(); err != nil {
