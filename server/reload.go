@@ -42,10 +42,15 @@ func (n *node) tryReload(ctx context.Context, read func() (config.Config, error)
 		return nil, nil, err
 	}
 	var metrics net.Listener
-	moved := slices.Contains(changed, "metrics_address") || n.reader == nil // its port may be free by now
+	asked := slices.Contains(changed, "metrics_address")
+	moved := asked || n.reader == nil // its port may be free by now
 	if moved {
-		if metrics, err = listenMetrics(ctx, merged.MetricsAddress); err != nil {
+		metrics, err = listenMetrics(ctx, merged.MetricsAddress)
+		if err != nil && asked {
 			return nil, nil, fmt.Errorf("metrics_address: %w", err)
+		}
+		if err != nil { // whoever holds the port must not hold up a new trust policy
+			klog.FromContext(ctx).Error(err, "Metrics are still not served", "metricsAddress", merged.MetricsAddress)
 		}
 	}
 	n.images.SetTrust(trust) // the policy's file may have changed under its name

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,5 +97,32 @@ func TestBadReload(t *testing.T) {
 		if st := c.imageStatus(t, busybox); !st.GetPinned() {
 			t.Errorf("a reload of %q was refused and yet changed pinned_images", bad.text)
 		}
+	}
+}
+
+// Any user can take a port of the loopback. That keeps the metrics away, but neither the
+// daemon from starting nor a reload of other keys from being applied.
+func TestAttackMetricsPort(t *testing.T) {
+	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	c := withFile(t)
+	c.pull(t, busybox)
+	address := fmt.Sprintf("metrics_address = %q\n", taken.Addr())
+	if err := c.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.file, []byte(address), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Restart(t.Context()); err != nil {
+		t.Fatalf("with a taken metrics_address the daemon does not start: %v", err)
+	}
+	c.resubscribe(t)
+	c.reload("%spinned_images = [%q]\n", address, busybox)
+	if st := c.imageStatus(t, busybox); !st.GetPinned() {
+		t.Error("a taken metrics_address kept a reload from changing pinned_images")
 	}
 }
