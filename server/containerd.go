@@ -128,7 +128,7 @@ func lend(ctx context.Context, path string) (_ *lentSocket, err error) {
 		return nil, err
 	}
 	hidden := s.hidden()
-	if s.listener, err = bind(ctx, hidden); err != nil {
+	if s.listener, err = bind(ctx, hidden, forClients); err != nil {
 		return nil, err
 	}
 	defer os.Remove(hidden)

@@ -14,10 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen serves a unix socket at path, mode 0660 and owned by root. A socket a
-// dead daemon left is replaced; one that somebody answers at is not, nor is a
-// file that is no socket.
-func listen(ctx context.Context, path string) (net.Listener, error) {
+// forClients is the mode of a socket that the owner and the group of root may use.
+const forClients fs.FileMode = 0o660
+
+// listen serves a unix socket at path, owned by root and with this mode. A socket that a
+// dead daemon left is replaced; one that somebody answers at is not, nor is a file that is
+// no socket. key names the path in the configuration, for the error.
+func listen(ctx context.Context, key, path string, mode fs.FileMode) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -26,7 +29,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		err = os.Remove(path)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listen: %w, or name another path with --listen", err)
+		return nil, fmt.Errorf("listen: %w, or name another path with --%s", err, key)
 	}
 	// The socket is never open to others, not even between bind and chmod: it is
 	// bound under another name and renamed once its mode is right.
@@ -35,7 +38,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		hidden = filepath.Join(filepath.Dir(path), ".b")
 	}
 	_ = os.Remove(hidden)
-	l, err := bind(ctx, hidden)
+	l, err := bind(ctx, hidden, mode)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -47,14 +50,14 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	return &socket{Listener: l, path: path}, nil
 }
 
-// bind makes a socket of mode 0660 at path. Closing it leaves the file.
-func bind(ctx context.Context, path string) (net.Listener, error) {
+// bind makes a socket with this mode at path. Closing it leaves the file.
+func bind(ctx context.Context, path string, mode fs.FileMode) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // by then it has another name
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		os.Remove(path)
 		return nil, err

@@ -10,7 +10,7 @@ import (
 
 func TestListenModeAndRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run", "berth.sock")
-	l, err := listen(t.Context(), path)
+	l, err := listen(t.Context(), "listen", path, forClients)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,11 +21,11 @@ func TestListenModeAndRestart(t *testing.T) {
 	if info.Mode().Perm() != 0o660 {
 		t.Errorf("mode %v, want 0660", info.Mode().Perm())
 	}
-	if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "answers at") {
+	if _, err := listen(t.Context(), "listen", path, forClients); err == nil || !strings.Contains(err.Error(), "answers at") {
 		t.Errorf("a socket that is served was taken: %v", err)
 	}
 	l.(*socket).Listener.Close() // as after kill -9: the file stays, nobody answers
-	again, err := listen(t.Context(), path)
+	again, err := listen(t.Context(), "listen", path, forClients)
 	if err != nil {
 		t.Fatalf("a stale socket was not replaced: %v", err)
 	}
@@ -50,7 +50,7 @@ func TestListenKeepsForeignFiles(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := listen(t.Context(), "listen", path, forClients); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("got %v", err)
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
@@ -61,7 +61,7 @@ func TestListenKeepsForeignFiles(t *testing.T) {
 func TestListenLongestPath(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, strings.Repeat("s", 107-len(dir)-1))
-	l, err := listen(t.Context(), path)
+	l, err := listen(t.Context(), "listen", path, forClients)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ type node struct {
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
 	metrics *metrics.Instruments
-	reader  *metrics.Server // nil: metrics are not served
+	reader  *httpServer // nil: metrics are not served
 
 	closers []closer
 }

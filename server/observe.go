@@ -36,11 +36,11 @@ func (n *node) serveMetrics(ctx context.Context) error {
 func (n *node) readBy(l net.Listener) error {
 	var err error
 	if n.reader != nil {
-		err = n.reader.Close()
+		err = n.reader.close()
 		n.reader = nil
 	}
 	if l != nil {
-		n.reader = metrics.Serve(l, n.metrics)
+		n.reader = serveHTTP(l, n.metrics.Handler(), metrics.AnswerTimeout, "metrics")
 	}
 	return err
 }
@@ -51,7 +51,7 @@ func listenMetrics(ctx context.Context, address string) (net.Listener, error) {
 		return nil, nil
 	}
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		return listen(ctx, path)
+		return listen(ctx, "metrics-address", path, forClients)
 	}
 	return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 }

@@ -86,7 +86,7 @@ func TestNoAnswerIsNoSignOfLife(t *testing.T) {
 	if err := os.MkdirAll(cfg.State, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	socket, err := listen(t.Context(), cfg.SocketPath()) // takes connections, and nobody serves them
+	socket, err := listen(t.Context(), "listen", cfg.SocketPath(), forClients) // takes connections, and nobody serves them
 	if err != nil {
 		t.Fatal(err)
 	}

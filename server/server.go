@@ -49,7 +49,7 @@ func Run(ctx context.Context, start Start) error {
 		return err
 	}
 	defer n.close(life)
-	socket, err := listen(ctx, cfg.SocketPath())
+	socket, err := listen(ctx, "listen", cfg.SocketPath(), forClients)
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,8 @@
 // operations to it (instruments.go): CRI calls and pulls by the Observe options of
 // packages cri and image, operations of CNI plugins from its adapters.go. The numbers of
 // pods, containers, shims, layers and streams are asked for when somebody reads the
-// metrics (state.go; server/observe.go answers). [Serve] answers GET /metrics at a unix socket or a loopback
-// address. These metrics are of the runtime; those of containers are served by the CRI.
+// metrics (state.go; server/observe.go answers). [Instruments.Handler] answers GET /metrics; package server
+// puts it on a unix socket or a loopback address. These metrics are of the runtime; those of containers are served by the CRI.
 //
 // # Invariants
 //

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -149,17 +149,9 @@ func TestOnlyReadingIsServed(t *testing.T) {
 
 func serve(t *testing.T, m *Instruments) (address string) {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := Serve(l, m)
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("close the server: %v", err)
-		}
-	})
-	return l.Addr().String()
+	s := httptest.NewServer(m.Handler())
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
 }
 
 func read(t *testing.T, address string) string {

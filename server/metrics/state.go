@@ -37,7 +37,7 @@ type states struct {
 }
 
 // Watch adds what ask returns to the metrics. ask is called for each reading, maybe
-// several times at once, and must not block.
+// several times at once, and must end within [AnswerTimeout].
 func (m *Instruments) Watch(ask func() State) {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("berth_"+name, help, labels, nil)
