@@ -1,10 +1,13 @@
 package integration
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -23,6 +26,7 @@ import (
 
 	"berth/oci/shimapi"
 	"berth/test/node"
+	"berth/test/program"
 )
 
 // advisor watches a cgroup as the kubelet's cAdvisor does: it asks for the owner of each
@@ -184,5 +188,105 @@ func TestContainerdViewOfAPod(t *testing.T) {
 	p.Stop()
 	if _, err := os.Stat(filepath.Join(dirOf(name, shimapi.SandboxHierarchy), p.ID)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the cgroup of a stopped sandbox: %v", err)
+	}
+}
+
+// cadvisor is the kubelet's, as a process of its own.
+type cadvisor struct {
+	ask io.Writer
+	out *bufio.Scanner
+}
+
+func startCadvisor(t *testing.T, socket, cgroup string) *cadvisor {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "cadvisor")
+	if err := program.Build("test/cadvisor", file); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(file, "--containerd", socket, cgroup)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close() // its end
+		cmd.Wait()
+	})
+	return &cadvisor{ask: in, out: bufio.NewScanner(out)}
+}
+
+// missing are those of the wanted metrics, by label, that have no sample with that label now.
+func (c *cadvisor) missing(t *testing.T, wanted map[string][]string) []string {
+	t.Helper()
+	if _, err := fmt.Fprintln(c.ask); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for c.out.Scan() && c.out.Text() != "# EOF" {
+		name, labels, _ := strings.Cut(c.out.Text(), "{")
+		for label := range wanted {
+			if strings.Contains(labels, label) {
+				seen[name+" with "+label] = true
+			}
+		}
+	}
+	var missing []string
+	for label, names := range wanted {
+		for _, name := range names {
+			if what := name + " with " + label; !seen[what] {
+				missing = append(missing, what)
+			}
+		}
+	}
+	return missing
+}
+
+// The kubelet's own cAdvisor shows names, network and processes, of a pod that is there
+// before it and of one that comes later.
+func TestCadvisorKnowsPods(t *testing.T) {
+	if systemdDriver(t) {
+		t.Skip("slices are systemd's to make; this test makes the pod's cgroup itself")
+	}
+	socket := filepath.Join(t.TempDir(), "containerd.sock")
+	s := own(t, node.Options{Args: []string{"--containerd-socket", socket}})
+	name := s.CgroupMark + "-cadvisor"
+	podIn := func(what string) {
+		p := s.pod(t, func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.CgroupParent = "/" + name + "/" + what
+			c.Labels["io.kubernetes.pod.name"] = what
+		})
+		p.start("c", "exec sleep 1000", func(c *runtimeapi.ContainerConfig) {
+			c.Labels = map[string]string{"io.kubernetes.pod.name": what, "io.kubernetes.container.name": what + "-c"}
+		})
+	}
+	podIn("first")
+	c := startCadvisor(t, socket, "/"+name)
+	for _, what := range []string{"first", "later"} {
+		if what == "later" {
+			podIn(what)
+		}
+		wanted := map[string][]string{
+			`pod="` + what + `"`: {"container_network_receive_bytes_total", "container_network_transmit_packets_dropped_total"},
+			`container="` + what + `-c"`: {
+				"container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_processes",
+				"container_threads", "container_file_descriptors", "container_ulimits_soft",
+			},
+			`image="` + busybox + `"`: {"container_start_time_seconds"},
+			`image="berth/pause"`:     {"container_network_receive_errors_total"},
+		}
+		var missing []string
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("the last text of cAdvisor misses %q", missing)
+			}
+		})
+		eventually(t, "cAdvisor shows all of the pod "+what, func() bool { missing = c.missing(t, wanted); return len(missing) == 0 })
 	}
 }

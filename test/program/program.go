@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -13,11 +14,11 @@ const BuiltEnv = "BERTH_TEST_PROGRAMS"
 
 // All are the packages whose programs tests ask for, as [Build] takes them.
 func All() []string {
-	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe", streams + "client", streams + "kubelet"}
+	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe", "test/streams/client", "test/streams/kubelet", "test/cadvisor"}
 }
 
-// streams is a module of its own, whose dependencies are the clients' and not berth's.
-const streams = "test/streams/"
+// modules are modules of their own, whose dependencies are the programs' and not berth's.
+var modules = []string{"test/streams", "test/cadvisor"}
 
 // linksC are the programs that can't be built without a C compiler.
 var linksC = map[string]bool{"cmd/berth-shim": true}
@@ -34,12 +35,12 @@ func Build(pkg, file string) error {
 		return os.WriteFile(file, data, 0o755)
 	}
 	c := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags", "seccomp,runc_nocriu", "-ldflags", "-s -w", "-o", file, "berth/"+pkg)
-	if strings.HasPrefix(pkg, streams) {
+	if i := slices.IndexFunc(modules, func(m string) bool { return pkg == m || strings.HasPrefix(pkg, m+"/") }); i >= 0 {
 		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 		if err != nil {
 			return fmt.Errorf("find the module of %s: %w", pkg, err)
 		}
-		c.Dir = filepath.Join(strings.TrimSpace(string(root)), streams)
+		c.Dir = filepath.Join(strings.TrimSpace(string(root)), modules[i])
 		c.Args[len(c.Args)-2], err = filepath.Abs(file)
 		if err != nil {
 			return err
