@@ -167,6 +167,9 @@ func linuxResources(r *runtimeapi.LinuxContainerResources, h Host) (*specs.Linux
 	return out, nil
 }
 
+// maxCPUShares is the most that the kernel takes (MAX_SHARES in kernel/sched/core.c).
+const maxCPUShares = 1 << 18
+
 // CheckResources refuses limits that no kernel takes, wrapping [ErrInvalid]. What this
 // host can enforce is for [Plan] and [UpdateResources] to tell.
 func CheckResources(r *runtimeapi.LinuxContainerResources) error {
@@ -175,7 +178,7 @@ func CheckResources(r *runtimeapi.LinuxContainerResources) error {
 		return invalid("resources.cpu_period: %d must not be negative: give microseconds, or 0 to leave it", r.GetCpuPeriod())
 	case r.GetCpuQuota() < -1:
 		return invalid("resources.cpu_quota: %d is too low: give microseconds, -1 for no limit, or 0 to leave it", r.GetCpuQuota())
-	case r.GetCpuShares() != 0 && (r.GetCpuShares() < 2 || r.GetCpuShares() > 262144):
+	case r.GetCpuShares() != 0 && (r.GetCpuShares() < 2 || r.GetCpuShares() > maxCPUShares):
 		return invalid("resources.cpu_shares: %d is out of range: give 2 to 262144, or 0 to leave it", r.GetCpuShares())
 	case limit < -1 || swap < -1:
 		return invalid("resources.memory_limit_in_bytes, memory_swap_limit_in_bytes: %d, %d: give bytes, -1 for no limit, or 0 to leave it", limit, swap)

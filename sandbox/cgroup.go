@@ -14,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/oci/shimapi"
 )
 
 // cgroupRoot is where every system mounts it.
@@ -39,6 +40,24 @@ func withCgroupParent(cfg *runtimeapi.PodSandboxConfig, parent string) *runtimea
 	}
 	out.Linux.CgroupParent = parent
 	return out
+}
+
+// podLimits are the limits of a pod's cgroup that berth sets: those of its own. One that the
+// client names is the client's, which has limited it already, and which would undo what
+// another writes (the kubelet does both). The error wraps [ErrInvalid] or [ErrUnsupported].
+func podLimits(cfg *runtimeapi.PodSandboxConfig, h oci.Host, parent string) (*shimapi.PodLimits, error) {
+	l := cfg.GetLinux()
+	if l.GetCgroupParent() != "" {
+		return nil, nil
+	}
+	r, err := oci.PodLimits(l.GetResources(), l.GetOverhead(), h)
+	if err != nil || r == nil {
+		return nil, asDomain(err)
+	}
+	if h.SystemdCgroup {
+		return nil, failed(ErrUnsupported, "linux.resources, linux.overhead: the cgroups of pods are slices of systemd, and the pod has none; name one by linux.cgroup_parent, and limit it there")
+	}
+	return &shimapi.PodLimits{Path: parent, Resources: r}, nil
 }
 
 // cgroupDirs are the directories of a cgroup: one, or on v1 one a hierarchy.

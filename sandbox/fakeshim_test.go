@@ -40,6 +40,7 @@ type fakeShim struct {
 	runs       []shimapi.RunPodRequest
 	kills      []shimapi.KillRequest
 	updates    []shimapi.UpdateRequest
+	podUpdates []shimapi.UpdatePodRequest
 	execs      []shimapi.ExecRequest
 	groups     map[string]string // cgroups of the containers that are created next
 	// hook is called before a method is carried out; its error is the answer.
@@ -221,6 +222,10 @@ func (f *fakeShim) carryOut(req shimapi.Request, id string) (any, error) {
 		var r shimapi.UpdateRequest
 		_ = json.Unmarshal(req.Body, &r)
 		f.updates = append(f.updates, r)
+	case shimapi.MethodUpdatePod:
+		var r shimapi.UpdatePodRequest
+		_ = json.Unmarshal(req.Body, &r)
+		f.podUpdates = append(f.podUpdates, r)
 	case shimapi.MethodReopen, shimapi.MethodResize:
 		return nil, f.known(id)
 	case shimapi.MethodShutdown:

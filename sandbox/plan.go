@@ -58,15 +58,19 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 	if err != nil {
 		return podPlan{}, asDomain(err)
 	}
-	early, late := splitSysctls(podSysctls(cfg))
 	parent := cgroupParent(h, rec)
+	limits, err := podLimits(cfg, h, parent)
+	if err != nil {
+		return podPlan{}, err
+	}
+	early, late := splitSysctls(podSysctls(cfg))
 	plan := podPlan{
 		Hostname: hostname(cfg, h), LateSysctls: late, DNS: cfg.GetDnsConfig(), CgroupParent: parent, Labels: labels,
 		Pause: shimapi.RunPodRequest{
 			ID: rec.ID, Dir: paths.podDir(rec.ID),
 			NewNet: rec.netns != "", NetNSPath: rec.netns, NewUTS: rec.netns != "", NewIPC: !hostIPC(cfg), NewPID: sharedPID(cfg),
 			UIDMaps: rec.uids, GIDMaps: rec.gids, Sysctls: early,
-			CgroupPath: sandboxCgroup(h, parent, rec.ID), OOMScoreAdj: clampOOM(h, pauseOOMScore),
+			CgroupPath: sandboxCgroup(h, parent, rec.ID), Limits: limits, OOMScoreAdj: clampOOM(h, pauseOOMScore),
 			User: &security.User, AppArmor: security.AppArmor, SELinux: labels.Process,
 		},
 	}

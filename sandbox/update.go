@@ -81,10 +81,9 @@ func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw 
 	return &spec, nil
 }
 
-// UpdatePodResources records a pod's new overhead and resources (KEP-5419), which the
-// verbose status then shows; nil ones keep their value. It writes no cgroup, like both
-// peers: the kubelet calls it after it has written the pod's, which is the kubelet's own
-// and whose limits another writer would undo.
+// UpdatePodResources changes a pod's overhead and resources (KEP-5419), which the verbose
+// status then shows; nil ones keep their value. A cgroup that the client named stays as the
+// client has written it; see [podLimits].
 func (p *podVerbs) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
 	digest := inflight.Digest(&runtimeapi.UpdatePodSandboxResourcesRequest{Overhead: overhead, Resources: resources})
 	for _, r := range []*runtimeapi.LinuxContainerResources{overhead, resources} {
@@ -123,5 +122,24 @@ func (p *podVerbs) update(ctx context.Context, id string, overhead, resources *r
 	if err != nil {
 		return err
 	}
+	if err := p.limit(ctx, s, cfg); err != nil {
+		return err
+	}
 	return s.change(written, func(rec *podRecord) { rec.Config, rec.config = enc, cfg })
+}
+
+// limit has the shim limit the pod's cgroup, if that is berth's to do.
+func (p *podVerbs) limit(ctx context.Context, s *Sandbox, cfg *runtimeapi.PodSandboxConfig) error {
+	limits, err := podLimits(cfg, p.host, cgroupParent(p.host, s.rec.get()))
+	if err != nil || limits == nil {
+		return err
+	}
+	shim, err := s.shimIn(p.teardown.shims)
+	if err != nil {
+		return err
+	}
+	if err := shim.UpdatePod(ctx, &shimapi.UpdatePodRequest{ID: s.id, Limits: *limits}); err != nil {
+		return fmt.Errorf("limit pod %s: %w", s.id, asDomain(err))
+	}
+	return nil
 }

@@ -236,6 +236,23 @@ func TestUpdatePodResources(t *testing.T) {
 	if l := n.podStatus(pod).Config.GetLinux(); l.GetOverhead().GetCpuShares() != 2 || l.GetResources().GetCpuShares() != 3 {
 		t.Errorf("after a restart: %v", l)
 	}
+	if got := n.shim.podUpdates; len(got) != 2 || *got[0].Limits.Resources.CPU.Shares != 5 {
+		t.Errorf("the pod's own cgroup was given %v, want 2 and 3 shares as one limit", got)
+	}
+}
+
+// A cgroup that the client names is the client's to limit.
+func TestPodLimitsOfAnotherOwner(t *testing.T) {
+	n := newFakeNode(t)
+	cfg := podConfig("a")
+	cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/kubepods/a", Resources: &runtimeapi.LinuxContainerResources{CpuShares: 3}}
+	pod, err := n.m.RunPod(t.Context(), cfg, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.m.UpdatePodResources(t.Context(), pod, nil, cfg.Linux.Resources); err != nil || len(n.shim.podUpdates) > 0 {
+		t.Errorf("%v; updates %v", err, n.shim.podUpdates)
+	}
 }
 
 // A pod that is asked to stop ends the creation of a container that hangs in the shim.

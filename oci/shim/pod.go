@@ -70,6 +70,9 @@ func (ps *pods) run(_ *call, r shimapi.RunPodRequest) (any, error) {
 }
 
 func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest) (began uint64, err error) {
+	if err := setPodLimits(r.Limits); err != nil {
+		return 0, err
+	}
 	if config.Cgroup, err = podCgroup(r.CgroupPath); err != nil {
 		return 0, err
 	}

@@ -239,6 +239,7 @@ func (s *Server) wire(bootID string) {
 		shimapi.MethodRunPod:        with(pods.run),
 		shimapi.MethodStopPod:       with(pods.stop),
 		shimapi.MethodRemovePod:     with(pods.remove),
+		shimapi.MethodUpdatePod:     with(pods.update),
 		shimapi.MethodCreate:        with(containers.create),
 		shimapi.MethodStart:         with(containers.start),
 		shimapi.MethodKill:          with(containers.kill),

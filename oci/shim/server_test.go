@@ -79,6 +79,7 @@ func TestVerbsRefuse(t *testing.T) {
 		{shimapi.MethodStart, `{"id":"c"}`, shimapi.KindNotFound},
 		{shimapi.MethodKill, `{"id":"c","signal":9}`, shimapi.KindNotFound},
 		{shimapi.MethodUpdate, `{"id":"c"}`, shimapi.KindNotFound},
+		{shimapi.MethodUpdatePod, `{"id":"p","limits":{"path":"/p"}}`, shimapi.KindNotFound},
 		{shimapi.MethodExec, `{"id":"c"}`, shimapi.KindNotFound},
 		{shimapi.MethodAttach, `{"id":"c"}`, shimapi.KindNotFound},
 		{shimapi.MethodResize, `{"id":"c"}`, shimapi.KindNotFound},

@@ -33,6 +33,7 @@ const (
 	MethodCloseStdin = "close-stdin"
 	MethodReopen     = "reopen"
 	MethodUpdate     = "update"
+	MethodUpdatePod  = "update-pod"
 	MethodList       = "list"
 	MethodWatch      = "watch"
 	MethodShutdown   = "shutdown"
@@ -104,13 +105,23 @@ type RunPodRequest struct {
 	// CgroupPath is the pod sandbox's own cgroup, relative to the mount. On v2 pause is
 	// cloned into it. On v1 it is made, in [SandboxHierarchy] alone, and stays empty: a
 	// join costs milliseconds there, and what looks for it (cAdvisor) needs no process in it.
-	CgroupPath  string `json:"cgroup_path,omitempty"`
-	OOMScoreAdj int    `json:"oom_score_adj"`
+	CgroupPath string `json:"cgroup_path,omitempty"`
+	// Limits are those of the cgroup that the pod's containers are made in; nil when it is
+	// not berth's to limit, or nothing limits it.
+	Limits      *PodLimits `json:"limits,omitempty"`
+	OOMScoreAdj int        `json:"oom_score_adj"`
 	// User is what pause becomes; nil, of a daemon older than the field: an
 	// unprivileged user where the user namespace maps it.
 	User     *PauseUser `json:"user,omitempty"`
 	AppArmor string     `json:"apparmor,omitempty"` // profile of pause; "" is unconfined
 	SELinux  string     `json:"selinux,omitempty"`  // label of pause; "" leaves the shim's
+}
+
+// PodLimits are the limits of the cgroup above those of a pod's containers. Path is from
+// the root of the hierarchy or hierarchies; the cgroup is made where it is not there yet.
+type PodLimits struct {
+	Path      string                `json:"path"`
+	Resources *specs.LinuxResources `json:"resources"`
 }
 
 // SandboxHierarchy is the v1 hierarchy that the cgroups of pod sandboxes are made in, one
@@ -241,6 +252,12 @@ type UpdateRequest struct {
 	ID          string                `json:"id"`
 	Resources   *specs.LinuxResources `json:"resources"`
 	OOMScoreAdj *int                  `json:"oom_score_adj,omitempty"`
+}
+
+// UpdatePodRequest changes the limits of a running pod's cgroup.
+type UpdatePodRequest struct {
+	ID     string    `json:"id"`
+	Limits PodLimits `json:"limits"`
 }
 
 // Status is the state of a pause process or a container.

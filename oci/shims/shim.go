@@ -99,6 +99,11 @@ func (sh *Shim) RunPod(ctx context.Context, r *shimapi.RunPodRequest) (pause shi
 	return pause, err
 }
 
+// UpdatePod changes the limits of a running pod's cgroup.
+func (sh *Shim) UpdatePod(ctx context.Context, r *shimapi.UpdatePodRequest) error {
+	return sh.call(ctx, shimapi.MethodUpdatePod, r, nil)
+}
+
 // StopPod kills the pause process and unmounts the pod's network namespace. An unknown
 // pod is no error.
 func (sh *Shim) StopPod(ctx context.Context, id string) error {

@@ -228,3 +228,44 @@ func TestPressureIsCounted(t *testing.T) {
 		return ok && number(t, some) > 0
 	})
 }
+
+// The limits of a pod whose cgroup is berth's are the kernel's, with the overhead on top,
+// and an update changes them; they go with the pod.
+func TestPodLevelLimits(t *testing.T) {
+	limits := func(mib int64) *runtimeapi.LinuxContainerResources {
+		return &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: mib << 20, CpuShares: 512}
+	}
+	with := func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.Resources, c.Linux.Overhead = limits(48), limits(16)
+	}
+	if systemdDriver(t) {
+		cfg := shared.podConfig(t)
+		with(cfg)
+		if _, err := shared.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: cfg}); err == nil || !strings.Contains(err.Error(), "cgroup_parent") {
+			t.Errorf("limits of a pod without a slice, which is systemd's to make: %v", err)
+		}
+		return
+	}
+	p := shared.pod(t, with)
+	c := p.start("c", "sleep 1000")
+	dir := filepath.Dir(cgroupDir(t, c.hostPID(), "memory"))
+	check := func(when, want string) {
+		t.Helper()
+		if got := cgroupRead(t, dir, "memory.limit_in_bytes", "memory.max"); got != want {
+			t.Errorf("%s the pod's memory is limited to %s bytes, want %s", when, got, want)
+		}
+	}
+	check("at first", strconv.Itoa(64<<20))
+	_, err := shared.Runtime.UpdatePodSandboxResources(within(t), &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: p.ID, Resources: limits(80)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("after an update", strconv.Itoa(96<<20))
+	if st := p.start("fat", "exec "+allocate128).Ended(); st.GetExitCode() != 137 {
+		t.Errorf("a container without a limit that takes more than its pod may have ended with %d, want 137", st.GetExitCode())
+	}
+	p.Remove()
+	if _, err := os.Stat(dir); err == nil {
+		t.Errorf("%s is left after the pod", dir)
+	}
+}
