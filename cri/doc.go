@@ -36,7 +36,7 @@
 //
 // # Files
 //
-// None. The streaming server listens on a loopback TCP port.
+// None. The streaming server listens on a TCP port, by default on the loopback.
 //
 // # Why not an error for a closed port of a port-forward
 //

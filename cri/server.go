@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"crypto/tls"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type Options struct {
 	HandlerFeatures *runtimeapi.RuntimeHandlerFeatures
 
 	StreamAddress     string        // host:port of Exec, Attach and PortForward; "127.0.0.1:0" when empty
+	StreamTLS         *tls.Config   // the same over TLS alone; nil: without
 	StreamIdleTimeout time.Duration // after which a silent stream is closed; 4 h when 0
 	ReadyWait         time.Duration // how long a call waits for SetReady before it gets Unavailable
 

@@ -41,7 +41,7 @@ func serveStreams(opt Options) (*streams, error) {
 		return nil, fmt.Errorf("listen for exec, attach and port-forward; change the streaming address %q: %w", address, err)
 	}
 	open := newSessions()
-	server, err := newStreamingServer(opt, l.Addr().String(), open)
+	server, err := newStreamingServer(opt, urlHost(address, l.Addr()), open)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make streaming server: %w", err), l.Close())
 	}
@@ -56,11 +56,16 @@ func serveStreams(opt Options) (*streams, error) {
 		Handler:     server,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: clients.bind,
+		TLSConfig:   opt.StreamTLS,
 	}
 	guard(s.http)
+	serve := func() error { return s.http.Serve(clients) }
+	if opt.StreamTLS != nil {
+		serve = func() error { return s.http.ServeTLS(clients, "", "") }
+	}
 	go func() {
 		defer close(s.done)
-		if err := s.http.Serve(clients); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
 			klog.ErrorS(err, "The streaming server ended; exec, attach and port-forward need a restart", "address", address)
 		}
 	}()
@@ -71,12 +76,26 @@ func serveStreams(opt Options) (*streams, error) {
 func newStreamingServer(opt Options, address string, open *sessions) (streaming.Server, error) {
 	cfg := streaming.DefaultConfig
 	cfg.BaseURL = &url.URL{Scheme: "http", Host: address}
+	if opt.StreamTLS != nil {
+		cfg.BaseURL.Scheme = "https"
+	}
 	cfg.StreamIdleTimeout = cmp.Or(opt.StreamIdleTimeout, cfg.StreamIdleTimeout)
 	server, err := streaming.NewServer(cfg, streamRuntime{opt.Domain, open})
 	if err != nil {
 		return nil, err
 	}
 	return &streamFront{Server: server, idle: cfg.StreamIdleTimeout, wanted: map[string]wanted{}}, nil
+}
+
+// urlHost is the host:port of URLs: a name stays the name that was configured, since a
+// certificate may have that alone.
+func urlHost(configured string, at net.Addr) string {
+	host, _, err := net.SplitHostPort(configured)
+	_, port, atErr := net.SplitHostPort(at.String())
+	if err != nil || atErr != nil || host == "" || net.ParseIP(host) != nil {
+		return at.String()
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // close ends every stream, and returns when the clients were told: those upgraded from

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +49,7 @@ func (l *clientListener) Accept() (net.Conn, error) {
 // bind is the [http.Server]'s ConnContext. Every request of the connection, upgraded or
 // not, descends from the context that it returns.
 func (l *clientListener) bind(ctx context.Context, conn net.Conn) context.Context {
-	c, ok := conn.(*clientConn)
+	c, ok := plain(conn).(*clientConn)
 	if !ok {
 		return ctx
 	}
@@ -83,6 +84,14 @@ type clientConn struct {
 }
 
 type clientKey struct{}
+
+// plain is the connection below TLS, or conn itself where there is none.
+func plain(conn net.Conn) net.Conn {
+	if t, ok := conn.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return conn
+}
 
 // Close implements [net.Conn].
 func (c *clientConn) Close() error {

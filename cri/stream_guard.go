@@ -39,7 +39,9 @@ const (
 func guard(s *http.Server) {
 	s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = strangerTimeout, strangerTimeout, strangerTimeout
 	s.MaxHeaderBytes = strangerHeader
-	s.SetKeepAlivesEnabled(false) // a connection is for one stream, and never idle
+	s.SetKeepAlivesEnabled(false)     // a connection is for one stream, and never idle
+	s.Protocols = new(http.Protocols) // HTTP/2 can't be upgraded to SPDY or WebSocket
+	s.Protocols.SetHTTP1(true)
 	s.ConnState = (&strangers{at: make(map[net.Conn]*list.Element)}).changed
 }
 
@@ -57,7 +59,7 @@ func (s *strangers) changed(c net.Conn, state http.ConnState) {
 	case http.StateNew:
 		if old := s.add(c); old != nil {
 			klog.V(2).InfoS("Closed a connection to the streaming port that had shown no token, for there are too many", "peer", old.RemoteAddr())
-			_ = old.Close() // whatever it says, the connection is given up
+			_ = plain(old).Close() // TLS would wait for a peer that takes no goodbye
 		}
 	case http.StateHijacked, http.StateClosed:
 		s.remove(c)

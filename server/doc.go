@@ -10,8 +10,8 @@
 //
 // What is where: node.go opens and closes the parts, server.go runs them, adapters.go joins
 // packages that do not import each other, observe.go feeds the metrics, listen.go and
-// containerd.go make the sockets, reload.go and signals.go obey signals, watchdog.go and
-// notify.go talk to systemd.
+// containerd.go make the sockets, certificate.go has the streams' certificate, reload.go and
+// signals.go obey signals, watchdog.go and notify.go talk to systemd.
 //
 // A start takes these steps, in this order:
 //
@@ -54,12 +54,14 @@
 //
 // # Locks
 //
-// No mutex. The flock of each directory is held until the process ends.
+// certificate.mu is held by the one handshake that looks whether the certificate's files
+// have changed; the others do not wait for it. The flock of each directory is held until the process ends.
 //
 // # Files
 //
 //	ROOT/berthd.lock, STATE/berthd.lock   locked while a daemon runs; the owner's PID
 //	listen (configuration)                the socket of the CRI
+//	STATE/streams.crt                     the streams' certificate, if stream_tls is self-signed
 //	containerd_socket (configuration)     the path lent; a killed daemon leaves it to the next
 //
 // # Why not socket activation

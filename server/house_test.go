@@ -26,7 +26,7 @@ var local = map[string][]string{
 	"cmd/berth/hostcheck": {"cni", "oci", "server/config", "cmd/berth/printable"},
 	"cmd/berth/printable": {},
 	"cmd/berth-shim":      {"oci/shim"},
-	"server":              {"cri", "sandbox", "sandbox/inflight", "image", "cni", "oci", "oci/failure", "oci/flock", "oci/shims", "server/config", "server/metrics"},
+	"server":              {"cri", "sandbox", "sandbox/inflight", "image", "cni", "oci", "oci/atomicfile", "oci/failure", "oci/flock", "oci/shims", "server/config", "server/metrics"},
 	"server/config":       {},
 	"server/metrics":      {"image"},
 	"cri":                 {"cri/containerdview", "sandbox", "sandbox/inflight", "image"},

@@ -243,14 +243,19 @@ func (n *node) openCRI(context.Context) error {
 	if n.host.SystemdCgroup {
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
+	encryption, err := streamTLS(n.cfg)
+	if err != nil {
+		return err
+	}
 	server, err := cri.NewServer(cri.Options{
 		Domain: n.pods, Calls: n.calls,
 		Images: n.images, Archive: n.images,
 		NetworkReady: n.network.Ready, Info: n.info,
 		Version: n.version, CgroupDriver: driver, Handlers: n.cfg.RuntimeHandlers,
 		Features: n.host.Features(), HandlerFeatures: n.host.HandlerFeatures(),
-		StreamAddress: n.cfg.StreamAddress, ReadyWait: readyWait,
-		Observe: n.metrics.Call,
+		StreamAddress: n.cfg.StreamAddress, StreamTLS: encryption, StreamIdleTimeout: n.cfg.StreamIdleTimeout,
+		ReadyWait: readyWait,
+		Observe:   n.metrics.Call,
 	})
 	if err != nil {
 		return err

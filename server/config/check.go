@@ -23,9 +23,7 @@ func (c Config) Check() error {
 	}
 	c.checkPaths(wrong)
 	c.checkListen(wrong)
-	if _, _, err := net.SplitHostPort(c.StreamAddress); err != nil {
-		wrong("stream_address", "want host:port (port 0: any free one), not %q", c.StreamAddress)
-	}
+	c.checkStreams(wrong)
 	c.checkMetrics(wrong)
 	c.checkWords(wrong)
 	if c.LogLevel < 0 || c.LogLevel > 10 {
@@ -105,6 +103,26 @@ func (c Config) checkListen(wrong func(key, format string, args ...any)) {
 		wrong("containerd_socket", "want auto, off or an absolute path, not %q", path)
 	case len(path) > maxSocketPath:
 		wrong("containerd_socket", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
+	}
+}
+
+func (c Config) checkStreams(wrong func(key, format string, args ...any)) {
+	if _, _, err := net.SplitHostPort(c.StreamAddress); err != nil {
+		wrong("stream_address", "want host:port (port 0: any free one), not %q", c.StreamAddress)
+	}
+	if n := len(c.StreamTLS); n > 2 {
+		wrong("stream_tls", "want a certificate's file and its key's, one file with both, or %q, not %d values", SelfSigned, n)
+	}
+	for _, file := range c.StreamTLS {
+		if !filepath.IsAbs(file) && (file != SelfSigned || len(c.StreamTLS) != 1) {
+			wrong("stream_tls", "want absolute paths, or %q alone, not %q", SelfSigned, file)
+		}
+	}
+	if v := c.StreamTLSMinVersion; v != "1.2" && v != "1.3" {
+		wrong("stream_tls_min_version", `want "1.2" or "1.3", not %q`, v)
+	}
+	if c.StreamIdleTimeout <= 0 {
+		wrong("stream_idle_timeout", "want more than 0s, not %s; a stream without an end would be kept for a client that is gone", c.StreamIdleTimeout)
 	}
 }
 

@@ -11,6 +11,8 @@ const DefaultFile = "/etc/berth/config.toml"
 const (
 	Auto = "auto"
 	Off  = "off"
+	// SelfSigned is of stream_tls.
+	SelfSigned = "self-signed"
 )
 
 // Config is everything that can be told to berthd. The zero value is of no
@@ -27,6 +29,9 @@ type Config struct {
 	DefaultNetwork       bool          `toml:"default_network" help:"use a built-in bridge network while cni_conf_dir holds none"`
 	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates, HOST/hosts.toml; the first directory that exists is the one read"`
 	StreamAddress        string        `toml:"stream_address" help:"host:port of the exec, attach and port-forward server; it should be reachable by the kubelet only"`
+	StreamTLS            []string      `toml:"stream_tls" help:"the streaming server's certificate and key, PEM files that may be one, read again when they change; or self-signed: one made at each start, STATE/streams.crt; the kubelet trusts what its machine's CA certificates vouch for; empty: no TLS, which is for the loopback"`
+	StreamTLSMinVersion  string        `toml:"stream_tls_min_version" help:"the oldest TLS that the streaming server speaks: 1.2 or 1.3"`
+	StreamIdleTimeout    time.Duration `toml:"stream_idle_timeout" help:"after how long without any data exec, attach and port-forward are closed"`
 	MetricsAddress       string        `toml:"metrics_address" reload:"yes" help:"where Prometheus reads the daemon's own metrics, /metrics: unix:///PATH, or host:port of the loopback; empty: nowhere"`
 	DebugSocket          string        `toml:"debug_socket" help:"path of a unix socket, for root only, at which Go's profiles are served: curl --unix-socket PATH http://berth/debug/pprof/heap; empty: nowhere"`
 	CgroupDriver         string        `toml:"cgroup_driver" help:"cgroupfs or systemd; empty looks at the host"`
@@ -60,5 +65,9 @@ func Default() Config {
 		SeccompRoot:      "/var/lib/kubelet/seccomp",
 		CreateHostPaths:  true,
 		DrainTimeout:     10 * time.Second,
+
+		StreamTLS:           []string{},
+		StreamTLSMinVersion: "1.2",
+		StreamIdleTimeout:   4 * time.Hour,
 	}
 }
