@@ -52,12 +52,14 @@ func (s *Server) checkHandler(name string) error {
 	if name == "" {
 		return nil
 	}
+	var known []string
 	for _, h := range s.opt.Handlers {
-		if h == name {
+		if h.GetName() == name {
 			return nil
 		}
+		known = append(known, h.GetName())
 	}
-	return invalid("runtime handler %q is not configured; leave it empty or use one of %q", short(name), s.opt.Handlers)
+	return invalid("runtime handler %q has no table [runtime.NAME] in the configuration; use one of %q", short(name), known)
 }
 
 func decodeAuth(a *runtimeapi.AuthConfig) *image.Auth {

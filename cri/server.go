@@ -36,10 +36,10 @@ type Options struct {
 	RuntimeName  string // "berth" when empty
 	Version      string // of berth
 	CgroupDriver runtimeapi.CgroupDriver
-	Handlers     []string // names of runtime handlers beside the default ""
-	// Features and HandlerFeatures are what Status promises the kubelet of this host.
-	Features        *runtimeapi.RuntimeFeatures
-	HandlerFeatures *runtimeapi.RuntimeHandlerFeatures
+	// Features are what Status promises the kubelet of this host, Handlers what it promises
+	// of each runtime handler, the default "" among them.
+	Features *runtimeapi.RuntimeFeatures
+	Handlers []*runtimeapi.RuntimeHandler
 
 	StreamAddress     string        // host:port of Exec, Attach and PortForward; "127.0.0.1:0" when empty
 	StreamTLS         *tls.Config   // the same over TLS alone; nil: without

@@ -214,7 +214,7 @@ func TestStatusTellsConditionsAndFeatures(t *testing.T) {
 	opt.NetworkReady = func() error { return errors.New("no configuration in /etc/cni/net.d") }
 	opt.Info = func() map[string]any { return map[string]any{"config": map[string]string{"stateDir": "/run/berth"}} }
 	opt.Features = &runtimeapi.RuntimeFeatures{MountOptions: true, UserNamespacesHostNetwork: true}
-	opt.HandlerFeatures = &runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}
+	opt.Handlers = []*runtimeapi.RuntimeHandler{{Features: &runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}}, {Name: "gvisor"}}
 	_, conn := serve(t, opt)
 	resp, err := runtimeapi.NewRuntimeServiceClient(conn).Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {
@@ -227,7 +227,7 @@ func TestStatusTellsConditionsAndFeatures(t *testing.T) {
 	if cond[1].GetStatus() || cond[1].GetType() != "NetworkReady" || cond[1].GetMessage() != "no configuration in /etc/cni/net.d" {
 		t.Errorf("network condition: %v", cond[1])
 	}
-	if h := resp.GetRuntimeHandlers(); len(h) != 2 || h[0].GetName() != "" || !h[0].GetFeatures().GetUserNamespaces() {
+	if h := resp.GetRuntimeHandlers(); len(h) != 2 || h[0].GetName() != "" || !h[0].GetFeatures().GetUserNamespaces() || h[1].GetFeatures().GetUserNamespaces() {
 		t.Errorf("handlers: %v", h)
 	}
 	if ft := resp.GetFeatures(); !proto.Equal(ft, opt.Features) {

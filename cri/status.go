@@ -44,10 +44,7 @@ func (s *runtimeService) Status(_ context.Context, req *runtimeapi.StatusRequest
 			s.runtimeCondition(),
 			condition(runtimeapi.NetworkReady, "NetworkNotReady", s.opt.NetworkReady()),
 		}},
-		Features: s.opt.Features,
-	}
-	for _, name := range append([]string{""}, s.opt.Handlers...) {
-		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{Name: name, Features: s.opt.HandlerFeatures})
+		Features: s.opt.Features, RuntimeHandlers: s.opt.Handlers,
 	}
 	if req.GetVerbose() {
 		info, err := s.statusInfo()

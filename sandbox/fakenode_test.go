@@ -64,7 +64,7 @@ func (n *fakeNode) begin() {
 		Calls: n.calls,
 		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims,
 		Host:     n.host,
-		Handlers: []string{"other"}, StopTimeout: time.Second,
+		Handlers: map[string]Handler{"other": {}}, StopTimeout: time.Second,
 	})
 	if err != nil {
 		n.t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -26,7 +25,7 @@ type podVerbs struct {
 	network  Network
 	mounts   Mounts
 	host     oci.Host
-	handlers []string
+	handlers handlers
 	bootID   string
 	events   *broadcaster
 	calls    *inflight.Calls
@@ -77,8 +76,8 @@ func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
 // checkNode refuses a pod that can't run on this node as it is now.
 func (p *podVerbs) checkNode(rec *podRecord) error {
 	cfg := rec.config
-	if rec.Handler != "" && !slices.Contains(p.handlers, rec.Handler) {
-		return failed(ErrInvalid, "runtime handler %q is not configured; leave it empty or use one of %q", rec.Handler, p.handlers)
+	if _, err := p.handlers.get(rec.Handler); err != nil {
+		return err
 	}
 	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), p.host); err != nil {
 		return asDomain(err)

@@ -225,11 +225,16 @@ func shimBinary(configured string) (string, error) {
 }
 
 func (n *node) openPods(context.Context) error {
+	for name, r := range n.cfg.Runtimes {
+		if r.Type != config.Builtin {
+			return fmt.Errorf("runtime.%s: this version of berthd runs only the type builtin", name)
+		}
+	}
 	pods, err := sandbox.New(sandbox.Options{
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host,
-		Calls: n.calls, Handlers: n.cfg.RuntimeHandlers,
+		Calls: n.calls, Handlers: n.handlers(),
 	})
 	if err != nil {
 		return fmt.Errorf("open the pods: %w", err)
@@ -251,8 +256,8 @@ func (n *node) openCRI(context.Context) error {
 		Domain: n.pods, Calls: n.calls,
 		Images: n.images, Archive: n.images,
 		NetworkReady: n.network.Ready, Info: n.info,
-		Version: n.version, CgroupDriver: driver, Handlers: n.cfg.RuntimeHandlers,
-		Features: n.host.Features(), HandlerFeatures: n.host.HandlerFeatures(),
+		Version: n.version, CgroupDriver: driver, Handlers: n.announced(),
+		Features:      n.host.Features(),
 		StreamAddress: n.cfg.StreamAddress, StreamTLS: encryption, StreamIdleTimeout: n.cfg.StreamIdleTimeout,
 		ReadyWait: readyWait,
 		Observe:   n.metrics.Call,

@@ -26,6 +26,7 @@ func (c Config) Check() error {
 	c.checkStreams(wrong)
 	c.checkMetrics(wrong)
 	c.checkWords(wrong)
+	c.checkRuntimes(wrong)
 	if c.LogLevel < 0 || c.LogLevel > 10 {
 		wrong("log_level", "want 0 to 10, not %d", c.LogLevel)
 	}

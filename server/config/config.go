@@ -37,7 +37,6 @@ type Config struct {
 	CgroupDriver         string        `toml:"cgroup_driver" help:"cgroupfs or systemd; empty looks at the host"`
 	ShimBinary           string        `toml:"shim_binary" help:"path of berth-shim; empty: beside berthd, then in PATH"`
 	PodsPerShim          int           `toml:"pods_per_shim" help:"pods that share one shim process: 0 all, 1 a shim each, n at most n"`
-	RuntimeHandlers      []string      `toml:"runtime_handlers" help:"handlers of runtime classes that pods may name; all mean the same runtime"`
 	PinnedImages         []string      `toml:"pinned_images" reload:"yes" help:"images the kubelet is asked not to collect; * matches anything"`
 	TrustPolicy          string        `toml:"trust_policy" reload:"yes" help:"file of [[rule]] tables that say which images may be pulled: match, reject, require_digest, digests, keys; empty: all may"`
 	SeedDir              string        `toml:"seed_dir" help:"image archives (docker or OCI, tar or directory) that are loaded at start; empty: none"`
@@ -45,6 +44,8 @@ type Config struct {
 	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
 	CreateHostPaths      bool          `toml:"create_host_paths" help:"a hostPath volume without a type whose path is missing gets a directory there (root, 0755), which stays; false refuses its container"`
 	DrainTimeout         time.Duration `toml:"drain_timeout" reload:"yes" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
+	// Runtimes is the last key: what follows a table belongs to it.
+	Runtimes map[string]Runtime `toml:"runtime" help:"a table for each handler that a RuntimeClass may name; pods that name another are refused, those that name none get the built-in runtime; type is builtin (libcontainer), or shim.v2 for a shim of containerd: runc, crun, gVisor, Kata, runwasi"`
 }
 
 // Default is the configuration of a machine that has no file.
@@ -60,7 +61,6 @@ func Default() Config {
 		CNIBinDir:        []string{"/opt/cni/bin", "/usr/lib/cni"},
 		CertsDir:         []string{"/etc/berth/certs.d", "/etc/containerd/certs.d"},
 		StreamAddress:    "127.0.0.1:0",
-		RuntimeHandlers:  []string{},
 		PinnedImages:     []string{},
 		SeccompRoot:      "/var/lib/kubelet/seccomp",
 		CreateHostPaths:  true,
@@ -69,5 +69,6 @@ func Default() Config {
 		StreamTLS:           []string{},
 		StreamTLSMinVersion: "1.2",
 		StreamIdleTimeout:   4 * time.Hour,
+		Runtimes:            map[string]Runtime{},
 	}
 }

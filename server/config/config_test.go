@@ -38,6 +38,13 @@ func TestPrintReadsBack(t *testing.T) {
 	want.PinnedImages = []string{"a", "b c"}
 	want.DefaultNetwork = true
 	want.DrainTimeout = 90 * time.Second
+	want.Runtimes = map[string]Runtime{
+		"plain": {Type: Builtin},
+		"gvisor": {
+			Type: ShimV2, Shim: "/opt/shim", Annotations: []string{"dev.gvisor.*"}, PrivilegedWithoutHostDevices: true,
+			Options: map[string]any{"TypeUrl": "t", "ConfigPath": "/etc/\"x\"", "Deep": map[string]any{"n": int64(1)}},
+		},
+	}
 	var text strings.Builder
 	if err := want.Print(&text); err != nil {
 		t.Fatal(err)
@@ -53,20 +60,24 @@ func TestPrintReadsBack(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	for name, tc := range map[string]struct{ text, wantErr string }{
-		"empty":            {"", ""},
-		"comment only":     {"# root = 1\n", ""},
-		"list as a string": {`cni_bin_dir = "/x"`, ""},
-		"unknown key":      {"root = \"/r\"\n\nlisen = \"unix:///x\"\n", `:3: lisen: unknown key; did you mean listen?`},
-		"far from any":     {"\nzzzzzzzz = 1\n", ":2: zzzzzzzz: unknown key; `berthd --print-config`"},
-		"unknown table":    {"root = \"/r\"\n[plugins.cri]\nx = 1\n", ":2: plugins: unknown key"},
-		"wrong type":       {"state = \"/s\"\nlog_level = \"much\"\n", `:2: log_level: want a number, not "much"`},
-		"wrong list":       {"cni_bin_dir = [1]", ":1: cni_bin_dir: want a list"},
-		"wrong bool":       {"default_network = \"yes\"", ":1: default_network: want true or false"},
-		"wrong duration":   {"drain_timeout = 10", `:1: drain_timeout: want a duration such as "10s", not 10`},
-		"table for string": {"[root]\na = 1", ":1: root: want a string in quotes, not a table"},
-		"syntax":           {"root = \"/r\"\nstate =\n", ":2: "},
-		"twice":            {"root = \"/r\"\nroot = \"/s\"\n", ":2: "},
-		"two mistakes":     {"b0 = 1\na0 = 2\n", ":1: b0: unknown key"},
+		"empty":             {"", ""},
+		"comment only":      {"# root = 1\n", ""},
+		"list as a string":  {`cni_bin_dir = "/x"`, ""},
+		"unknown key":       {"root = \"/r\"\n\nlisen = \"unix:///x\"\n", `:3: lisen: unknown key; did you mean listen?`},
+		"far from any":      {"\nzzzzzzzz = 1\n", ":2: zzzzzzzz: unknown key; `berthd --print-config`"},
+		"unknown table":     {"root = \"/r\"\n[plugins.cri]\nx = 1\n", ":2: plugins: unknown key"},
+		"wrong type":        {"state = \"/s\"\nlog_level = \"much\"\n", `:2: log_level: want a number, not "much"`},
+		"wrong list":        {"cni_bin_dir = [1]", ":1: cni_bin_dir: want a list"},
+		"wrong bool":        {"default_network = \"yes\"", ":1: default_network: want true or false"},
+		"wrong duration":    {"drain_timeout = 10", `:1: drain_timeout: want a duration such as "10s", not 10`},
+		"table for string":  {"[root]\na = 1", ":1: root: want a string in quotes, not a table"},
+		"syntax":            {"root = \"/r\"\nstate =\n", ":2: "},
+		"twice":             {"root = \"/r\"\nroot = \"/s\"\n", ":2: "},
+		"runtime's key":     {"[runtime.a]\ntype = \"builtin\"\nhsim = 1\n", ":1: runtime: [runtime.a]: unknown key hsim"},
+		"runtime, no table": {"runtime = 1\n", ":1: runtime: want tables [runtime.NAME], not 1"},
+		"runtime's type":    {"\n[runtime.a]\nannotations = 1\n", ":2: runtime: [runtime.a]: "},
+		"old handlers":      {"runtime_handlers = [\"a\"]\n", ":1: runtime_handlers: unknown key"},
+		"two mistakes":      {"b0 = 1\na0 = 2\n", ":1: b0: unknown key"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := write(t, tc.text)
@@ -163,6 +174,33 @@ func TestFlagsOverrideFile(t *testing.T) {
 	}
 }
 
+// TestRuntimesOfSeveralFiles: a drop-in adds its tables to the others; one of the same
+// name is replaced as a whole.
+func TestRuntimesOfSeveralFiles(t *testing.T) {
+	c := Default()
+	for _, text := range []string{
+		"[runtime.a]\ntype = \"shim.v2\"\nshim = \"one\"\n[runtime.b]\ntype = \"builtin\"\n",
+		"[runtime.a]\ntype = \"builtin\"\n",
+	} {
+		if err := c.read("f", text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
+	apply := Flags(fs)
+	if err := fs.Parse([]string{`--runtime=c={type="builtin"}`}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]Runtime{"a": {Type: Builtin}, "b": {Type: Builtin}}
+	if diff := cmp.Diff(want, c.Runtimes); diff != "" {
+		t.Error(diff)
+	}
+	apply(&c)
+	if diff := cmp.Diff(map[string]Runtime{"c": {Type: Builtin}}, c.Runtimes); diff != "" {
+		t.Errorf("a flag replaces the tables of files, as it does a list: %s", diff)
+	}
+}
+
 func TestEveryKeyIsAFlag(t *testing.T) {
 	fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
 	Flags(fs)
@@ -199,6 +237,12 @@ func TestCheck(t *testing.T) {
 		"seed_dir: want an absolute":      func(c *Config) { c.SeedDir = "/seed/" },
 		"seccomp_root: want an absolute":  func(c *Config) { c.SeccompRoot = "" },
 		"cni_conf_dir: want an absolute ": func(c *Config) { c.CNIConfDir = "../x" },
+		"runtime.A_b: a handler's name":   func(c *Config) { c.Runtimes["A_b"] = Runtime{Type: Builtin} },
+		"runtime.a.type: want":            func(c *Config) { c.Runtimes["a"] = Runtime{Type: "oci"} },
+		"runtime.b.shim: want":            func(c *Config) { c.Runtimes["b"] = Runtime{Type: ShimV2} },
+		"runtime.c.shim: want":            func(c *Config) { c.Runtimes["c"] = Runtime{Type: ShimV2, Shim: "bin/shim"} },
+		"runtime.d: type \"builtin\"":     func(c *Config) { c.Runtimes["d"] = Runtime{Type: Builtin, Shim: "shim"} },
+		"runtime.e.annotations: want":     func(c *Config) { c.Runtimes["e"] = Runtime{Type: Builtin, Annotations: []string{"a*b"}} },
 	} {
 		c := Default()
 		change(&c)
@@ -247,7 +291,9 @@ func TestPrintExplainsEachKey(t *testing.T) {
 	if err := Default().Print(&text); err != nil {
 		t.Fatal(err)
 	}
-	blocks := strings.Split(strings.TrimSpace(text.String()), "\n\n")
+	// Without tables there is an example, which is no setting.
+	printed := strings.Replace(text.String(), exampleRuntimes, "runtime = ", 1)
+	blocks := strings.Split(strings.TrimSpace(printed)+" ", "\n\n")
 	fields := reflect.TypeFor[Config]()
 	if len(blocks) != fields.NumField() {
 		t.Fatalf("%d keys are printed, want %d", len(blocks), fields.NumField())

@@ -91,6 +91,10 @@ func (c Config) Print(w io.Writer) error {
 		if f.Tag.Get("reload") != "" {
 			help += " (SIGHUP applies a change)"
 		}
+		if tables, ok := v.Field(i).Interface().(map[string]Runtime); ok {
+			_, err := fmt.Fprintf(w, "# %s\n%s", help, literalRuntimes(tables))
+			return err // what follows a table would belong to it
+		}
 		if _, err := fmt.Fprintf(w, "# %s\n%s = %s\n\n", help, f.Tag.Get("toml"), literal(v.Field(i))); err != nil {
 			return err
 		}
@@ -115,6 +119,8 @@ func assign(field reflect.Value, value any) error {
 		return assignDuration(into, value)
 	case *[]string:
 		return assignList(into, value)
+	case *map[string]Runtime:
+		return assignRuntimes(into, value)
 	case *int:
 		n, ok := value.(int64)
 		if !ok {

@@ -46,6 +46,8 @@ func register(fs *flag.FlagSet, name, help string, field reflect.Value) {
 		fs.IntVar(p, name, *p, help)
 	case *[]string:
 		fs.Var(&listFlag{list: p}, name, help+" (commas between, or given again)")
+	case *map[string]Runtime:
+		fs.Var(runtimeFlag{p}, name, help+` (NAME={type="builtin"}, or given again)`)
 	}
 }
 

@@ -119,7 +119,7 @@ func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string)
 		return err
 	}
 	files := map[string]string{
-		"/etc/berth/config.toml":               "runtime_handlers = [\"runc\", \"test-handler\"]\ncni_bin_dir = [\"" + filepath.Join(g.bundle, "bin/cni") + "\"]\n",
+		"/etc/berth/config.toml":               "cni_bin_dir = [\"" + filepath.Join(g.bundle, "bin/cni") + "\"]\n[runtime.runc]\ntype = \"builtin\"\n[runtime.test-handler]\ntype = \"builtin\"\n",
 		"/etc/cni/net.d/10-berth.conflist":     string(list),
 		filepath.Join(dir, "kubelet.yaml"):     kubeletConfig,
 		"/etc/systemd/system/kubelet.slice":    "[Unit]\nDescription=Node tests\n",
