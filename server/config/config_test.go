@@ -76,7 +76,7 @@ func TestLoad(t *testing.T) {
 		"runtime's key":     {"[runtime.a]\ntype = \"builtin\"\nhsim = 1\n", ":1: runtime: [runtime.a]: unknown key hsim"},
 		"runtime, no table": {"runtime = 1\n", ":1: runtime: want tables [runtime.NAME], not 1"},
 		"runtime's type":    {"\n[runtime.a]\nannotations = 1\n", ":2: runtime: [runtime.a]: "},
-		"old handlers":      {"runtime_handlers = [\"a\"]\n", ":1: runtime_handlers: unknown key"},
+		"old handlers":      {"runtime_handlers = [\"a\"]\n", ":1: runtime_handlers: unknown key; write a table for each handler, such as [runtime.runc]"},
 		"two mistakes":      {"b0 = 1\na0 = 2\n", ":1: b0: unknown key"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -81,6 +81,9 @@ func (l *listFlag) Set(s string) error {
 
 // suggestion names the key that was probably meant, for the end of an error.
 func suggestion(key string, known map[string]reflect.Value) string {
+	if advice := replaced[key]; advice != "" {
+		return "; " + advice
+	}
 	best, distance := "", 1+len(key)/3
 	for name := range known {
 		if d := editDistance(key, name); d < distance || d == distance && name < best {
@@ -91,6 +94,11 @@ func suggestion(key string, known map[string]reflect.Value) string {
 		return "; `berthd --print-config` lists the keys there are"
 	}
 	return fmt.Sprintf("; did you mean %s?", best)
+}
+
+// replaced says of each key that there was what to write instead.
+var replaced = map[string]string{
+	"runtime_handlers": "write a table for each handler, such as [runtime.runc] with the line type = \"builtin\"",
 }
 
 // editDistance is Levenshtein's: single-character changes from a to b.
