@@ -14,7 +14,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
+.PHONY: all build static cni deps older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -45,9 +45,15 @@ run: deps build cni
 	@CGO_ENABLED=0 $(BUILD) -o bin/ ./hack/demo
 	@hack/run.sh
 
+# Older releases, which the test of upgrades starts from: the first that is to be upgraded
+# from, and the last before each change of the wire or the records.
+OLDER := e6e2f7b 16b5588
+older: tools
+	@hack/older.sh $(OLDER)
+
 # Packages one after the other: several of them look at what the whole machine
 # has (mounts, links, cgroups) before and after.
-test: deps build cni
+test: deps build cni older
 	@$(TEST) -c -o /dev/null ./... >/dev/null
 	$(TEST) -p 1 -timeout 40m ./...
 	$(GO) -C hack/house test -buildvcs=false ./...
@@ -57,7 +63,7 @@ unit: tools static
 	$(TEST) ./oci ./sandbox/... ./cri/... ./cni ./image/... ./server/... ./cmd/...
 
 # The crash tests of `make test` and those that take long or kill at random.
-crash: deps build cni
+crash: deps build cni older
 	BERTH_SOAK=1 $(TEST) -count=1 -timeout 40m ./test/crash
 
 # What a hostile tenant tries, as a table of what held; test/attack/doc.go tells how

@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,6 +26,7 @@ const stopGrace = 10 * time.Second
 type pod struct {
 	recorder
 	id, netns string
+	cgroup    string        // of the sandbox alone; "" after a handover: the daemon removes it
 	ready     chan struct{} // closed when run has ended, well or not
 	failed    bool          // run failed: there is no process; not read before ready
 	process   process       // not read before ready
@@ -73,8 +75,10 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest)
 	if err := setPodLimits(r.Limits); err != nil {
 		return 0, err
 	}
-	if config.Cgroup, err = podCgroup(r.CgroupPath); err != nil {
-		return 0, err
+	if p.cgroup = podCgroupDir(r.CgroupPath); p.cgroup != "" {
+		if config.Cgroup, err = makePodCgroup(p.cgroup); err != nil {
+			return 0, err
+		}
 	}
 	if config.Cgroup != nil {
 		defer config.Cgroup.Close()
@@ -145,7 +149,20 @@ func (p *pod) stop() error {
 	}
 	p.unbind.Lock()
 	defer p.unbind.Unlock()
-	return unbindNetNS(p.netns)
+	return errors.Join(unbindNetNS(p.netns), p.removeCgroup())
+}
+
+// removeCgroup removes what podCgroup made. The daemon does that too, for a shim that died;
+// but one of an older release does not know of it, and could not remove the one above.
+func (p *pod) removeCgroup() error {
+	if p.cgroup == "" {
+		return nil
+	}
+	err := os.Remove(p.cgroup)
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil // gone, or used by another
+	}
+	return fmt.Errorf("cgroup of the pod: %w", err)
 }
 
 func (ps *pods) remove(_ *call, r shimapi.IDRequest) (any, error) {
@@ -239,20 +256,25 @@ func namespaced(path string, r shimapi.RunPodRequest) error {
 	return fmt.Errorf("sysctl %s belongs to no namespace, it would change the host", path)
 }
 
-// podCgroup makes the cgroup of a pod sandbox, and on v2 opens it, for pause to be cloned
-// into; nil: on v1, or if none is named.
-func podCgroup(path string) (*os.File, error) {
+// podCgroupDir is the directory of a pod sandbox's cgroup; "" if none is named, or if the v1
+// hierarchy is not mounted in which somebody would look for it.
+func podCgroupDir(path string) string {
 	if path == "" {
-		return nil, nil
+		return ""
 	}
 	root := unifiedRoot
 	if !unified() {
 		root = filepath.Join(unifiedRoot, shimapi.SandboxHierarchy)
 		if _, err := os.Stat(root); err != nil {
-			return nil, nil // not mounted: nobody looks for the pod there
+			return ""
 		}
 	}
-	dir := filepath.Join(root, filepath.Clean("/"+path))
+	return filepath.Join(root, filepath.Clean("/"+path))
+}
+
+// makePodCgroup makes the cgroup of a pod sandbox, and on v2 opens it, for pause to be
+// cloned into; nil on v1.
+func makePodCgroup(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cgroup of the pod: %w", err)
 	}

@@ -41,6 +41,7 @@ type Options struct {
 	Dir       string
 	Tmpfs     bool // the directory is a tmpfs: no test waits for fsync
 	Binary    string
+	Older     bool // Binary is of an older release: it gets no Args
 	NoNetwork bool // leave the CNI configuration directory empty
 }
 
@@ -290,8 +291,20 @@ func (n *Node) Command() []string {
 	}
 	return append([]string{binary, "--config", "/dev/null", "--root", n.Root, "--state", n.State,
 		"--listen", n.Endpoint, "--cni-conf-dir", n.ConfDir, "--cni-bin-dir", strings.Join(pluginDirs(), ","),
-		"--certs-dir", n.CertsDir, "--containerd-socket", "off", "--log-level", "4"}, n.opt.Args...)
+		"--certs-dir", n.CertsDir, "--log-level", "4"}, n.further()...)
 }
+
+// further are the flags that an older release may not know.
+func (n *Node) further() []string {
+	if n.opt.Older {
+		return nil
+	}
+	return append([]string{"--containerd-socket", "off"}, n.opt.Args...)
+}
+
+// Use makes another berthd the one that the next [Node.Restart] starts; "" is that of the
+// repository. One that is older gets no flags that its release may not have had.
+func (n *Node) Use(binary string) { n.opt.Binary, n.opt.Older = binary, binary != "" }
 
 // Restart starts the daemon, which must not be running, and waits for it.
 func (n *Node) Restart(ctx context.Context) error {
