@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,6 +19,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
+
+	"berth/oci/tracing"
 )
 
 // pluginExec runs plugins for libcni.
@@ -29,7 +32,13 @@ var _ invoke.Exec = pluginExec{}
 
 // ExecPlugin runs a plugin to its end and returns what it printed. When ctx
 // ends, the plugin and all that it started are killed.
-func (e pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+func (e pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) (_ []byte, err error) {
+	if tracing.Active(ctx) {
+		var end func(error)
+		ctx, end = tracing.Begin(ctx, "plugin "+filepath.Base(path), "cni.command", valueOf(env, "CNI_COMMAND"))
+		defer func() { end(err) }()
+		env = tracing.Environ(ctx, env)
+	}
 	for tries := 1; ; tries++ {
 		out, err := e.once(ctx, path, stdin, env)
 		if tries == 5 || !errors.Is(err, unix.ETXTBSY) {

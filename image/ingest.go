@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -15,6 +16,7 @@ import (
 
 	"berth/image/layer"
 	"berth/image/registry"
+	"berth/oci/tracing"
 )
 
 // importer brings images into the store: it has their layers made by the staging area and
@@ -53,7 +55,10 @@ func (g *ingest) run(ctx context.Context) (*Image, error) {
 	if err == nil {
 		g.tell(Progress{Reference: g.name, Stage: StageCommit, Layers: len(g.claims)})
 		var img *Image
-		if img, err = g.commit(ctx); err == nil {
+		step, end := tracing.Begin(ctx, "commit")
+		img, err = g.commit(step)
+		end(err)
+		if err == nil {
 			g.tell(Progress{Reference: g.name, Stage: StageDone, Layers: len(g.claims)})
 			return img, nil
 		}
@@ -93,7 +98,12 @@ func (g *ingest) waitAll(ctx context.Context) error {
 	eg, ctx := errgroup.WithContext(ctx)
 	for i, c := range slices.Clone(g.claims) {
 		if c.stage != nil {
-			eg.Go(func() error { return g.wait(ctx, i, c) })
+			eg.Go(func() error {
+				step, end := tracing.Begin(ctx, "layer", "digest", c.stage.rec.Digest, "bytes", strconv.FormatInt(c.stage.rec.BlobSize, 10))
+				err := g.wait(step, i, c)
+				end(err)
+				return err
+			})
 		}
 	}
 	return eg.Wait()

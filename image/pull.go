@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/image/registry"
+	"berth/oci/tracing"
 )
 
 // Auth are the credentials of one pull; the fields are those of the CRI's AuthConfig. They
@@ -59,18 +60,25 @@ func (p *puller) pull(ctx context.Context, ref registry.Reference, auth *Auth, t
 	if err != nil {
 		return nil, err
 	}
-	root, img, err := p.resolve(ctx, repo, ref)
+	step, end := tracing.Begin(ctx, "resolve name", "registry", ref.Host)
+	root, img, err := p.resolve(step, repo, ref)
+	end(err)
 	if err != nil || img != nil {
 		return img, err
 	}
 	if img, err := p.nameKnown(ctx, repo, ref, root.Digest); img != nil || err != nil {
 		return img, err
 	}
-	f, err := p.examine(ctx, repo, root)
+	step, end = tracing.Begin(ctx, "manifest and config", "digest", root.Digest.String())
+	f, err := p.examine(step, repo, root)
+	end(err)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.trust.policy().allow(ctx, ref, repo, f.root, f.manifest.Digest); err != nil {
+	step, end = tracing.Begin(ctx, "trust policy")
+	err = p.trust.policy().allow(step, ref, repo, f.root, f.manifest.Digest)
+	end(err)
+	if err != nil {
 		return nil, err
 	}
 	job := &ingest{importer: p.importer, src: repo, found: f, name: ref.String(), tag: pullTag(ref), digestName: ref.DigestName(f.root), tell: tell}

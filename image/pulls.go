@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"berth/image/registry"
+	"berth/oci/tracing"
 )
 
 // pulls are the pulls in progress. Callers with the same request share one pull.
@@ -54,7 +55,7 @@ func (p *pulls) Pull(ctx context.Context, req PullRequest) (*Image, error) {
 		one = &pull{key: pullKey(ref, req.Auth), done: make(chan struct{})}
 		p.byKey[one.key] = one
 		var workCtx context.Context
-		workCtx, one.cancel = context.WithCancelCause(p.bg.ctx)
+		workCtx, one.cancel = context.WithCancelCause(tracing.Carry(p.bg.ctx, ctx))
 		p.bg.running.Go(func() {
 			img, err := p.work(workCtx, ref, req.Auth, one.tell)
 			one.img, one.err = img, pullFailure(ref, err)

@@ -14,6 +14,7 @@ import (
 	"berth/oci/shimapi"
 	"berth/oci/shims"
 	"berth/oci/tinyinit"
+	"berth/oci/tracing"
 	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
@@ -108,7 +109,9 @@ func (v *containerVerbs) newContainer(ctx context.Context, s *Sandbox, cfg *runt
 		return nil, planned{}, err
 	}
 	began := time.Now()
-	found, err := v.lookAtNode(ctx, w)
+	lctx, end := tracing.Begin(ctx, "look at node", "container", w.ID, "pod", s.id)
+	found, err := v.lookAtNode(lctx, w)
+	end(err)
 	if err == nil {
 		err = oci.CheckLabels(plan.Spec.Labels())
 	}
@@ -158,11 +161,16 @@ func (v *containerVerbs) acquire(ctx context.Context, c *Container, m planned) e
 	if err := v.images.Hold(c.id, c.rec.get().Held()); err != nil {
 		return fmt.Errorf("hold image: %w", err)
 	}
-	if err := v.images.Mount(ctx, m.Rootfs); err != nil {
+	step, end := tracing.Begin(ctx, "mount root filesystem")
+	err := v.images.Mount(step, m.Rootfs)
+	end(err)
+	if err != nil {
 		return fmt.Errorf("mount root filesystem: %w", err)
 	}
 	mounted := time.Now()
-	raw, err := v.completeSpec(ctx, m)
+	step, end = tracing.Begin(ctx, "runtime spec")
+	raw, err := v.completeSpec(step, m)
+	end(err)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/oci/tracing"
 	"berth/sandbox/inflight"
 	"berth/sandbox/record"
 )
@@ -120,11 +121,16 @@ func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler, level strin
 // acquire makes all that belongs to a pod, in the order that destroyPod releases from
 // the end.
 func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error {
+	_, end := tracing.Begin(ctx, "choose shim")
 	shim, err := p.health.newShim(ctx)
+	end(err)
 	if err != nil {
 		return err
 	}
-	if err := p.preparePod(s, shim.ID(), plan); err != nil {
+	_, end = tracing.Begin(ctx, "pod files", "pod", s.id)
+	err = p.preparePod(s, shim.ID(), plan)
+	end(err)
+	if err != nil {
 		shim.Release()
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"berth/cni"
 	"berth/image"
 	"berth/oci/failure"
+	"berth/oci/tracing"
 	"berth/sandbox"
 )
 
@@ -60,9 +61,11 @@ type network struct {
 }
 
 // timed runs one operation of the plugins and reports how long it took.
-func (n network) timed(operation string, run func() error) {
+func (n network) timed(ctx context.Context, operation string, run func(context.Context) error) {
+	ctx, end := tracing.Begin(ctx, "network", "operation", operation)
 	began := time.Now()
-	err := run()
+	err := run(ctx)
+	end(err)
 	if n.observe != nil {
 		n.observe(operation, time.Since(began), err)
 	}
@@ -78,7 +81,7 @@ func (n network) Attach(ctx context.Context, p sandbox.PodNetwork) (sandbox.Netw
 		return sandbox.NetworkResult{}, err
 	}
 	var res cni.Result
-	n.timed("add", func() error {
+	n.timed(ctx, "add", func(ctx context.Context) error {
 		res, err = n.cni.Add(ctx, req)
 		return err
 	})
@@ -97,7 +100,7 @@ func (n network) Detach(ctx context.Context, p sandbox.PodNetwork) error {
 	if err != nil {
 		req = cni.Request{PodID: p.PodID, NetNS: p.NetNS} // never attached with it; the ID is enough
 	}
-	n.timed("del", func() error {
+	n.timed(ctx, "del", func(ctx context.Context) error {
 		err = n.cni.Del(ctx, req)
 		return err
 	})

@@ -51,7 +51,7 @@ func (n *node) openContainerd(ctx context.Context, main *grpc.Server) (*containe
 	if err != nil {
 		return nil, fmt.Errorf("containerd_socket: %w", err)
 	}
-	server := grpc.NewServer(n.cri.Interceptors()...)
+	server := n.newServer()
 	n.cri.RegisterAsContainerd(server)
 	f := &containerdFront{socket: socket, server: server, ended: make(chan struct{})}
 	go func() { _ = server.Serve(socket.listener) }() // ends with Stop

@@ -9,7 +9,7 @@
 // image and cni without importing them; the built-in default network.
 //
 // What is where: node.go opens and closes the parts, server.go runs them, adapters.go joins
-// packages that do not import each other, observe.go feeds the metrics, listen.go and
+// packages that do not import each other, observe.go feeds the metrics (traces are in the calls' contexts), listen.go and
 // containerd.go make the sockets, certificate.go has the streams' certificate, reload.go and
 // signals.go obey signals, watchdog.go and notify.go talk to systemd.
 //

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -23,6 +24,7 @@ import (
 	"berth/sandbox/inflight"
 	"berth/server/config"
 	"berth/server/metrics"
+	"berth/server/traces"
 )
 
 // readyWait is how long a call that comes during recovery waits before the
@@ -45,7 +47,8 @@ type node struct {
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
 	metrics *metrics.Instruments
-	reader  *httpServer // nil: metrics are not served
+	reader  *httpServer      // nil: metrics are not served
+	traces  *traces.Exporter // nil: nothing is traced
 
 	closers []closer
 }
@@ -81,7 +84,7 @@ func open(ctx context.Context, cfg config.Config, version string) (_ *node, err 
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.lock, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
+		n.lock, n.openTraces, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -99,6 +102,29 @@ func (n *node) lock(ctx context.Context) error {
 		n.opened("lock", func(context.Context) error { l.release(); return nil })
 	}
 	return nil
+}
+
+// openTraces comes first of the parts, so that the spans of the others are delivered last.
+func (n *node) openTraces(ctx context.Context) error {
+	if n.cfg.TraceEndpoint == "" {
+		return nil
+	}
+	exporter, err := traces.Open(ctx, n.cfg.TraceEndpoint, n.version, n.cfg.TraceSampling)
+	if err != nil {
+		return fmt.Errorf("trace_endpoint: %w", err)
+	}
+	n.traces = exporter
+	n.opened("traces", exporter.Close)
+	return nil
+}
+
+// newServer makes a gRPC server whose calls are answered by cri.
+func (n *node) newServer() *grpc.Server {
+	options := n.cri.Interceptors()
+	if n.traces != nil {
+		options = append(options, n.traces.ServerOption())
+	}
+	return grpc.NewServer(options...)
 }
 
 func (n *node) openImages(context.Context) error {

@@ -53,7 +53,7 @@ func Run(ctx context.Context, start Start) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(n.cri.Interceptors()...)
+	server := n.newServer()
 	n.cri.Register(server)
 	served := make(chan error, 1)
 	front, err := n.openContainerd(life, server)

@@ -85,7 +85,7 @@ func (cs *containers) create(c *call, r shimapi.CreateRequest) (any, error) {
 		return nil, err
 	}
 	defer cs.made(ctr)
-	err := cs.build(ctr, &spec, r)
+	err := cs.build(ctr, &spec, r, c.stages)
 	if err != nil {
 		ctr.failed = true
 		drop(cs.registry, cs.registry.containers, r.ID)
@@ -121,7 +121,8 @@ func checkSpec(r shimapi.CreateRequest, spec *specs.Spec) error {
 
 // build runs libcontainer up to the exec fifo and starts to supervise the container. After
 // an error nothing of the container is left.
-func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest) error {
+func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRequest, st *stages) error {
+	end := st.begin("prepare")
 	go prepayRCU()
 	config, err := libcontainerConfig(r.ID, spec, r.Systemd)
 	if err != nil {
@@ -149,7 +150,10 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err := cs.state.noteCgroup(r.ID, config.Cgroups); err != nil {
 		slog.Warn("cgroup of a container not noted", "container", r.ID, "error", err)
 	}
+	end()
+	end = st.begin("init process")
 	err = cs.launch(ctr, lc, spec)
+	end()
 	if err == nil {
 		if err = stillLive(joined); err != nil {
 			err = errors.Join(err, terminate(ctr.process))
@@ -257,7 +261,7 @@ func (cs *containers) recordFailure(ctr *container, err error) {
 	})
 }
 
-func (cs *containers) start(_ *call, r shimapi.IDRequest) (any, error) {
+func (cs *containers) start(c *call, r shimapi.IDRequest) (any, error) {
 	ctr, err := cs.registry.running(r.ID)
 	if err != nil {
 		return nil, err
@@ -273,11 +277,16 @@ func (cs *containers) start(_ *call, r shimapi.IDRequest) (any, error) {
 		defer p.tracers.starting.Unlock()
 	}
 	started := time.Now() // taken before, because the command may end before Exec returns
-	if err := ctr.lc.Exec(); err != nil {
+	end := c.stages.begin("execute")
+	err = ctr.lc.Exec()
+	end()
+	if err != nil {
 		cs.state.releaseFifo(ctr.id)
 		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
 	}
+	end = c.stages.begin("await command")
 	ctr.awaitCommand()
+	end()
 	ctr.change(shimapi.EventStarted, func(rec *shimapi.Record) {
 		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})

@@ -98,7 +98,9 @@ func (e execs) exec(c *call, r shimapi.ExecRequest) (any, error) {
 		return nil, err
 	}
 	go prepayRCU()
+	end := c.stages.begin("process")
 	x, console, err := ctr.startSession(r, c.files)
+	end()
 	if err != nil {
 		return nil, err
 	}

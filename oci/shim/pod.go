@@ -51,7 +51,7 @@ func (ps *pods) newPod(id, dir, netns string) *pod {
 // isMade reports whether run has ended well.
 func (p *pod) isMade() bool { return isClosed(p.ready) && !p.failed }
 
-func (ps *pods) run(_ *call, r shimapi.RunPodRequest) (any, error) {
+func (ps *pods) run(c *call, r shimapi.RunPodRequest) (any, error) {
 	config, err := pauseConfig(r)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (ps *pods) run(_ *call, r shimapi.RunPodRequest) (any, error) {
 		return nil, err
 	}
 	defer close(p.ready)
-	began, err := ps.startPause(p, config, r)
+	began, err := ps.startPause(p, config, r, c.stages)
 	if err != nil {
 		p.failed = true
 		drop(ps.registry, ps.registry.pods, r.ID)
@@ -71,7 +71,8 @@ func (ps *pods) run(_ *call, r shimapi.RunPodRequest) (any, error) {
 	return shimapi.RunPodResponse{PID: p.pid, StartTime: began}, nil
 }
 
-func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest) (began uint64, err error) {
+func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest, st *stages) (began uint64, err error) {
+	end := st.begin("cgroup")
 	if err := setPodLimits(r.Limits); err != nil {
 		return 0, err
 	}
@@ -83,7 +84,10 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest)
 	if config.Cgroup != nil {
 		defer config.Cgroup.Close()
 	}
+	end()
+	end = st.begin("pause process")
 	proc, err := ps.pauses.Start(config)
+	end()
 	if errors.Is(err, pause.ErrSysctl) {
 		return 0, fault(shimapi.KindInvalid, "pod %s: %w", r.ID, err)
 	}
@@ -91,7 +95,10 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest)
 		return 0, fault(shimapi.KindStartFailed, "pod %s: %w", r.ID, err)
 	}
 	p.process, p.pid = newStarted(proc, proc.Pid), proc.Pid
-	if began, err = prepare(proc.Pid, r); err != nil {
+	end = st.begin("network namespace")
+	began, err = prepare(proc.Pid, r)
+	end()
+	if err != nil {
 		return 0, errors.Join(err, terminate(p.process))
 	}
 	p.change(shimapi.EventStarted, func(rec *shimapi.Record) {

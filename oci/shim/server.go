@@ -115,6 +115,7 @@ type call struct {
 	method string
 	body   json.RawMessage
 	files  []*os.File // closed after the verb; one that keeps them sets nil
+	stages *stages    // nil: the client does not trace
 }
 
 func (s *Server) serve(conn *net.UnixConn) {
@@ -129,6 +130,9 @@ func (s *Server) serve(conn *net.UnixConn) {
 		return
 	}
 	c := &call{conn: conn, method: request.Method, body: request.Body, files: files}
+	if request.Stages {
+		c.stages = &stages{}
+	}
 	defer c.survivePanic()
 	verb, ok := s.verbs[c.method]
 	if !ok {
@@ -179,7 +183,7 @@ func trusted(conn *net.UnixConn) bool {
 var errAnswered = errors.New("answered")
 
 func (c *call) answer(body any, failure error, files ...*os.File) error {
-	var r shimapi.Response
+	r := shimapi.Response{Stages: c.stages.measured()}
 	if failure != nil {
 		r.Error = asWireError(failure)
 	} else if body != nil {

@@ -15,6 +15,9 @@ import (
 type Conn struct {
 	conn *net.UnixConn // nil: err is set
 	err  error
+
+	wantStages bool
+	stages     []Stage
 }
 
 // Dial connects to the shim that serves a socket. ctx bounds the connecting only.
@@ -30,6 +33,13 @@ func Dial(ctx context.Context, socket string) *Conn {
 // Failed is a call that has failed already.
 func Failed(err error) *Conn { return &Conn{err: err} }
 
+// WantStages is called before the request is written by a client that wants to know what
+// the shim does for it.
+func (c *Conn) WantStages() { c.wantStages = true }
+
+// Stages are those of the response that was read last.
+func (c *Conn) Stages() []Stage { return c.stages }
+
 // WriteRequest sends the request of the call, together with files. These stay the caller's.
 func (c *Conn) WriteRequest(method string, body any, files ...*os.File) {
 	if c.err != nil {
@@ -40,7 +50,7 @@ func (c *Conn) WriteRequest(method string, body any, files ...*os.File) {
 		c.err = fmt.Errorf("encode %s: %w", method, err)
 		return
 	}
-	frame, err := encodeFrame(Request{Method: method, Body: data}, len(files))
+	frame, err := encodeFrame(Request{Method: method, Body: data, Stages: c.wantStages}, len(files))
 	if err == nil {
 		err = send(c.conn, frame, files)
 	}
@@ -60,6 +70,7 @@ func (c *Conn) ReadResponse(body any) ([]*os.File, error) {
 		c.err = err
 		return nil, err
 	}
+	c.stages = r.Stages
 	if r.Error != nil {
 		CloseFiles(files)
 		return nil, r.Error

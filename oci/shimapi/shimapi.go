@@ -43,14 +43,24 @@ const (
 type Request struct {
 	Method string          `json:"method"`
 	Body   json.RawMessage `json:"body,omitempty"`
+	// Stages asks for the stages of the call in its first response.
+	Stages bool `json:"stages,omitempty"`
 }
 
 // Response is the frame that a shim sends. [MethodExec] sends two (started, exited),
 // [MethodAttach] two (attached, ended), and [MethodWatch] one per event until the connection
 // ends. Its body is then an [Event].
 type Response struct {
-	Error *Error          `json:"error,omitempty"`
-	Body  json.RawMessage `json:"body,omitempty"`
+	Error  *Error          `json:"error,omitempty"`
+	Body   json.RawMessage `json:"body,omitempty"`
+	Stages []Stage         `json:"stages,omitempty"`
+}
+
+// Stage is a part of a call, for traces.
+type Stage struct {
+	Name  string    `json:"name"`
+	Begin time.Time `json:"begin"`
+	End   time.Time `json:"end"`
 }
 
 // Kind classifies an [Error] so that the daemon need not read its text.

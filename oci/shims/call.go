@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/oci/tracing"
 )
 
 // ErrStuck is wrapped by a call that a living shim did not answer in time.
@@ -28,7 +29,9 @@ const greetPatience = 2 * time.Second
 
 // call makes one round trip, within answerPatience. It is for methods that may be
 // repeated: if the shim dies during the call, its replacement is asked again.
-func (sh *Shim) call(ctx context.Context, method string, request, response any) error {
+func (sh *Shim) call(ctx context.Context, method string, request, response any) (err error) {
+	ctx, end := traced(ctx, method)
+	defer func() { end(err) }()
 	for p := sh.live(ctx); ; {
 		bounded, cancel := context.WithTimeoutCause(ctx, answerPatience, ErrStuck)
 		c := p.dial(bounded)
@@ -79,7 +82,30 @@ func (p *process) dial(ctx context.Context) *connection {
 		c.Conn = shimapi.Dial(ctx, filepath.Join(p.shim.dir, shimapi.SocketName))
 	}
 	c.stop = context.AfterFunc(ctx, c.Interrupt)
+	if tracing.Active(ctx) {
+		c.WantStages()
+	}
 	return c
+}
+
+// traced begins the step of one call.
+func traced(ctx context.Context, method string) (context.Context, func(error)) {
+	if !tracing.Active(ctx) {
+		return ctx, func(error) {}
+	}
+	return tracing.Begin(ctx, "shim "+method)
+}
+
+// report passes on what the shim has done for the call.
+func (c *connection) report(ctx context.Context) {
+	if !tracing.Active(ctx) {
+		return
+	}
+	var stages []tracing.Stage
+	for _, s := range c.Stages() {
+		stages = append(stages, tracing.Stage(s))
+	}
+	tracing.Report(ctx, stages)
 }
 
 // answer reads the one response of a call into response, which may be nil, and closes
@@ -95,6 +121,7 @@ func (c *connection) answer(ctx context.Context, response any) error {
 // with it are the caller's.
 func (c *connection) receive(ctx context.Context, response any) ([]*os.File, error) {
 	files, refusal := c.ReadResponse(response)
+	c.report(ctx)
 	if err := c.failure(ctx); err != nil {
 		return nil, err
 	}

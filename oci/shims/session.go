@@ -28,7 +28,9 @@ type ExecSession struct {
 
 // Exec starts a process in a running container. files are its stdin, stdout and
 // stderr, which stay the caller's; none with a terminal. ctx bounds the start only.
-func (sh *Shim) Exec(ctx context.Context, r *shimapi.ExecRequest, files []*os.File) (*ExecSession, error) {
+func (sh *Shim) Exec(ctx context.Context, r *shimapi.ExecRequest, files []*os.File) (_ *ExecSession, err error) {
+	ctx, end := traced(ctx, shimapi.MethodExec)
+	defer func() { end(err) }()
 	conn := sh.open(ctx, shimapi.MethodExec, r, files...)
 	var started shimapi.ExecStarted
 	received, err := conn.receive(ctx, &started)

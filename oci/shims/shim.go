@@ -90,6 +90,8 @@ func (sh *Shim) RunPod(ctx context.Context, r *shimapi.RunPodRequest) (pause shi
 	sh.reserved = max(0, sh.reserved-1)
 	sh.keepLocked(p, state, nil)
 	sh.set.mu.Unlock()
+	ctx, end := traced(ctx, shimapi.MethodRunPod)
+	defer func() { end(err) }()
 	c := p.dial(ctx)
 	c.WriteRequest(shimapi.MethodRunPod, r)
 	err = c.answer(ctx, &pause)
@@ -138,6 +140,8 @@ func (sh *Shim) forget(id string) (left int) {
 // Create makes a container, which then waits for Start. It is not repeated if the shim
 // dies during the call.
 func (sh *Shim) Create(ctx context.Context, r *shimapi.CreateRequest) (created shimapi.CreateResponse, err error) {
+	ctx, end := traced(ctx, shimapi.MethodCreate)
+	defer func() { end(err) }()
 	c := sh.open(ctx, shimapi.MethodCreate, r)
 	defer c.close()
 	files, err := c.receive(ctx, &created)
@@ -155,7 +159,9 @@ func (sh *Shim) Create(ctx context.Context, r *shimapi.CreateRequest) (created s
 
 // Start lets a created container execute its command. If the shim dies during the call
 // its replacement is asked again.
-func (sh *Shim) Start(ctx context.Context, id string) error {
+func (sh *Shim) Start(ctx context.Context, id string) (err error) {
+	ctx, end := traced(ctx, shimapi.MethodStart)
+	defer func() { end(err) }()
 	repeated := false
 	for p := sh.live(ctx); ; repeated = true {
 		c := p.dial(ctx)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strings"
 )
@@ -25,6 +26,7 @@ func (c Config) Check() error {
 	c.checkListen(wrong)
 	c.checkStreams(wrong)
 	c.checkMetrics(wrong)
+	c.checkTraces(wrong)
 	c.checkWords(wrong)
 	c.checkRuntimes(wrong)
 	if c.LogLevel < 0 || c.LogLevel > 10 {
@@ -143,6 +145,29 @@ func (c Config) checkMetrics(wrong func(key, format string, args ...any)) {
 	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		wrong("metrics_address", "want unix:///PATH or host:port of the loopback, such as 127.0.0.1:9723, not %q; a proxy that authenticates can serve it to others", c.MetricsAddress)
 	}
+}
+
+func (c Config) checkTraces(wrong func(key, format string, args ...any)) {
+	if c.TraceEndpoint != "" && !isCollector(c.TraceEndpoint) {
+		wrong("trace_endpoint", "want http://HOST:PORT, https://HOST:PORT or unix:///PATH, not %q", c.TraceEndpoint)
+	}
+	if c.TraceSampling < 0 || c.TraceSampling > 1e6 {
+		wrong("trace_sampling", "want 0 to 1000000 in a million, not %d", c.TraceSampling)
+	}
+}
+
+func isCollector(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return false
+	}
+	switch u.Scheme {
+	case "http", "https":
+		return u.Port() != "" && strings.Trim(u.Path, "/") == ""
+	case "unix":
+		return u.Host == "" && filepath.IsAbs(u.Path)
+	}
+	return false
 }
 
 // SocketPath is the path in Listen, or "" when that is no unix:///PATH.

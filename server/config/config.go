@@ -33,6 +33,8 @@ type Config struct {
 	StreamTLSMinVersion  string        `toml:"stream_tls_min_version" help:"the oldest TLS that the streaming server speaks: 1.2 or 1.3"`
 	StreamIdleTimeout    time.Duration `toml:"stream_idle_timeout" help:"after how long without any data exec, attach and port-forward are closed"`
 	MetricsAddress       string        `toml:"metrics_address" reload:"yes" help:"where Prometheus reads the daemon's own metrics, /metrics: unix:///PATH, or host:port of the loopback; empty: nowhere"`
+	TraceEndpoint        string        `toml:"trace_endpoint" help:"where spans are sent to, by OTLP over gRPC: http://HOST:PORT without TLS, https://HOST:PORT, or unix:///PATH; empty: nothing is traced"`
+	TraceSampling        int           `toml:"trace_sampling" help:"how many of a million calls are traced of a client that does not trace; the kubelet decides of its own by its tracing configuration"`
 	DebugSocket          string        `toml:"debug_socket" help:"path of a unix socket, for root only, at which Go's profiles are served: curl --unix-socket PATH http://berth/debug/pprof/heap; empty: nowhere"`
 	CgroupDriver         string        `toml:"cgroup_driver" help:"cgroupfs or systemd; empty looks at the host"`
 	ShimBinary           string        `toml:"shim_binary" help:"path of berth-shim; empty: beside berthd, then in PATH"`
