@@ -14,7 +14,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
+.PHONY: all build static cni deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -41,6 +41,9 @@ cni: go-is-here
 deps:
 	@hack/deps.sh go build run
 
+deps-test: deps
+	@hack/deps.sh test
+
 run: deps build cni
 	@CGO_ENABLED=0 $(BUILD) -o bin/ ./hack/demo
 	@hack/run.sh
@@ -53,7 +56,7 @@ older: tools
 
 # Packages one after the other: several of them look at what the whole machine
 # has (mounts, links, cgroups) before and after.
-test: deps build cni older
+test: deps-test build cni older
 	@$(TEST) -c -o /dev/null ./... >/dev/null
 	$(TEST) -p 1 -timeout 40m ./...
 	$(GO) -C hack/house test -buildvcs=false ./...
@@ -63,7 +66,7 @@ unit: tools static
 	$(TEST) ./oci ./sandbox/... ./cri/... ./cni ./image/... ./server/... ./cmd/...
 
 # The crash tests of `make test` and those that take long or kill at random.
-crash: deps build cni older
+crash: deps-test build cni older
 	BERTH_SOAK=1 $(TEST) -count=1 -timeout 40m ./test/crash
 
 # What a hostile tenant tries, as a table of what held; test/attack/doc.go tells how

@@ -130,7 +130,7 @@ func (n *Network) writeIntent(list *libcni.NetworkConfigList, rt *libcni.Runtime
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return atomicfile.WriteVolatile(path, intent{Version: intentVersion, Config: list.Bytes,
+	return atomicfile.WriteOrdered(path, intent{Version: intentVersion, Config: list.Bytes,
 		NetNS: rt.NetNS, Args: rt.Args, Caps: rt.CapabilityArgs})
 }
 

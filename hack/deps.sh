@@ -1,6 +1,7 @@
 #!/bin/bash
 # deps.sh GROUP...: installs what is missing on Debian or Ubuntu and is silent
-# when nothing is. Groups: go (only looked at), build, run, bench, vm.
+# when nothing is. Groups: go (only looked at), build, run,
+# test, bench, vm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin # a user may look from there, too
@@ -53,6 +54,10 @@ for group in "$@"; do
     want mount mount
     want pgrep procps
     { busybox=$(command -v busybox) && ! ldd "$busybox" >/dev/null 2>&1; } || missing+=(busybox-static)
+    ;;
+  test)
+    want mkfs.ext4 e2fsprogs
+    want mkfs.xfs xfsprogs
     ;;
   bench)
     want containerd containerd

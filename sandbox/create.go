@@ -218,7 +218,7 @@ func (v *containerVerbs) makeContainerDirs(c *Container, owner fileOwner) error 
 			return fmt.Errorf("make container directory: %w", err)
 		}
 	}
-	return c.change(written, func(*containerRecord) {})
+	return c.change(making, func(*containerRecord) {})
 }
 
 // completeSpec mounts the image volumes, makes the volumes that the image declares, and

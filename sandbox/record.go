@@ -52,8 +52,12 @@ const (
 	// durably writes the file so that it outlives a crash of the machine, then changes
 	// the record in memory. On an error neither changes.
 	durably persistence = iota
-	// written is durably without the wait for the disk.
+	// written is durably without the flush of the disk: a crash of the machine may bring
+	// the former record back, unless a fact that came later outlived it.
 	written
+	// making is for a record that says no more than that something is being made. A crash
+	// of the machine may leave it unreadable, which says the same.
+	making
 	// ifPossible changes the record in memory even when the file can't be written: a
 	// full disk must not keep a pod from going, and the next daemon begins anew.
 	ifPossible
@@ -85,6 +89,8 @@ func (s *stored[T]) change(how persistence, edit func(*T)) error {
 	case durably:
 		err = atomicfile.Write(s.file, &next)
 	case written, ifPossible:
+		err = atomicfile.WriteOrdered(s.file, &next)
+	case making:
 		err = atomicfile.WriteVolatile(s.file, &next)
 	}
 	if err == nil || how == ifPossible {

@@ -17,7 +17,7 @@ type record struct {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for name, write := range map[string]func(string, any) error{"durable": Write, "volatile": WriteVolatile} {
+	for name, write := range map[string]func(string, any) error{"durable": Write, "ordered": WriteOrdered, "volatile": WriteVolatile} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "r.json")
 			for i := range 3 {

@@ -10,6 +10,7 @@
 //
 //   - A reader sees the whole old record or the whole new one, never a mixture.
 //   - After [Write] or [WriteBytes] has returned nil, the new record survives a power cut.
+//     A record of [WriteOrdered] survives it once any later [Write] has returned.
 //   - A temporary file that a crash has left behind begins with [TempPrefix], so that
 //     recovery can recognize and remove it.
 //

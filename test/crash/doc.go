@@ -19,6 +19,9 @@
 //     is printed, so that the shim or a plugin is at work.
 //   - gates: a CNI plugin or the registry holds the verb at a known point.
 //
+// A loss of power is tried without a kill: the disk notes each write and each flush
+// (test/disk), and daemons are started on what it may have held at any moment.
+//
 // # Invariants
 //
 //   - After a restart a pod or container exists completely or not at all; the retry

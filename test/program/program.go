@@ -14,11 +14,11 @@ const BuiltEnv = "BERTH_TEST_PROGRAMS"
 
 // All are the packages whose programs tests ask for, as [Build] takes them.
 func All() []string {
-	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe", "test/streams/client", "test/streams/kubelet", "test/cadvisor"}
+	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe", "test/streams/client", "test/streams/kubelet", "test/cadvisor", "test/disk"}
 }
 
 // modules are modules of their own, whose dependencies are the programs' and not berth's.
-var modules = []string{"test/streams", "test/cadvisor"}
+var modules = []string{"test/streams", "test/cadvisor", "test/disk"}
 
 // linksC are the programs that can't be built without a C compiler.
 var linksC = map[string]bool{"cmd/berth-shim": true}

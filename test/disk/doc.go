@@ -1,0 +1,25 @@
+// Command disk serves a disk that notes what is written to it, so that a test can tell
+// what a loss of power would have left.
+//
+//	disk DIR IMAGE LOG
+//
+// It mounts a filesystem at DIR with one file, DIR/disk, whose content is IMAGE's. Whatever
+// is written there goes to IMAGE and, before the writer is told that it is done, to LOG.
+// It prints "ready", and ends when its standard input does.
+//
+// # What it owns
+//
+// The mount at DIR. LOG is a sequence of records of 17 bytes and the data: one byte 'w' or
+// 's' (a flush: all before it has reached the disk), the offset and the length of the data
+// as 64 bits each, little endian.
+//
+// # Invariants
+//
+//   - The log has the writes in the order in which they reached the file, and a flush after
+//     all that it waited for. A loop device upon the file turns barriers into flushes.
+//
+// # Why not dm-log-writes
+//
+// It notes the same, but few kernels have it. It is a module of its own, so that the
+// library for FUSE is no dependency of berth's.
+package main

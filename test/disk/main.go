@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+func main() {
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: disk DIR IMAGE LOG")
+		os.Exit(2)
+	}
+	if err := serve(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprintln(os.Stderr, "disk:", err)
+		os.Exit(1)
+	}
+}
+
+func serve(dir, image, log string) error {
+	data, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	notes, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer notes.Close()
+	root := &fs.Inode{}
+	options := &fs.Options{
+		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "berth-test-disk", MaxWrite: 1 << 20},
+		OnAdd: func(ctx context.Context) {
+			root.AddChild("disk", root.NewPersistentInode(ctx, &disk{data: data, notes: notes}, fs.StableAttr{Mode: syscall.S_IFREG}), false)
+		},
+	}
+	server, err := fs.Mount(dir, root, options)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	_, _ = io.Copy(io.Discard, bufio.NewReader(os.Stdin))
+	return server.Unmount()
+}
+
+// disk is the file. mu makes the order of the log the order of the writes.
+type disk struct {
+	fs.Inode
+	mu          sync.Mutex
+	data, notes *os.File
+}
+
+var (
+	_ fs.NodeOpener    = (*disk)(nil)
+	_ fs.NodeReader    = (*disk)(nil)
+	_ fs.NodeWriter    = (*disk)(nil)
+	_ fs.NodeFsyncer   = (*disk)(nil)
+	_ fs.NodeGetattrer = (*disk)(nil)
+)
+
+func (d *disk) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	return nil, 0, 0
+}
+
+func (d *disk) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	st, err := d.data.Stat()
+	if err != nil {
+		return fs.ToErrno(err)
+	}
+	out.Mode, out.Size, out.Blksize = syscall.S_IFREG|0o600, uint64(st.Size()), 4096
+	return 0
+}
+
+func (d *disk) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	n, err := d.data.ReadAt(dest, off)
+	if err != nil && err != io.EOF {
+		return nil, fs.ToErrno(err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+func (d *disk) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.note('w', off, data); err != nil {
+		return 0, fs.ToErrno(err)
+	}
+	n, err := d.data.WriteAt(data, off)
+	return uint32(n), fs.ToErrno(err)
+}
+
+func (d *disk) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return fs.ToErrno(d.note('s', 0, nil))
+}
+
+func (d *disk) note(kind byte, off int64, data []byte) error {
+	var head [17]byte
+	head[0] = kind
+	binary.LittleEndian.PutUint64(head[1:], uint64(off))
+	binary.LittleEndian.PutUint64(head[9:], uint64(len(data)))
+	_, err := d.notes.Write(append(head[:], data...))
+	return err
+}
