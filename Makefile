@@ -7,7 +7,7 @@
 SHELL   := /bin/bash
 GO      ?= go
 export PATH := $(PATH):/usr/local/go/bin
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell hack/version.sh)
 BUILD   := $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 # Of libcontainer: with seccomp, without checkpoints, which would need another program.
 TAGS    := seccomp,runc_nocriu

@@ -102,6 +102,9 @@ func (b *backend) Info() operator.Info {
 		Version: b.opt.Version, Go: runtime.Version(), PID: os.Getpid(), Ready: b.isReady(),
 		UptimeSec: int64(time.Since(b.started).Seconds()), Streaming: b.StreamAddress(), InFlight: b.opt.Calls.Names(),
 	}
+	if b.opt.Shims != nil {
+		info.Shims = b.opt.Shims()
+	}
 	info.RPCs, _ = json.Marshal(b.Counters()) // plain numbers: can't fail
 	if info.Ready {
 		info.Pods, info.Containers, info.Images = len(b.opt.Domain.Pods()), len(b.opt.Domain.Containers()), len(b.opt.Images.List())

@@ -33,6 +33,9 @@ type Options struct {
 	// ("config", "cniconfig"), each value encoded as JSON. May be nil.
 	Info func() map[string]any
 
+	// Shims gives the shims that serve, for the operator. May be nil.
+	Shims func() []operator.Shim
+
 	RuntimeName  string // "berth" when empty
 	Version      string // of berth
 	CgroupDriver runtimeapi.CgroupDriver

@@ -26,7 +26,7 @@ var local = map[string][]string{
 	"cmd/berth/hostcheck": {"cni", "oci", "server/config", "cmd/berth/printable"},
 	"cmd/berth/printable": {},
 	"cmd/berth-shim":      {"oci/shim"},
-	"server":              {"cri", "sandbox", "sandbox/inflight", "image", "cni", "oci", "oci/atomicfile", "oci/failure", "oci/flock", "oci/shims", "oci/tracing", "server/config", "server/metrics", "server/traces"},
+	"server":              {"cri", "cri/operator", "sandbox", "sandbox/inflight", "image", "cni", "oci", "oci/atomicfile", "oci/failure", "oci/flock", "oci/shims", "oci/tracing", "server/config", "server/metrics", "server/traces"},
 	"server/config":       {},
 	"server/metrics":      {"image"},
 	"server/traces":       {},

@@ -17,6 +17,7 @@ import (
 
 	"berth/cni"
 	"berth/cri"
+	"berth/cri/operator"
 	"berth/image"
 	"berth/oci"
 	"berth/oci/shims"
@@ -280,7 +281,7 @@ func (n *node) openCRI(context.Context) error {
 	}
 	server, err := cri.NewServer(cri.Options{
 		Domain: n.pods, Calls: n.calls,
-		Images: n.images, Archive: n.images,
+		Images: n.images, Archive: n.images, Shims: n.servingShims,
 		NetworkReady: n.network.Ready, Info: n.info,
 		Version: n.version, CgroupDriver: driver, Handlers: n.announced(),
 		Features:      n.host.Features(),
@@ -294,6 +295,13 @@ func (n *node) openCRI(context.Context) error {
 	n.cri = server
 	n.opened("streams", func(context.Context) error { return server.Close() })
 	return nil
+}
+
+func (n *node) servingShims() (out []operator.Shim) {
+	for _, s := range n.shims.Serving() {
+		out = append(out, operator.Shim{ID: s.ID, PID: s.PID, Version: s.Version, Libcontainer: s.Libcontainer, Pods: s.Pods})
+	}
+	return out
 }
 
 // info is what a verbose Status shows beside the conditions.

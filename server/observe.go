@@ -87,8 +87,8 @@ func stateLabel(name, prefix string) string { return strings.ToLower(strings.Tri
 // shimState measures the shims. One that ends meanwhile is left out.
 func (n *node) shimState() metrics.Shims {
 	s := metrics.Shims{Replacements: n.shims.Replaced()}
-	for _, pid := range n.shims.PIDs() {
-		proc, err := procfs.NewProc(pid)
+	for _, shim := range n.shims.Serving() {
+		proc, err := procfs.NewProc(shim.PID)
 		if err != nil {
 			continue
 		}

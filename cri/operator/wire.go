@@ -33,8 +33,18 @@ type Info struct {
 	Containers int             `json:"containers"`
 	Images     int             `json:"images"`
 	Streaming  string          `json:"streamingAddress"`
+	Shims      []Shim          `json:"shims,omitempty"`
 	InFlight   []string        `json:"inFlight,omitempty"` // calls that run
 	RPCs       json.RawMessage `json:"rpcs,omitempty"`     // count and latency by method
+}
+
+// Shim is a shim that serves.
+type Shim struct {
+	ID           string `json:"id"`
+	PID          int    `json:"pid"`
+	Version      string `json:"version"`      // berth's
+	Libcontainer string `json:"libcontainer"` // its version
+	Pods         int    `json:"pods"`
 }
 
 // request is what the client asks of every call but DaemonInfo.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -83,7 +84,22 @@ func (s *Server) appear() error {
 }
 
 func (s *Server) hello() shimapi.HelloResponse {
-	return shimapi.HelloResponse{ID: s.config.ID, PID: os.Getpid(), Wire: shimapi.Version, Version: s.config.Version}
+	return shimapi.HelloResponse{ID: s.config.ID, PID: os.Getpid(), Wire: shimapi.Version, Version: s.config.Version, Libcontainer: libcontainerVersion()}
+}
+
+// libcontainerVersion is what the linker noted of the module; "" in a program that was
+// built without modules.
+func libcontainerVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, m := range info.Deps {
+		if m.Path == "github.com/opencontainers/runc" {
+			return m.Version
+		}
+	}
+	return ""
 }
 
 // Serve answers clients until a shutdown is granted, then removes the shim's

@@ -92,6 +92,8 @@ type HelloResponse struct {
 	PID     int    `json:"pid"`
 	Wire    int    `json:"wire"`
 	Version string `json:"version"` // berth's version, which decides whether new pods may join
+	// Libcontainer is the version of its module; "", of a shim older than the field.
+	Libcontainer string `json:"libcontainer,omitempty"`
 }
 
 // IDMap is one line of a user namespace's UID or GID map.

@@ -21,6 +21,7 @@ type process struct {
 	shim      *Shim
 	pid       int
 	version   string // berth's, of the program
+	library   string // libcontainer's version
 	connected time.Time
 	reaped    <-chan struct{} // closed when we have waited for it; nil: it is not our child
 	gone      chan struct{}   // closed when it has ended
@@ -49,7 +50,7 @@ func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, 
 	if err := c.answer(ctx, &hello); err != nil {
 		return nil, err
 	}
-	p.pid, p.version = hello.PID, hello.Version
+	p.pid, p.version, p.library = hello.PID, hello.Version, hello.Libcontainer
 	return p, nil
 }
 

@@ -1,6 +1,7 @@
 package shims
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -180,17 +182,25 @@ func (s *Set) Get(id string) (*Shim, error) {
 	return sh, nil
 }
 
-// PIDs returns the processes of the shims that serve.
-func (s *Set) PIDs() []int {
+// Serving is a process that serves a shim.
+type Serving struct {
+	ID, Version  string // Version is berth's
+	Libcontainer string // its version, "" of a shim that does not tell
+	PID, Pods    int
+}
+
+// Serving returns the shims that serve, in the order of their IDs.
+func (s *Set) Serving() []Serving {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var pids []int
-	for _, sh := range s.shims {
+	var out []Serving
+	for id, sh := range s.shims {
 		if p := sh.process; p != nil && !p.isGone() {
-			pids = append(pids, p.pid)
+			out = append(out, Serving{ID: id, Version: p.version, Libcontainer: p.library, PID: p.pid, Pods: len(sh.pods)})
 		}
 	}
-	return pids
+	slices.SortFunc(out, func(a, b Serving) int { return cmp.Compare(a.ID, b.ID) })
+	return out
 }
 
 // Replaced counts the shims that died and were replaced since Open.
