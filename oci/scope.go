@@ -24,8 +24,8 @@ const (
 )
 
 // Scope is what systemd is to do with a container as the node shuts down; nil where
-// cgroups are not systemd's.
-func Scope(c *runtimeapi.ContainerConfig, h Host) *shimapi.Scope {
+// cgroups are not systemd's. stopSignal is that of [StopSignal].
+func Scope(c *runtimeapi.ContainerConfig, stopSignal int, h Host) *shimapi.Scope {
 	if !h.SystemdCgroup {
 		return nil
 	}
@@ -34,5 +34,5 @@ func Scope(c *runtimeapi.ContainerConfig, h Host) *shimapi.Scope {
 		// Bounded as a number first, since a duration may overflow.
 		grace = time.Duration(min(max(seconds, 0), int64(mostGrace/time.Second))) * time.Second
 	}
-	return &shimapi.Scope{StopTimeout: max(grace, leastGrace)}
+	return &shimapi.Scope{StopTimeout: max(grace, leastGrace), StopSignal: stopSignal}
 }

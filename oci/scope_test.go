@@ -13,14 +13,14 @@ func TestScopeHasTheGracePeriod(t *testing.T) {
 		"9223372036854775807": 30 * time.Minute, "99999999999999999999": 30 * time.Second,
 	} {
 		c := &runtimeapi.ContainerConfig{Annotations: map[string]string{GraceAnnotation: said}}
-		if got := Scope(c, Host{SystemdCgroup: true}); got == nil || got.StopTimeout != want {
-			t.Errorf("%q: %+v, want %v", said, got, want)
+		if got := Scope(c, 3, Host{SystemdCgroup: true}); got == nil || got.StopTimeout != want || got.StopSignal != 3 {
+			t.Errorf("%q: %+v, want %v and signal 3", said, got, want)
 		}
-		if got := Scope(c, Host{}); got != nil {
+		if got := Scope(c, 3, Host{}); got != nil {
 			t.Errorf("without systemd: %+v", got)
 		}
 	}
-	if got := Scope(nil, Host{SystemdCgroup: true}); got.StopTimeout != usualGrace {
+	if got := Scope(nil, 15, Host{SystemdCgroup: true}); got.StopTimeout != usualGrace {
 		t.Errorf("without a configuration: %+v", got)
 	}
 }

@@ -187,13 +187,14 @@ func removeCgroupTree(dir string) error {
 	return os.Remove(dir)
 }
 
-// sandboxCgroup is the pod sandbox's own, beside those of the containers. On v2 pause is
-// in it, so that it is the pod's to pay for. The kubelet's cAdvisor takes a cgroup of the
-// sandbox's ID for the container that has the pod's network, and reads that from the
+// sandboxCgroup is the pod sandbox's own, beside those of the containers, which is removed
+// with the pod; "" where it is a scope, which systemd removes when pause has ended. On v2
+// pause is in it, so that it is the pod's to pay for. The kubelet's cAdvisor takes a cgroup
+// of the sandbox's ID for the container that has the pod's network, and reads that from the
 // process named by package containerdview; see [shimapi.RunPodRequest.CgroupPath].
 func sandboxCgroup(h oci.Host, parent, pod string) string {
 	if h.SystemdCgroup {
-		return "" // under systemd a cgroup of a slice is not ours to make
+		return ""
 	}
 	return filepath.Join(strings.TrimPrefix(parent, "/"), pod)
 }

@@ -67,7 +67,7 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 		HostDevices: cfg.GetLinux().GetSecurityContext().GetPrivileged(),
 		Unenforced:  oci.Unenforced(cfg.GetLinux().GetResources(), h),
 		Create: shimapi.CreateRequest{
-			Pod: w.Pod.ID, ID: w.ID, Dir: dir, Systemd: h.SystemdCgroup, Scope: oci.Scope(cfg, h),
+			Pod: w.Pod.ID, ID: w.ID, Dir: dir, Systemd: h.SystemdCgroup,
 			Stdin: cfg.GetStdin(), StdinOnce: cfg.GetStdinOnce(), LogRoot: w.Pod.config.GetLogDirectory(),
 		},
 	}
@@ -84,6 +84,7 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 	if plan.StopSignal, err = oci.StopSignal(cfg, w.Image.Config.StopSignal); err != nil {
 		return plan, asDomain(err)
 	}
+	plan.Create.Scope = oci.Scope(cfg, plan.StopSignal, h)
 	if plan.CDI, err = oci.CDINames(cfg); err != nil {
 		return plan, asDomain(err)
 	}

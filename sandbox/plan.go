@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -51,14 +52,15 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 	if err := errors.Join(checkPodFiles(cfg), checkPorts(cfg), checkSysctls(cfg), checkPodAnnotations(cfg), checkPodLimits(cfg)); err != nil {
 		return podPlan{}, err
 	}
-	if _, err := oci.CgroupsPath(cfg.GetLinux().GetCgroupParent(), "", h); err != nil {
+	parent := cgroupParent(h, rec)
+	cgroup, err := oci.CgroupsPath(parent, rec.ID, h)
+	if err != nil {
 		return podPlan{}, asDomain(err) // no container of it could be created
 	}
 	labels, err := oci.PodLabels(cfg, rec.SELinuxLevel, h)
 	if err != nil {
 		return podPlan{}, asDomain(err)
 	}
-	parent := cgroupParent(h, rec)
 	limits, err := podLimits(cfg, h, parent)
 	if err != nil {
 		return podPlan{}, err
@@ -70,7 +72,7 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 			ID: rec.ID, Dir: paths.podDir(rec.ID),
 			NewNet: rec.netns != "", NetNSPath: rec.netns, NewUTS: rec.netns != "", NewIPC: !hostIPC(cfg), NewPID: sharedPID(cfg),
 			UIDMaps: rec.uids, GIDMaps: rec.gids, Sysctls: early,
-			CgroupPath: sandboxCgroup(h, parent, rec.ID), Limits: limits, OOMScoreAdj: clampOOM(h, pauseOOMScore),
+			CgroupPath: strings.TrimPrefix(cgroup, "/"), Systemd: h.SystemdCgroup, Limits: limits, OOMScoreAdj: clampOOM(h, pauseOOMScore),
 			User: &security.User, AppArmor: security.AppArmor, SELinux: labels.Process,
 		},
 	}

@@ -76,7 +76,10 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest,
 	if err := setPodLimits(r.Limits); err != nil {
 		return 0, err
 	}
-	if p.cgroup = podCgroupDir(r.CgroupPath); p.cgroup != "" {
+	if !r.Systemd {
+		p.cgroup = podCgroupDir(r.CgroupPath)
+	}
+	if p.cgroup != "" {
 		if config.Cgroup, err = makePodCgroup(p.cgroup); err != nil {
 			return 0, err
 		}
@@ -111,14 +114,20 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest,
 	return began, nil
 }
 
-// prepare sets the OOM score of a pause process that runs, and mounts its network
-// namespace at NetNSPath. It returns the start time. On an error nothing stays mounted.
+// prepare sets the OOM score of a pause process that runs, gives it its scope, and mounts
+// its network namespace at NetNSPath. It returns the start time. On an error nothing stays
+// mounted.
 func prepare(pid int, r shimapi.RunPodRequest) (began uint64, err error) {
 	if err := adjustOOMScore(pid, r.OOMScoreAdj); err != nil {
 		return 0, err
 	}
 	if began, err = shimapi.StartTime(pid); err != nil {
 		return 0, err
+	}
+	if r.Systemd {
+		if err := startPauseScope(r.CgroupPath, pid); err != nil {
+			return 0, err
+		}
 	}
 	if r.NewNet && r.NetNSPath != "" {
 		err = bindNetNS(pid, r.NetNSPath)
@@ -198,6 +207,11 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	}
 	if r.ID == "" || r.Dir == "" {
 		return c, fault(shimapi.KindInvalid, "a pod needs an ID and a directory")
+	}
+	if r.Systemd {
+		if err := checkCgroupPath(r.CgroupPath, true); err != nil {
+			return c, fault(shimapi.KindInvalid, "%w", err)
+		}
 	}
 	if r.Hostname != "" && !r.NewUTS {
 		return c, fault(shimapi.KindInvalid, "host name %q would be the host's: the pod has no UTS namespace of its own", r.Hostname)

@@ -118,6 +118,8 @@ type RunPodRequest struct {
 	// cloned into it. On v1 it is made, in [SandboxHierarchy] alone, and stays empty: a
 	// join costs milliseconds there, and what looks for it (cAdvisor) needs no process in it.
 	CgroupPath string `json:"cgroup_path,omitempty"`
+	// Systemd says that CgroupPath is slice:prefix:name, a scope that systemd makes for pause.
+	Systemd bool `json:"systemd,omitempty"`
 	// Limits are those of the cgroup that the pod's containers are made in; nil when it is
 	// not berth's to limit, or nothing limits it.
 	Limits      *PodLimits `json:"limits,omitempty"`
@@ -187,7 +189,20 @@ type CreateRequest struct {
 type Scope struct {
 	// StopTimeout is what a container has from its SIGTERM to its SIGKILL.
 	StopTimeout time.Duration `json:"stop_timeout"`
+	// StopSignal is what takes SIGTERM's place; 0, of a daemon older than the field: nothing.
+	StopSignal int `json:"stop_signal,omitempty"`
 }
+
+// At a shutdown of the node systemd stops the scopes of containers before those of shims
+// and pauses: a shim records how its containers end, and pause is PID 1 of containers that
+// share their processes. Containers do not name the scope of their shim, because it may have
+// been replaced since. Instead the first are ordered after ContainersSlice and the others
+// before it, which takes part in each shutdown, with nothing in it. The shims' own slice is
+// the one above. See systemd.unit(5), After=, and systemd.slice(5).
+const (
+	ShimSlice       = "system-berth.slice"
+	ContainersSlice = "system-berth-containers.slice"
+)
 
 // CreateResponse names the container's first process, which waits for Start.
 type CreateResponse struct {

@@ -40,10 +40,9 @@
 // STATE/shims/ID/ with lock and log, made before the shim is started. The shim removes
 // the directory when it exits; when it is found dead, this package does. The cgroup
 // berth-shim-HASH, where HASH is of STATE, or with the systemd driver a scope of each shim,
-// berth-shim-ID-RANDOM: both lie outside the daemon's own cgroup, so neither the daemon's
-// limits nor a restart of its unit reach the shims. At a shutdown of the node systemd stops
-// the containers' scopes before that of the shim that made them. It does not know this
-// order of a replacement, which has 5 s then.
+// berth-shim-ID-RANDOM in a slice of their own: both lie outside the daemon's own cgroup,
+// so neither the daemon's limits nor a restart of its unit reach the shims. At a shutdown of
+// the node systemd stops them after the containers; see [shimapi.ContainersSlice].
 //
 // # Why not X
 //

@@ -19,19 +19,26 @@ import (
 // shim is the process of the only shim there is.
 func (s *suite) shim(t *testing.T) int {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(s.State, "shims", "*", "shim.json"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("shims %q, %v", files, err)
-	}
-	data, err := os.ReadFile(files[0])
+	pid, err := s.findShim()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var identity struct{ PID int }
-	if err := json.Unmarshal(data, &identity); err != nil {
-		t.Fatal(err)
+	return pid
+}
+
+// findShim is shim where there may be none, while one replaces another.
+func (s *suite) findShim() (int, error) {
+	files, err := filepath.Glob(filepath.Join(s.State, "shims", "*", "shim.json"))
+	if err != nil || len(files) != 1 {
+		return 0, fmt.Errorf("shims %q, %v", files, err)
 	}
-	return identity.PID
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		return 0, err
+	}
+	var identity struct{ PID int }
+	err = json.Unmarshal(data, &identity)
+	return identity.PID, err
 }
 
 // grows waits until the container's log gets longer.

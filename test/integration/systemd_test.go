@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +17,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/oci/atomicfile"
+	"berth/oci/shimapi"
 	"berth/test/node"
 )
 
@@ -55,31 +58,102 @@ func graceOf(seconds string) func(*runtimeapi.ContainerConfig) {
 	}
 }
 
-// The scope of a container is stopped as the node shuts down, before the network and the
-// shim, and has its pod's grace period for it.
-func TestSystemdScope(t *testing.T) {
-	onlySystemd(t)
-	c := shared.pod(t).start("c", "exec sleep 1000", graceOf("77"))
-	scope, shim := unitOf(t, c.hostPID()), unitOf(t, shimOf(t, c.hostPID()))
-	for name, want := range map[string]string{
-		"TimeoutStopUSec": "1min 17s", "DefaultDependencies": "yes", "Delegate": "yes", "CollectMode": "inactive-or-failed",
-	} {
-		if got := property(t, scope, name); got != want {
-			t.Errorf("%s of %s is %q, want %q", name, scope, got, want)
+// hasProperties checks properties of a unit, one value each.
+func hasProperties(t *testing.T, unit string, want map[string]string) {
+	t.Helper()
+	for name, want := range want {
+		if got := property(t, unit, name); got != want {
+			t.Errorf("%s of %s is %q, want %q", name, unit, got, want)
 		}
 	}
-	for name, wants := range map[string][]string{
-		"After": {"network.target", shim}, "Before": {"shutdown.target"}, "Conflicts": {"shutdown.target"},
-	} {
-		got := strings.Fields(property(t, scope, name))
+}
+
+// isOrdered checks that lists of a unit have units.
+func isOrdered(t *testing.T, unit string, wants map[string][]string) {
+	t.Helper()
+	for name, wants := range wants {
+		got := strings.Fields(property(t, unit, name))
 		for _, want := range wants {
 			if !slices.Contains(got, want) {
-				t.Errorf("%s of %s is %q, without %s", name, scope, got, want)
+				t.Errorf("%s of %s is %q, without %s", name, unit, got, want)
 			}
 		}
 	}
+}
+
+// The scope of a container is stopped as the node shuts down, before the network, the shim
+// and pause, and has its own signal and its pod's grace period for it.
+func TestSystemdScope(t *testing.T) {
+	onlySystemd(t)
+	p := shared.pod(t)
+	c := p.start("c", "exec sleep 1000", graceOf("77"), func(c *runtimeapi.ContainerConfig) { c.StopSignal = runtimeapi.Signal_SIGNAL_SIGQUIT })
+	scope, shim, pause := unitOf(t, c.hostPID()), unitOf(t, shimOf(t, c.hostPID())), unitOf(t, recordOf(t, p).PID)
+	hasProperties(t, scope, map[string]string{
+		"TimeoutStopUSec": "1min 17s", "DefaultDependencies": "yes", "Delegate": "yes", "CollectMode": "inactive-or-failed",
+		"KillSignal": strconv.Itoa(int(unix.SIGQUIT)),
+	})
+	hasProperties(t, pause, map[string]string{
+		"Slice": property(t, scope, "Slice"), "DefaultDependencies": "yes", "KillSignal": strconv.Itoa(int(unix.SIGKILL)),
+	})
+	if want := "berth-" + p.ID + ".scope"; pause != want {
+		t.Errorf("pause is in %s, want %s", pause, want)
+	}
+	shutdown := []string{"shutdown.target"}
+	isOrdered(t, scope, map[string][]string{"After": {"network.target", shimapi.ContainersSlice}, "Before": shutdown, "Conflicts": shutdown})
+	isOrdered(t, shimapi.ContainersSlice, map[string][]string{"After": {shim, pause}, "Before": {"shutdown.target", scope}, "Conflicts": shutdown})
+	hasProperties(t, shimapi.ContainersSlice, map[string]string{"ActiveState": "active"})
 	if got := c.Sh("cat /proc/self/cgroup"); strings.Count(got, "\n") != 1 {
 		t.Errorf("cgroups of an exec: %s", got)
+	}
+}
+
+// recordOf is what the shim has written down about a pod's pause process, or with the ID of a
+// container about that.
+func recordOf(t *testing.T, p *pod, ctr ...string) (fact shimapi.Record) {
+	t.Helper()
+	dir := filepath.Join(p.s.Root, "pods", p.ID)
+	for _, id := range ctr {
+		dir = filepath.Join(dir, "containers", id)
+	}
+	if err := atomicfile.Read(filepath.Join(dir, shimapi.RecordName), &fact); err != nil {
+		t.Fatal(err)
+	}
+	return fact
+}
+
+// Pause's scope goes with the pod, though systemd has made it.
+func TestSystemdForgetsAPod(t *testing.T) {
+	onlySystemd(t)
+	p := shared.pod(t)
+	pause := unitOf(t, recordOf(t, p).PID)
+	p.Remove()
+	eventually(t, "systemd forgets "+pause, func() bool { return property(t, pause, "LoadState") == "not-found" })
+}
+
+// At a shutdown of the node the containers end before their shim, which records how they
+// did, and before pause, also when another shim has made them.
+func TestSystemdStopsShimsLast(t *testing.T) {
+	onlySystemd(t)
+	s := own(t, node.Options{})
+	p := s.pod(t)
+	c := p.start("c", "trap 'sleep 2; echo ended; exit 7' TERM; echo ready; while :; do sleep 0.1; done", graceOf("60"))
+	c.says(" F ready\n")
+	dead := s.shim(t)
+	if err := unix.Kill(dead, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the shim has a replacement", func() bool {
+		now, err := s.findShim()
+		return err == nil && now != dead
+	})
+	c.Sh("true") // it has the container
+	shim, pause := unitOf(t, s.shim(t)), unitOf(t, recordOf(t, p).PID)
+	systemctl(t, "stop", unitOf(t, c.hostPID()), shimapi.ContainersSlice, pause, shim)
+	if fact := recordOf(t, p, c.ID); fact.ExitCode != 7 {
+		t.Errorf("the record of the container is %+v, want exit code 7", fact)
+	}
+	if got := output(readLog(t, c.LogFile()), "stdout"); got != "ready\nended\n" {
+		t.Errorf("it said %q", got)
 	}
 }
 
@@ -127,7 +201,7 @@ func TestSystemdReloadKeepsDevicesAndLimits(t *testing.T) {
 	c := shared.pod(t).start("c", "exec sleep 1000", func(c *runtimeapi.ContainerConfig) {
 		c.Devices = []*runtimeapi.Device{{HostPath: "/dev/loop-control", ContainerPath: "/dev/given", Permissions: "r"}}
 		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, CpuQuota: 50000, CpuPeriod: 100000}
-		c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"MKNOD"}}
+		c.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"MKNOD"}}}
 	})
 	const look = `for m in r w; do
 		case $m in r) ( : < /dev/given ) 2>/dev/null;; w) ( : > /dev/given ) 2>/dev/null;; esac && echo given:$m
@@ -179,11 +253,7 @@ func TestSystemdShimIsInAScopeOfItsOwn(t *testing.T) {
 	if daemon := unitOf(t, shared.PID()); daemon == scope {
 		t.Errorf("the daemon is in %s too", scope)
 	}
-	for name, want := range map[string]string{"Delegate": "yes", "Slice": "system.slice", "TasksMax": "infinity"} {
-		if got := property(t, scope, name); got != want {
-			t.Errorf("%s of %s is %q, want %q", name, scope, got, want)
-		}
-	}
+	hasProperties(t, scope, map[string]string{"Delegate": "yes", "Slice": shimapi.ShimSlice, "TasksMax": "infinity"})
 }
 
 // service runs the node's daemon as a unit of systemd, made of the one in hack/.
@@ -211,7 +281,7 @@ func (s *suite) service(t *testing.T) (unit string) {
 			t.Error(err)
 		}
 		systemctl(t, "daemon-reload")
-		if err := s.Restart(t.Context()); err != nil {
+		if err := s.Restart(context.Background()); err != nil { // the test's own context has ended
 			t.Error(err)
 		}
 	})
@@ -228,8 +298,9 @@ func TestSystemdService(t *testing.T) {
 	onlySystemd(t)
 	s := own(t, node.Options{})
 	unit := s.service(t)
-	c := s.pod(t).start("c", "exec sleep 1000")
-	pid := c.hostPID()
+	p := s.pod(t)
+	c := p.start("c", "exec sleep 1000")
+	first := recordOf(t, p, c.ID)
 	main := func() int {
 		n, err := strconv.Atoi(property(t, unit, "MainPID"))
 		if err != nil {
@@ -242,20 +313,21 @@ func TestSystemdService(t *testing.T) {
 		if got := property(t, unit, "ActiveState"); got != "active" {
 			t.Errorf("after %s the unit is %s", after, got)
 		}
-		if got := c.hostPID(); got != pid || c.Status().GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
-			t.Errorf("after %s the container is %v, process %d, before %d", after, c.Status(), got, pid)
+		began, err := shimapi.StartTime(first.PID)
+		if err != nil || began != first.StartTime || c.Status().GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("after %s the container is %v, its process began at %d, %v, before %d", after, c.Status(), began, err, first.StartTime)
 		}
 	}
-	first := main()
+	daemon := main()
 	systemctl(t, "reload", unit)
-	if got := main(); got != first {
-		t.Errorf("after a reload the daemon is process %d, before %d", got, first)
+	if got := main(); got != daemon {
+		t.Errorf("after a reload the daemon is process %d, before %d", got, daemon)
 	}
 	well("a reload")
 	systemctl(t, "restart", unit)
 	s.resubscribe(t)
 	second := main()
-	if second == first {
+	if second == daemon {
 		t.Error("a restart has left the daemon running")
 	}
 	well("a restart")

@@ -58,6 +58,11 @@ func boot(ctx context.Context, o options) (*results, error) {
 	c.SysProcAttr = &syscall.SysProcAttr{Chroot: tree}
 	c.Dir, c.Env = "/", []string{"PATH=/usr/bin:/bin", "HOME=/", "TMPDIR=/vm"}
 	c.Stderr = os.Stderr
+	// It stays open: at its end QEMU would take the port as one that nobody listens to, and
+	// the guest would wait for a listener with its first result.
+	if _, err := c.StdinPipe(); err != nil {
+		return nil, err
+	}
 	told, err := c.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -23,12 +23,15 @@ type plan struct {
 	Patience string    `json:"patience"`
 	Deadline time.Time `json:"deadline"` // when the guest ends by itself
 	Peer     bool      `json:"peer"`
+	// Permissive leaves what the policy denies allowed; it is in the kernel's log then.
+	Permissive bool `json:"permissive"`
 }
 
 // needs say what a suite has built for it.
 type needs struct {
 	packages                    string // expression of those of test/attack
 	crash, critest, node, bench bool
+	selinux                     bool // the kernel's security module, instead of AppArmor
 }
 
 const (
@@ -39,6 +42,7 @@ const (
 var suites = map[string]needs{
 	"integration": {packages: integration}, "scenarios": {packages: integration}, "attack": {packages: "."}, "packages": {packages: "."},
 	"crash": {crash: true}, "critest": {critest: true}, "node": {node: true}, "bench": {bench: true},
+	"selinux": {packages: "^test/selinux$", selinux: true},
 }
 
 // choose checks the suites that were asked for.
@@ -53,6 +57,9 @@ func choose(o options) ([]string, error) {
 		}
 		if n.node && o.node == "" {
 			return nil, errors.New("suite node wants -node DIR, which has bin/e2e_node.test, bin/kubelet and img/*.tar")
+		}
+		if n.selinux && len(o.suites) > 1 {
+			return nil, fmt.Errorf("suite %s is run alone: it boots with another security module than the others", s)
 		}
 	}
 	return o.suites, nil
@@ -135,6 +142,7 @@ func (p plan) needs() needs {
 		}
 		all.crash, all.critest = all.crash || n.crash, all.critest || n.critest
 		all.node, all.bench = all.node || n.node, all.bench || n.bench
+		all.selinux = all.selinux || n.selinux
 	}
 	return all
 }

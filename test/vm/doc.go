@@ -6,11 +6,14 @@
 //	make test-vm SUITES=integration RUN=Reload      the functions whose names match
 //	make test-vm SUITES=node NODE=DIR RUN='\[NodeConformance\].*Pods'
 //	make test-vm SUITES=bench PEER=DIR              beside the containerd and runc in DIR
+//	make test-vm SUITES=selinux                     on an enforcing kernel
 //
 // The suites: integration (without the next two), scenarios (TestS01… of it), attack (all
 // that test/attack finds), packages (all tests of the packages that have attacks), crash,
 // critest, node (Kubernetes' node tests against berthd as a systemd service; NODE has
-// bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn}.tar, its test images), bench.
+// bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn}.tar, its test images), bench, and
+// selinux, which is run alone, as it boots with SELinux instead of AppArmor; what the kernel
+// denied is in its dmesg.log, and VMFLAGS=-permissive has it only log that.
 // RUN chooses functions, or specs of critest and of node.
 //
 // # What it owns
@@ -30,6 +33,7 @@
 // # Files
 //
 //	bin/vm/tree          Debian 13 with QEMU, made by debootstrap; remove it to make it anew
+//	bin/vm/recipe        of which packages and files: another makes the tree anew
 //	bin/vm/disk.img      the guest's disk, made of the tree
 //	bin/vm/share.img     what goes in and out: the bundle, the plan, out/
 //	bin/vm/lock          held by the run that uses them

@@ -73,8 +73,17 @@ func powerOff() {
 // prepare sets what every suite's processes inherit.
 func (g *guest) prepare() error {
 	// Roots of daemons are here: on memory no test waits for an emulated disk.
-	if err := unix.Mount("tmpfs", "/var/tmp", "tmpfs", 0, "mode=1777,size=4g"); err != nil {
+	options := "mode=1777,size=4g"
+	if g.plan.needs().selinux {
+		options += ",rootcontext=system_u:object_r:tmp_t:s0"
+	}
+	if err := unix.Mount("tmpfs", "/var/tmp", "tmpfs", 0, options); err != nil {
 		return err
+	}
+	if g.plan.needs().selinux {
+		if err := g.enforce(); err != nil {
+			return err
+		}
 	}
 	return errors.Join(
 		os.Setenv("BERTH_TEST_PATIENCE", g.plan.Patience),
@@ -103,6 +112,7 @@ var chosen = map[string]struct {
 	"attack":      {"", "^TestAttack", ""},
 	"packages":    {"", ".", "^TestAttack"},
 	"crash":       {"test/crash", ".", ""},
+	"selinux":     {"test/selinux", ".", ""},
 }
 
 const scenarios = "^TestS[0-9][0-9]"
@@ -122,6 +132,9 @@ func (g *guest) suite(ctx context.Context, name string) error {
 	}
 	if g.plan.Run != "" {
 		c.run, c.skip = g.plan.Run, ""
+	}
+	if name == "selinux" {
+		return errors.Join(g.tests(ctx, name, c.pkg, c.run, c.skip), g.denied(ctx))
 	}
 	if c.pkg != "" {
 		return g.tests(ctx, name, c.pkg, c.run, c.skip)

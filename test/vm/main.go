@@ -30,6 +30,8 @@ type options struct {
 	append   string // to the kernel's command line
 	patience string // BERTH_TEST_PATIENCE in the guest
 	guest    string // this process is the service in the guest
+	// permissive: suite selinux does without enforcement.
+	permissive bool
 }
 
 func main() {
@@ -44,6 +46,7 @@ func main() {
 	flag.IntVar(&o.cpus, "cpus", 2, "processors of the guest; one does better where the host is busy")
 	flag.StringVar(&o.append, "append", "", "more for the guest kernel's command `line`")
 	flag.StringVar(&o.patience, "patience", "3m", "how `long` tests wait for what must come, in the guest")
+	flag.BoolVar(&o.permissive, "permissive", false, "suite selinux: the kernel only logs what it would deny")
 	flag.StringVar(&o.guest, "guest", "", "for the guest's own use")
 	flag.Parse()
 	o.suites = strings.FieldsFunc(*suites, func(r rune) bool { return r == ' ' || r == ',' })
@@ -97,9 +100,12 @@ func host(ctx context.Context, o options) (err error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	if err := makeShare(ctx, o, plan{
-		Suites: chosen, Run: o.run, Patience: o.patience, Deadline: deadline.Add(-reserve), Peer: o.peer != "",
+		Suites: chosen, Run: o.run, Patience: o.patience, Deadline: deadline.Add(-reserve), Peer: o.peer != "", Permissive: o.permissive,
 	}); err != nil {
 		return err
+	}
+	if suites[chosen[0]].selinux {
+		o.append += selinuxArgs
 	}
 	results, err := boot(ctx, o)
 	if err != nil {

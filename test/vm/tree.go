@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -21,12 +23,12 @@ const suite = "trixie"
 var packages = []string{
 	"systemd", "systemd-sysv", "dbus", "udev", "linux-image-cloud-amd64", "kmod", "apparmor",
 	"iproute2", "iptables", "nftables", "procps", "util-linux", "ca-certificates", "busybox-static",
-	"jq", "socat", "qemu-system-x86", "seabios",
+	"jq", "socat", "qemu-system-x86", "seabios", "selinux-policy-default", "policycoreutils",
 }
 
 // fstab and the units of the guest, by their paths in the tree.
 var guestFiles = map[string]string{
-	"etc/fstab":        "/dev/vda / ext4 rw 0 1\n/dev/vdb /mnt/share ext4 rw,nofail,x-systemd.device-timeout=10min 0 0\n",
+	"etc/fstab":        "/dev/vda / ext4 rw 0 1\n/dev/vdb /mnt/share ext4 rw,nofail,x-systemd.device-timeout=10min,defcontext=" + shareLabel + " 0 0\n",
 	"usr/bin/sudo":     "#!/bin/sh\nexec \"$@\"\n", // critest loads AppArmor profiles by it
 	"etc/machine-id":   "uninitialized\n",
 	"mnt/share/.mount": "",
@@ -57,9 +59,20 @@ WantedBy=multi-user.target
 // masked units would only cost time.
 var masked = []string{"apt-daily.timer", "apt-daily-upgrade.timer", "fstrim.timer", "e2scrub_all.timer", "serial-getty@ttyS0.service", "systemd-timesyncd.service"}
 
+// recipe tells trees and disks apart that were made by different versions of this file.
+func recipe() string {
+	sum := sha256.Sum256(fmt.Append(nil, suite, packages, guestFiles, masked)) // maps are printed in order
+	return hex.EncodeToString(sum[:])
+}
+
 // makeTree makes the tree unless it is there, and the disk of it.
 func makeTree(ctx context.Context, cache string) error {
-	tree, disk := filepath.Join(cache, "tree"), filepath.Join(cache, "disk.img")
+	tree, disk, made := filepath.Join(cache, "tree"), filepath.Join(cache, "disk.img"), filepath.Join(cache, "recipe")
+	if was, err := os.ReadFile(made); err != nil || string(was) != recipe() {
+		if err := errors.Join(os.RemoveAll(tree), os.RemoveAll(disk), os.WriteFile(made, []byte(recipe()), 0o644)); err != nil {
+			return err
+		}
+	}
 	if _, err := os.Stat(tree); errors.Is(err, os.ErrNotExist) {
 		if err := bootstrap(ctx, tree); err != nil {
 			return fmt.Errorf("Debian tree: %w", err)
@@ -143,7 +156,10 @@ func configure(ctx context.Context, tree string) error {
 	if err := command(ctx, "chroot", slices.Concat([]string{tree, "systemctl", "mask"}, masked)...); err != nil {
 		return err
 	}
-	return command(ctx, "chroot", tree, "systemctl", "enable", "berth-suites.service")
+	if err := command(ctx, "chroot", tree, "systemctl", "enable", "berth-suites.service"); err != nil {
+		return err
+	}
+	return labelTree(ctx, tree)
 }
 
 // makeImage makes an ext4 image of a directory's files, with room up to size.
