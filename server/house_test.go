@@ -37,7 +37,7 @@ var local = map[string][]string{
 	"sandbox/record":      {},
 	"image":               {"oci/atomicfile", "oci/dirtree", "oci/flock", "oci/idmap", "oci/openat2", "oci/thread", "oci/tracing"},
 	"cni":                 {"oci/atomicfile", "oci/procfs", "oci/tracing"},
-	"oci":                 {"oci/failure", "oci/openat2", "oci/shimapi"},
+	"oci":                 {"oci/failure", "oci/openat2", "oci/shimapi", "oci/thread"},
 	"oci/atomicfile":      {},
 	"oci/dirtree":         {"oci/openat2"},
 	"oci/openat2":         {},

@@ -310,7 +310,8 @@ func makePodCgroup(dir string) (*os.File, error) {
 }
 
 // adjustOOMScore sets oom_score_adj. Lowering it needs CAP_SYS_RESOURCE; if the shim lacks
-// that, the pause process keeps the shim's own value.
+// that, the pause process keeps the shim's own value. So it does where an SELinux policy
+// keeps the shim from files of a process that has the label of containers.
 func adjustOOMScore(pid, score int) error {
 	err := os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(score)), 0)
 	if err != nil && !errors.Is(err, os.ErrPermission) {

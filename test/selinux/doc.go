@@ -9,9 +9,9 @@
 //
 // Elsewhere all tests are skipped with that reason. The tests of what is denied need an
 // enforcing kernel. berthd must be in a domain that may start containers: with Debian's
-// policy, label bin/berthd and bin/berth-shim as server/THREATMODEL.md says. In that policy
-// the capabilities that a root of containers has otherwise need the boolean
-// container_use_host_all_caps.
+// policy, label bin/berthd and bin/berth-shim and set the boolean as server/THREATMODEL.md
+// says; `make test-vm SUITES=selinux` does. In that policy the capabilities that a root of
+// containers has otherwise need the boolean container_use_host_all_caps.
 //
 // # Why not in package integration
 //

@@ -118,6 +118,11 @@ func TestAttackSELinuxNeighbour(t *testing.T) {
 	enforced(t)
 	a := startLabelled(t, "a")
 	plain := volume(t, "before", "plain")
+	for _, path := range []string{plain, filepath.Join(plain, "before")} { // as in /srv: a type that is not of containers
+		if err := selinux.SetFileLabel(path, "system_u:object_r:var_t:s0"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	root := filepath.Join(shared.State, "containers", a.ctr.ID, "rootfs")
 	b := idle(pod(t, "b"), "thief", func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = []*runtimeapi.Mount{
@@ -214,7 +219,7 @@ func TestSELinuxOptions(t *testing.T) {
 		t.Errorf("the level is %s", got)
 	}
 	for _, ctr := range []*client.Container{c, a.ctr} {
-		ctr.Sh("test -r /etc/resolv.conf && test -r /etc/hostname && echo x >/dev/shm/by-$$ && cat /etc/hosts")
+		ctr.Sh("test -r /etc/resolv.conf && test -r /etc/hostname && echo x >/dev/shm/by-" + ctr.ID + " && cat /etc/hosts")
 	}
 	if got := c.Sh("cat /v/before"); got != "v" {
 		t.Errorf("its volume reads %q", got)

@@ -18,6 +18,7 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/oci/thread"
 	"berth/test/client"
 	"berth/test/node"
 	"berth/test/registry"
@@ -47,13 +48,28 @@ var begin = sync.OnceValue(func() error {
 	if err != nil {
 		return errors.Join(err, images.Close())
 	}
-	n, err := node.Start(context.Background(), node.Options{Registry: images, NoNetwork: true})
+	thread.Run(func() {
+		if err = labelNode(); err == nil {
+			shared = &machine{images: images}
+			shared.Node, err = node.Start(context.Background(), node.Options{Registry: images, NoNetwork: true})
+		}
+	})
 	if err != nil {
+		shared = nil
 		return errors.Join(err, images.Close())
 	}
-	shared = &machine{n, images}
 	return nil
 })
+
+// labelNode gives what this thread makes the labels that it would have on a node: the
+// directories those of /var/lib/containerd, which are inherited by what is in them, and the
+// socket that hears when the daemon is ready that of systemd's.
+func labelNode() error {
+	return errors.Join(
+		selinux.SetFSCreateLabel("system_u:object_r:container_var_lib_t:s0"),
+		selinux.SetSocketLabel("system_u:system_r:init_t:s0"),
+	)
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()
@@ -100,7 +116,9 @@ func kit(t *testing.T) *client.Kit {
 func podConfig(t *testing.T, name string) *runtimeapi.PodSandboxConfig {
 	t.Helper()
 	c := kit(t).PodConfig(name)
-	c.Linux.SecurityContext = &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}}
+	c.Linux.SecurityContext = &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{
+		Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_CONTAINER,
+	}}
 	return c
 }
 
@@ -158,20 +176,25 @@ func volume(t *testing.T, name, content string) string {
 // labelOf is the label of a container's first process.
 func labelOf(c *client.Container) string {
 	c.T.Helper()
-	return c.Sh("cat /proc/1/attr/current")
+	return labelIn(c.T, filepath.Join("pods", c.Pod.ID, "containers", c.ID))
 }
 
 // labelOfPause is the label of a pod's pause process.
 func labelOfPause(p *client.Pod) string {
 	p.T.Helper()
+	return labelIn(p.T, filepath.Join("pods", p.ID))
+}
+
+// labelIn is the label of the process that a shim's record in a directory names.
+func labelIn(t *testing.T, dir string) string {
+	t.Helper()
 	var fact shimapi.Record
-	err := atomicfile.Read(filepath.Join(shared.Root, "pods", p.ID, shimapi.RecordName), &fact)
-	if err != nil {
-		p.T.Fatal(err)
+	if err := atomicfile.Read(filepath.Join(shared.Root, dir, shimapi.RecordName), &fact); err != nil {
+		t.Fatal(err)
 	}
 	label, err := selinux.PidLabel(fact.PID)
 	if err != nil {
-		p.T.Fatal(err)
+		t.Fatal(err)
 	}
 	return label
 }

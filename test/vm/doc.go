@@ -13,7 +13,7 @@
 // critest, node (Kubernetes' node tests against berthd as a systemd service; NODE has
 // bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn}.tar, its test images), bench, and
 // selinux, which is run alone, as it boots with SELinux instead of AppArmor; what the kernel
-// denied is in its dmesg.log, and VMFLAGS=-permissive has it only log that.
+// denied is in its denied.log, and VMFLAGS=-permissive has it only log that.
 // RUN chooses functions, or specs of critest and of node.
 //
 // # What it owns

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
 
 	"berth/cni"
 	"berth/test/registry"
@@ -99,14 +100,16 @@ func (g *guest) node(ctx context.Context) error {
 	}
 	const endpoint = "unix:///run/berth/berth.sock"
 	report := filepath.Join(out, "report.json")
-	focus := g.plan.Run
+	focus, skip := g.plan.Run, `\[Flaky\]` // one spec runs at a time, so that serial ones may be chosen
 	if focus == "" {
-		focus = `\[NodeConformance\]`
+		focus, skip = `\[NodeConformance\]`, `\[Serial\]|\[Flaky\]|\[Disruptive\]|\[Slow\]`
 	}
-	ran := g.logged(ctx, "node", nil, filepath.Join(dir, "bin", "e2e_node.test"), "-ginkgo.no-color", "-ginkgo.v",
-		"-ginkgo.focus="+focus, `-ginkgo.skip=\[Serial\]|\[Flaky\]|\[Disruptive\]|\[Slow\]`, "-ginkgo.json-report="+report,
-		"-ginkgo.timeout="+time.Until(g.plan.Deadline).String(),
+	ran := g.logged(ctx, "node", nil, filepath.Join(dir, "bin", "e2e_node.test"), "--ginkgo.no-color", "--ginkgo.v",
+		"--ginkgo.focus="+focus, "--ginkgo.skip="+skip, "--ginkgo.json-report="+report,
+		"--ginkgo.timeout="+time.Until(g.plan.Deadline).Truncate(time.Second).String(),
 		"--container-runtime-endpoint="+endpoint, "--image-service-endpoint="+endpoint, "--prepull-images=false",
+		"--container-runtime-process-name=/usr/local/bin/berthd", "--container-runtime-pid-file=", "--systemd-services=berthd",
+		"--kubelet-flags=--runtime-cgroups=/system.slice/berthd.service",
 		"--report-dir="+out, "--kubelet-config-file="+filepath.Join(dir, "kubelet.yaml"), "--node-name=guest", "-v=2")
 	journal := g.logged(context.WithoutCancel(ctx), "node", nil, "/usr/bin/journalctl", "-b", "--no-pager", "-u", "berthd")
 	return errors.Join(ran, journal, g.specs("node", report))
@@ -143,24 +146,37 @@ func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string)
 		reg.WriteHosts("/etc/berth/certs.d", registry.Upstreams...),
 		command(ctx, "systemctl", "daemon-reload"),
 		command(ctx, "systemctl", "start", "berthd"),
+		swapOn(ctx, "/swap", 1<<30),
 	)
 }
 
-// nodeImages are the images of the node tests under registry.k8s.io/e2e-test-images, by
-// the archives that they are made of.
+// swapOn gives the machine swap, for the specs of swap; the others do not mind it.
+func swapOn(ctx context.Context, file string, size int64) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Close(), command(ctx, "mkswap", file), command(ctx, "swapon", file))
+}
+
+// nodeImages are the images of the node tests under registry.k8s.io, by the archives that
+// they are made of.
 var nodeImages = map[string]struct {
 	layers []string
 	config v1.Config
 }{
-	"agnhost:2.66.1":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
-	"agnhost:2.55":            {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
-	"glibc-dns-testing:2.1.1": {[]string{"root"}, v1.Config{Cmd: []string{"sleep", "3600"}}},
-	"busybox:1.37.0-2":        {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"busybox:1.29-2":          {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"ipc-utils:1.4":           {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"perl:5.26":               {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"nonroot:1.5":             {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}, User: "1234"}},
-	"nonewprivs:1.4":          {[]string{"bb", "nn"}, v1.Config{Cmd: []string{"nnp"}}},
+	"e2e-test-images/agnhost:2.66.1":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+	"e2e-test-images/agnhost:2.55":            {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+	"pause:3.10.2":                            {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost", "pause"}}},
+	"e2e-test-images/nginx:1.27.0-2":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}}},
+	"e2e-test-images/nginx:1.28.0-2":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}}},
+	"e2e-test-images/glibc-dns-testing:2.1.1": {[]string{"root"}, v1.Config{Cmd: []string{"sleep", "3600"}}},
+	"e2e-test-images/busybox:1.37.0-2":        {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/busybox:1.29-2":          {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/ipc-utils:1.4":           {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/perl:5.26":               {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/nonroot:1.5":             {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}, User: "1234"}},
+	"e2e-test-images/nonewprivs:1.4":          {[]string{"bb", "nn"}, v1.Config{Cmd: []string{"nnp"}}},
 }
 
 // pushNodeImages makes the images without compression, which an emulated machine would
@@ -182,7 +198,7 @@ func pushNodeImages(reg *registry.Registry, dir string) error {
 		made.config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 		img, err := registry.Build(made.config, of...)
 		if err == nil {
-			err = reg.Push("registry.k8s.io/e2e-test-images/"+ref, img)
+			err = reg.Push("registry.k8s.io/"+ref, img)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", ref, err)

@@ -43,7 +43,7 @@ func serve(ctx context.Context, share string) error {
 		err = json.Unmarshal(data, &g.plan)
 	}
 	if err == nil {
-		err = g.prepare()
+		err = g.prepare(ctx)
 	}
 	if err != nil {
 		g.tell(result{Suite: "guest", Outcome: failed, Message: err.Error()})
@@ -71,7 +71,7 @@ func powerOff() {
 }
 
 // prepare sets what every suite's processes inherit.
-func (g *guest) prepare() error {
+func (g *guest) prepare(ctx context.Context) error {
 	// Roots of daemons are here: on memory no test waits for an emulated disk.
 	options := "mode=1777,size=4g"
 	if g.plan.needs().selinux {
@@ -81,7 +81,7 @@ func (g *guest) prepare() error {
 		return err
 	}
 	if g.plan.needs().selinux {
-		if err := g.enforce(); err != nil {
+		if err := g.enforce(ctx); err != nil {
 			return err
 		}
 	}
@@ -134,7 +134,7 @@ func (g *guest) suite(ctx context.Context, name string) error {
 		c.run, c.skip = g.plan.Run, ""
 	}
 	if name == "selinux" {
-		return errors.Join(g.tests(ctx, name, c.pkg, c.run, c.skip), g.denied(ctx))
+		return errors.Join(g.tests(ctx, name, c.pkg, c.run, c.skip), g.denied())
 	}
 	if c.pkg != "" {
 		return g.tests(ctx, name, c.pkg, c.run, c.skip)

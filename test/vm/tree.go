@@ -36,7 +36,8 @@ var guestFiles = map[string]string{
 	"etc/hosts":        "127.0.0.1 localhost guest\n",
 	"etc/systemd/system/berth-suites.service": `[Unit]
 Description=Suites of tests
-After=multi-user.target
+Requires=dev-virtio\x2dports-` + portName + `.device
+After=dev-virtio\x2dports-` + portName + `.device multi-user.target
 FailureAction=poweroff-force
 
 [Service]

@@ -89,7 +89,11 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 	attr := &os.ProcAttr{Env: []string{}, Files: append(files, l.exe), Sys: c.attributes()}
 	var proc *os.Process
 	// On the stage's thread, so that the process gets the mounts of the stage.
-	cerr := l.stage.do(func() { proc, err = os.StartProcess(path, argv, attr) })
+	cerr := l.stage.do(func() {
+		if err = keepLabel(c.SELinux != ""); err == nil {
+			proc, err = os.StartProcess(path, argv, attr)
+		}
+	})
 	_ = statusPause.Close() // so that the end of pause's copy is the end of the pipe
 	if err = errors.Join(cerr, err); err != nil {
 		return nil, fmt.Errorf("start pause: %w", err)
@@ -100,6 +104,23 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 		return nil, err
 	}
 	return proc, nil
+}
+
+// keepLabel makes what the calling thread starts have the label of this process, or leaves
+// the choice to the policy. For a program with the label of containers' files that would
+// choose the one of privileged containers, with which pause may not take that of its pod.
+func keepLabel(keep bool) error {
+	own, err := "", error(nil)
+	if keep {
+		own, err = selinux.CurrentLabel()
+	}
+	if err == nil {
+		err = selinux.SetExecLabel(own)
+	}
+	if err != nil {
+		return fmt.Errorf("SELinux label that pause begins with: %w", err)
+	}
+	return nil
 }
 
 // labelProgram gives the program the label of a container's files, without categories: the
