@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -49,6 +50,9 @@ type container struct {
 	groups  group
 	io      *stdio
 	ooms    *oomCounter
+	// poststart are hooks that were not run yet. A shim that takes over a container before
+	// its start does not know them.
+	poststart configs.HookList
 
 	op       sync.Mutex // start, update, delete; not held while waiting for done
 	sessions sessions
@@ -128,6 +132,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
+	ctr.poststart = takeHooks(config, configs.Poststart)
 	config.Cgroups.SystemdProps = append(config.Cgroups.SystemdProps, scopeProperties(r.Scope)...)
 	owner, err := rootOwner(config)
 	if err != nil {
@@ -162,7 +167,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		ctr.io.drain()
 		ctr.io.close()
-		return errors.Join(err, lc.Destroy())
+		return errors.Join(err, destroy(lc))
 	}
 	ctr.lc = lc
 	stopOOM := cs.ooms.watchContainer(ctr)
@@ -266,10 +271,18 @@ func (cs *containers) start(c *call, r shimapi.IDRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := cs.execute(ctr, c.stages); err != nil {
+		return nil, err
+	}
+	return nil, ctr.runPoststart()
+}
+
+// execute lets the container execute its command.
+func (cs *containers) execute(ctr *container, stages *stages) error {
 	ctr.op.Lock()
 	defer ctr.op.Unlock()
 	if st := ctr.status(); st != shimapi.StatusCreated {
-		return nil, fault(shimapi.KindNotRunning, "container %s is %s, not created", r.ID, st)
+		return fault(shimapi.KindNotRunning, "container %s is %s, not created", ctr.id, st)
 	}
 	if p, ok := cs.registry.pod(ctr.pod); ok && ctr.isTracer() {
 		// No container of its pod may be created while it starts.
@@ -277,32 +290,38 @@ func (cs *containers) start(c *call, r shimapi.IDRequest) (any, error) {
 		defer p.tracers.starting.Unlock()
 	}
 	started := time.Now() // taken before, because the command may end before Exec returns
-	end := c.stages.begin("execute")
-	err = ctr.lc.Exec()
+	end := stages.begin("execute")
+	err := ctr.lc.Exec()
 	end()
 	if err != nil {
 		cs.state.releaseFifo(ctr.id)
-		return nil, fault(shimapi.KindStartFailed, "start container: %w", err)
+		return fault(shimapi.KindStartFailed, "start container: %w", err)
 	}
-	end = c.stages.begin("await command")
-	ctr.awaitCommand()
+	patience := commandPatience
+	if len(ctr.poststart) > 0 { // which must not run earlier, and a startContainer hook may take its time
+		patience = hookTime
+	}
+	end = stages.begin("await command")
+	ctr.awaitCommand(patience)
 	end()
 	ctr.change(shimapi.EventStarted, func(rec *shimapi.Record) {
 		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})
-	return nil, nil
+	return nil
 }
 
-// commandPatience is how long a start waits for the command to be executed.
+// commandPatience is how long a start without hooks waits for the command to be executed.
 const commandPatience = 500 * time.Millisecond
 
 // awaitCommand returns when the first process has executed its command, or has ended.
 // libcontainer returns earlier. Until the exec the process is not dumpable, so a postStart
 // hook that opens /proc/1/fd/1 would fail. There is no event for an exec; the name of the
 // process changes last, after its dumpability (begin_new_exec in fs/exec.c).
-func (ctr *container) awaitCommand() {
-	for deadline := time.Now().Add(commandPatience); time.Now().Before(deadline) && ctr.process.alive() && comm(ctr.pid) == initComm; {
-		time.Sleep(50 * time.Microsecond)
+func (ctr *container) awaitCommand(patience time.Duration) {
+	pause := 50 * time.Microsecond
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && ctr.process.alive() && comm(ctr.pid) == initComm; {
+		time.Sleep(pause)
+		pause = min(pause+pause/16, 5*time.Millisecond)
 	}
 }
 
@@ -413,7 +432,7 @@ func (cs *containers) delete(_ *call, r shimapi.IDRequest) (any, error) {
 	if err := ctr.groups.killAll(); err != nil {
 		return nil, err
 	}
-	if err := ctr.lc.Destroy(); err != nil {
+	if err := destroy(ctr.lc); err != nil {
 		return nil, err
 	}
 	cs.hub.forget(r.ID)

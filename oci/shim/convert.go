@@ -29,7 +29,11 @@ func libcontainerConfig(id string, spec *specs.Spec, systemd bool) (*configs.Con
 	usualDevices.Lock()
 	defer usualDevices.Unlock()
 	specconv.AllowedDevices = copyDevices(usualDevices.list)
-	return specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, UseSystemdCgroup: systemd, Spec: spec})
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, UseSystemdCgroup: systemd, Spec: spec})
+	if err == nil {
+		boundHooks(config)
+	}
+	return config, err
 }
 
 func copyDevices(list []*devices.Device) []*devices.Device {

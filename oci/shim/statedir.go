@@ -82,5 +82,5 @@ func (d stateDir) deleteRest(id string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(group(was.CgroupPaths).killAll(), lc.Destroy())
+	return errors.Join(group(was.CgroupPaths).killAll(), destroy(lc))
 }
