@@ -26,7 +26,7 @@ tools:
 
 # The shim is the only program that links C (libseccomp, through libcontainer).
 build: tools static
-	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/berthd ./cmd/berth
+	CGO_ENABLED=0 $(BUILD) -tags nri_no_wasm -o bin/ ./cmd/berthd ./cmd/berth
 	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o bin/ ./cmd/berth-shim
 
 # The programs without libc: pause and init.

@@ -32,9 +32,32 @@ func UpdateResources(old *specs.LinuxResources, update *runtimeapi.LinuxContaine
 		return nil, err
 	}
 	if old != nil {
-		r.Devices = old.Devices
+		r.Devices, r.Pids, r.BlockIO, r.Rdma, r.Network = old.Devices, old.Pids, old.BlockIO, old.Rdma, old.Network
 	}
 	return r, nil
+}
+
+// AddLimits puts limits that the CRI has no field for into r: of processes, of realtime
+// CPU, and the reservation of memory. Those that more does not name stay.
+func AddLimits(r, more *specs.LinuxResources) {
+	if more == nil {
+		return
+	}
+	if more.Pids != nil {
+		r.Pids = more.Pids
+	}
+	if c := more.CPU; c != nil {
+		if r.CPU == nil {
+			r.CPU = &specs.LinuxCPU{}
+		}
+		r.CPU.RealtimePeriod, r.CPU.RealtimeRuntime = cmp.Or(c.RealtimePeriod, r.CPU.RealtimePeriod), cmp.Or(c.RealtimeRuntime, r.CPU.RealtimeRuntime)
+	}
+	if m := more.Memory; m != nil {
+		if r.Memory == nil {
+			r.Memory = &specs.LinuxMemory{}
+		}
+		r.Memory.Reservation = cmp.Or(m.Reservation, r.Memory.Reservation)
+	}
 }
 
 // UpdateOOMScoreAdj gives the oom_score_adj that an update asks for, raised to the lowest

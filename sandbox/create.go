@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -31,6 +32,7 @@ type containerVerbs struct {
 	events   *broadcaster
 	calls    *inflight.Calls
 	looks    *looks
+	tell     teller
 }
 
 // CreateContainer makes a container whose process waits for StartContainer. On
@@ -38,6 +40,9 @@ type containerVerbs struct {
 // tells calls apart: the pod is as it was made.
 func (v *containerVerbs) CreateContainer(ctx context.Context, podID string, cfg *runtimeapi.ContainerConfig, podConfig *runtimeapi.PodSandboxConfig) (string, error) {
 	s, err := v.index.pod(podID)
+	if err == nil && s.status.Load() == nil {
+		err = failed(ErrNotFound, "pod sandbox %q is still being made", podID)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -125,7 +130,7 @@ func (v *containerVerbs) newContainer(ctx context.Context, s *Sandbox, cfg *runt
 		CreatedAt: time.Now().UTC(), BootID: v.bootID,
 	}}
 	c := newContainer(s, v.paths.containerFile(s.id, rec.ID, record.ContainerFile), rec)
-	c.publishEvent = v.events.publish
+	c.publishEvent, c.whenEnded = v.events.publish, v.tell.whenEnded
 	return c, planned{plan, found, time.Since(began)}, nil
 }
 
@@ -169,12 +174,45 @@ func (v *containerVerbs) acquire(ctx context.Context, c *Container, m planned) e
 	}
 	mounted := time.Now()
 	step, end = tracing.Begin(ctx, "runtime spec")
-	raw, err := v.completeSpec(step, m)
+	spec, err := v.completeSpec(step, m)
 	end(err)
 	if err != nil {
 		return err
 	}
+	release := v.tell.plugins.Hold()
+	defer release()
+	if err := c.told.turn.take(ctx); err != nil {
+		return err
+	}
+	defer c.told.turn.free()
+	if err := v.tell.created(ctx, c, spec); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode spec: %w", err)
+	}
 	built := time.Now()
+	if err := v.createInShim(ctx, c, m, raw); err != nil {
+		return err
+	}
+	// Not flushed: a crash of the machine ends the process, and a writable layer without
+	// a record goes with its pod. The exit's record, which is flushed, brings this along.
+	err = c.change(written, func(rec *containerRecord) {
+		rec.setSpec(raw)
+		rec.Took = []record.StageTime{
+			stage("rootfs", mounted.Sub(began)), stage("spec", m.looked+built.Sub(mounted)), stage("create", time.Since(built)),
+		}
+		rec.Intent = record.Ready
+	})
+	if err == nil {
+		v.tell.tellOnly(ctx, c, ContainerPostCreate)
+	}
+	return err
+}
+
+// createInShim has the shim create the container, and notes what it says.
+func (v *containerVerbs) createInShim(ctx context.Context, c *Container, m planned, spec json.RawMessage) error {
 	if err := c.pod.guard(verbCreate); err != nil {
 		return err // it was stopped meanwhile
 	}
@@ -183,7 +221,7 @@ func (v *containerVerbs) acquire(ctx context.Context, c *Container, m planned) e
 		return err
 	}
 	req := m.Create
-	req.Spec = raw
+	req.Spec = spec
 	res, err := shim.Create(ctx, &req)
 	if err != nil {
 		return fmt.Errorf("create container: %w", asDomain(err))
@@ -192,15 +230,7 @@ func (v *containerVerbs) acquire(ctx context.Context, c *Container, m planned) e
 		ID: c.id, Pod: c.pod.id, Status: shimapi.StatusCreated, PID: res.PID, StartTime: res.StartTime,
 		BootID: v.bootID, CgroupPaths: res.CgroupPaths, CreatedAt: c.rec.get().CreatedAt,
 	})
-	// Not durable: a crash of the machine ends the process, and a writable layer without
-	// a record goes with its pod.
-	return c.change(written, func(rec *containerRecord) {
-		rec.setSpec(raw)
-		rec.Took = []record.StageTime{
-			stage("rootfs", mounted.Sub(began)), stage("spec", m.looked+built.Sub(mounted)), stage("create", time.Since(built)),
-		}
-		rec.Intent = record.Ready
-	})
+	return nil
 }
 
 // stage is how long a stage of a creation took.
@@ -222,9 +252,9 @@ func (v *containerVerbs) makeContainerDirs(c *Container, owner fileOwner) error 
 }
 
 // completeSpec mounts the image volumes, makes the volumes that the image declares, and
-// gives the spec with what these and the image's files say, as JSON. The root filesystem
-// is mounted.
-func (v *containerVerbs) completeSpec(ctx context.Context, m planned) (json.RawMessage, error) {
+// gives the spec with what these and the image's files say. The root filesystem is
+// mounted.
+func (v *containerVerbs) completeSpec(ctx context.Context, m planned) (*specs.Spec, error) {
 	if m.Program {
 		if _, err := tinyinit.Install(v.paths.root); err != nil {
 			return nil, err
@@ -256,11 +286,7 @@ func (v *containerVerbs) completeSpec(ctx context.Context, m planned) (json.RawM
 	if err != nil {
 		return nil, asDomain(err)
 	}
-	raw, err := json.Marshal(spec)
-	if err != nil {
-		return nil, fmt.Errorf("encode spec: %w", err)
-	}
-	return raw, nil
+	return spec, nil
 }
 
 // lookAtNode finds what a container names of the node and refuses what the node lacks.

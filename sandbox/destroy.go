@@ -35,6 +35,7 @@ type teardown struct {
 	bootID      string
 	events      *broadcaster
 	made        *madeCgroups
+	tell        teller
 	stopTimeout time.Duration
 }
 
@@ -65,6 +66,7 @@ func (t *teardown) releasePod(ctx context.Context, s *Sandbox, force bool) error
 	for _, c := range t.index.containersOf(s) {
 		errs = append(errs, t.releaseContainer(ctx, c))
 	}
+	t.tell.podStopped(ctx, s)
 	if err := t.detach(ctx, rec, force); err != nil {
 		// The next try needs the namespace, to release all that the interface has.
 		return errors.Join(append(errs, err)...)
@@ -136,6 +138,7 @@ func (t *teardown) erasePod(ctx context.Context, s *Sandbox) error {
 	for _, c := range t.index.containersOf(s) {
 		errs = append(errs, t.eraseContainer(ctx, c))
 	}
+	t.tell.podRemoved(ctx, s)
 	if shim, err := s.shimIn(t.shims); err == nil {
 		if err := shim.RemovePod(ctx, s.id); err != nil && !errors.Is(err, shims.ErrGone) {
 			errs = append(errs, fmt.Errorf("forget the pod in its shim: %w", err))
@@ -266,6 +269,7 @@ func (t *teardown) refreshFact(c *Container) {
 
 // eraseContainer: measuring → hold on the layers → directory, record last.
 func (t *teardown) eraseContainer(ctx context.Context, c *Container) error {
+	t.tell.removed(ctx, c)
 	c.layer.stop()
 	t.images.Release(c.id)
 	if err := eraseDir(ctx, t.paths.containerDir(c.pod.id, c.id), record.ContainerFile); err != nil {

@@ -3,9 +3,10 @@
 // # What it owns
 //
 // Every pod sandbox and container of the node, in memory and as records on disk, and the
-// verbs of the CRI on them. It knows nothing of gRPC, registries or CNI: images, networks
-// and its own mounts are small interfaces ([Images], [Network], [Mounts]), processes are
-// the shim's. [Runtime] is what others see. It consists of
+// verbs of the CRI on them. It knows nothing of gRPC, registries or CNI: images, networks,
+// its own mounts and the plugins of the node are small interfaces ([Images], [Network],
+// [Mounts], [Plugins]), processes are the shim's. [Runtime] is what others see. It consists
+// of
 //
 //   - layout (layout.go): where everything is on disk
 //   - index (index.go): the pods and containers by ID, by name and by pod
@@ -20,6 +21,7 @@
 //   - recovery (recover.go, settle.go): what earlier daemons left
 //   - shimWatch (watch.go, lost.go): what the shims report
 //   - sessions (exec.go, portforward.go): streams of clients
+//   - teller (tell.go): which steps plugins of the node are told, once each and in order
 //   - statistics (stats.go, podstats.go, measures.go and the readers of cgroups; each
 //     file is read once a call)
 //   - subjects (subject.go): pods and containers for those who watch their cgroups
@@ -57,14 +59,15 @@
 //  2. slot of a Sandbox, then slot of a Container: one verb at a time, waiting
 //     obeys the context. A stop takes no slot of a container: it signals, waits
 //     for done, kills.
-//  3. stored.writer of a record, held while its file is written.
-//  4. mu of a Sandbox or Container guards the facts in memory; it is held
+//  3. told.turn of a Sandbox or Container, held while plugins are told of it.
+//  4. stored.writer of a record, held while its file is written.
+//  5. mu of a Sandbox or Container guards the facts in memory; it is held
 //     for assignments only, and innermost.
-//  5. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
+//  6. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
 //     are looked at, health.mu why the node may not be ready, shimWatch.mu the pods in
 //     quarantine; for assignments only.
 //
-// Readers take none of 2 to 4: a status is an immutable value behind an atomic
+// Readers take none of 2 to 5: a status is an immutable value behind an atomic
 // pointer, and so is a record, so List, Status and Stats never wait for a verb.
 //
 // # Files

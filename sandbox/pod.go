@@ -19,6 +19,7 @@ type Sandbox struct {
 	status statusPointer[PodStatus]
 	usage  usageSample
 	rec    stored[podRecord]
+	told   stepTold
 
 	mu       sync.Mutex
 	stopping bool                    // no container may be created or started any more
@@ -28,7 +29,7 @@ type Sandbox struct {
 
 // newSandbox makes a sandbox of a record whose file need not be there yet.
 func newSandbox(file string, rec podRecord) *Sandbox {
-	s := &Sandbox{id: rec.ID, slot: newSlot(), done: make(chan struct{})}
+	s := &Sandbox{id: rec.ID, slot: newSlot(), done: make(chan struct{}), told: stepTold{turn: newSlot()}}
 	s.rec.file = file
 	s.rec.value.Store(&rec)
 	s.publish()
@@ -49,18 +50,20 @@ type Container struct {
 	usage  usageSample
 	layer  layerUsage
 	rec    stored[containerRecord]
+	told   stepTold
 
 	mu           sync.Mutex
 	fact         containerFact
-	signalled    bool        // the stop signal was sent
-	ended        bool        // done is closed
-	publishEvent func(Event) // nil while no event of the container is to be published
-	published    int         // how many of lifeEvents were published, or skipped
+	signalled    bool             // the stop signal was sent
+	ended        bool             // done is closed
+	publishEvent func(Event)      // nil while no event of the container is to be published
+	whenEnded    func(*Container) // is called with mu held and must not block; nil while nobody is to know
+	published    int              // how many of lifeEvents were published, or skipped
 }
 
 // newContainer makes a container of a record whose file need not be there yet.
 func newContainer(pod *Sandbox, file string, rec containerRecord) *Container {
-	c := &Container{id: rec.ID, pod: pod, slot: newSlot(), done: make(chan struct{})}
+	c := &Container{id: rec.ID, pod: pod, slot: newSlot(), done: make(chan struct{}), told: stepTold{turn: newSlot()}}
 	c.rec.file = file
 	c.rec.value.Store(&rec)
 	return c

@@ -31,6 +31,7 @@ type recovery struct {
 	shims    *shims.Set
 	bootID   string
 	events   *broadcaster
+	tell     teller
 	finishBy time.Time     // see finish; set once, by Recover
 	settled  chan struct{} // closed when the tasks of Recover have ended
 }
@@ -81,6 +82,7 @@ func (r *recovery) recoverPod(ctx context.Context, id string) ([]task, error) {
 	rec.ID = id // the directory's name counts, as for all other paths
 	rec.derive(r.paths)
 	s := newSandbox(r.paths.podFile(id, record.PodFile), rec)
+	r.tell.adoptPod(s)
 	r.index.addPod(s)
 	// A container that can't be recovered must not keep its pod from being settled.
 	err = r.recoverContainers(ctx, s)
@@ -180,6 +182,8 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, id string) 
 	}
 	rec.ID = id
 	c := newContainer(s, r.paths.containerFile(s.id, id, record.ContainerFile), rec)
+	r.tell.adopt(c)
+	defer c.startEndNotice(r.tell.whenEnded)
 	r.index.addContainer(c)
 	r.teardown.refreshFact(c)
 	c.publish()

@@ -30,6 +30,7 @@ type podVerbs struct {
 	bootID   string
 	events   *broadcaster
 	calls    *inflight.Calls
+	tell     teller
 }
 
 // RunPod makes a pod sandbox ready: namespaces held by a pause process, files,
@@ -144,6 +145,21 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error 
 	if err := s.change(inMemory, func(rec *podRecord) { rec.PausePID, rec.PauseStart = res.PID, res.StartTime }); err != nil {
 		return err
 	}
+	if err := p.attach(ctx, s, plan); err != nil {
+		return err
+	}
+	release := p.tell.plugins.Hold()
+	defer release()
+	if err := p.tell.podMade(ctx, s); err != nil {
+		return err
+	}
+	// Not flushed: after a crash of the machine the pod is gone either way, and the
+	// network's own record, which was written before, serves to release its addresses.
+	return s.change(written, func(rec *podRecord) { rec.Intent = record.Ready })
+}
+
+// attach connects the pod to its network and notes the result in memory.
+func (p *podVerbs) attach(ctx context.Context, s *Sandbox, plan podPlan) error {
 	var network *NetworkResult
 	if rec := s.rec.get(); rec.netns != "" {
 		got, err := p.network.Attach(ctx, PodNetwork{PodID: s.id, NetNS: rec.netns, Config: rec.config})
@@ -155,9 +171,7 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error 
 			return err
 		}
 	}
-	// Not durable: after a crash of the machine the pod is gone either way, and
-	// the network's own cache, which is durable, serves to release its addresses.
-	return s.change(written, func(rec *podRecord) { rec.Network, rec.Intent = network, record.Ready })
+	return s.change(inMemory, func(rec *podRecord) { rec.Network = network })
 }
 
 // preparePod makes what is on disk and in the mount table.

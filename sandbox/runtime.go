@@ -20,6 +20,8 @@ type Options struct {
 	Host    oci.Host
 	// Calls are the mutating calls that run; nil: none are shared with others.
 	Calls *inflight.Calls
+	// Plugins are told of what becomes of pods and containers; nil: there are none.
+	Plugins Plugins
 	// Mounts are the mounts that the domain makes itself; nil: the kernel's.
 	Mounts Mounts
 	// Handlers are the runtime handlers pods may name besides "".
@@ -58,6 +60,10 @@ func New(opt Options) (*Runtime, error) {
 	if opt.Mounts == nil {
 		opt.Mounts = kernelMounts{}
 	}
+	if opt.Plugins == nil {
+		opt.Plugins = noPlugins{}
+	}
+	tell := teller{opt.Plugins}
 	boot, err := procfs.BootID()
 	if err != nil {
 		return nil, err
@@ -74,25 +80,25 @@ func New(opt Options) (*Runtime, error) {
 	t := &teardown{
 		paths: paths, index: ix, images: opt.Images, network: opt.Network, mounts: opt.Mounts, shims: opt.Shims,
 		host: opt.Host, bootID: boot, events: events, stopTimeout: opt.StopTimeout,
-		made: &madeCgroups{top: make(map[string]string)},
+		made: &madeCgroups{top: make(map[string]string)}, tell: tell,
 	}
 	w := &shimWatch{index: ix, teardown: t, health: h, shims: opt.Shims, host: opt.Host, events: events, aside: make(map[string]chan struct{})}
 	return &Runtime{
 		index: ix, health: h, events: events,
 		podVerbs: &podVerbs{
 			paths: paths, index: ix, teardown: t, health: h, network: opt.Network, mounts: opt.Mounts,
-			host: opt.Host, handlers: opt.Handlers, bootID: boot, events: events, calls: opt.Calls,
+			host: opt.Host, handlers: opt.Handlers, bootID: boot, events: events, calls: opt.Calls, tell: tell,
 		},
 		containerVerbs: &containerVerbs{
 			paths: paths, index: ix, teardown: t, images: opt.Images, shims: opt.Shims, host: opt.Host,
-			bootID: boot, events: events, calls: opt.Calls, looks: &looks{},
+			bootID: boot, events: events, calls: opt.Calls, looks: &looks{}, tell: tell,
 		},
 		sessions:   &sessions{index: ix, shims: opt.Shims},
 		statistics: newStatistics(paths, ix, opt.Host),
 		subjects:   &subjects{index: ix, host: opt.Host},
 		recovery: &recovery{
 			paths: paths, index: ix, teardown: t, watch: w, images: opt.Images, network: opt.Network, mounts: opt.Mounts,
-			shims: opt.Shims, bootID: boot, events: events, settled: make(chan struct{}),
+			shims: opt.Shims, bootID: boot, events: events, settled: make(chan struct{}), tell: tell,
 		},
 	}, nil
 }

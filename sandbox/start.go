@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"berth/sandbox/inflight"
@@ -22,16 +23,7 @@ func (v *containerVerbs) StartContainer(ctx context.Context, id string) error {
 		if _, err := c.guard(verbStart); err != nil {
 			return "", err
 		}
-		shim, err := c.pod.shimIn(v.shims)
-		if err != nil {
-			return "", err
-		}
-		err = shim.Start(ctx, c.id)
-		v.teardown.refreshFact(c) // the shim wrote it before it answered
-		if err != nil {
-			return "", fmt.Errorf("start container %s: %w", c.id, asDomain(err))
-		}
-		return "", nil
+		return "", v.startHeld(ctx, c)
 	}
 	call, first, err := v.calls.Begin(ctx, inflight.Call{Name: "StartContainer of " + id})
 	if err != nil {
@@ -45,4 +37,30 @@ func (v *containerVerbs) StartContainer(ctx context.Context, id string) error {
 	}
 	_, err = call.Wait(ctx)
 	return err
+}
+
+// startHeld starts a container whose slot is held. Plugins may refuse it: the container,
+// which can't be told to them a second time, then ends without having run.
+func (v *containerVerbs) startHeld(ctx context.Context, c *Container) error {
+	shim, err := c.pod.shimIn(v.shims)
+	if err != nil {
+		return err
+	}
+	release := v.tell.plugins.Hold()
+	defer release()
+	if err := c.told.turn.take(ctx); err != nil {
+		return err
+	}
+	defer c.told.turn.free()
+	if err := v.tell.started(ctx, c); err != nil {
+		err = fmt.Errorf("start container %s: %w", c.id, err)
+		return errors.Join(err, v.teardown.kill(context.WithoutCancel(ctx), c))
+	}
+	err = shim.Start(ctx, c.id)
+	v.teardown.refreshFact(c) // the shim wrote it before it answered
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, asDomain(err))
+	}
+	v.tell.tellOnly(ctx, c, ContainerPostStart)
+	return nil
 }

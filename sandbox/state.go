@@ -132,6 +132,9 @@ func (c *Container) publishLocked() {
 	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED && !c.ended {
 		c.ended = true
 		close(c.done)
+		if c.whenEnded != nil {
+			c.whenEnded(c)
+		}
 	}
 }
 
@@ -163,6 +166,21 @@ func (c *Container) startEvents(tell func(Event)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.publishEvent = tell
+}
+
+// startEndNotice has whenEnded called when the container ends. One that has ended already
+// is left alone.
+func (c *Container) startEndNotice(whenEnded func(*Container)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.whenEnded = whenEnded
+}
+
+// snapshot is the container's status now, visible or not.
+func (c *Container) snapshot() *ContainerStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.snapshotLocked()
 }
 
 func (c *Container) snapshotLocked() *ContainerStatus {
@@ -256,10 +274,20 @@ func (s *Sandbox) show() {
 }
 
 func (s *Sandbox) publishLocked() {
-	rec := s.rec.get()
-	if rec.Intent == record.Making {
-		return
+	if s.rec.get().Intent != record.Making {
+		s.status.Store(s.snapshotLocked())
 	}
+}
+
+// snapshot is the sandbox's status now, visible or not.
+func (s *Sandbox) snapshot() *PodStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshotLocked()
+}
+
+func (s *Sandbox) snapshotLocked() *PodStatus {
+	rec := s.rec.get()
 	st := &PodStatus{
 		ID: s.id, Config: rec.config, Handler: rec.Handler,
 		State:     podState(rec.Intent, s.ended, s.stopping),
@@ -271,5 +299,5 @@ func (s *Sandbox) publishLocked() {
 	if !s.ended {
 		st.PID = rec.PausePID
 	}
-	s.status.Store(st)
+	return st
 }

@@ -32,9 +32,18 @@ func (v *containerVerbs) StopContainer(ctx context.Context, id string, grace tim
 		if err != nil {
 			return "", err
 		}
-		return "", v.teardown.stop(ctx, c, grace)
+		return "", v.teardown.stopAndTell(ctx, c, grace)
 	})
 	return err
+}
+
+// stopAndTell is stop that returns when plugins know of the container's end.
+func (t *teardown) stopAndTell(ctx context.Context, c *Container, grace time.Duration) error {
+	if err := t.stop(ctx, c, grace); err != nil {
+		return err
+	}
+	t.tell.stopped(ctx, c)
+	return nil
 }
 
 // stop takes no slot, so that it never waits for another verb.
@@ -181,7 +190,7 @@ func (t *teardown) stopContainersOf(ctx context.Context, s *Sandbox) error {
 	all := slices.DeleteFunc(t.index.containersOf(s), func(c *Container) bool { return c.status.Load() == nil })
 	errs := make(chan error, len(all))
 	for _, c := range all {
-		go func() { errs <- t.stop(ctx, c, 0) }()
+		go func() { errs <- t.stopAndTell(ctx, c, 0) }()
 	}
 	var joined error
 	for range all {

@@ -40,7 +40,42 @@ func (v *containerVerbs) update(ctx context.Context, id string, res *runtimeapi.
 	if _, err := c.guard(verbUpdate); err != nil {
 		return err
 	}
-	spec, err := v.updateProcesses(ctx, c, c.rec.get().Spec, res)
+	release := v.tell.plugins.Hold()
+	defer release()
+	limits, err := v.tell.plugins.Update(ctx, notice(c, ""), res)
+	if err != nil {
+		return err
+	}
+	if err := v.setLimits(ctx, c, limits, annotations); err != nil {
+		return err
+	}
+	v.tell.tellOnly(ctx, c, ContainerPostUpdate)
+	return nil
+}
+
+// SetLimits changes the limits of a created or running container as a plugin asks for it.
+// Plugins are not told of it.
+func (v *containerVerbs) SetLimits(ctx context.Context, id string, limits NewLimits) error {
+	if err := oci.CheckResources(limits.LinuxContainerResources); err != nil {
+		return asDomain(err)
+	}
+	c, err := v.index.container(id)
+	if err != nil {
+		return err
+	}
+	if err := c.slot.take(ctx); err != nil {
+		return err
+	}
+	defer c.slot.free()
+	if _, err := c.guard(verbUpdate); err != nil {
+		return err
+	}
+	return v.setLimits(ctx, c, limits, nil)
+}
+
+// setLimits changes the limits of a container whose slot is held, and records them.
+func (v *containerVerbs) setLimits(ctx context.Context, c *Container, limits NewLimits, annotations map[string]string) error {
+	spec, err := v.updateProcesses(ctx, c, c.rec.get().Spec, limits)
 	if err != nil {
 		return err
 	}
@@ -50,7 +85,7 @@ func (v *containerVerbs) update(ctx context.Context, id string, res *runtimeapi.
 	}
 	return c.change(written, func(rec *containerRecord) {
 		rec.setSpec(raw)
-		rec.Unenforced = slices.Compact(slices.Sorted(slices.Values(slices.Concat(rec.Unenforced, oci.Unenforced(res, v.host)))))
+		rec.Unenforced = slices.Compact(slices.Sorted(slices.Values(slices.Concat(rec.Unenforced, oci.Unenforced(limits.LinuxContainerResources, v.host)))))
 		if len(annotations) > 0 {
 			rec.UpdateAnnotations = annotations
 		}
@@ -58,15 +93,17 @@ func (v *containerVerbs) update(ctx context.Context, id string, res *runtimeapi.
 }
 
 // updateProcesses has the shim change what runs, and gives the spec that fits it.
-func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw json.RawMessage, res *runtimeapi.LinuxContainerResources) (*specs.Spec, error) {
+func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw json.RawMessage, limits NewLimits) (*specs.Spec, error) {
 	var spec specs.Spec
 	err := json.Unmarshal(raw, &spec)
 	if err != nil {
 		return nil, fmt.Errorf("read the container's spec: %w", err)
 	}
+	res := limits.LinuxContainerResources
 	if spec.Linux.Resources, err = oci.UpdateResources(spec.Linux.Resources, res, v.host); err != nil {
 		return nil, asDomain(err)
 	}
+	oci.AddLimits(spec.Linux.Resources, limits.More)
 	shim, err := c.pod.shimIn(v.shims)
 	if err != nil {
 		return nil, err
@@ -122,10 +159,20 @@ func (p *podVerbs) update(ctx context.Context, id string, overhead, resources *r
 	if err != nil {
 		return err
 	}
+	release := p.tell.plugins.Hold()
+	defer release()
+	before := PodNotice{Step: PodUpdate, Pod: s.snapshot(), Overhead: overhead, Resources: resources}
+	if err := p.tell.plugins.Pod(ctx, before); err != nil {
+		return err
+	}
 	if err := p.limit(ctx, s, cfg); err != nil {
 		return err
 	}
-	return s.change(written, func(rec *podRecord) { rec.Config, rec.config = enc, cfg })
+	if err := s.change(written, func(rec *podRecord) { rec.Config, rec.config = enc, cfg }); err != nil {
+		return err
+	}
+	p.tell.podUpdated(ctx, s)
+	return nil
 }
 
 // limit has the shim limit the pod's cgroup, if that is berth's to do.

@@ -25,6 +25,7 @@ import (
 	"berth/sandbox/inflight"
 	"berth/server/config"
 	"berth/server/metrics"
+	"berth/server/nri"
 	"berth/server/traces"
 )
 
@@ -44,6 +45,7 @@ type node struct {
 	network *cni.Network
 	host    oci.Host
 	shims   *shims.Set
+	plugins *nri.Plugins
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
@@ -85,7 +87,7 @@ func open(ctx context.Context, cfg config.Config, version string) (_ *node, err 
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.lock, n.openTraces, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
+		n.lock, n.openTraces, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPlugins, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -190,7 +192,7 @@ func (n *node) lookAtHost(ctx context.Context) error {
 	case "cgroupfs":
 		host.SystemdCgroup = false
 	}
-	host.SeccompRoot, host.CreateSources = n.cfg.SeccompRoot, n.cfg.CreateHostPaths
+	host.SeccompRoot, host.CreateSources, host.CDIDirs = n.cfg.SeccompRoot, n.cfg.CreateHostPaths, n.cfg.CDISpecDirs
 	if err := oci.LoadAppArmorDefault(&host); err != nil {
 		klog.FromContext(ctx).Error(err, "Containers are refused unless they are privileged or ask for AppArmor profile Unconfined or Localhost")
 	}
@@ -260,7 +262,7 @@ func (n *node) openPods(context.Context) error {
 	pods, err := sandbox.New(sandbox.Options{
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
-		Shims: n.shims, Host: n.host,
+		Shims: n.shims, Host: n.host, Plugins: n.plugins,
 		Calls: n.calls, Handlers: n.handlers(),
 	})
 	if err != nil {
@@ -323,6 +325,7 @@ func (n *node) recover(ctx context.Context) error {
 		return fmt.Errorf("recover the pods: %w", err)
 	}
 	log := klog.FromContext(ctx)
+	n.startPlugins(ctx)
 	// A layer that an image made huge takes minutes to be removed; all else goes on.
 	n.aside(ctx, "sweep", func(ctx context.Context) {
 		if err := n.images.Sweep(ctx); err != nil && ctx.Err() == nil {

@@ -89,6 +89,8 @@ type Container struct {
 	// recorded: the one fact that only the daemon can write down.
 	LostAt time.Time       `json:"lost_at,omitzero"`
 	Spec   json.RawMessage `json:"spec,omitempty"` // the OCI runtime spec
+	// StopTold: plugins of the node were told that the container has ended.
+	StopTold bool `json:"stop_told,omitempty"`
 	// Unenforced are limits without effect on this node, in words for the operator.
 	Unenforced []string `json:"unenforced,omitempty"`
 	// UpdateAnnotations came with the last update of the resources that had some.

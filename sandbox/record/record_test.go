@@ -22,7 +22,7 @@ func TestFormsDoNotChange(t *testing.T) {
 	container := Container{
 		Version: 1, ID: "c", PodID: "p", Intent: Removing, Config: json.RawMessage(`{"metadata":{"name":"c"}}`), ImageID: "sha256:1",
 		ImageRef: "registry.test/a@sha256:2", Layers: []string{"l"}, Volumes: []Volume{{Target: "/t", Layers: []string{"m"}, ImageID: "sha256:3"}},
-		LogPath: "/log", StopSignal: 15, CreatedAt: at, BootID: "b", LostAt: at, Spec: json.RawMessage(`{"ociVersion":"1.2.0"}`),
+		LogPath: "/log", StopSignal: 15, CreatedAt: at, BootID: "b", LostAt: at, StopTold: true, Spec: json.RawMessage(`{"ociVersion":"1.2.0"}`),
 		Unenforced: []string{"u"}, UpdateAnnotations: map[string]string{"k": "v"}, Took: []StageTime{{Stage: "rootfs", Micros: 9}},
 	}
 	golden(t, "pod.json", pod, &Pod{})

@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 )
 
 // maxSocketPath is what sockaddr_un can hold with its final NUL (unix(7)).
@@ -29,6 +31,7 @@ func (c Config) Check() error {
 	c.checkTraces(wrong)
 	c.checkWords(wrong)
 	c.checkRuntimes(wrong)
+	c.checkNRI(wrong)
 	if c.LogLevel < 0 || c.LogLevel > 10 {
 		wrong("log_level", "want 0 to 10, not %d", c.LogLevel)
 	}
@@ -72,7 +75,8 @@ func (c Config) checkPaths(wrong func(key, format string, args ...any)) {
 	absolute("cni_bin_dir", c.CNIBinDir...)
 	absolute("certs_dir", c.CertsDir...)
 	absolute("seccomp_root", c.SeccompRoot)
-	for key, path := range map[string]string{"shim_binary": c.ShimBinary, "debug_socket": c.DebugSocket, "trust_policy": c.TrustPolicy, "seed_dir": c.SeedDir} {
+	absolute("cdi_spec_dirs", c.CDISpecDirs...)
+	for key, path := range map[string]string{"nri_plugin_dir": c.NRIPluginDir, "nri_plugin_config_dir": c.NRIPluginConfigDir, "shim_binary": c.ShimBinary, "debug_socket": c.DebugSocket, "trust_policy": c.TrustPolicy, "seed_dir": c.SeedDir} {
 		if path != "" {
 			absolute(key, path)
 		}
@@ -99,13 +103,47 @@ func (c Config) checkListen(wrong func(key, format string, args ...any)) {
 	case len(path) > maxSocketPath:
 		wrong("listen", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
 	}
-	path = c.ContainerdSocket
+	for key, path := range map[string]string{"containerd_socket": c.ContainerdSocket, "nri_socket": c.NRISocket} {
+		switch {
+		case path == Auto, path == Off:
+		case !filepath.IsAbs(path) || filepath.Clean(path) != path:
+			wrong(key, "want auto, off or an absolute path, not %q", path)
+		case len(path) > maxSocketPath:
+			wrong(key, "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
+		}
+	}
+}
+
+// nriChanges are the words of nri_reject.
+var nriChanges = []string{"hooks", "seccomp-default", "seccomp-unconfined", "seccomp-custom", "namespaces", "sysctls"}
+
+func (c Config) checkNRI(wrong func(key, format string, args ...any)) {
+	for _, word := range c.NRIReject {
+		if !slices.Contains(nriChanges, word) {
+			wrong("nri_reject", "want some of %s, not %q", strings.Join(nriChanges, ", "), word)
+		}
+	}
+	for key, d := range map[string]time.Duration{"nri_plugin_registration_timeout": c.NRIRegisterTimeout, "nri_plugin_request_timeout": c.NRIRequestTimeout} {
+		if d <= 0 || d > maxNRITimeout {
+			wrong(key, "want more than 0s and at most %s, not %s", maxNRITimeout, d)
+		}
+	}
+}
+
+// maxNRITimeout is less than what the kubelet waits for a call, two minutes.
+const maxNRITimeout = time.Minute
+
+// NRISocketPath is where NRI plugins connect, "" for nowhere.
+func (c Config) NRISocketPath() string {
 	switch {
-	case path == Auto, path == Off:
-	case !filepath.IsAbs(path) || filepath.Clean(path) != path:
-		wrong("containerd_socket", "want auto, off or an absolute path, not %q", path)
-	case len(path) > maxSocketPath:
-		wrong("containerd_socket", "a socket's path may have %d bytes, this one has %d; use a shorter one", maxSocketPath, len(path))
+	case c.NRISocket == Off:
+		return ""
+	case c.NRISocket != Auto:
+		return c.NRISocket
+	case c.State == Default().State:
+		return "/var/run/nri/nri.sock"
+	default:
+		return filepath.Join(c.State, "nri.sock")
 	}
 }
 

@@ -45,6 +45,15 @@ type Config struct {
 	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; a pull that waits in vain for 3s gets one more; 0: twice the processors, 4 to 12"`
 	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
 	CreateHostPaths      bool          `toml:"create_host_paths" help:"a hostPath volume without a type whose path is missing gets a directory there (root, 0755), which stays; false refuses its container"`
+	CDISpecDirs          []string      `toml:"cdi_spec_dirs" help:"where CDI files are looked for; of two that define a device the one in the later directory counts; they are read anew for each container that asks for a device"`
+	NRISocket            string        `toml:"nri_socket" help:"where NRI plugins connect: auto is /var/run/nri/nri.sock, or nri.sock in state when that is not the default, so that daemons side by side have one each; off, or a path"`
+	NRIPluginDir         string        `toml:"nri_plugin_dir" help:"NRI plugins that are started with the daemon, INDEX-NAME; empty: none"`
+	NRIPluginConfigDir   string        `toml:"nri_plugin_config_dir" help:"configurations of these: INDEX-NAME.conf, else NAME.conf"`
+	NRIRegisterTimeout   time.Duration `toml:"nri_plugin_registration_timeout" help:"how long an NRI plugin may take to register; meanwhile no other connects"`
+	NRIRequestTimeout    time.Duration `toml:"nri_plugin_request_timeout" help:"how long an NRI plugin may take to answer; the pod waits for it, and goes on without a plugin that takes longer, which is cut off"`
+	NRIReject            []string      `toml:"nri_reject" help:"changes that no NRI plugin may make to a container: hooks, seccomp-default, seccomp-unconfined, seccomp-custom, namespaces, sysctls"`
+	NRIRequiredPlugins   []string      `toml:"nri_required_plugins" help:"NRI plugins without which no container is created; static pods too, unless they have the next key's annotation"`
+	NRITolerateMissing   string        `toml:"nri_tolerate_missing_annotation" help:"annotation of pods that do without nri_required_plugins, as NAME: \"true\"; empty: none do"`
 	DrainTimeout         time.Duration `toml:"drain_timeout" reload:"yes" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
 	// Runtimes is the last key: what follows a table belongs to it.
 	Runtimes map[string]Runtime `toml:"runtime" help:"a table for each handler that a RuntimeClass may name; pods that name another are refused, those that name none get the built-in runtime; type is builtin (libcontainer), or shim.v2 for a shim of containerd: runc, crun, gVisor, Kata, runwasi"`
@@ -66,7 +75,11 @@ func Default() Config {
 		PinnedImages:     []string{},
 		SeccompRoot:      "/var/lib/kubelet/seccomp",
 		CreateHostPaths:  true,
-		DrainTimeout:     10 * time.Second,
+		CDISpecDirs:      []string{"/etc/cdi", "/var/run/cdi"},
+		NRISocket:        Auto, NRIPluginDir: "/opt/nri/plugins", NRIPluginConfigDir: "/etc/nri/conf.d",
+		NRIRegisterTimeout: 5 * time.Second, NRIRequestTimeout: 2 * time.Second,
+		NRIReject: []string{}, NRIRequiredPlugins: []string{},
+		DrainTimeout: 10 * time.Second,
 
 		StreamTLS:           []string{},
 		StreamTLSMinVersion: "1.2",

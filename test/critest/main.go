@@ -21,6 +21,7 @@ import (
 
 type options struct {
 	focus, skip, endpoint string
+	nri                   string
 	build, suite          string
 	timeout               time.Duration
 	verbose               bool
@@ -31,6 +32,7 @@ func main() {
 	flag.StringVar(&o.focus, "focus", "", "run the specs whose names match this regular expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out the specs whose names match")
 	flag.StringVar(&o.endpoint, "endpoint", "", "unix:///… of a runtime that runs already; empty: start bin/berthd")
+	flag.StringVar(&o.nri, "nri-socket", "", "with -endpoint, where that runtime serves NRI plugins; empty: the specs of NRI are skipped")
 	flag.StringVar(&o.build, "build", "", "build the suite as this `file`, and run nothing")
 	flag.StringVar(&o.suite, "suite", "", "run this `file`, which -build made; empty: build bin/critest")
 	flag.DurationVar(&o.timeout, "timeout", 30*time.Minute, "for the whole suite")
@@ -43,6 +45,11 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// nriPatience is more than the default of two seconds, as two specs of plugin
+// synchronisation let a plugin take at least these for an answer: a runtime cuts it off
+// then, and the specs skip themselves.
+const nriPatience = 10 * time.Second
 
 func run(ctx context.Context, o options) (err error) {
 	bin, err := filepath.Abs("bin")
@@ -76,12 +83,12 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return fmt.Errorf("images: %w", err)
 	}
-	n, err := node.Start(ctx, node.Options{Registry: reg})
+	n, err := node.Start(ctx, node.Options{Registry: reg, Args: []string{"--nri-plugin-request-timeout", nriPatience.String()}})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	o.endpoint = n.Endpoint
+	o.endpoint, o.nri = n.Endpoint, filepath.Join(n.State, "nri.sock")
 	temp := filepath.Join(n.Dir, "tmp")
 	if err := os.Mkdir(temp, 0o1777); err != nil {
 		return err
@@ -98,6 +105,9 @@ func runSuite(ctx context.Context, o options, suite, bin, temp string) error {
 		"-runtime-endpoint", o.endpoint, "-image-endpoint", o.endpoint,
 		"-ginkgo.no-color", "-ginkgo.v", "-ginkgo.json-report", report,
 		"-ginkgo.timeout", o.timeout.String(), "-test.timeout", (o.timeout + time.Minute).String(),
+	}
+	if o.nri != "" {
+		args = append(args, "-nri-socket", o.nri)
 	}
 	if o.focus != "" {
 		args = append(args, "-ginkgo.focus", o.focus)
