@@ -132,6 +132,8 @@ func runHook(h configs.Hook, state *specs.State) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), output, output
 	err = cmd.Run()
 	switch {
+	case errors.Is(err, exec.ErrWaitDelay):
+		return nil // it ended well; a process that it left has its output
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s did not end within %s", c.Path, limit)
 	case err != nil:

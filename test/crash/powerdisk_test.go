@@ -206,7 +206,7 @@ func (f *flushed) after(c cut) {
 	f.disk.must(err)
 	defer image.Close()
 	for _, w := range f.log[last:c.records] {
-		const sector = 512
+		const sector = 4096 // which a disk writes whole; ext4 does not mount with half a superblock
 		switch c.lost() {
 		case 0:
 			f.apply(image, w, w.size)

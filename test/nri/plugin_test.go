@@ -3,6 +3,7 @@ package nri
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type plugin struct {
 	client []ttrpc.ClientOpts
 	server []ttrpc.ServerOpt
 	policy *api.FailurePolicy
+	conn   net.Conn // to the runtime; nil: one of its own
 
 	mu         sync.Mutex
 	told       []string // "STEP pod" or "STEP pod/container"
@@ -80,6 +82,9 @@ func (p *plugin) start(socket string) (err error) {
 	options := []stub.Option{
 		stub.WithPluginIdx(index), stub.WithPluginName(name), stub.WithSocketPath(socket), stub.WithLogger(silent{}),
 		stub.WithTTRPCOptions(p.client, p.server), stub.WithOnClose(func() { p.closeOnce.Do(func() { close(p.closed) }) }),
+	}
+	if p.conn != nil {
+		options = append(options, stub.WithConnection(p.conn))
 	}
 	if p.policy != nil {
 		options = append(options, stub.WithFailurePolicy(p.policy))
