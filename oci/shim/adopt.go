@@ -155,6 +155,7 @@ func (ps *pods) adopt(r shimapi.AdoptRequest, rec shimapi.Record) error {
 func (cs *containers) adopt(r shimapi.AdoptRequest, rec shimapi.Record, files map[string]*os.File) error {
 	ctr := cs.newContainer(r.ID, r.Pod, r.Dir)
 	ctr.command, ctr.stdin, ctr.stdinOnce = r.Command, r.Stdin, r.StdinOnce
+	ctr.adopted = true
 	ctr.pid, ctr.groups, ctr.record = rec.PID, rec.CgroupPaths, rec
 	ctr.ooms = newOOMCounter(rec.CgroupPaths)
 	ctr.ooms.reported = rec.OOMKills
@@ -207,10 +208,11 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 // resume updates the record with what happened while there was no shim, and supervises the
 // container from then on.
 func (cs *containers) resume(ctr *container) {
-	started := ctr.record.Status == shimapi.StatusCreated && !cs.state.hasFifo(ctr.id)
+	// libcontainer removes the fifo once it was opened; the shim may have died before that.
+	started := ctr.record.Status == shimapi.StatusCreated && (!cs.state.hasFifo(ctr.id) || ctr.executed())
 	stopOOM := cs.ooms.watchContainer(ctr)
 	ctr.change(kindOf(ctr.record), func(rec *shimapi.Record) {
-		if started { // libcontainer removes the fifo once it was opened
+		if started {
 			rec.Status, rec.StartedAt = shimapi.StatusRunning, time.Now()
 		}
 	})

@@ -44,6 +44,7 @@ type container struct {
 
 	// set by create, not read before ready
 	failed  bool // the fields below are not set
+	adopted bool // it was created by a shim before this one
 	lc      *libcontainer.Container
 	process process
 	pid     int
@@ -291,7 +292,7 @@ func (cs *containers) execute(ctr *container, stages *stages) error {
 	}
 	started := time.Now() // taken before, because the command may end before Exec returns
 	end := stages.begin("execute")
-	err := ctr.lc.Exec()
+	err := cs.openFifo(ctr)
 	end()
 	if err != nil {
 		cs.state.releaseFifo(ctr.id)
@@ -308,6 +309,38 @@ func (cs *containers) execute(ctr *container, stages *stages) error {
 		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})
 	return nil
+}
+
+// openFifo lets the first process go on, which waits to open its fifo for writing. That of
+// an adopted container may have gone on already, by the last act of the shim before this
+// one: libcontainer would wait for it for ever.
+func (cs *containers) openFifo(ctr *container) error {
+	if !ctr.adopted {
+		return ctr.lc.Exec()
+	}
+	opened := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		ctr.awaitCommand(hookTime)
+		select {
+		case <-opened:
+		case <-time.After(commandPatience):
+			cs.state.releaseFifo(ctr.id)
+		}
+	})
+	err := ctr.lc.Exec()
+	close(opened)
+	watch.Wait()
+	if ctr.executed() {
+		return nil // whoever has opened it
+	}
+	return err
+}
+
+// executed tells that the first process is there, and has executed its command.
+func (ctr *container) executed() bool {
+	name := comm(ctr.pid)
+	return name != "" && name != initComm
 }
 
 // commandPatience is how long a start without hooks waits for the command to be executed.

@@ -89,7 +89,13 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest,
 	}
 	end()
 	end = st.begin("pause process")
-	proc, err := ps.pauses.Start(config)
+	proc, err := ps.pauses.Start(config, func(pid int) (err error) {
+		p.pid = pid
+		if began, err = shimapi.StartTime(pid); err == nil {
+			p.firstRecord(ps.bootID, began)
+		}
+		return err
+	})
 	end()
 	if errors.Is(err, pause.ErrSysctl) {
 		return 0, fault(shimapi.KindInvalid, "pod %s: %w", r.ID, err)
@@ -97,42 +103,45 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest,
 	if err != nil {
 		return 0, fault(shimapi.KindStartFailed, "pod %s: %w", r.ID, err)
 	}
-	p.process, p.pid = newStarted(proc, proc.Pid), proc.Pid
+	p.process = newStarted(proc, proc.Pid)
 	end = st.begin("network namespace")
-	began, err = prepare(proc.Pid, r)
+	err = prepare(proc.Pid, r)
 	end()
 	if err != nil {
 		return 0, errors.Join(err, terminate(p.process))
 	}
-	p.change(shimapi.EventStarted, func(rec *shimapi.Record) {
-		now := time.Now()
-		*rec = shimapi.Record{
-			Version: recordVersion, ID: r.ID, Status: shimapi.StatusRunning, BootID: ps.bootID,
-			PID: p.pid, StartTime: began, CreatedAt: now, StartedAt: now,
-		}
-	})
+	ps.hub.publish(shimapi.EventStarted, p.current())
 	return began, nil
 }
 
-// prepare sets the OOM score of a pause process that runs, gives it its scope, and mounts
-// its network namespace at NetNSPath. It returns the start time. On an error nothing stays
-// mounted.
-func prepare(pid int, r shimapi.RunPodRequest) (began uint64, err error) {
-	if err := adjustOOMScore(pid, r.OOMScoreAdj); err != nil {
-		return 0, err
+// firstRecord writes down that the pause process is there, before anybody is told: should
+// this shim die next, the process is found by it.
+func (p *pod) firstRecord(bootID string, began uint64) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.record = shimapi.Record{
+		Version: recordVersion, ID: p.id, Status: shimapi.StatusRunning, BootID: bootID,
+		PID: p.pid, StartTime: began, CreatedAt: now, StartedAt: now,
 	}
-	if began, err = shimapi.StartTime(pid); err != nil {
-		return 0, err
+	saveRecord(p.dir, p.record)
+}
+
+// prepare sets the OOM score of a pause process that runs, gives it its scope, and mounts
+// its network namespace at NetNSPath. On an error nothing stays mounted.
+func prepare(pid int, r shimapi.RunPodRequest) error {
+	if err := adjustOOMScore(pid, r.OOMScoreAdj); err != nil {
+		return err
 	}
 	if r.Systemd {
 		if err := startPauseScope(r.CgroupPath, pid); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if r.NewNet && r.NetNSPath != "" {
-		err = bindNetNS(pid, r.NetNSPath)
+		return bindNetNS(pid, r.NetNSPath)
 	}
-	return began, err
+	return nil
 }
 
 // supervise records the end of a pause process. It ends with the process.

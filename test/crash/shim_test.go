@@ -57,12 +57,6 @@ func (c *ctr) cutOffWrites() {
 	}
 }
 
-// open are the verbs with a step at which the death of the shim does harm still.
-var open = map[string]string{
-	"RunPodSandbox":  "a pause that the shim has started and not written down yet is nobody's, and stays",
-	"StartContainer": "a container that runs and is not written down as running yet is started again by the replacement, which waits for ever",
-}
-
 // TestShimIsKilled: the daemon starts another shim, which goes on with what the
 // dead one held.
 func TestShimIsKilled(t *testing.T) {
@@ -104,9 +98,6 @@ func onEachShimVerb(t *testing.T, test func(t *testing.T, d *daemon, verb string
 			continue // nothing of the shim's
 		}
 		t.Run(verb, func(t *testing.T) {
-			if reason := open[verb]; reason != "" {
-				t.Skip(reason)
-			}
 			t.Parallel()
 			d := start(t, node.Options{Tmpfs: true})
 			d.shimKills = 1

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,8 @@ var verbs = map[string]func(d *daemon) attempt{
 	"StartContainer":   startContainer,
 	"StopContainer":    stopContainer,
 	"RemoveContainer":  removeContainer,
+	"UpdateContainer":  updateContainer,
+	"ExecSync":         execSync,
 	"PullImage":        pullImage,
 	"RemoveImage":      removeImage,
 }
@@ -327,5 +330,55 @@ func (d *daemon) removeImage(ref string) {
 	_, err := d.Images.RemoveImage(within(d.t), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
 	if err != nil {
 		d.t.Errorf("RemoveImage: %v", err)
+	}
+}
+
+func updateContainer(d *daemon) attempt {
+	p := d.pod("update")
+	c := p.start("c", "sleep 1000")
+	call := func(ctx context.Context) error {
+		_, err := d.Runtime.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{
+			ContainerId: c.ID, Linux: &runtimeapi.LinuxContainerResources{CpuShares: 77},
+		})
+		return err
+	}
+	return attempt{
+		call: call,
+		judge: func() {
+			d.t.Helper()
+			c.stillRuns()
+			if err := call(within(d.t)); err != nil { // the retry
+				d.t.Error(err)
+			}
+			if got := c.Status().GetResources().GetLinux().GetCpuShares(); got != 77 {
+				d.t.Errorf("the container has %d CPU shares, want 77", got)
+			}
+			p.Remove()
+		},
+	}
+}
+
+func execSync(d *daemon) attempt {
+	p := d.pod("exec")
+	c := p.start("c", "exec sleep 1000")
+	eventually(d.t, "the shell has become sleep", func() bool {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.pid))
+		return err == nil && string(line) == "sleep\x001000\x00"
+	})
+	before := d.facts()
+	return attempt{
+		call: func(ctx context.Context) error {
+			_, err := d.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"echo", "said"}})
+			return err
+		},
+		judge: func() {
+			d.t.Helper()
+			c.stillRuns()
+			d.settled("the exec has ended", before)
+			if got := c.Sh("echo again"); got != "again\n" { // the retry
+				d.t.Errorf("exec says %q", got)
+			}
+			p.Remove()
+		},
 	}
 }

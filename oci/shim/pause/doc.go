@@ -17,6 +17,8 @@
 //     runs as an unprivileged user unless the caller asks for another.
 //   - On a host with SELinux its label is the pod's from the time it waits: it sets itself up
 //     with the shim's, and then executes itself again.
+//   - A process whose starter dies before it has recorded the process ends by itself. The
+//     pipe that tells of it is the standard input, closed before the setup ends.
 //   - It ends on SIGTERM, SIGINT and SIGKILL, also as PID 1, and reaps orphans.
 //
 // # Locks

@@ -5,6 +5,8 @@
  * KiB. The shim starts it in its new namespaces, with the mounts that stage.go
  * makes: a read-only root that holds nothing but /proc and the empty directory /empty.
  *
+ *   fd 0  pipe from the shim: a byte when this process is on record. Its end without one
+ *         is the end of a shim that nobody will ever ask for this process
  *   fd 3  pipe to the shim: one byte 0 when all is done; else two little-endian
  *         32-bit words, step and errno; above the lowest byte of the step of a
  *         sysctl is its place in argv. It is closed when the filter is in force.
@@ -38,7 +40,7 @@
 
 #include "start.h"
 
-enum { STATUS_FD = 3, EMPTY_FD = 4, PROGRAM_FD = 5 };
+enum { RECORD_FD = 0, STATUS_FD = 3, EMPTY_FD = 4, PROGRAM_FD = 5 };
 enum { SIG_INT = 2, SIG_TERM = 15, SIG_CHLD = 17, FAMILY_INET = 2, TYPE_DGRAM = 2 };
 enum { NO_HANG = 1, ERR_INTR = 4 };
 enum { MOUNT_BIND = 4096, UMOUNT_DETACH = 2, NEW_MOUNTS = 0x00020000, NEW_CGROUP = 0x02000000, MAX_GROUPS = 1024 };
@@ -290,6 +292,19 @@ static void confine(void)
 	need(SECCOMP, sys(__NR_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0));
 }
 
+/* await_record returns when the shim has written down that this process is there. */
+static void await_record(void)
+{
+	char byte;
+	long n;
+
+	do
+		n = sys(__NR_read, RECORD_FD, &byte, 1, 0);
+	while (n == -ERR_INTR); /* SIGSTOP and SIGCONT */
+	if (n != 1)
+		leave(3);
+}
+
 static void reap_for_ever(const unsigned long *signals)
 {
 	for (;;) {
@@ -332,6 +347,7 @@ __attribute__((used)) void begin(long *stack)
 		   filter, which does not let it write; what the kernel refuses then is
 		   reported after this byte. */
 		sys(__NR_write, STATUS_FD, &done, 1, 0);
+		await_record();
 		if (self.label)
 			execute_again();
 		sys(__NR_close, PROGRAM_FD, 0, 0, 0);

@@ -70,7 +70,10 @@ var ErrSysctl = errors.New("the kernel refuses a sysctl")
 
 // Start starts one pause process and returns when it has set everything up. The process is a
 // child that the caller has to wait for. Errors name the step that failed.
-func (l *Launcher) Start(c Config) (*os.Process, error) {
+//
+// record is called when the process is there and has its namespaces; it must see to it that
+// the process is found again. Should the caller die before that, the process ends by itself.
+func (l *Launcher) Start(c Config, record func(pid int) error) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -81,8 +84,13 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 		return nil, err
 	}
 	defer status.Close()
+	recordedPause, recorded, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, statusPause.Close())
+	}
+	defer recorded.Close()
 	argv := c.argv()
-	files := []*os.File{null, null, null, statusPause, l.stage.empty}
+	files := []*os.File{recordedPause, null, null, statusPause, l.stage.empty}
 	// The program is a file of the child as well, since the fork may move another
 	// descriptor over the number that it has here.
 	path := fmt.Sprintf("/proc/self/fd/%d", len(files))
@@ -94,11 +102,15 @@ func (l *Launcher) Start(c Config) (*os.Process, error) {
 			proc, err = os.StartProcess(path, argv, attr)
 		}
 	})
-	_ = statusPause.Close() // so that the end of pause's copy is the end of the pipe
+	// So that the end of pause's copy is the end of the pipe.
+	_, _ = statusPause.Close(), recordedPause.Close()
 	if err = errors.Join(cerr, err); err != nil {
 		return nil, fmt.Errorf("start pause: %w", err)
 	}
-	if err := report(status, argv); err != nil {
+	if err = report(status, argv); err == nil {
+		err = release(proc.Pid, record, recorded, status, argv)
+	}
+	if err != nil {
 		_ = proc.Kill()    // it may have ended
 		_, _ = proc.Wait() // its exit status does not matter
 		return nil, err
@@ -196,19 +208,40 @@ var steps = []string{
 	"take its SELinux label",
 }
 
-// report reads the status that a pause process, started with argv, writes until it closes
-// the pipe.
-func report(status io.Reader, argv []string) error {
+// release has the process recorded and lets it go on, to its end of the setup.
+func release(pid int, record func(int) error, recorded io.Writer, status io.Reader, argv []string) error {
+	if err := record(pid); err != nil {
+		return fmt.Errorf("record pause: %w", err)
+	}
+	if _, err := recorded.Write([]byte{1}); err != nil {
+		return fmt.Errorf("start pause: %w", err)
+	}
 	said, err := io.ReadAll(io.LimitReader(status, 64))
 	if err != nil {
 		return fmt.Errorf("start pause: %w", err)
 	}
-	if len(said) > 0 && said[0] == 0 {
-		said = said[1:]
-		if len(said) == 0 {
-			return nil
-		}
+	if len(said) == 0 {
+		return nil
 	}
+	return failure(said, argv)
+}
+
+// report reads what a pause process, started with argv, writes before it waits to be
+// recorded: that all is done, or what failed.
+func report(status io.Reader, argv []string) error {
+	said := make([]byte, 8)
+	n, err := status.Read(said) // a write of so few bytes is not divided
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("start pause: %w", err)
+	}
+	if n == 1 && said[0] == 0 {
+		return nil
+	}
+	return failure(said[:n], argv)
+}
+
+// failure is what a report of pause says.
+func failure(said []byte, argv []string) error {
 	if len(said) != 8 {
 		return errors.New("start pause: it died before it was set up")
 	}

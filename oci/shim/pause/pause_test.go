@@ -32,7 +32,7 @@ func launcher(t *testing.T) *Launcher {
 
 func start(t *testing.T, c Config) *os.Process {
 	t.Helper()
-	p, err := launcher(t).Start(c)
+	p, err := launcher(t).Start(c, unrecorded)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func command(argv ...string) (string, error) {
 func TestEndsOnSignals(t *testing.T) {
 	for _, flags := range []uintptr{unix.CLONE_NEWUTS, unix.CLONE_NEWPID} {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
-			p, err := launcher(t).Start(Config{Cloneflags: flags})
+			p, err := launcher(t).Start(Config{Cloneflags: flags}, unrecorded)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -277,7 +277,7 @@ func TestErrorsNameTheStep(t *testing.T) {
 		"change to its AppArmor profile": {AppArmor: "berth-no-such-profile"},
 		"start pause: ":                  {Cloneflags: unix.CLONE_NEWUSER, UIDMaps: []syscall.SysProcIDMap{{ContainerID: 5, HostID: 5, Size: 1}}},
 	} {
-		if p, err := l.Start(c); err == nil || !strings.Contains(err.Error(), want) {
+		if p, err := l.Start(c, unrecorded); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v, %v", want, p, err)
 		}
 	}
@@ -295,11 +295,29 @@ func BenchmarkStart(b *testing.B) {
 	}
 	defer l.Close()
 	for b.Loop() {
-		p, err := l.Start(Config{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC, Loopback: true})
+		p, err := l.Start(Config{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC, Loopback: true}, unrecorded)
 		if err != nil {
 			b.Fatal(err)
 		}
 		_ = p.Kill()
 		_, _ = p.Wait()
+	}
+}
+
+// unrecorded is for processes that nobody has to find again.
+func unrecorded(int) error { return nil }
+
+// TestPauseThatIsNotRecorded: a process that its starter did not write down does not stay.
+func TestPauseThatIsNotRecorded(t *testing.T) {
+	var pid int
+	_, err := launcher(t).Start(Config{Cloneflags: unix.CLONE_NEWNET}, func(p int) error {
+		pid = p
+		return errors.New("the disk is full")
+	})
+	if err == nil || !strings.Contains(err.Error(), "record pause: the disk is full") {
+		t.Errorf("the error is %v", err)
+	}
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("process %d is still there: %v", pid, err)
 	}
 }
