@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -212,7 +213,8 @@ func CDINames(c *runtimeapi.ContainerConfig) ([]string, error) {
 }
 
 // InjectCDI edits a spec from [Draft.Complete] as the CDI files in dirs say for the named
-// devices. The error wraps [ErrInvalid] and tells which names no file has.
+// devices. The files are read anew each time. The error wraps [ErrInvalid]; it names the
+// device and the file that is to blame.
 func InjectCDI(spec *specs.Spec, names, dirs []string) error {
 	if len(names) == 0 {
 		return nil
@@ -221,8 +223,41 @@ func InjectCDI(spec *specs.Spec, names, dirs []string) error {
 	if err != nil {
 		return fmt.Errorf("reading CDI files: %w", err)
 	}
-	if missing, err := cache.InjectDevices(spec, names...); err != nil {
-		return invalid("CDI_devices %q (CDI files are read from %q): %w", missing, dirs, err)
+	missing, err := cache.InjectDevices(spec, names...)
+	switch {
+	case len(missing) > 0:
+		return missingCDI(cache, missing, dirs)
+	case err != nil:
+		return failedCDI(cache, names, err)
 	}
 	return nil
+}
+
+// missingCDI tells why devices are not there: no file has them, or files that may have
+// them can't be used.
+func missingCDI(cache *cdi.Cache, names, dirs []string) error {
+	faults := cache.GetErrors()
+	if len(faults) == 0 {
+		return invalid("CDI devices %q are in no file of %q", names, dirs)
+	}
+	var texts []string
+	for _, file := range slices.Sorted(maps.Keys(faults)) {
+		texts = append(texts, fmt.Sprintf("%s: %v", file, errors.Join(faults[file]...)))
+	}
+	return invalid("CDI devices %q are in no usable file of %q; these can't be used: %s", names, dirs, strings.Join(texts, "; "))
+}
+
+// failedCDI finds the device whose edits can't be made, by trying each alone.
+func failedCDI(cache *cdi.Cache, names []string, err error) error {
+	for _, name := range names {
+		d := cache.GetDevice(name)
+		if d == nil {
+			continue // the file has changed since
+		}
+		alone := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}
+		if err := errors.Join(d.GetSpec().ApplyEdits(alone), d.ApplyEdits(alone)); err != nil {
+			return invalid("CDI device %q of %s: %w", name, d.GetSpec().GetPath(), err)
+		}
+	}
+	return invalid("CDI devices %q: %w", names, err)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -104,6 +105,27 @@ func TestCDI(t *testing.T) {
 	}
 	if err := InjectCDI(spec, nil, nil); err != nil {
 		t.Error(err)
+	}
+	for name, text := range map[string]string{
+		"broken.json": `{"cdiVersion":`,
+		"nic.json": `{"cdiVersion":"0.6.0","kind":"example.org/nic","devices":[
+			{"name":"gone","containerEdits":{"deviceNodes":[{"path":"/dev/no-such-nic"}]}}]}`,
+		"other.json": `{"cdiVersion":"0.6.0","kind":"example.org/nic","devices":[{"name":"fine","containerEdits":{"env":["A=b"]}}]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string][]string{
+		"example.org/gpu=two":  {`"example.org/gpu=two"`, "broken.json", dir},
+		"example.org/nic=gone": {`"example.org/nic=gone"`, filepath.Join(dir, "nic.json"), "/dev/no-such-nic"},
+	} {
+		err := InjectCDI(specOf(t, nil), []string{"example.org/nic=fine", name}, []string{dir})
+		for _, w := range want {
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v, want %q in it", name, err, w)
+			}
+		}
 	}
 	if _, err := CDINames(&runtimeapi.ContainerConfig{Annotations: map[string]string{"cdi.k8s.io/x": "rubbish"}}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("rubbish annotation: %v", err)

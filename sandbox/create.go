@@ -179,12 +179,11 @@ func (v *containerVerbs) acquire(ctx context.Context, c *Container, m planned) e
 	if err != nil {
 		return err
 	}
-	release := v.tell.plugins.Hold()
-	defer release()
-	if err := c.told.turn.take(ctx); err != nil {
+	done, err := v.tell.inTurn(ctx, &c.told)
+	if err != nil {
 		return err
 	}
-	defer c.told.turn.free()
+	defer done()
 	if err := v.tell.created(ctx, c, spec); err != nil {
 		return err
 	}

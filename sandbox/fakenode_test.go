@@ -30,6 +30,7 @@ type fakeNode struct {
 	shims       *shims.Set
 	calls       *inflight.Calls
 	mounts      *fakeMounts
+	plugins     Plugins
 	host        oci.Host
 	m           *Runtime
 	stop        context.CancelFunc // ends the daemon's work on the shims' events
@@ -62,7 +63,7 @@ func (n *fakeNode) begin() {
 	n.calls = inflight.New()
 	n.m, err = New(Options{
 		Calls: n.calls,
-		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims,
+		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims, Plugins: n.plugins,
 		Host:     n.host,
 		Handlers: map[string]Handler{"other": {}}, StopTimeout: time.Second,
 	})

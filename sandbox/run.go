@@ -148,14 +148,11 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error 
 	if err := p.attach(ctx, s, plan); err != nil {
 		return err
 	}
-	release := p.tell.plugins.Hold()
-	defer release()
-	if err := p.tell.podMade(ctx, s); err != nil {
-		return err
-	}
-	// Not flushed: after a crash of the machine the pod is gone either way, and the
-	// network's own record, which was written before, serves to release its addresses.
-	return s.change(written, func(rec *podRecord) { rec.Intent = record.Ready })
+	return p.tell.podMade(ctx, s, func() error {
+		// Not flushed: after a crash of the machine the pod is gone either way, and the
+		// network's own record, which was written before, serves to release its addresses.
+		return s.change(written, func(rec *podRecord) { rec.Intent = record.Ready })
+	})
 }
 
 // attach connects the pod to its network and notes the result in memory.

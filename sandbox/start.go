@@ -46,12 +46,11 @@ func (v *containerVerbs) startHeld(ctx context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
-	release := v.tell.plugins.Hold()
-	defer release()
-	if err := c.told.turn.take(ctx); err != nil {
+	done, err := v.tell.inTurn(ctx, &c.told)
+	if err != nil {
 		return err
 	}
-	defer c.told.turn.free()
+	defer done()
 	if err := v.tell.started(ctx, c); err != nil {
 		err = fmt.Errorf("start container %s: %w", c.id, err)
 		return errors.Join(err, v.teardown.kill(context.WithoutCancel(ctx), c))

@@ -62,14 +62,31 @@ func (t teller) tellOnly(ctx context.Context, c *Container, step ContainerStep) 
 	return heard
 }
 
-// podMade tells of a pod that is about to be ready. An error refuses it.
-func (t teller) podMade(ctx context.Context, s *Sandbox) error {
-	if err := s.told.turn.take(ctx); err != nil {
+// inTurn takes the turn and has plugins that connect wait, in this order: whoever tells of
+// an end has the turn when it has to wait for such a plugin.
+func (t teller) inTurn(ctx context.Context, s *stepTold) (done func(), err error) {
+	if err := s.turn.take(ctx); err != nil {
+		return nil, err
+	}
+	release := t.plugins.Hold()
+	return func() {
+		release()
+		s.turn.free()
+	}, nil
+}
+
+// podMade tells of a pod, which ready then makes ready. An error refuses it.
+func (t teller) podMade(ctx context.Context, s *Sandbox, ready func() error) error {
+	done, err := t.inTurn(ctx, &s.told)
+	if err != nil {
 		return err
 	}
-	defer s.told.turn.free()
+	defer done()
 	s.told.reach(toldMade)
-	return t.plugins.Pod(ctx, PodNotice{Step: PodRun, Pod: s.snapshot()})
+	if err := t.plugins.Pod(ctx, PodNotice{Step: PodRun, Pod: s.snapshot()}); err != nil {
+		return err
+	}
+	return ready()
 }
 
 // podUpdated tells that a pod has got other resources.

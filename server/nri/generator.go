@@ -55,9 +55,26 @@ func (g generator) AddDevice(d specs.LinuxDevice) {
 	l.Devices = replace(l.Devices, d, func(o specs.LinuxDevice) bool { return o.Path == d.Path })
 }
 
+// RemoveDevice removes the node, and what allows to use it unless another node needs that.
 func (g generator) RemoveDevice(path string) {
-	l := g.spec.Linux
-	l.Devices = slices.DeleteFunc(l.Devices, func(o specs.LinuxDevice) bool { return o.Path == path })
+	l, r := g.spec.Linux, g.resources()
+	i := slices.IndexFunc(l.Devices, func(o specs.LinuxDevice) bool { return o.Path == path })
+	if i < 0 {
+		return
+	}
+	gone := l.Devices[i]
+	l.Devices = slices.Delete(l.Devices, i, i+1)
+	if slices.ContainsFunc(l.Devices, func(o specs.LinuxDevice) bool { return sameDevice(o, gone) }) {
+		return
+	}
+	r.Devices = slices.DeleteFunc(r.Devices, func(rule specs.LinuxDeviceCgroup) bool {
+		return rule.Allow && rule.Major != nil && rule.Minor != nil &&
+			sameDevice(specs.LinuxDevice{Type: rule.Type, Major: *rule.Major, Minor: *rule.Minor}, gone)
+	})
+}
+
+func sameDevice(a, b specs.LinuxDevice) bool {
+	return a.Type == b.Type && a.Major == b.Major && a.Minor == b.Minor
 }
 
 // namespaceTypes are the names that tools such as unshare(1) have for the namespaces, and

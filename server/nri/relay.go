@@ -81,7 +81,7 @@ func (p *Plugins) Adjust(ctx context.Context, n sandbox.ContainerNotice, spec *s
 	p.evictAll(ctx, asked.list())
 	p.updateOthers(ctx, answer.GetUpdate())
 	if a := answer.GetAdjust(); a != nil {
-		a.Env = append(a.Env, removedEnv(spec.Process.Env, req.GetContainer().GetEnv(), a.GetEnv())...)
+		addRemovals(spec, req.GetContainer(), a)
 	}
 	if err := adjust(spec, answer.GetAdjust(), p.host); err != nil {
 		return fmt.Errorf("NRI: what plugins ask to change in the container can't be done: %w", err)

@@ -49,24 +49,36 @@ func adjust(spec *specs.Spec, a *api.ContainerAdjustment, h oci.Host) error {
 	return nil
 }
 
-// removedEnv marks the variables that plugins have removed. The library removes them from
-// its request only, whose variables are left, and does not say so in the changes.
-func removedEnv(before, left []string, changes []*api.KeyValue) []*api.KeyValue {
-	known := make(map[string]bool)
-	for _, v := range left {
+// addRemovals puts into a what plugins have removed. The library removes variables and
+// devices from its request, of which left is what became, and does not say so in a.
+func addRemovals(spec *specs.Spec, left *api.Container, a *api.ContainerAdjustment) {
+	variable := func(v string) string {
 		name, _, _ := strings.Cut(v, "=")
-		known[name] = true
+		return name
 	}
-	for _, c := range changes {
-		known[api.ClearRemovalMarker(c.GetKey())] = true
+	for _, name := range removed(names(spec.Process.Env, variable), names(left.GetEnv(), variable)) {
+		a.Env = append(a.Env, &api.KeyValue{Key: api.MarkForRemoval(name)})
 	}
-	var out []*api.KeyValue
-	for _, v := range before {
-		if name, _, _ := strings.Cut(v, "="); !known[name] {
-			out = append(out, &api.KeyValue{Key: api.MarkForRemoval(name)})
+	before := names(spec.Linux.Devices, func(d specs.LinuxDevice) string { return d.Path })
+	for _, path := range removed(before, names(left.GetLinux().GetDevices(), (*api.LinuxDevice).GetPath)) {
+		if a.Linux == nil {
+			a.Linux = &api.LinuxContainerAdjustment{}
 		}
+		a.Linux.Devices = append(a.Linux.Devices, &api.LinuxDevice{Path: api.MarkForRemoval(path)})
+	}
+}
+
+func names[T any](all []T, of func(T) string) []string {
+	out := make([]string, 0, len(all))
+	for _, v := range all {
+		out = append(out, of(v))
 	}
 	return out
+}
+
+// removed are those of before that are not left.
+func removed(before, left []string) []string {
+	return slices.DeleteFunc(before, func(name string) bool { return slices.Contains(left, name) })
 }
 
 // fitResources leaves out limits that this host does not account for, as for the same

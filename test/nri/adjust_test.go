@@ -232,3 +232,54 @@ func TestConflict(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+// What a plugin removes is gone, and what a later one puts in its place is there.
+func TestRemovals(t *testing.T) {
+	dir := t.TempDir()
+	remove := func(p *plugin) {
+		p.adjust = func(*api.PodSandbox, *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+			a := &api.ContainerAdjustment{}
+			a.RemoveMount("/host")
+			a.RemoveMount("/replaced")
+			a.AddMount(&api.Mount{Source: dir, Destination: "/replaced", Type: "bind", Options: []string{"bind", "ro"}})
+			a.RemoveEnv("GONE")
+			a.RemoveEnv("REPLACED")
+			a.AddEnv("REPLACED", "new")
+			a.RemoveDevice("/dev/asked")
+			a.RemoveAnnotation("io.kubernetes.cri.image-name")
+			a.RemoveNamespace(&api.LinuxNamespace{Type: "ipc"})
+			return a, nil, nil
+		}
+	}
+	p := connect(t, shared.socket, "20-remover", remove)
+	connect(t, shared.socket, "30-other", func(p *plugin) {
+		p.adjust = func(_ *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+			for _, v := range c.GetEnv() {
+				if strings.HasPrefix(v, "GONE=") {
+					t.Error("a later plugin is told of a removed variable")
+				}
+			}
+			a := &api.ContainerAdjustment{}
+			a.AddEnv("ADDED", "too")
+			return a, nil, nil
+		}
+	})
+	pod := shared.pod(t, "removed")
+	c := pod.Start(client.Shell("a", "exec sleep 1000", func(c *runtimeapi.ContainerConfig) {
+		c.Envs = []*runtimeapi.KeyValue{{Key: "GONE", Value: []byte("x")}, {Key: "REPLACED", Value: []byte("old")}, {Key: "STAYS", Value: []byte("y")}}
+		c.Mounts = []*runtimeapi.Mount{{HostPath: "/etc", ContainerPath: "/host"}, {HostPath: "/etc", ContainerPath: "/replaced"}}
+		c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/asked"}}
+	}))
+	if got := strings.TrimSpace(c.Sh(`echo "$GONE,$REPLACED,$STAYS,$ADDED"; ls /host 2>/dev/null | wc -l; ls /replaced | wc -l; ls /dev/asked 2>&1 | wc -w`)); got != ",new,y,too\n0\n0\n7" {
+		t.Errorf("in the container: %q", got)
+	}
+	p.await(t, "PostStartContainer removed/a")
+	seen := p.seen(c.ID)
+	if v, ok := seen.GetAnnotations()["io.kubernetes.cri.image-name"]; ok {
+		t.Errorf("the annotation is still %q", v)
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/ipc", seen.GetPid()))
+	if host, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/ipc", shared.node.PID())); err != nil || theirs != host {
+		t.Errorf("IPC namespace %q, the host's is %q, %v", theirs, host, err)
+	}
+}
