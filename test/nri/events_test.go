@@ -45,14 +45,18 @@ func live(t *testing.T, r *runtime, p *plugin) {
 	}
 	together(4, func() { a.Stop(time.Minute) }, func() { a.Stop(0) })
 	a.Stop(0)
-	together(2, a.Remove)
+	removals := 2
+	if r.node == nil { // containerd refuses a removal while another goes on
+		removals = 1
+	}
+	together(removals, a.Remove)
 	a.Remove()
 	pod.Start(client.Shell("b", "exit 3"))
 	p.await(t, "StopContainer life/b") // it was told of the end, though nobody asked for it
 	pod.Create(client.Shell("c", "exit 0"))
 	together(3, pod.Stop)
 	pod.Stop()
-	together(3, pod.Remove)
+	together(removals, pod.Remove)
 	pod.Remove()
 }
 
