@@ -95,7 +95,7 @@ func (g *guest) node(ctx context.Context) error {
 	if err := pushNodeImages(reg, filepath.Join(dir, "img")); err != nil {
 		return err
 	}
-	if err := g.install(ctx, reg, dir); err != nil {
+	if err := errors.Join(giveAddress(ctx), g.install(ctx, reg, dir)); err != nil {
 		return err
 	}
 	const endpoint = "unix:///run/berth/berth.sock"
@@ -106,7 +106,7 @@ func (g *guest) node(ctx context.Context) error {
 	}
 	ran := g.logged(ctx, "node", nil, filepath.Join(dir, "bin", "e2e_node.test"), "--ginkgo.no-color", "--ginkgo.v",
 		"--ginkgo.focus="+focus, "--ginkgo.skip="+skip, "--ginkgo.json-report="+report,
-		"--ginkgo.timeout="+time.Until(g.plan.Deadline).Truncate(time.Second).String(),
+		"--ginkgo.timeout="+(time.Until(g.plan.Deadline)-reserve).Truncate(time.Second).String(),
 		"--container-runtime-endpoint="+endpoint, "--image-service-endpoint="+endpoint, "--prepull-images=false",
 		"--container-runtime-process-name=/usr/local/bin/berthd", "--container-runtime-pid-file=", "--systemd-services=berthd",
 		"--kubelet-flags=--runtime-cgroups=/system.slice/berthd.service",
@@ -148,6 +148,23 @@ func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string)
 		command(ctx, "systemctl", "start", "berthd"),
 		swapOn(ctx, "/swap", 1<<30),
 	)
+}
+
+// giveAddress gives the machine, which has no network, an address and a default route, as
+// the API server and the kubelet want them.
+func giveAddress(ctx context.Context) error {
+	const address, gateway = "10.55.0.1", "10.55.0.2"
+	err := os.WriteFile("/etc/hosts", []byte("127.0.0.1 localhost\n"+address+" guest\n"), 0o644)
+	for _, args := range [][]string{
+		{"link", "add", "outside", "type", "veth", "peer", "name", "nowhere"},
+		{"address", "add", address + "/24", "dev", "outside"},
+		{"link", "set", "outside", "up"},
+		{"link", "set", "nowhere", "up"},
+		{"route", "add", "default", "via", gateway},
+	} {
+		err = errors.Join(err, command(ctx, "ip", args...))
+	}
+	return err
 }
 
 // swapOn gives the machine swap, for the specs of swap; the others do not mind it.
