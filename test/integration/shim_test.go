@@ -29,8 +29,11 @@ func (s *suite) shim(t *testing.T) int {
 // findShim is shim where there may be none, while one replaces another.
 func (s *suite) findShim() (int, error) {
 	files, err := filepath.Glob(filepath.Join(s.State, "shims", "*", "shim.json"))
-	if err != nil || len(files) != 1 {
-		return 0, fmt.Errorf("shims %q, %v", files, err)
+	if err != nil {
+		return 0, err
+	}
+	if len(files) != 1 {
+		return 0, fmt.Errorf("shims %q, want one", files)
 	}
 	data, err := os.ReadFile(files[0])
 	if err != nil {
