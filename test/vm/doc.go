@@ -14,7 +14,9 @@
 // bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn}.tar, its test images), bench, and
 // selinux, which is run alone, as it boots with SELinux instead of AppArmor; what the kernel
 // denied is in its denied.log, and VMFLAGS=-permissive has it only log that.
-// RUN chooses functions, or specs of critest and of node.
+// RUN chooses functions, or specs of critest and of node, there also serial ones. In an
+// emulated guest a spec of node takes a minute, and many minutes where it runs commands in
+// containers of a few millicores, as those of resizing do.
 //
 // # What it owns
 //
