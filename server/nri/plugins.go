@@ -3,6 +3,7 @@ package nri
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,7 +159,11 @@ func (logger) Warnf(_ context.Context, format string, args ...any) { said(0, for
 
 // Errorf implements [nrilog.Logger].
 func (logger) Errorf(_ context.Context, format string, args ...any) {
-	klog.Background().Error(fmt.Errorf(format, args...), "NRI")
+	err := fmt.Errorf(format, args...)
+	if slices.ContainsFunc(args, func(a any) bool { return a == error(adaptation.ErrWasmDisabled) }) {
+		return // every start says so; a plugin that needs it has an error of its own
+	}
+	klog.Background().Error(err, "NRI")
 }
 
 func said(level int, format string, args []any) {
