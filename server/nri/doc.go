@@ -10,8 +10,11 @@
 // between the library and the sockets, plugins.go opens and closes all that.
 //
 // Plugins connect to a socket, or are started from a directory. The library asks each in
-// the order of its index, merges what they want and refuses what two of them claim.
-// Evictions, which the library drops, are read by guard.go.
+// the order of its index, merges what they want and refuses what two of them claim. What
+// release 0.12.5 loses is made good here: evictions (guard.go), removed variables and
+// devices (spec.go), which plugin an error is of (plugins.go); but not a limit of processes
+// in the answer to an update or a stop. Classes of block I/O are refused, as the files that
+// say what they stand for are of the peers.
 //
 // # Invariants
 //
@@ -25,7 +28,8 @@
 //     failure is logged, and told to a plugin that asked on its own.
 //   - A plugin that connects gets the list of what runs before any notice. Meanwhile verbs
 //     wait at [Plugins.Hold]; it waits for verbs under way, at most ten seconds for each.
-//   - While no plugin is there, a notice costs two atomic operations and a timer.
+//   - While no plugin is there nothing is described: all notices of a pod and its container
+//     together take 27 µs and 52 allocations (BenchmarkNoPlugins), where a pod takes 45 ms.
 //
 // # Locks
 //
