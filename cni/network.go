@@ -45,6 +45,8 @@ type Options struct {
 	// Default is the conflist used while ConfDir has no configuration, see
 	// [DefaultConflist]. Nil: the network is not ready then.
 	Default []byte
+	// Template is the file that [Network.SetPodCIDR] makes a configuration of; "": none.
+	Template string
 }
 
 // Network attaches pods to the network that the configuration directory

@@ -29,6 +29,8 @@ type Options struct {
 	// NetworkReady is nil while pods can be networked, else the reason, which
 	// becomes the NetworkReady condition's message. Must not block.
 	NetworkReady func() error
+	// SetPodCIDR is told the ranges that the kubelet has for the node's pods. May be nil.
+	SetPodCIDR func(cidrs []string) error
 	// Info gives what Status shows when asked to be verbose: a key per topic
 	// ("config", "cniconfig"), each value encoded as JSON. May be nil.
 	Info func() map[string]any

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"runtime"
 	"strings"
@@ -95,8 +96,23 @@ func (s *runtimeService) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfi
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: s.opt.CgroupDriver}}, nil
 }
 
-// UpdateRuntimeConfig succeeds and changes nothing: it carries the pod CIDR for
-// networks made from a template, and berth's come from the CNI configuration.
-func (s *runtimeService) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+// UpdateRuntimeConfig carries the pod CIDR for networks made from a template; others come
+// from the CNI configuration.
+func (s *runtimeService) UpdateRuntimeConfig(_ context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	var cidrs []string
+	for c := range strings.SplitSeq(req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr(), ",") {
+		if c = strings.TrimSpace(c); c == "" {
+			continue
+		}
+		if _, err := netip.ParsePrefix(c); err != nil {
+			return nil, invalid("network_config.pod_cidr has %.80q: give ranges of addresses such as 10.1.2.0/24, with commas between", c)
+		}
+		cidrs = append(cidrs, c)
+	}
+	if s.opt.SetPodCIDR != nil {
+		if err := s.opt.SetPodCIDR(cidrs); err != nil {
+			return nil, err
+		}
+	}
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
 }

@@ -49,6 +49,9 @@ func (b *builder) capabilities() error {
 		return err
 	}
 	base := defaultCapabilities
+	if own := b.host.Defaults.Capabilities; own != nil {
+		base = own
+	}
 	if b.privileged() {
 		base, conf.drop, conf.dropAll = b.host.Capabilities, nil, false
 	}

@@ -73,6 +73,27 @@ func (t deviceTable) makeNodes(list []Device) {
 	}
 }
 
+// ownDevices gives what a container asked for to its user, see [Defaults.OwnDevices]. What a
+// device plugin or a user does not name stays as it is on the host, and in a user namespace
+// the nodes are the host's own.
+func (b *builder) ownDevices(f Found) Found {
+	if !b.host.Defaults.OwnDevices || b.ns.User() {
+		return f
+	}
+	f.Devices = slices.Clone(f.Devices)
+	for i := range f.Devices {
+		if user := b.sc.GetRunAsUser(); user != nil {
+			f.Devices[i].UID = ptrTo(uint32(user.GetValue()))
+		}
+		if group := b.sc.GetRunAsGroup(); group != nil {
+			f.Devices[i].GID = ptrTo(uint32(group.GetValue()))
+		}
+	}
+	return f
+}
+
+func ptrTo[T any](v T) *T { return &v }
+
 // CheckDevice tells what is wrong with a device in itself, wrapping [ErrInvalid]. [Plan]
 // and [ResolveDevices] both do it.
 func CheckDevice(d *runtimeapi.Device) error {

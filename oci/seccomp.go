@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -74,7 +73,11 @@ func (b *builder) seccomp() error {
 	if p.GetProfileType() == profileLocalhost {
 		return nil // see localSeccomp
 	}
-	b.spec.Linux.Seccomp, err = b.seccompFacts().filter(seccomp.DefaultProfile())
+	profile := b.host.Defaults.Seccomp
+	if profile == nil {
+		profile = seccomp.DefaultProfile()
+	}
+	b.spec.Linux.Seccomp, err = b.seccompFacts().filter(profile)
 	return err
 }
 
@@ -193,14 +196,7 @@ func LoadSeccomp(sc *runtimeapi.LinuxContainerSecurityContext, h Host) (*seccomp
 	if err != nil {
 		return nil, invalid("security_context.seccomp.localhost_ref: %w", err)
 	}
-	var profile seccomp.Seccomp
-	if err := json.Unmarshal(data, &profile); err != nil {
-		return nil, invalid("seccomp profile %s: %w", clip(p.GetLocalhostRef()), err)
-	}
-	if profile.DefaultAction == "" {
-		return nil, invalid("seccomp profile %s: defaultAction is missing", clip(p.GetLocalhostRef()))
-	}
-	return &profile, nil
+	return parseSeccomp(p.GetLocalhostRef(), data)
 }
 
 // readProfile reads only regular files of a limited size: it would block at a FIFO, and

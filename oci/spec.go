@@ -99,6 +99,7 @@ type Host struct {
 	// CreateSources makes [ResolveMounts] create a directory for a host_path that
 	// is missing; without it that is an error.
 	CreateSources bool
+	Defaults      Defaults
 }
 
 // Draft is a container's spec as [Plan] has decided it. What it lacks is put in by
@@ -138,7 +139,7 @@ func (d *Draft) Complete(f Found) (*specs.Spec, error) {
 	if err := b.mounts(); err != nil {
 		return nil, err
 	}
-	deviceTable{b.spec, b.ns.User(), b.privileged()}.add(f)
+	deviceTable{b.spec, b.ns.User(), b.privileged()}.add(b.ownDevices(f))
 	if err := b.localSeccomp(f.Seccomp); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ func (b *builder) process() error {
 		Env:             b.env(),
 		Cwd:             b.cwd(),
 		NoNewPrivileges: b.sc.GetNoNewPrivs(),
+		Rlimits:         b.host.Defaults.Ulimits,
 		// Always set: the shim's own is far below what a container may have.
 		OOMScoreAdj: oomScoreAdj(b.conf.GetLinux().GetResources(), b.host),
 	}

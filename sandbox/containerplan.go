@@ -68,7 +68,7 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 		Unenforced:  oci.Unenforced(cfg.GetLinux().GetResources(), h),
 		Create: shimapi.CreateRequest{
 			Pod: w.Pod.ID, ID: w.ID, Dir: dir, Systemd: h.SystemdCgroup,
-			Stdin: cfg.GetStdin(), StdinOnce: cfg.GetStdinOnce(), LogRoot: w.Pod.config.GetLogDirectory(),
+			Stdin: cfg.GetStdin(), StdinOnce: cfg.GetStdinOnce(), LogRoot: w.Pod.config.GetLogDirectory(), LogLimits: h.Defaults.Log,
 		},
 	}
 	var err error

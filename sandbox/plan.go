@@ -35,9 +35,6 @@ type podPlan struct {
 // fileOwner is a user and group of the host.
 type fileOwner struct{ UID, GID uint32 }
 
-// shmSize is the size of a pod's /dev/shm in bytes, what both peers give.
-const shmSize = 64 << 20
-
 // pauseOOMScore is what both peers give: the last of a pod to be killed.
 const pauseOOMScore = -998
 
@@ -83,15 +80,19 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 		plan.Owner = &fileOwner{UID: rootOf(rec.uids), GID: rootOf(rec.gids)}
 	}
 	if plan.Pause.NewIPC {
-		plan.Shm = shmOptions(plan.Owner)
+		size, err := shmSize(cfg, h.Defaults.ShmSize)
+		if err != nil {
+			return podPlan{}, err
+		}
+		plan.Shm = shmOptions(plan.Owner, size)
 	}
 	return plan, nil
 }
 
 // shmOptions gives the tmpfs to the pod's root, which is not the host's in a
 // user namespace.
-func shmOptions(owner *fileOwner) string {
-	opts := fmt.Sprintf("mode=1777,size=%d", shmSize)
+func shmOptions(owner *fileOwner, size int64) string {
+	opts := fmt.Sprintf("mode=1777,size=%d", size)
 	if owner != nil {
 		opts += fmt.Sprintf(",uid=%d,gid=%d", owner.UID, owner.GID)
 	}

@@ -169,6 +169,7 @@ func (n *node) openNetwork(context.Context) error {
 	network, err := cni.New(cni.Options{
 		ConfDir: n.cfg.CNIConfDir, BinDirs: n.cfg.CNIBinDir,
 		CacheDir: filepath.Join(n.cfg.Root, "cni"), Default: fallback,
+		Template: n.cfg.CNIConfTemplate,
 	})
 	if err != nil {
 		return err
@@ -191,6 +192,9 @@ func (n *node) lookAtHost(ctx context.Context) error {
 		host.SystemdCgroup = true
 	case "cgroupfs":
 		host.SystemdCgroup = false
+	}
+	if host.Defaults, err = containerDefaults(n.cfg); err != nil {
+		return err
 	}
 	host.SeccompRoot, host.CreateSources, host.CDIDirs = n.cfg.SeccompRoot, n.cfg.CreateHostPaths, n.cfg.CDISpecDirs
 	if err := oci.LoadAppArmorDefault(&host); err != nil {
@@ -284,7 +288,7 @@ func (n *node) openCRI(context.Context) error {
 	server, err := cri.NewServer(cri.Options{
 		Domain: n.pods, Calls: n.calls,
 		Images: n.images, Archive: n.images, Shims: n.servingShims,
-		NetworkReady: n.network.Ready, Info: n.info,
+		NetworkReady: n.network.Ready, SetPodCIDR: n.network.SetPodCIDR, Info: n.info,
 		Version: n.version, CgroupDriver: driver, Handlers: n.announced(),
 		Features:      n.host.Features(),
 		StreamAddress: n.cfg.StreamAddress, StreamTLS: encryption, StreamIdleTimeout: n.cfg.StreamIdleTimeout,

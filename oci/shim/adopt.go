@@ -60,7 +60,7 @@ func (ctr *container) handoverState() (state shimapi.HandoverState, files []*os.
 		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce,
 	}
 	if ctr.io.log != nil {
-		state.LogRoot, state.LogPath = ctr.io.log.root, ctr.io.log.path
+		state.LogRoot, state.LogPath, state.LogLimits = ctr.io.log.root, ctr.io.log.path, ctr.io.log.limits
 	}
 	add := func(name string, f *os.File) {
 		if f = duplicate(f); f != nil {
@@ -196,7 +196,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	if r.Exit != nil {
 		process.report(*r.Exit)
 	}
-	if ctr.io, err = inheritStdio(r.LogRoot, r.LogPath, r.Terminal, files); err != nil {
+	if ctr.io, err = inheritStdio(logTarget{r.LogRoot, r.LogPath, r.LogLimits}, r.Terminal, files); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
 	ctr.lc, ctr.process = lc, process

@@ -143,7 +143,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return err
 	}
-	ctr.io, err = newStdio(r.LogRoot, r.LogPath, spec.Process.Terminal, r.Stdin, owner)
+	ctr.io, err = newStdio(logTarget{r.LogRoot, r.LogPath, r.LogLimits}, spec.Process.Terminal, r.Stdin, owner)
 	if err != nil {
 		return err
 	}

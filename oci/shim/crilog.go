@@ -27,29 +27,38 @@ const (
 	batchSize = 64 << 10
 )
 
+// logTarget is where a container's log goes, see [shimapi.CreateRequest].
+type logTarget struct {
+	root   string // "" for the directory of path
+	path   string
+	limits shimapi.LogLimits
+}
+
 // logFile is a container's CRI log, shared by its streams. No stream ever waits for a full
 // disk: records that can't be written are dropped, counted, and reported in the shim's own
 // log.
 type logFile struct {
-	root string // see [shimapi.CreateRequest]; "" for the directory of path
-	path string
+	logTarget
+	pace *pace
 
 	mu      sync.Mutex
 	file    *os.File
+	size    int64  // of the file, while it has a limit
+	full    bool   // the limit was met
 	dropped uint64 // bytes of records since the last successful write
 }
 
-func openLog(root, path string) (*logFile, error) {
-	l := &logFile{root: root, path: path}
+func openLog(to logTarget) (*logFile, error) {
+	l := &logFile{logTarget: to, pace: newPace(to.limits.Rate)}
 	return l, l.reopen()
 }
 
 // resumeLog opens the log of a shim that may have died in the middle of a write.
-func resumeLog(root, path string) (*logFile, error) {
-	if err := mendLog(root, path); err != nil {
-		slog.Error("torn line stays in the log", "path", path, "error", err)
+func resumeLog(to logTarget) (*logFile, error) {
+	if err := mendLog(to.root, to.path); err != nil {
+		slog.Error("torn line stays in the log", "path", to.path, "error", err)
 	}
-	return openLog(root, path)
+	return openLog(to)
 }
 
 // mendLog removes an incomplete record from the end of a log.
@@ -84,9 +93,13 @@ func (l *logFile) reopen() error {
 	if err != nil {
 		return err
 	}
+	size, err := sizeOf(f)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
 	l.mu.Lock()
 	old := l.file
-	l.file = f
+	l.file, l.size, l.full = f, size, false
 	l.mu.Unlock()
 	if old != nil {
 		return old.Close()
@@ -178,10 +191,11 @@ func (l *logFile) close() error {
 func (l *logFile) write(records []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
+	if l.file == nil || l.overLimit(records) {
 		return
 	}
 	n, err := l.file.Write(records)
+	l.size += int64(n)
 	if err == nil {
 		if l.dropped > 0 {
 			slog.Warn("log takes lines again", "path", l.path, "dropped_bytes", l.dropped)
@@ -191,6 +205,7 @@ func (l *logFile) write(records []byte) {
 	}
 	whole := bytes.LastIndexByte(records[:n], '\n') + 1
 	l.cut(int64(n - whole))
+	l.size -= int64(n - whole)
 	if l.dropped == 0 {
 		slog.Error("log not written, lines are dropped", "path", l.path, "error", err)
 	}
@@ -288,6 +303,7 @@ func (b *batch) add(tag byte, head, tail []byte) {
 func (b *batch) flush() {
 	if len(b.out) > 0 {
 		b.to.write(b.out)
+		b.to.pace.wrote(len(b.out), time.Now())
 		b.out = b.out[:0]
 	}
 }

@@ -24,7 +24,7 @@ func TestLogIsARegularFile(t *testing.T) {
 	}
 	below, long := filepath.Join(victim, "log"), filepath.Join(dir, strings.Repeat("l", 256))
 	for _, path := range []string{link, fifo, sub, dir, below, long} {
-		_, err := openLog("", path)
+		_, err := openLog(logTarget{root: "", path: path})
 		var refused *shimapi.Error
 		if !errors.As(err, &refused) || refused.Kind != shimapi.KindInvalid {
 			t.Errorf("%s: %v, want it refused as invalid", filepath.Base(path), err)
@@ -43,7 +43,7 @@ func TestAttackLogDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"link/0.log", "link/made/0.log", "up/0.log", "../0.log"} {
-		if _, err := openLog(root, root+"/"+path); err == nil {
+		if _, err := openLog(logTarget{root: root, path: root + "/" + path}); err == nil {
 			t.Errorf("%s is opened", path)
 		}
 	}
@@ -52,7 +52,7 @@ func TestAttackLogDirectory(t *testing.T) {
 			t.Errorf("in %s are %v, %v", dir, entries, err)
 		}
 	}
-	log, err := openLog(root, filepath.Join(root, "deep", "er", "0.log"))
+	log, err := openLog(logTarget{root: root, path: filepath.Join(root, "deep", "er", "0.log")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 
 func testLog(t testing.TB) *logFile {
 	t.Helper()
-	l, err := openLog("", filepath.Join(t.TempDir(), "pod", "0.log"))
+	l, err := openLog(logTarget{root: "", path: filepath.Join(t.TempDir(), "pod", "0.log")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestLogDiskFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	l, err := openLog("", filepath.Join(dir, "log"))
+	l, err := openLog(logTarget{root: "", path: filepath.Join(dir, "log")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,10 +53,10 @@ type stream struct {
 
 // newStdio opens the log and, without a terminal, the pipes. given are the ends
 // that the container's process gets: stdin (or nil), stdout, stderr.
-func newStdio(logRoot, logPath string, terminal, stdin bool, owner [2]int) (io *stdio, err error) {
+func newStdio(to logTarget, terminal, stdin bool, owner [2]int) (io *stdio, err error) {
 	io = &stdio{terminal: terminal}
-	if logPath != "" {
-		if io.log, err = openLog(logRoot, logPath); err != nil {
+	if to.path != "" {
+		if io.log, err = openLog(to); err != nil {
 			return nil, err
 		}
 	}
@@ -85,10 +85,10 @@ func newStdio(logRoot, logPath string, terminal, stdin bool, owner [2]int) (io *
 
 // inheritStdio takes over the streams of an adopted container. It removes the files that it
 // keeps from the map.
-func inheritStdio(logRoot, logPath string, terminal bool, files map[string]*os.File) (*stdio, error) {
+func inheritStdio(to logTarget, terminal bool, files map[string]*os.File) (*stdio, error) {
 	s := &stdio{terminal: terminal}
-	if logPath != "" {
-		log, err := resumeLog(logRoot, logPath)
+	if to.path != "" {
+		log, err := resumeLog(to)
 		if err != nil {
 			return nil, err
 		}
@@ -192,6 +192,14 @@ func (st *stream) take(data []byte) {
 	if st.lines != nil {
 		st.lines.write(data, time.Now())
 	}
+	st.offer(data)
+	if st.lines != nil {
+		st.lines.log.pace.wait()
+	}
+}
+
+// offer passes output on to attached clients.
+func (st *stream) offer(data []byte) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if room := headSize - len(st.head); room > 0 {
@@ -234,6 +242,9 @@ func (s *stdio) stream(name string) *stream {
 // drain waits, after the container has ended, until its output is in the log. It does not
 // wait for a pipe whose other end is still open in a process outside the container.
 func (s *stdio) drain() {
+	if s.log != nil {
+		s.log.pace.end()
+	}
 	last := time.Now().Add(drainLimit)
 	for _, st := range s.output() {
 		for !st.drained() {

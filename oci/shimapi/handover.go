@@ -28,13 +28,14 @@ type HandoverState struct {
 	Dir       string `json:"dir"`
 	NetNSPath string `json:"netns_path,omitempty"` // of pods; "": there is none
 
-	Command   string   `json:"command,omitempty"`
-	LogRoot   string   `json:"log_root,omitempty"` // as in [CreateRequest]
-	LogPath   string   `json:"log_path,omitempty"`
-	Terminal  bool     `json:"terminal,omitempty"`
-	Stdin     bool     `json:"stdin,omitempty"`
-	StdinOnce bool     `json:"stdin_once,omitempty"`
-	Files     []string `json:"files,omitempty"` // File… of each file of the frame, in order
+	Command   string    `json:"command,omitempty"`
+	LogRoot   string    `json:"log_root,omitempty"` // as in [CreateRequest]
+	LogPath   string    `json:"log_path,omitempty"`
+	LogLimits LogLimits `json:"log_limits,omitzero"`
+	Terminal  bool      `json:"terminal,omitempty"`
+	Stdin     bool      `json:"stdin,omitempty"`
+	StdinOnce bool      `json:"stdin_once,omitempty"`
+	Files     []string  `json:"files,omitempty"` // File… of each file of the frame, in order
 }
 
 // AdoptRequest makes the replacement of a dead shim adopt a pod or container. The error is

@@ -182,6 +182,13 @@ type CreateRequest struct {
 	StdinOnce bool            `json:"stdin_once"`
 	LogRoot   string          `json:"log_root,omitempty"` // directory above LogPath that no link in it may lead out of; "": LogPath's own
 	LogPath   string          `json:"log_path,omitempty"` // CRI log file; "": output is read and dropped (attach still sees it)
+	LogLimits LogLimits       `json:"log_limits,omitzero"`
+}
+
+// LogLimits bound a container's log; 0 is no limit.
+type LogLimits struct {
+	Size int64 `json:"size,omitempty"` // bytes, of one file: until it is opened again
+	Rate int64 `json:"rate,omitempty"` // bytes a second; the container waits
 }
 
 // Scope says what systemd, where it makes the container's cgroup, does as the node shuts

@@ -29,6 +29,7 @@ func (c Config) Check() error {
 	c.checkStreams(wrong)
 	c.checkMetrics(wrong)
 	c.checkTraces(wrong)
+	c.checkSizes(wrong)
 	c.checkWords(wrong)
 	c.checkRuntimes(wrong)
 	c.checkNRI(wrong)
@@ -76,7 +77,7 @@ func (c Config) checkPaths(wrong func(key, format string, args ...any)) {
 	absolute("certs_dir", c.CertsDir...)
 	absolute("seccomp_root", c.SeccompRoot)
 	absolute("cdi_spec_dirs", c.CDISpecDirs...)
-	for key, path := range map[string]string{"nri_plugin_dir": c.NRIPluginDir, "nri_plugin_config_dir": c.NRIPluginConfigDir, "shim_binary": c.ShimBinary, "debug_socket": c.DebugSocket, "trust_policy": c.TrustPolicy, "seed_dir": c.SeedDir} {
+	for key, path := range map[string]string{"nri_plugin_dir": c.NRIPluginDir, "nri_plugin_config_dir": c.NRIPluginConfigDir, "shim_binary": c.ShimBinary, "debug_socket": c.DebugSocket, "trust_policy": c.TrustPolicy, "seed_dir": c.SeedDir, "seccomp_default": c.SeccompDefault, "cni_conf_template": c.CNIConfTemplate} {
 		if path != "" {
 			absolute(key, path)
 		}

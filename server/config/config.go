@@ -44,6 +44,13 @@ type Config struct {
 	SeedDir              string        `toml:"seed_dir" help:"image archives (docker or OCI, tar or directory) that are loaded at start; empty: none"`
 	MaxParallelDownloads int           `toml:"max_parallel_downloads" help:"layers fetched at the same time, over all pulls; a pull that waits in vain for 3s gets one more; 0: twice the processors, 4 to 12"`
 	SeccompRoot          string        `toml:"seccomp_root" help:"where Localhost seccomp profiles with a relative path start"`
+	SeccompDefault       string        `toml:"seccomp_default" help:"file of the seccomp profile that RuntimeDefault means; empty: the built-in one, which is Docker's"`
+	DefaultCapabilities  []string      `toml:"default_capabilities" help:"capabilities of containers, which their add and drop start from; fewer than these may keep images from working, and more is given to all pods"`
+	DefaultUlimits       []string      `toml:"default_ulimits" help:"limits of containers' processes, for which pods have no field: NAME=SOFT:HARD or NAME=BOTH, such as nofile=1024:524288 or core=0; others are those of the shims"`
+	OwnDevices           bool          `toml:"device_ownership_from_security_context" help:"give a container's devices to its runAsUser and runAsGroup, so that it need not run as root to use them; not in user namespaces"`
+	ShmSize              string        `toml:"shm_size" help:"size of a pod's /dev/shm; a pod with a memory limit may ask for more, up to that limit, by the annotation berth/shm-size"`
+	LogLimits            []string      `toml:"log_limits" help:"limits of each container's log: size=1GiB drops what is written after that until the kubelet rotates the file, which it looks at every 10s only; rate=10MiB makes a container that writes more in a second wait; empty: none"`
+	CNIConfTemplate      string        `toml:"cni_conf_template" help:"text/template of a CNI configuration with {{.PodCIDR}}, {{.PodCIDRs}} and {{.Routes}}, written to cni_conf_dir as 10-berth.conflist when the kubelet tells the node's pod CIDR and no network is ready; empty: networks come from elsewhere"`
 	CreateHostPaths      bool          `toml:"create_host_paths" help:"a hostPath volume without a type whose path is missing gets a directory there (root, 0755), which stays; false refuses its container"`
 	CDISpecDirs          []string      `toml:"cdi_spec_dirs" help:"where CDI files are looked for; of two that define a device the one in the later directory counts; they are read anew for each container that asks for a device"`
 	NRISocket            string        `toml:"nri_socket" help:"where NRI plugins connect: auto is /var/run/nri/nri.sock, or nri.sock in state when that is not the default, so that daemons side by side have one each; off, or a path"`
@@ -80,6 +87,14 @@ func Default() Config {
 		NRIRegisterTimeout: 5 * time.Second, NRIRequestTimeout: 2 * time.Second,
 		NRIReject: []string{}, NRIRequiredPlugins: []string{},
 		DrainTimeout: 10 * time.Second,
+
+		DefaultCapabilities: []string{
+			"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE",
+			"NET_RAW", "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP",
+		},
+		DefaultUlimits: []string{},
+		ShmSize:        "64MiB",
+		LogLimits:      []string{},
 
 		StreamTLS:           []string{},
 		StreamTLSMinVersion: "1.2",
