@@ -14,7 +14,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install go-is-here tools
+.PHONY: all build static cni deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb release alerts go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -109,6 +109,18 @@ fmt: go-is-here bin/golangci-lint
 install: build
 	install -D -t $(DESTDIR)$(PREFIX)/bin bin/berthd bin/berth-shim bin/berth
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system hack/berthd.service
+
+# A Debian package in bin/dist, and archives of the programs with checksums and an SBOM.
+deb: build
+	@hack/deb.sh $(VERSION)
+
+release: build
+	@hack/release.sh $(VERSION)
+
+# Each alert of hack/monitoring fires when it is provoked: by Prometheus's code, which is a
+# module of its own, larger than berth.
+alerts: go-is-here
+	$(GO) -C test/alerts test ./...
 
 clean:
 	rm -rf bin oci/shim/pause/pause_*.bin oci/tinyinit/init_*.bin

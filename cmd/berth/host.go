@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cmd/berth/hostcheck"
 	"berth/cmd/berth/printable"
@@ -48,4 +49,31 @@ func checkHost(ctx context.Context, env environment, args []string) error {
 		return errors.New("this machine can't run pods yet")
 	}
 	return nil
+}
+
+// removePods ends all pods of the node. A pod that can't be removed does not keep the others.
+func removePods(ctx context.Context, env environment, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%w: pods remove takes no argument", errUsage)
+	}
+	cri := env.client.Runtime()
+	list, err := cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, p := range list.GetItems() {
+		_, err := cri.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.GetId()})
+		if err == nil {
+			_, err = cri.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.GetId()})
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("pod %s: %w", p.GetId(), err))
+			continue
+		}
+		if _, err := fmt.Fprintln(env.out, "removed", printable.Text(p.GetMetadata().GetNamespace()+"/"+p.GetMetadata().GetName())); err != nil {
+			return err
+		}
+	}
+	return errors.Join(failed...)
 }

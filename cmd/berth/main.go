@@ -47,6 +47,7 @@ var commands = []command{
 	{"audit", "[--json]", "tell what weakens the isolation of each running container", auditAll},
 	{"check", "", "tell whether this machine can run pods, and what to change", checkHost},
 	{"check --store", "[--repair]", "the same as image check", checkImages},
+	{"pods remove", "", "stop and remove every pod sandbox, as before this runtime goes", removePods},
 	{"image list", "", "list images", listImages},
 	{"image pull", "REF", "pull an image without credentials, showing progress", pullImage},
 	{"image load", "FILE", "load a docker or OCI archive; - is standard input", loadImages},

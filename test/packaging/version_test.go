@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // repo is a git repository with a copy of hack/version.sh.
@@ -73,4 +74,14 @@ func TestVersion(t *testing.T) {
 	if got := r.version(); !semantic.MatchString(got) || !strings.HasSuffix(got, ".dirty") {
 		t.Errorf("with a change that is not committed the version is %s", got)
 	}
+}
+
+// modified is when a file was written.
+func modified(t *testing.T, file string) time.Time {
+	t.Helper()
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.ModTime()
 }
