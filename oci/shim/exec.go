@@ -173,21 +173,28 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 	}
 	sub, err := ctr.groups.newSubgroup(sessionPrefix + r.ExecID)
 	if err != nil {
-		return nil, err
+		return nil, ctr.sessionFault(err)
 	}
 	x.group = sub
 	x.proc.SubCgroupPaths = sub.paths
 	console, err := startProcess(ctr.lc, x.proc, files, r.Terminal)
 	if err != nil {
-		failure := startFault(err)
-		if isInternal(failure) && ctr.endsSoon() {
-			return nil, fault(shimapi.KindNotRunning, "container %s has ended", r.ID)
-		}
-		return nil, failure
+		return nil, ctr.sessionFault(err)
 	}
 	pid, _ := x.proc.Pid() // no error: it was started
 	ctr.sessions.setPID(x, pid)
 	return console, nil
+}
+
+// sessionFault is why a session could not be started. A container that ends meanwhile takes
+// all away that a session needs: its first process, and its cgroup, which systemd removes as
+// soon as it is empty.
+func (ctr *container) sessionFault(err error) error {
+	failure := startFault(err)
+	if isInternal(failure) && ctr.endsSoon() {
+		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
+	}
+	return failure
 }
 
 // ownPipes makes the container's root the owner of the pipes of a session, as of those of
