@@ -78,7 +78,7 @@ func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
 // checkNode refuses a pod that can't run on this node as it is now.
 func (p *podVerbs) checkNode(rec *podRecord) error {
 	cfg := rec.config
-	if _, err := p.handlers.get(rec.Handler); err != nil {
+	if err := p.handlers.check(rec.Handler); err != nil {
 		return err
 	}
 	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), p.host); err != nil {

@@ -7,13 +7,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/sandbox"
+	"berth/server/config"
 )
 
 // handlers are the runtime handlers of the configuration, as the pods need them.
 func (n *node) handlers() map[string]sandbox.Handler {
 	all := map[string]sandbox.Handler{}
-	for name := range n.cfg.Runtimes {
-		all[name] = sandbox.Handler{}
+	for name, r := range n.cfg.Runtimes {
+		all[name] = sandbox.Handler{Foreign: r.Type != config.Builtin}
 	}
 	return all
 }
@@ -22,6 +23,9 @@ func (n *node) handlers() map[string]sandbox.Handler {
 func (n *node) announced() []*runtimeapi.RuntimeHandler {
 	all := []*runtimeapi.RuntimeHandler{{Features: n.host.HandlerFeatures()}}
 	for _, name := range slices.Sorted(maps.Keys(n.cfg.Runtimes)) {
+		if n.cfg.Runtimes[name].Type != config.Builtin {
+			continue // its pods are refused
+		}
 		all = append(all, &runtimeapi.RuntimeHandler{Name: name, Features: n.host.HandlerFeatures()})
 	}
 	return all

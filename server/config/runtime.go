@@ -93,23 +93,27 @@ func (c Config) checkRuntimes(wrong func(key, format string, args ...any)) {
 		if !handlerName.MatchString(name) {
 			wrong(key, "a handler's name has up to 63 of a-z, 0-9 and -, and begins and ends without a -")
 		}
-		switch r.Type {
-		case Builtin:
-			if r.Shim != "" || len(r.Options) > 0 || r.NoSandboxContainer || r.SandboxImage != "" {
-				wrong(key, `type "builtin" takes no shim, options, no_sandbox_container or sandbox_image`)
-			}
-		case ShimV2:
-			if r.Shim == "" || strings.Contains(r.Shim, "/") && (!filepath.IsAbs(r.Shim) || filepath.Clean(r.Shim) != r.Shim) {
-				wrong(key+".shim", "want the absolute path of a program such as containerd-shim-runsc-v1, or its name in PATH, not %q", r.Shim)
-			}
-		default:
-			wrong(key+".type", `want "builtin" or "shim.v2", not %q`, r.Type)
-		}
+		r.checkType(key, wrong)
 		for _, a := range r.Annotations {
 			if a == "" || strings.Contains(strings.TrimSuffix(a, "*"), "*") {
 				wrong(key+".annotations", "want keys of annotations, with a * at most at the end, not %q", a)
 			}
 		}
+	}
+}
+
+func (r Runtime) checkType(key string, wrong func(key, format string, args ...any)) {
+	switch r.Type {
+	case Builtin:
+		if r.Shim != "" || len(r.Options) > 0 || r.NoSandboxContainer || r.SandboxImage != "" {
+			wrong(key, `type "builtin" takes no shim, options, no_sandbox_container or sandbox_image`)
+		}
+	case ShimV2:
+		if r.Shim == "" || strings.Contains(r.Shim, "/") && (!filepath.IsAbs(r.Shim) || filepath.Clean(r.Shim) != r.Shim) {
+			wrong(key+".shim", "want the absolute path of a program such as containerd-shim-runsc-v1, or its name in PATH, not %q", r.Shim)
+		}
+	default:
+		wrong(key+".type", `want "builtin" or "shim.v2", not %q`, r.Type)
 	}
 }
 

@@ -2,6 +2,7 @@ package nri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -160,7 +161,8 @@ func (logger) Warnf(_ context.Context, format string, args ...any) { said(0, for
 // Errorf implements [nrilog.Logger].
 func (logger) Errorf(_ context.Context, format string, args ...any) {
 	err := fmt.Errorf(format, args...)
-	if slices.ContainsFunc(args, func(a any) bool { return a == error(adaptation.ErrWasmDisabled) }) {
+	isNoWASM := func(a any) bool { err, _ := a.(error); return errors.Is(err, adaptation.ErrWasmDisabled) }
+	if slices.ContainsFunc(args, isNoWASM) {
 		return // every start says so; a plugin that needs it has an error of its own
 	}
 	klog.Background().Error(err, "NRI")
