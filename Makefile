@@ -14,7 +14,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb release alerts go-is-here tools
+.PHONY: all build static cni shims shims-runc deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb release alerts go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -27,7 +27,7 @@ tools:
 # The shim is the only program that links C (libseccomp, through libcontainer).
 build: tools static
 	CGO_ENABLED=0 $(BUILD) -tags nri_no_wasm -o bin/ ./cmd/berthd ./cmd/berth
-	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o bin/ ./cmd/berth-shim
+	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o bin/ ./cmd/berth-shim ./cmd/berth-shim-v2
 
 # The programs without libc: pause and init.
 static:
@@ -37,6 +37,15 @@ static:
 cni: go-is-here
 	@mkdir -p bin/cni
 	@CGO_ENABLED=0 $(GO) -C hack/tools build -buildvcs=false -trimpath -ldflags "-s -w" -o "$(CURDIR)/bin/cni/" tool
+
+# Other runtimes, for the tests of runtime classes: containerd's shim with runc, and gVisor,
+# whose compilation takes minutes.
+shims: tools
+	@GO="$(GO)" hack/shims.sh gvisor
+
+# Of the tests of CI: without gVisor, which takes minutes to build.
+shims-runc: tools
+	@GO="$(GO)" hack/shims.sh
 
 deps:
 	@hack/deps.sh go build run
@@ -56,7 +65,7 @@ older: tools
 
 # Packages one after the other: several of them look at what the whole machine
 # has (mounts, links, cgroups) before and after.
-test: deps-test build cni older
+test: deps-test build cni older shims-runc
 	@$(TEST) -c -o /dev/null ./... >/dev/null
 	$(TEST) -p 1 -timeout 40m ./...
 	$(GO) -C hack/house test -buildvcs=false ./...
@@ -107,7 +116,7 @@ fmt: go-is-here bin/golangci-lint
 	bin/golangci-lint fmt ./...
 
 install: build
-	install -D -t $(DESTDIR)$(PREFIX)/bin bin/berthd bin/berth-shim bin/berth
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/berthd bin/berth-shim bin/berth-shim-v2 bin/berth
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system hack/berthd.service
 
 # A Debian package in bin/dist, and archives of the programs with checksums and an SBOM.

@@ -92,6 +92,11 @@ func (n *Network) Del(ctx context.Context, r Request) error {
 		return fmt.Errorf("detach the pod from network %q: %w", list.Name, err)
 	}
 	rt.NetNS, rt.Args = n.namespaceFor(r.PodID, rt.NetNS), sayable(rt.Args) // as an earlier daemon remembered them
+	if r.Restore {
+		if err := n.restoreAddresses(list, rt); err != nil {
+			klog.FromContext(ctx).V(2).Info("The addresses of a pod are not restored before it is detached", "podID", r.PodID, "reason", err.Error())
+		}
+	}
 	if err := n.cni.DelNetworkList(ctx, list, rt); err != nil {
 		return fmt.Errorf("detach the pod from network %q: %w", list.Name, err)
 	}

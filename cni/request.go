@@ -10,6 +10,9 @@ import (
 
 // Request names a pod to the plugins and holds what it asks of the network.
 type Request struct {
+	// Restore: the runtime may have taken the addresses from the interface, see
+	// restoreAddresses.
+	Restore      bool
 	PodID        string // the CNI container ID
 	Name         string // of the Kubernetes pod
 	Namespace    string

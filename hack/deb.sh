@@ -15,7 +15,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 put() { install -D -m "$1" "$2" "$root/$3"; }
 
-for program in berthd berth berth-shim; do put 755 "bin/$program" "usr/bin/$program"; done
+for program in berthd berth berth-shim berth-shim-v2; do put 755 "bin/$program" "usr/bin/$program"; done
 sed 's,/usr/local/bin/,/usr/bin/,' hack/berthd.service >"$root/unit"
 put 644 "$root/unit" usr/lib/systemd/system/berthd.service
 # Every default as a comment: an upgrade brings new ones without a question about the file.

@@ -14,7 +14,7 @@ umask 022
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 name=berth-$version
-install -D -m 755 -t "$stage/$name/bin" bin/berthd bin/berth bin/berth-shim
+install -D -m 755 -t "$stage/$name/bin" bin/berthd bin/berth bin/berth-shim bin/berth-shim-v2
 install -D -m 644 hack/berthd.service "$stage/$name/lib/systemd/system/berthd.service"
 install -D -m 644 hack/config.toml "$stage/$name/etc/berth/config.toml"
 install -D -m 644 -t "$stage/$name/share/berth/monitoring" hack/monitoring/alerts.yaml hack/monitoring/dashboard.json
@@ -26,6 +26,6 @@ archive=berth_${version}_linux_$arch.tar.gz
 tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --format=gnu -C "$stage" -cf - "$name" |
 	gzip -9n >"bin/dist/$archive"
 sbom=berth_${version}_linux_$arch.spdx.json
-"$go" run -buildvcs=false ./hack/sbom "$version" bin/berthd bin/berth bin/berth-shim >"bin/dist/$sbom"
+"$go" run -buildvcs=false ./hack/sbom "$version" bin/berthd bin/berth bin/berth-shim bin/berth-shim-v2 >"bin/dist/$sbom"
 (cd bin/dist && sha256sum "$archive" "$sbom" >"SHA256SUMS_${version}_linux_$arch")
 printf 'bin/dist/%s\n' "$archive" "$sbom" "SHA256SUMS_${version}_linux_$arch"

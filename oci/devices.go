@@ -30,7 +30,7 @@ func (b *builder) devices() error {
 			return err
 		}
 	}
-	b.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: b.privileged(), Access: anyAccess}}
+	b.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: b.allDevices(), Access: anyAccess}}
 	return nil
 }
 

@@ -20,6 +20,12 @@ type Pod struct {
 	PID    int    // of the pause process, whose namespaces /proc/PID/ns/{ipc,uts,pid,user} are joined
 	NetNS  string // path of the pinned network namespace; "" on the host network
 	Level  string // SELinux level that is the pod's alone, or that it asked for; "" leaves its containers without labels
+	// Allowed are the keys of annotations of the pod and its containers that the runtime may
+	// see; one with a * at its end matches all that begin like it. There are none for
+	// libcontainer, see [annotations].
+	Allowed []string
+	// NoHostDevices keeps the host's devices out of privileged containers.
+	NoHostDevices bool
 	// Files of the pod, bind-mounted unless the container's mounts already cover
 	// the path; "" when the pod has none.
 	ShmPath, HostnamePath, HostsPath, ResolvPath string
@@ -139,7 +145,7 @@ func (d *Draft) Complete(f Found) (*specs.Spec, error) {
 	if err := b.mounts(); err != nil {
 		return nil, err
 	}
-	deviceTable{b.spec, b.ns.User(), b.privileged()}.add(b.ownDevices(f))
+	deviceTable{b.spec, b.ns.User(), b.allDevices()}.add(b.ownDevices(f))
 	if err := b.localSeccomp(f.Seccomp); err != nil {
 		return nil, err
 	}
@@ -203,6 +209,9 @@ func newBuilder(p Pod, c Container, img ocispec.ImageConfig, h Host) (*builder, 
 
 func (b *builder) privileged() bool { return b.sc.GetPrivileged() }
 
+// allDevices tells whether the container may use every device of the host.
+func (b *builder) allDevices() bool { return b.privileged() && !b.pod.NoHostDevices }
+
 // annotations names the container to programs that read its spec, such as CDI hooks.
 // The user's own annotations are left out, because libcontainer acts on some keys
 // (org.systemd.property.*, run.oci.*, org.criu.*). The CRI returns them from the records,
@@ -213,7 +222,7 @@ func annotations(p Pod, c Container) map[string]string {
 	if name == "" {
 		name = image.GetImage()
 	}
-	return map[string]string{
+	out := map[string]string{
 		"io.kubernetes.cri.container-type":    "container",
 		"io.kubernetes.cri.container-name":    c.Config.GetMetadata().GetName(),
 		"io.kubernetes.cri.image-name":        name,
@@ -222,6 +231,9 @@ func annotations(p Pod, c Container) map[string]string {
 		"io.kubernetes.cri.sandbox-namespace": meta.GetNamespace(),
 		"io.kubernetes.cri.sandbox-uid":       meta.GetUid(),
 	}
+	addAllowed(out, p.Allowed, p.Config.GetAnnotations())
+	addAllowed(out, p.Allowed, c.Config.GetAnnotations())
+	return out
 }
 
 // CgroupsPath is the cgroupsPath that the runtime-spec has for a container or a pause

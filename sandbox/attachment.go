@@ -22,7 +22,7 @@ func (t *teardown) detach(ctx context.Context, rec *podRecord, force bool) error
 	if err := t.pinAgain(rec); err != nil {
 		klog.FromContext(ctx).Error(err, "The network namespace of a pod was unmounted and can't be had again; its network is released as far as that goes", "pod", rec.ID)
 	}
-	p := PodNetwork{PodID: rec.ID, NetNS: rec.netns, Config: rec.config}
+	p := PodNetwork{PodID: rec.ID, NetNS: rec.netns, Config: rec.config, Foreign: rec.isForeign()}
 	err := t.network.Detach(ctx, p)
 	if force && errors.Is(err, ErrNotReady) {
 		klog.FromContext(ctx).Error(err, "A pod goes before its network can be released; that is made up for later", "pod", rec.ID)

@@ -64,7 +64,7 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 		},
 		Owner:    fileOwner{UID: rootOf(w.Pod.uids), GID: rootOf(w.Pod.gids)},
 		Declared: w.Image.Config.Volumes, ReadonlyRoot: cfg.GetLinux().GetSecurityContext().GetReadonlyRootfs(),
-		HostDevices: cfg.GetLinux().GetSecurityContext().GetPrivileged(),
+		HostDevices: cfg.GetLinux().GetSecurityContext().GetPrivileged() && !w.Pod.noHostDevices(),
 		Unenforced:  oci.Unenforced(cfg.GetLinux().GetResources(), h),
 		Create: shimapi.CreateRequest{
 			Pod: w.Pod.ID, ID: w.ID, Dir: dir, Systemd: h.SystemdCgroup,
@@ -158,6 +158,9 @@ func ociPod(rec *podRecord, h oci.Host, paths layout) oci.Pod {
 	}
 	if !hostIPC(cfg) {
 		p.ShmPath = paths.shmPath(rec.ID)
+	}
+	if rec.Runtime != nil {
+		p.Allowed, p.NoHostDevices = rec.Runtime.Annotations, rec.Runtime.NoHostDevices
 	}
 	return p
 }

@@ -319,7 +319,7 @@ func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish) (found
 		}
 		found.Devices = append(found.Devices, devices...)
 	}
-	if sc.GetPrivileged() {
+	if sc.GetPrivileged() && !w.Pod.noHostDevices() {
 		// Anew each time: devices come and go while the daemon runs.
 		if found.HostDevices, err = oci.HostDevices(); err != nil {
 			return found, fmt.Errorf("list the host's devices: %w", err)

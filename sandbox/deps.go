@@ -62,6 +62,8 @@ type PodNetwork struct {
 	PodID  string
 	NetNS  string
 	Config *runtimeapi.PodSandboxConfig
+	// Foreign: a runtime that may have a network stack of its own uses the namespace.
+	Foreign bool
 }
 
 // NetworkResult is what the network gave a pod.

@@ -75,6 +75,7 @@ func (t *teardown) releasePod(ctx context.Context, s *Sandbox, force bool) error
 		t.releasePause(ctx, s),
 		t.mounts.Unmount(t.paths.netnsPath(s.id)),
 		t.mounts.Unmount(t.paths.shmPath(s.id)),
+		t.releaseSandboxImage(s),
 		removeShell(t.paths.podStateDir(s.id)),
 		t.releasePodCgroups(rec),
 	)
@@ -100,6 +101,9 @@ func (t *teardown) releasePause(ctx context.Context, s *Sandbox) error {
 	shim, err := t.shims.Get(rec.ShimID)
 	if err == nil {
 		err = shim.StopPod(ctx, s.id)
+	}
+	if errors.Is(err, shims.ErrGone) && rec.isForeign() && rec.BootID == t.bootID {
+		err = t.reclaimSandbox(ctx, rec)
 	}
 	if err == nil || errors.Is(err, shims.ErrGone) {
 		err = t.killPause(rec) // the shim's replacement may not know a process that the shim had just started
@@ -234,6 +238,9 @@ func (t *teardown) killOrphan(c *Container) error {
 	c.mu.Lock()
 	paths := c.fact.CgroupPaths
 	c.mu.Unlock()
+	if err := t.reclaimContainer(c); err != nil {
+		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
+	}
 	if err := killCgroup(paths); err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}

@@ -56,6 +56,12 @@ func (l layout) podStateDir(pod string) string { return filepath.Join(l.podState
 func (l layout) netnsPath(pod string) string   { return filepath.Join(l.podStateDir(pod), "net") }
 func (l layout) shmPath(pod string) string     { return filepath.Join(l.podStateDir(pod), "shm") }
 
+// sandboxRootfs is the mount of the image of a pod's sandbox container.
+func (l layout) sandboxRootfs(pod string) string { return filepath.Join(l.podStateDir(pod), "rootfs") }
+
+// sandboxProgram is the root filesystem of sandbox containers without an image.
+func (l layout) sandboxProgram() string { return filepath.Join(l.root, "sandbox-rootfs") }
+
 func (l layout) containersDir(pod string) string { return filepath.Join(l.podDir(pod), "containers") }
 func (l layout) containerDir(pod, ctr string) string {
 	return filepath.Join(l.containersDir(pod), ctr)

@@ -73,6 +73,9 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 			User: &security.User, AppArmor: security.AppArmor, SELinux: labels.Process,
 		},
 	}
+	if rec.hasContainer() {
+		plan.Pause.CgroupPath = "" // the container's
+	}
 	if plan.Pause.NewUTS {
 		plan.Pause.Hostname = plan.Hostname
 	}

@@ -35,7 +35,7 @@ func TestCgroupPathOfSlices(t *testing.T) {
 
 // A cgroup tells of a pod what it tells of that pod alone.
 func TestOwnCgroups(t *testing.T) {
-	u := newStatistics(layout{}, newIndex(), oci.Host{})
+	u := newStatistics(layout{}, newIndex(), oci.Host{}, nil)
 	add := func(id, parent string, state record.Intent) {
 		s := newSandbox("", podRecord{
 			Pod:    record.Pod{ID: id, Intent: state},

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,11 +30,30 @@ func (x *sessions) PortForward(ctx context.Context, podID string, port int32, st
 	if err := CheckPort(port); err != nil {
 		return err
 	}
-	conn, err := dialIn(ctx, s.rec.get().netns, int(port))
+	conn, err := s.dial(ctx, int(port))
 	if err != nil {
 		return fmt.Errorf("connect to port %d in pod sandbox %s: %w", port, s.id, err)
 	}
 	return relay(ctx, conn, stream)
+}
+
+// dial connects to a port of the pod. A runtime with a network stack of its own leaves none
+// on the loopback of the pod's namespace, but has the pod's addresses.
+func (s *Sandbox) dial(ctx context.Context, port int) (*net.TCPConn, error) {
+	rec := s.rec.get()
+	conn, err := dialIn(ctx, rec.netns, port)
+	if err == nil || !rec.isForeign() || rec.Network == nil {
+		return conn, err
+	}
+	d := net.Dialer{Timeout: portForwardDial}
+	for _, ip := range rec.Network.IPs {
+		outer, oerr := d.DialContext(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
+		if oerr == nil {
+			return outer.(*net.TCPConn), nil
+		}
+		err = errors.Join(err, oerr)
+	}
+	return nil, err
 }
 
 // relay copies both ways. Each half is closed on its own, so that a client that

@@ -63,7 +63,10 @@ func (h *health) Ready() error {
 }
 
 // newShim finds a shim for a pod and notes whether there is one to be had.
-func (h *health) newShim(ctx context.Context) (*shims.Shim, error) {
+func (h *health) newShim(ctx context.Context, foreign bool) (*shims.Shim, error) {
+	if foreign { // says nothing of the shims that most pods need
+		return h.shims.ForForeignPod(ctx)
+	}
 	shim, err := h.shims.ForNewPod(ctx)
 	if err == nil || ctx.Err() == nil { // else the caller gave up, which says nothing
 		h.noteShim(err)

@@ -109,7 +109,7 @@ func TestNotReadyTellsOfTheShim(t *testing.T) {
 		t.Skip("no bin/berth-shim: run make build first")
 	}
 	h, _, binary := onTmpfs(t)
-	if _, err := h.newShim(t.Context()); err == nil {
+	if _, err := h.newShim(t.Context(), false); err == nil {
 		t.Fatal("a shim without a program")
 	}
 	wantReason(t, "without the program", h.Ready(), binary)

@@ -24,6 +24,7 @@ type podVerbs struct {
 	teardown *teardown
 	health   *health
 	network  Network
+	images   Images
 	mounts   Mounts
 	host     oci.Host
 	handlers handlers
@@ -78,9 +79,6 @@ func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
 // checkNode refuses a pod that can't run on this node as it is now.
 func (p *podVerbs) checkNode(rec *podRecord) error {
 	cfg := rec.config
-	if err := p.handlers.check(rec.Handler); err != nil {
-		return err
-	}
 	if err := oci.CheckPodProfiles(cfg.GetLinux().GetSecurityContext(), p.host); err != nil {
 		return asDomain(err)
 	}
@@ -102,9 +100,13 @@ func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler, level strin
 	if err != nil {
 		return nil, podPlan{}, err
 	}
+	runtime, err := p.handlers.get(handler)
+	if err != nil {
+		return nil, podPlan{}, err
+	}
 	rec := podRecord{config: cfg, Pod: record.Pod{
 		Version: record.Version, ID: newID(), Intent: record.Making,
-		Config: enc, Handler: handler, CreatedAt: time.Now().UTC(), BootID: p.bootID,
+		Config: enc, Handler: handler, Runtime: runtime, CreatedAt: time.Now().UTC(), BootID: p.bootID,
 		SELinuxLevel: level,
 	}}
 	rec.derive(p.paths)
@@ -123,7 +125,7 @@ func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler, level strin
 // the end.
 func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error {
 	_, end := tracing.Begin(ctx, "choose shim")
-	shim, err := p.health.newShim(ctx)
+	shim, err := p.health.newShim(ctx, s.rec.get().isForeign())
 	end(err)
 	if err != nil {
 		return err
@@ -146,6 +148,9 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error 
 		return err
 	}
 	if err := p.attach(ctx, s, plan); err != nil {
+		return err
+	}
+	if err := p.startSandbox(ctx, s, shim, plan); err != nil {
 		return err
 	}
 	return p.tell.podMade(ctx, s, func() error {

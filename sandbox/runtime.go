@@ -86,7 +86,7 @@ func New(opt Options) (*Runtime, error) {
 	return &Runtime{
 		index: ix, health: h, events: events,
 		podVerbs: &podVerbs{
-			paths: paths, index: ix, teardown: t, health: h, network: opt.Network, mounts: opt.Mounts,
+			paths: paths, index: ix, teardown: t, health: h, network: opt.Network, images: opt.Images, mounts: opt.Mounts,
 			host: opt.Host, handlers: opt.Handlers, bootID: boot, events: events, calls: opt.Calls, tell: tell,
 		},
 		containerVerbs: &containerVerbs{
@@ -94,7 +94,7 @@ func New(opt Options) (*Runtime, error) {
 			bootID: boot, events: events, calls: opt.Calls, looks: &looks{}, tell: tell,
 		},
 		sessions:   &sessions{index: ix, shims: opt.Shims},
-		statistics: newStatistics(paths, ix, opt.Host),
+		statistics: newStatistics(paths, ix, opt.Host, opt.Shims),
 		subjects:   &subjects{index: ix, host: opt.Host},
 		recovery: &recovery{
 			paths: paths, index: ix, teardown: t, watch: w, images: opt.Images, network: opt.Network, mounts: opt.Mounts,

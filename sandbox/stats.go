@@ -6,8 +6,10 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"berth/oci"
+	"berth/oci/shims"
 )
 
 // usageSample keeps the last CPU reading, from which the rate is told.
@@ -45,11 +47,12 @@ type statistics struct {
 	paths      layout
 	index      *index
 	host       oci.Host
+	shims      *shims.Set
 	layerWalks chan struct{} // holds one for each writable layer that is being measured
 }
 
-func newStatistics(paths layout, ix *index, host oci.Host) *statistics {
-	return &statistics{paths: paths, index: ix, host: host, layerWalks: make(chan struct{}, layerWalks)}
+func newStatistics(paths layout, ix *index, host oci.Host, all *shims.Set) *statistics {
+	return &statistics{paths: paths, index: ix, host: host, shims: all, layerWalks: make(chan struct{}, layerWalks)}
 }
 
 // ContainerStats reads the usage of one container from its cgroup.
@@ -154,11 +157,51 @@ func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtime
 	if st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return out, cgroupReader{}
 	}
-	g := reader(u.host.CgroupV2, st.Cgroups)
 	now := time.Now()
+	if len(st.Cgroups) == 0 && c.pod.rec.get().isForeign() {
+		u.foreignStats(ctx, c, out)
+		setRate(&c.usage, now, out.Cpu)
+		return out, cgroupReader{}
+	}
+	g := reader(u.host.CgroupV2, st.Cgroups)
 	out.Cpu, out.Memory, out.Swap, out.Io = g.cpu(now), g.memory(now), g.swap(now), g.io(now)
 	setRate(&c.usage, now, out.Cpu)
 	return out, g
+}
+
+// foreignStats asks the foreign shim of a container whose cgroup is not known here. What the
+// runtime does not tell is left out.
+func (u *statistics) foreignStats(ctx context.Context, c *Container, out *runtimeapi.ContainerStats) {
+	shim, err := c.pod.shimIn(u.shims)
+	if err != nil {
+		return
+	}
+	usage, err := shim.Usage(ctx, c.id)
+	if err != nil {
+		klog.FromContext(ctx).V(4).Info("A runtime does not tell what its container uses", "container", c.id, "reason", err.Error())
+		return
+	}
+	at := usage.At.UnixNano()
+	value := func(n *uint64) *runtimeapi.UInt64Value {
+		if n == nil {
+			return nil
+		}
+		return u64(*n)
+	}
+	if usage.CPU != nil {
+		out.Cpu = &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: u64(*usage.CPU)}
+	}
+	if usage.Memory == nil {
+		return
+	}
+	working := *usage.Memory - min(*usage.Memory, usage.Inactive)
+	out.Memory = &runtimeapi.MemoryUsage{
+		Timestamp: at, UsageBytes: u64(*usage.Memory), WorkingSetBytes: u64(working),
+		RssBytes: value(usage.RSS), PageFaults: value(usage.Faults), MajorPageFaults: value(usage.MajorFaults),
+	}
+	if limit := usage.MemoryLimit; limit != nil && *limit > 0 && *limit < noLimit {
+		out.Memory.AvailableBytes = u64(*limit - min(*limit, working))
+	}
 }
 
 func setRate(u *usageSample, now time.Time, cpu *runtimeapi.CpuUsage) {

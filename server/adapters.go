@@ -100,6 +100,7 @@ func (n network) Detach(ctx context.Context, p sandbox.PodNetwork) error {
 	if err != nil {
 		req = cni.Request{PodID: p.PodID, NetNS: p.NetNS} // never attached with it; the ID is enough
 	}
+	req.Restore = p.Foreign
 	n.timed(ctx, "del", func(ctx context.Context) error {
 		err = n.cni.Del(ctx, req)
 		return err

@@ -46,6 +46,10 @@ type node struct {
 	host    oci.Host
 	shims   *shims.Set
 	plugins *nri.Plugins
+
+	handlers map[string]sandbox.Handler                    // by name
+	features map[string]*runtimeapi.RuntimeHandlerFeatures // of those with a foreign shim
+
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
@@ -216,8 +220,11 @@ func (n *node) openShims(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := n.findRuntimes(ctx, foreignBinary(binary)); err != nil {
+		return err
+	}
 	set, err := shims.Open(ctx, shims.Config{
-		Binary: binary, StateDir: n.cfg.State, PodsPerShim: n.cfg.PodsPerShim, Scopes: n.host.SystemdCgroup,
+		Binary: binary, Foreign: foreignBinary(binary), StateDir: n.cfg.State, PodsPerShim: n.cfg.PodsPerShim, Scopes: n.host.SystemdCgroup,
 		LogLevel: n.cfg.LogLevel, Version: n.version,
 	})
 	if err != nil {
@@ -258,16 +265,11 @@ func shimBinary(configured string) (string, error) {
 }
 
 func (n *node) openPods(context.Context) error {
-	for name, r := range n.cfg.Runtimes {
-		if r.Type != config.Builtin {
-			return fmt.Errorf("runtime.%s: this version of berthd runs only the type builtin", name)
-		}
-	}
 	pods, err := sandbox.New(sandbox.Options{
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host, Plugins: n.plugins,
-		Calls: n.calls, Handlers: n.handlers(),
+		Calls: n.calls, Handlers: n.handlers,
 	})
 	if err != nil {
 		return fmt.Errorf("open the pods: %w", err)

@@ -11,9 +11,11 @@ import (
 // Stat is a part of /proc/PID/stat, see proc_pid_stat(5).
 type Stat struct {
 	PID   int
-	State byte   // field 3: R running, S sleeping, Z ended and not waited for, …
-	Group int    // field 5: the process group
-	Start uint64 // field 22: when it began, in clock ticks since boot
+	State byte // field 3: R running, S sleeping, Z ended and not waited for, …
+	// Parent is field 4: the process that it is a child of.
+	Parent int
+	Group  int    // field 5: the process group
+	Start  uint64 // field 22: when it began, in clock ticks since boot
 }
 
 // ReadStat reads what the kernel tells of a process. The error wraps
@@ -30,12 +32,15 @@ func parseStat(pid int, data []byte) (Stat, error) {
 	// The name, field 2, is in parentheses and may hold anything, so the last
 	// parenthesis ends it.
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	const state, group, start = 0, 2, 19 // fields 3, 5 and 22
+	const state, parent, group, start = 0, 1, 2, 19 // fields 3, 4, 5 and 22
 	if len(fields) <= start {
 		return Stat{}, fmt.Errorf("/proc/%d/stat has too few fields", pid)
 	}
 	s := Stat{PID: pid, State: fields[state][0]}
 	var err error
+	if s.Parent, err = strconv.Atoi(string(fields[parent])); err != nil {
+		return Stat{}, fmt.Errorf("parent in /proc/%d/stat: %w", pid, err)
+	}
 	if s.Group, err = strconv.Atoi(string(fields[group])); err != nil {
 		return Stat{}, fmt.Errorf("process group in /proc/%d/stat: %w", pid, err)
 	}

@@ -18,11 +18,12 @@ func TestParseStat(t *testing.T) {
 		text string
 		want Stat
 	}{
-		"plain":                  {"42 (sh) S" + tail, Stat{PID: 42, State: 'S', Group: 7, Start: 4711}},
-		"a name like fields":     {"42 (a) R 1 2) Z" + tail, Stat{PID: 42, State: 'Z', Group: 7, Start: 4711}},
-		"a name of parentheses":  {"42 ()))) S" + tail, Stat{PID: 42, State: 'S', Group: 7, Start: 4711}},
+		"plain":                  {"42 (sh) S" + tail, Stat{PID: 42, State: 'S', Parent: 1, Group: 7, Start: 4711}},
+		"a name like fields":     {"42 (a) R 1 2) Z" + tail, Stat{PID: 42, State: 'Z', Parent: 1, Group: 7, Start: 4711}},
+		"a name of parentheses":  {"42 ()))) S" + tail, Stat{PID: 42, State: 'S', Parent: 1, Group: 7, Start: 4711}},
 		"short":                  {"42 (sh) S 1 7", Stat{}},
 		"empty":                  {"", Stat{}},
+		"no number for a parent": {"42 (sh) S" + strings.Replace(tail, " 1 ", " x ", 1), Stat{}},
 		"no number for a group":  {"42 (sh) S" + strings.Replace(tail, " 7 ", " x ", 1), Stat{}},
 		"no number for the time": {"42 (sh) S" + strings.Replace(tail, "4711", "-1", 1), Stat{}},
 	} {

@@ -28,7 +28,11 @@ type handovers struct {
 func (h handovers) state(c *call, r shimapi.IDRequest) (any, error) {
 	if p, ok := h.registry.pod(r.ID); ok {
 		<-p.ready
-		return shimapi.HandoverState{ID: p.id, Dir: p.dir, NetNSPath: p.netns}, nil
+		state := shimapi.HandoverState{ID: p.id, Dir: p.dir, NetNSPath: p.netns}
+		if b := p.sandbox.Load(); b != nil {
+			state.Sandbox = &b.request
+		}
+		return state, nil
 	}
 	ctr, err := h.registry.container(r.ID)
 	if err != nil {
@@ -57,7 +61,7 @@ func (h handovers) reportExit(_ *call, r shimapi.ReportExitRequest) (any, error)
 func (ctr *container) handoverState() (state shimapi.HandoverState, files []*os.File) {
 	state = shimapi.HandoverState{
 		ID: ctr.id, Pod: ctr.pod, Dir: ctr.dir, Command: ctr.command,
-		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce,
+		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce, Bundle: ctr.bundle,
 	}
 	if ctr.io.log != nil {
 		state.LogRoot, state.LogPath, state.LogLimits = ctr.io.log.root, ctr.io.log.path, ctr.io.log.limits
@@ -67,7 +71,7 @@ func (ctr *container) handoverState() (state shimapi.HandoverState, files []*os.
 			state.Files, files = append(state.Files, name), append(files, f)
 		}
 	}
-	if ctr.io.terminal {
+	if ctr.io.terminal && !ctr.io.fifos {
 		add(shimapi.FileConsole, ctr.io.input())
 	} else {
 		add(shimapi.FileStdin, ctr.io.input())
@@ -143,6 +147,11 @@ func (ps *pods) adopt(r shimapi.AdoptRequest, rec shimapi.Record) error {
 	process.patience = 0 // nobody needs the status of a pause process
 	p := ps.newPod(r.ID, r.Dir, r.NetNSPath)
 	p.process, p.pid, p.record = process, rec.PID, rec
+	if r.Sandbox != nil {
+		if err := ps.foreigns.adopt(p, *r.Sandbox); err != nil {
+			return errors.Join(err, process.pidfd.Close())
+		}
+	}
 	if err := claim(ps.registry, ps.registry.pods, r.ID, p); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
@@ -175,6 +184,9 @@ func (cs *containers) adopt(r shimapi.AdoptRequest, rec shimapi.Record, files ma
 // takeOver loads the state of an adopted container and takes over its process and streams.
 // It removes the files that it keeps from the map.
 func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map[string]*os.File) error {
+	if r.Bundle != "" {
+		return cs.takeOverTask(ctr, r, files)
+	}
 	lc, err := libcontainer.Load(string(cs.state), ctr.id)
 	if err != nil {
 		return fault(shimapi.KindNotFound, "state of container %s: %w", ctr.id, err)
@@ -199,7 +211,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	if ctr.io, err = inheritStdio(logTarget{r.LogRoot, r.LogPath, r.LogLimits}, r.Terminal, files); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
-	ctr.lc, ctr.process = lc, process
+	ctr.lc, ctr.process, ctr.tracer = lc, process, couldTrace(lc.Config())
 	ctr.thawAdopted()
 	cs.resume(ctr)
 	return nil

@@ -1,8 +1,10 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -216,7 +218,15 @@ func (s streams) closeStdin(_ *call, r shimapi.IDRequest) (any, error) {
 // endInput closes the container's stdin and reports that by an event, because the daemon has
 // a duplicate to close as well.
 func (ctr *container) endInput() {
-	if ctr.io.closeStdin() {
+	closed := ctr.io.closeStdin()
+	if ctr.task != nil && closed {
+		ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+		defer cancel()
+		if err := ctr.task.CloseInput(ctx); err != nil && !isGone(err) {
+			slog.Warn("input not closed by the foreign shim", "container", ctr.id, "error", err)
+		}
+	}
+	if closed {
 		ctr.recorder.endInput()
 	}
 }
@@ -236,6 +246,9 @@ func (s streams) resize(_ *call, r shimapi.ResizeRequest) (any, error) {
 	ctr, err := s.registry.running(r.ID)
 	if err != nil {
 		return nil, err
+	}
+	if ctr.task != nil {
+		return nil, ctr.resizeTask(r)
 	}
 	if r.ExecID != "" {
 		return nil, fault(shimapi.KindInvalid, "an exec's terminal is resized by the client, which holds its master")

@@ -43,9 +43,10 @@ type container struct {
 	done     chan struct{} // closed when the exit is recorded
 
 	// set by create, not read before ready
-	failed  bool // the fields below are not set
-	adopted bool // it was created by a shim before this one
-	lc      *libcontainer.Container
+	failed  bool                    // the fields below are not set
+	adopted bool                    // it was created by a shim before this one
+	lc      *libcontainer.Container // nil: a foreign shim has made it
+	tracer  bool                    // see isTracer
 	process process
 	pid     int
 	groups  group
@@ -54,6 +55,12 @@ type container struct {
 	// poststart are hooks that were not run yet. A shim that takes over a container before
 	// its start does not know them.
 	poststart configs.HookList
+
+	// of a container that a foreign shim has made, see task.go
+	task      Task
+	bundle    string
+	fifos     *fifoSet    // nil: the shim has opened its ends
+	reclaimed atomic.Bool // the foreign shim was gone, and what it left was ended
 
 	op       sync.Mutex // start, update, delete; not held while waiting for done
 	sessions sessions
@@ -66,6 +73,7 @@ type containers struct {
 	ooms     *oomWatcher
 	state    stateDir
 	bootID   string
+	foreign  Foreign // nil: there are no foreign shims
 }
 
 func (cs *containers) newContainer(id, pod, dir string) *container {
@@ -90,7 +98,12 @@ func (cs *containers) create(c *call, r shimapi.CreateRequest) (any, error) {
 		return nil, err
 	}
 	defer cs.made(ctr)
-	err := cs.build(ctr, &spec, r, c.stages)
+	var err error
+	if b := cs.sandboxOf(r.Pod); b != nil {
+		err = cs.buildTask(ctr, b, &spec, r)
+	} else {
+		err = cs.build(ctr, &spec, r, c.stages)
+	}
 	if err != nil {
 		ctr.failed = true
 		drop(cs.registry, cs.registry.containers, r.ID)
@@ -170,7 +183,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 		ctr.io.close()
 		return errors.Join(err, destroy(lc))
 	}
-	ctr.lc = lc
+	ctr.lc, ctr.tracer = lc, mayTrace(spec)
 	stopOOM := cs.ooms.watchContainer(ctr)
 	ctr.change(shimapi.EventCreated, func(*shimapi.Record) {})
 	go ctr.supervise(stopOOM)
@@ -290,6 +303,9 @@ func (cs *containers) execute(ctr *container, stages *stages) error {
 		p.tracers.starting.Lock()
 		defer p.tracers.starting.Unlock()
 	}
+	if ctr.task != nil {
+		return ctr.startTask()
+	}
 	started := time.Now() // taken before, because the command may end before Exec returns
 	end := stages.begin("execute")
 	err := cs.openFifo(ctr)
@@ -361,6 +377,7 @@ func (ctr *container) awaitCommand(patience time.Duration) {
 // supervise waits for the end of a container and records it.
 func (ctr *container) supervise(stopOOM func()) {
 	exit := ctr.process.wait()
+	ctr.releaseFifos()
 	if err := ctr.groups.killAll(); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
 	}
@@ -425,6 +442,9 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	if sig == unix.SIGKILL {
 		ctr.ooms.noteKill()
 	}
+	if ctr.task != nil {
+		return ctr.signalTask(sig, all)
+	}
 	if all && sig != unix.SIGKILL {
 		return cgroup.Signal(ctr.groups.dir(), sig)
 	}
@@ -436,6 +456,14 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
 	}
 	return err
+}
+
+// destroy removes what the runtime keeps of a container that has ended.
+func (ctr *container) destroy() error {
+	if ctr.task != nil {
+		return ctr.deleteTask()
+	}
+	return destroy(ctr.lc)
 }
 
 // delete kills what is left of a container and removes everything of it but its record.
@@ -465,7 +493,7 @@ func (cs *containers) delete(_ *call, r shimapi.IDRequest) (any, error) {
 	if err := ctr.groups.killAll(); err != nil {
 		return nil, err
 	}
-	if err := destroy(ctr.lc); err != nil {
+	if err := ctr.destroy(); err != nil {
 		return nil, err
 	}
 	cs.hub.forget(r.ID)

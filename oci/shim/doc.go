@@ -8,6 +8,12 @@
 // process trees by cgroup. It is the only package that links libcontainer. The daemon may
 // stop and start meanwhile.
 //
+// In the program berth-shim-v2 it also drives shims of containerd, for pods whose runtime is
+// not the built-in one: sandbox.go (the foreign shim of a pod), task.go, taskexec.go and
+// taskadopt.go (its containers), fifo.go (their streams). What it asks of a foreign shim is
+// [Foreign] and what belongs to it; package shimv2 speaks to
+// the shim.
+//
 // # Invariants
 //
 //   - A process is waited for by its pidfd, in Go's poller, so that a container costs no
@@ -24,6 +30,11 @@
 //     it. Watchers see the changes in order.
 //   - A process whose namespaces a container joins by /proc/PID/ns is still alive after the
 //     join, so the PID was not that of another process (registry.joined).
+//   - A pod with a foreign shim has a pause process like any other, which holds the
+//     namespaces. Its sandbox container, where the runtime needs one, joins them.
+//   - The streams of a container of a foreign shim are fifos whose other ends are held here
+//     and by the daemon, like those of pipes: the container loses no output when either dies.
+//     When its foreign shim dies the container is ended, and the end recorded.
 //   - This process may die. A daemon that notices starts another in the same directory and
 //     hands over the duplicates that it has kept: pipe ends, terminal masters, pidfds
 //     (adopt.go). Output that was read but not logged is lost, so every piece is logged
@@ -46,6 +57,8 @@
 //   - DIR/state/CTR: libcontainer's state, and cgroup.json, which names the cgroup of a
 //     container whose creation is cut off before libcontainer's state is complete.
 //   - status.json of each pod and container, in the directory that the daemon names.
+//   - config.json, work and fifos in the bundle of a container of a foreign shim, which the
+//     daemon makes and removes.
 //
 // All of DIR is removed when the shim exits, not when it dies.
 //
@@ -61,4 +74,11 @@
 //
 // Why not descriptors of a pod's namespaces: they would cost four per pod and have to be
 // handed over to each replacement. Polling the pidfd after a join gives the same certainty.
+//
+// Why not a pause image, or the foreign runtime's own pause process, in place of ours: the
+// network is attached before the runtime starts, in namespaces that have to be there; and
+// the domain then knows one kind of pod.
+//
+// Why not the socket of the daemon for a foreign shim's streams, events and waits: each of them
+// would be lost with the daemon.
 package shim

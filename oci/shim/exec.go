@@ -21,6 +21,7 @@ type session struct {
 	proc  *libcontainer.Process
 	pid   int
 	group *subgroup
+	task  TaskProcess // of a foreign shim: only this and perhaps group are set
 }
 
 // sessions are the execs of one container that have not ended, by ID. The zero value is
@@ -63,11 +64,18 @@ func (s *sessions) setPID(x *session, pid int) {
 	x.pid = pid
 }
 
+// setTask is called when the process of a session of a foreign shim has started.
+func (s *sessions) setTask(x *session, t *taskSession) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.task, x.group = t.process, t.group
+}
+
 // started returns a session whose process has started, or nil.
 func (s *sessions) started(id string) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if x := s.byID[id]; x != nil && x.pid > 0 {
+	if x := s.byID[id]; x != nil && (x.pid > 0 || x.task != nil) {
 		return x
 	}
 	return nil
@@ -96,6 +104,9 @@ func (e execs) exec(c *call, r shimapi.ExecRequest) (any, error) {
 	}
 	if err := checkExec(ctr, r, len(c.files)); err != nil {
 		return nil, err
+	}
+	if ctr.task != nil {
+		return ctr.execTask(c, r)
 	}
 	go prepayRCU()
 	end := c.stages.begin("process")
@@ -289,6 +300,8 @@ func (ctr *container) killSession(id string, sig syscall.Signal, all bool) error
 	switch {
 	case x == nil:
 		return fault(shimapi.KindNotFound, "container %s has no exec %s", ctr.id, id)
+	case x.task != nil:
+		return ctr.signalSession(x, sig, all)
 	case all && sig == unix.SIGKILL:
 		return x.group.killAll()
 	case all:

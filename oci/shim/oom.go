@@ -32,10 +32,14 @@ type oomCounter struct {
 	reported uint64 // kills that were published
 	before   uint64 // kills before the shim itself sent SIGKILL
 	killed   bool   // the shim itself sent SIGKILL
+	told     uint64 // kills that a foreign shim has reported, where own is ""
 }
 
 func newOOMCounter(g group) *oomCounter {
 	c := &oomCounter{}
+	if len(g) == 0 {
+		return c // of a runtime that keeps its containers elsewhere
+	}
 	if dir := g[""]; unified() {
 		c.own, c.parent = filepath.Join(dir, "memory.events"), filepath.Join(filepath.Dir(dir), "memory.events")
 	} else if dir := g["memory"]; dir != "" {
@@ -50,7 +54,7 @@ func (c *oomCounter) kills() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.own == "" {
-		return 0
+		return c.told
 	}
 	all, known := readOOMKills(c.parent)
 	n, ok := readOOMKills(c.own)
@@ -61,6 +65,13 @@ func (c *oomCounter) kills() uint64 {
 		c.last = max(c.last, all-min(all, c.others))
 	}
 	return c.last
+}
+
+// noteReported counts a kill that a foreign shim has reported.
+func (c *oomCounter) noteReported() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told++
 }
 
 // fresh returns the kills if there are more than it has returned before.

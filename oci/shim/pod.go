@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,7 @@ type pod struct {
 	done      chan struct{} // closed when the exit is recorded
 	unbind    sync.Mutex    // calls that stop the same pod may overlap
 	tracers   tracers
+	sandbox   atomic.Pointer[sandbox] // nil: the runtime is the built-in one
 }
 
 // pods carries out the verbs of pods.
@@ -42,6 +44,7 @@ type pods struct {
 	hub      *hub
 	pauses   *pause.Launcher
 	bootID   string
+	foreigns foreigns
 }
 
 func (ps *pods) newPod(id, dir, netns string) *pod {
@@ -156,7 +159,18 @@ func (ps *pods) stop(_ *call, r shimapi.IDRequest) (any, error) {
 	if !ok {
 		return nil, nil
 	}
-	return nil, p.stop()
+	return nil, ps.end(p)
+}
+
+// end ends the foreign shim of a pod, if it has one, and its pause process.
+func (ps *pods) end(p *pod) error {
+	<-p.ready
+	if b := p.sandbox.Load(); b != nil {
+		if err := ps.foreigns.end(b); err != nil {
+			return fmt.Errorf("end the foreign shim: %w", err)
+		}
+	}
+	return p.stop()
 }
 
 func (p *pod) stop() error {
@@ -195,7 +209,7 @@ func (ps *pods) remove(_ *call, r shimapi.IDRequest) (any, error) {
 	if !ok {
 		return nil, nil
 	}
-	if err := p.stop(); err != nil {
+	if err := ps.end(p); err != nil {
 		return nil, err
 	}
 	ps.hub.forget(r.ID)

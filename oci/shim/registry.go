@@ -94,6 +94,15 @@ func (reg *registry) running(id string) (*container, error) {
 	return ctr, nil
 }
 
+// noteOOM takes in that a foreign shim has seen the OOM killer in a container whose cgroup is
+// not known here.
+func (reg *registry) noteOOM(id string) {
+	if ctr, ok := held(reg, reg.containers, id); ok && ctr.isMade() && len(ctr.groups) == 0 {
+		ctr.ooms.noteReported()
+		ctr.countOOMs()
+	}
+}
+
 // tracersOf returns the running tracers of a pod.
 func (reg *registry) tracersOf(pod string) []*container {
 	reg.mu.Lock()

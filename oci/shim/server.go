@@ -28,6 +28,9 @@ type Config struct {
 	ID      string
 	Dir     string // the shim's own directory, on a file system that ends with the boot; its last element is ID
 	Version string // berth's
+	// Foreign makes what drives shims of containerd; nil: pods with one are refused. oom is
+	// told of containers in which the OOM killer was active.
+	Foreign func(oom func(container string)) (Foreign, error)
 }
 
 // Server is one shim: the listener, and what carries out the verbs. It serves until it is
@@ -41,6 +44,7 @@ type Server struct {
 	ooms     *oomWatcher
 	verbs    map[string]verb // by method
 	left     chan struct{}   // closed when an exit was granted
+	foreign  Foreign         // nil: there are no foreign shims
 }
 
 // New makes the socket of the shim and writes its identity. Clients can connect once it has
@@ -61,6 +65,11 @@ func New(c Config) (*Server, error) {
 	}
 	if s.ooms, err = newOOMWatcher(); err != nil {
 		return nil, errors.Join(err, s.pauses.Close())
+	}
+	if c.Foreign != nil {
+		if s.foreign, err = c.Foreign(s.registry.noteOOM); err != nil {
+			return nil, errors.Join(err, s.pauses.Close(), s.ooms.close())
+		}
 	}
 	s.wire(bootID)
 	if err := s.appear(); err != nil {
@@ -84,7 +93,7 @@ func (s *Server) appear() error {
 }
 
 func (s *Server) hello() shimapi.HelloResponse {
-	return shimapi.HelloResponse{ID: s.config.ID, PID: os.Getpid(), Wire: shimapi.Version, Version: s.config.Version, Libcontainer: libcontainerVersion()}
+	return shimapi.HelloResponse{ID: s.config.ID, PID: os.Getpid(), Wire: shimapi.Version, Version: s.config.Version, Libcontainer: libcontainerVersion(), Foreign: s.foreign != nil}
 }
 
 // libcontainerVersion is what the linker noted of the module; "" in a program that was
@@ -122,7 +131,14 @@ func (s *Server) Serve() error {
 		go s.serve(conn)
 	}
 	s.hub.close()
-	return errors.Join(s.pauses.Close(), s.ooms.close(), os.RemoveAll(s.config.Dir))
+	return errors.Join(s.closeForeign(), s.pauses.Close(), s.ooms.close(), os.RemoveAll(s.config.Dir))
+}
+
+func (s *Server) closeForeign() error {
+	if s.foreign == nil {
+		return nil
+	}
+	return s.foreign.Close()
 }
 
 // call is one connection: the body and files of the request, and where the response goes.
@@ -248,8 +264,9 @@ func decode[T any](c *call) (request T, err error) {
 
 // wire makes what carries out the verbs, and the table of these.
 func (s *Server) wire(bootID string) {
-	pods := &pods{s.registry, s.hub, s.pauses, bootID}
-	containers := &containers{s.registry, s.hub, s.ooms, stateDir(filepath.Join(s.config.Dir, "state")), bootID}
+	foreigns := foreigns{s.registry, s.foreign}
+	pods := &pods{s.registry, s.hub, s.pauses, bootID, foreigns}
+	containers := &containers{s.registry, s.hub, s.ooms, stateDir(filepath.Join(s.config.Dir, "state")), bootID, s.foreign}
 	streams, execs, handovers := streams{s.registry}, execs{s.registry}, handovers{s.registry, pods, containers}
 	s.verbs = map[string]verb{
 		shimapi.MethodHello:         func(*call) (any, error) { return s.hello(), nil },
@@ -273,6 +290,9 @@ func (s *Server) wire(bootID string) {
 		shimapi.MethodHandoverState: with(handovers.state),
 		shimapi.MethodAdopt:         with(handovers.adopt),
 		shimapi.MethodReportExit:    with(handovers.reportExit),
+		shimapi.MethodStartSandbox:  with(foreigns.start),
+		shimapi.MethodReclaim:       with(foreigns.reclaimPod),
+		shimapi.MethodStats:         with(foreigns.usage),
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 // stdio is the shim's side of a container's streams.
 type stdio struct {
 	terminal bool
+	fifos    bool     // its streams are fifos, with a terminal too
 	log      *logFile // nil: no log
 	streams  []*stream
 

@@ -44,11 +44,22 @@ func isExposed(spec *specs.Spec) bool {
 
 // isTracer reports whether the container's processes can have CAP_SYS_PTRACE over those of
 // the host.
-func (ctr *container) isTracer() bool {
-	config := ctr.lc.Config()
-	return config.Capabilities != nil && slices.Contains(config.Capabilities.Bounding, "CAP_SYS_PTRACE") &&
-		!config.Namespaces.Contains(configs.NEWUSER)
+func (ctr *container) isTracer() bool { return ctr.tracer }
+
+// mayTrace is isTracer of a container of a spec.
+func mayTrace(spec *specs.Spec) bool {
+	inUser := slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
+	caps := spec.Process.Capabilities
+	return caps != nil && slices.Contains(caps.Bounding, tracing) && !inUser
 }
+
+// couldTrace is isTracer of a container as libcontainer keeps it.
+func couldTrace(config configs.Config) bool {
+	return config.Capabilities != nil && slices.Contains(config.Capabilities.Bounding, tracing) && !config.Namespaces.Contains(configs.NEWUSER)
+}
+
+// tracing is the capability that tracers have.
+const tracing = "CAP_SYS_PTRACE"
 
 // hide freezes the tracers that could see the creation of a container, until the caller
 // calls reveal with the result of the creation. If that comes later than [stillFor], the

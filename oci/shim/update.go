@@ -27,6 +27,9 @@ func (cs *containers) update(_ *call, r shimapi.UpdateRequest) (any, error) {
 	}
 	ctr.op.Lock()
 	defer ctr.op.Unlock()
+	if ctr.task != nil {
+		return nil, ctr.updateTask(r)
+	}
 	config := ctr.lc.Config()
 	// Copies, because libcontainer restores its own configuration when it can't set these.
 	group, limits := *config.Cgroups, *config.Cgroups.Resources

@@ -36,6 +36,11 @@ type HandoverState struct {
 	Stdin     bool      `json:"stdin,omitempty"`
 	StdinOnce bool      `json:"stdin_once,omitempty"`
 	Files     []string  `json:"files,omitempty"` // File… of each file of the frame, in order
+
+	// Sandbox is what the pod's foreign shim was started with; nil: it has none.
+	Sandbox *StartSandboxRequest `json:"sandbox,omitempty"`
+	// Bundle is that of a container which a foreign shim has made; "" for all others.
+	Bundle string `json:"bundle,omitempty"`
 }
 
 // AdoptRequest makes the replacement of a dead shim adopt a pod or container. The error is

@@ -94,6 +94,8 @@ type HelloResponse struct {
 	Version string `json:"version"` // berth's version, which decides whether new pods may join
 	// Libcontainer is the version of its module; "", of a shim older than the field.
 	Libcontainer string `json:"libcontainer,omitempty"`
+	// Foreign: the program is [ForeignProgram].
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 // IDMap is one line of a user namespace's UID or GID map.

@@ -184,9 +184,9 @@ func (p *process) noteAnswer(err error, patience time.Duration) error {
 }
 
 // reserveAnswering is reserve for a shim that answers; nil: there is none.
-func (s *Set) reserveAnswering(ctx context.Context) *Shim {
+func (s *Set) reserveAnswering(ctx context.Context, foreign bool) *Shim {
 	for {
-		sh := s.reserve()
+		sh := s.reserve(foreign)
 		if sh == nil {
 			return nil
 		}

@@ -86,7 +86,7 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 		crashes = dead.crashes + 1
 	}
 	for ; crashes < maxCrashes; crashes++ {
-		replacement, lost, err = s.handOver(sh, states)
+		replacement, lost, err = s.handOver(dead, states)
 		if err == nil {
 			replacement.crashes = crashes
 			return replacement, lost, nil
@@ -103,11 +103,12 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 
 // handOver tries once to start a replacement and make it adopt all. It fails when the
 // replacement does.
-func (s *Set) handOver(sh *Shim, states []*handover) (replacement *process, lost []*handover, err error) {
+func (s *Set) handOver(dead *process, states []*handover) (replacement *process, lost []*handover, err error) {
+	sh := dead.shim
 	// Close waits for it: the next daemon would not have the files.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), patience)
 	defer cancel()
-	c, err := launcher(s.config).restart(ctx, sh.dir)
+	c, err := s.launcher(dead.foreign).restart(ctx, sh.dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start a replacement of the shim: %w", err)
 	}

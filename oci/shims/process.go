@@ -22,6 +22,7 @@ type process struct {
 	pid       int
 	version   string // berth's, of the program
 	library   string // libcontainer's version
+	foreign   bool   // it can drive foreign shims
 	connected time.Time
 	reaped    <-chan struct{} // closed when we have waited for it; nil: it is not our child
 	gone      chan struct{}   // closed when it has ended
@@ -50,7 +51,7 @@ func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, 
 	if err := c.answer(ctx, &hello); err != nil {
 		return nil, err
 	}
-	p.pid, p.version, p.library = hello.PID, hello.Version, hello.Libcontainer
+	p.pid, p.version, p.library, p.foreign = hello.PID, hello.Version, hello.Libcontainer, hello.Foreign
 	return p, nil
 }
 

@@ -87,6 +87,11 @@ func (x *ExecSession) Resize(width, height uint16) error {
 	}
 	size := &unix.Winsize{Row: height, Col: width}
 	cerr := raw.Control(func(fd uintptr) { err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, size) })
+	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		// It is a socket: a foreign shim has the terminal.
+		r := &shimapi.ResizeRequest{ID: x.id, ExecID: x.execID, Width: width, Height: height}
+		return x.shim.Resize(context.Background(), r)
+	}
 	return errors.Join(err, cerr)
 }
 

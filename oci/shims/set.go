@@ -43,6 +43,7 @@ const patience = 10 * time.Second
 // Config says how shims are started and found.
 type Config struct {
 	Binary      string // path of berth-shim
+	Foreign     string // path of berth-shim-v2, for pods with a foreign shim; "": there are none
 	StateDir    string // the daemon's state directory, which ends with the boot
 	PodsPerShim int    // 0: all new pods share one shim
 	Scopes      bool   // systemd makes a scope for each shim; else the set makes a cgroup
@@ -208,7 +209,12 @@ func (s *Set) Replaced() uint64 { return s.replaced.Load() }
 
 // ForNewPod returns a shim of the daemon's version that has room for a pod, and starts
 // one if there is none. The room stays reserved until [Shim.RunPod] or [Shim.Release].
-func (s *Set) ForNewPod(ctx context.Context) (*Shim, error) {
+func (s *Set) ForNewPod(ctx context.Context) (*Shim, error) { return s.forNewPod(ctx, false) }
+
+// ForForeignPod is ForNewPod for a pod with a foreign shim, see [Shim.StartSandbox].
+func (s *Set) ForForeignPod(ctx context.Context) (*Shim, error) { return s.forNewPod(ctx, true) }
+
+func (s *Set) forNewPod(ctx context.Context, foreign bool) (*Shim, error) {
 	select {
 	case s.starting <- struct{}{}:
 	case <-ctx.Done():
@@ -219,28 +225,28 @@ func (s *Set) ForNewPod(ctx context.Context) (*Shim, error) {
 	if s.ctx.Err() != nil {
 		return nil, errClosed
 	}
-	if sh := s.reserveAnswering(ctx); sh != nil {
+	if sh := s.reserveAnswering(ctx, foreign); sh != nil {
 		return sh, nil
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	sh, err := s.startNew(ctx)
+	sh, err := s.startNew(ctx, foreign)
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
-	if sh := s.reserve(); sh != nil {
+	if sh := s.reserve(foreign); sh != nil {
 		return sh, nil
 	}
 	return nil, fmt.Errorf("start shim: shim %s: %w", sh.id, ErrGone)
 }
 
 // startNew starts a shim with a new ID and adds it to the set.
-func (s *Set) startNew(ctx context.Context) (*Shim, error) {
+func (s *Set) startNew(ctx context.Context, foreign bool) (*Shim, error) {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
 	sh := s.newShim(hex.EncodeToString(random[:]))
-	c, err := launcher(s.config).launch(ctx, sh.dir)
+	c, err := s.launcher(foreign).launch(ctx, sh.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -255,14 +261,23 @@ func (s *Set) startNew(ctx context.Context) (*Shim, error) {
 	return sh, nil
 }
 
+// launcher starts one program or the other.
+func (s *Set) launcher(foreign bool) launcher {
+	l := launcher(s.config)
+	if foreign {
+		l.Binary = s.config.Foreign
+	}
+	return l
+}
+
 // reserve finds a shim with room for a pod and reserves the room; nil: there is none.
-func (s *Set) reserve() *Shim {
+func (s *Set) reserve(foreign bool) *Shim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sh := range s.shims {
 		p := sh.process
 		full := s.config.PodsPerShim > 0 && len(sh.pods)+sh.reserved >= s.config.PodsPerShim
-		if p.version == s.config.Version && !sh.leaving && !p.isGone() && !p.stuck.Load() && !full {
+		if p.version == s.config.Version && p.foreign == foreign && !sh.leaving && !p.isGone() && !p.stuck.Load() && !full {
 			sh.reserved++
 			return sh
 		}

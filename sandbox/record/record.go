@@ -41,15 +41,18 @@ func (i Intent) CutShort() bool { return i == Making || i == Removing }
 
 // Pod is pod.json.
 type Pod struct {
-	Version   int             `json:"version"`
-	ID        string          `json:"id"`
-	Intent    Intent          `json:"intent"`
-	Config    json.RawMessage `json:"config"` // runtimeapi.PodSandboxConfig
-	Handler   string          `json:"handler,omitempty"`
-	CreatedAt time.Time       `json:"created_at"`
-	BootID    string          `json:"boot_id"`           // of the boot in which it was made
-	ShimID    string          `json:"shim_id,omitempty"` // the shim that holds the pause process
-	Network   *Network        `json:"network,omitempty"` // nil before it was attached, and on the host network
+	Version int             `json:"version"`
+	ID      string          `json:"id"`
+	Intent  Intent          `json:"intent"`
+	Config  json.RawMessage `json:"config"` // runtimeapi.PodSandboxConfig
+	Handler string          `json:"handler,omitempty"`
+	// Runtime is what Handler meant when the pod was made; nil: the built-in runtime
+	// without settings of its own.
+	Runtime   *Runtime  `json:"runtime,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	BootID    string    `json:"boot_id"`           // of the boot in which it was made
+	ShimID    string    `json:"shim_id,omitempty"` // the shim that holds the pause process
+	Network   *Network  `json:"network,omitempty"` // nil before it was attached, and on the host network
 	// MadeCgroup is the highest cgroup, the parent or one above it, that was made for
 	// this pod and goes with it; "" when all were there before.
 	MadeCgroup string `json:"made_cgroup,omitempty"`
@@ -59,6 +62,24 @@ type Pod struct {
 	SELinuxLevel string `json:"selinux_level,omitempty"`
 	PausePID     int    `json:"pause_pid,omitempty"`
 	PauseStart   uint64 `json:"pause_start,omitempty"` // start time of PausePID in clock ticks since boot
+}
+
+// Runtime is what a runtime handler means.
+type Runtime struct {
+	// Shim is the program of a foreign shim; "" is the built-in runtime.
+	Shim    string         `json:"shim,omitempty"`
+	Options map[string]any `json:"options,omitempty"`
+	// SocketDir is where the shim is asked to make its sockets; "" leaves them where it
+	// makes them.
+	SocketDir string `json:"socket_dir,omitempty"`
+	// Annotations are the keys that the runtime may see, see package oci.
+	Annotations []string `json:"annotations,omitempty"`
+	// NoHostDevices keeps the host's devices out of privileged containers.
+	NoHostDevices bool `json:"no_host_devices,omitempty"`
+	// NoContainer leaves out the container that stands for the pod.
+	NoContainer bool `json:"no_container,omitempty"`
+	// Image is that container's; "": a program of berth's own.
+	Image string `json:"image,omitempty"`
 }
 
 // Network is what the network gave a pod.

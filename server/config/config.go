@@ -63,7 +63,7 @@ type Config struct {
 	NRITolerateMissing   string        `toml:"nri_tolerate_missing_annotation" help:"annotation of pods that do without nri_required_plugins, as NAME: \"true\"; empty: none do"`
 	DrainTimeout         time.Duration `toml:"drain_timeout" reload:"yes" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
 	// Runtimes is the last key: what follows a table belongs to it.
-	Runtimes map[string]Runtime `toml:"runtime" help:"a table for each handler that a RuntimeClass may name; pods that name another are refused, those that name none get the built-in runtime; type is builtin (libcontainer), or shim.v2 for a shim of containerd, whose pods this release refuses"`
+	Runtimes map[string]Runtime `toml:"runtime" help:"a table for each handler that a RuntimeClass may name; pods that name another are refused, those that name none get the built-in runtime; type is builtin (libcontainer), or shim.v2 for a shim of containerd: runc, crun, gVisor, Kata, runwasi"`
 }
 
 // Default is the configuration of a machine that has no file.

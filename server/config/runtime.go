@@ -20,7 +20,7 @@ const (
 )
 
 // Runtime is what a table [runtime.NAME] says about the handler NAME of a RuntimeClass
-// (KEP-585). Everything but Type and UnsafeAnnotations is of the type shim.v2 alone.
+// (KEP-585).
 type Runtime struct {
 	Type string `toml:"type"` // Builtin or ShimV2
 	// Shim is the shim's program, by its path or by its name in the daemon's PATH.
@@ -109,7 +109,8 @@ func (r Runtime) checkType(key string, wrong func(key, format string, args ...an
 			wrong(key, `type "builtin" takes no shim, options, no_sandbox_container or sandbox_image`)
 		}
 	case ShimV2:
-		if r.Shim == "" || strings.Contains(r.Shim, "/") && (!filepath.IsAbs(r.Shim) || filepath.Clean(r.Shim) != r.Shim) {
+		plain := !strings.Contains(r.Shim, "/") || filepath.IsAbs(r.Shim) && filepath.Clean(r.Shim) == r.Shim
+		if r.Shim == "" || !plain {
 			wrong(key+".shim", "want the absolute path of a program such as containerd-shim-runsc-v1, or its name in PATH, not %q", r.Shim)
 		}
 	default:

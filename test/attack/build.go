@@ -104,7 +104,7 @@ func pack(ctx context.Context, dir string, in *regexp.Regexp) error {
 			return err
 		}
 	}
-	for _, part := range []string{"go.mod", "bin/berthd", "bin/berth", "bin/berth-shim", "bin/cni", "bin/test-cache", "hack/berthd.service"} {
+	for _, part := range []string{"go.mod", "bin/berthd", "bin/berth", "bin/berth-shim", "bin/berth-shim-v2", "bin/cni", "bin/test-cache", "hack/berthd.service"} {
 		if err := copyTree(part, filepath.Join(dir, part)); err != nil {
 			return err
 		}

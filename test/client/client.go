@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,6 +23,10 @@ type Client struct {
 	Images  runtimeapi.ImageServiceClient
 	Conn    *grpc.ClientConn // for what the generated clients do not have
 
+	// Handler is the runtime handler of the pods that RunPod makes; $BERTH_TEST_HANDLER
+	// where a test does not set it, to run tests with another runtime.
+	Handler string
+
 	endpoint string
 	options  []grpc.DialOption
 }
@@ -31,7 +36,7 @@ type Client struct {
 // come later than these defaults win.
 func Dial(endpoint string, options ...grpc.DialOption) (*Client, error) {
 	soon := backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, Jitter: 0.2, MaxDelay: 50 * time.Millisecond}
-	c := &Client{endpoint: endpoint, options: append([]grpc.DialOption{
+	c := &Client{Handler: os.Getenv("BERTH_TEST_HANDLER"), endpoint: endpoint, options: append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage), grpc.WaitForReady(true)),
@@ -72,7 +77,7 @@ func in(call string, err error) error {
 
 // RunPod runs a pod and returns its ID.
 func (c *Client) RunPod(ctx context.Context, config *runtimeapi.PodSandboxConfig) (string, error) {
-	r, err := c.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	r, err := c.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: c.Handler})
 	return r.GetPodSandboxId(), in("RunPodSandbox", err)
 }
 

@@ -22,6 +22,7 @@ import (
 type options struct {
 	focus, skip, endpoint string
 	nri                   string
+	handler               string
 	build, suite          string
 	timeout               time.Duration
 	verbose               bool
@@ -33,6 +34,7 @@ func main() {
 	flag.StringVar(&o.skip, "skip", "", "leave out the specs whose names match")
 	flag.StringVar(&o.endpoint, "endpoint", "", "unix:///… of a runtime that runs already; empty: start bin/berthd")
 	flag.StringVar(&o.nri, "nri-socket", "", "with -endpoint, where that runtime serves NRI plugins; empty: the specs of NRI are skipped")
+	flag.StringVar(&o.handler, "handler", "", "run the pods with this runtime handler; of a runtime that is started here $BERTH_TEST_RUNTIME has its table, see package node")
 	flag.StringVar(&o.build, "build", "", "build the suite as this `file`, and run nothing")
 	flag.StringVar(&o.suite, "suite", "", "run this `file`, which -build made; empty: build bin/critest")
 	flag.DurationVar(&o.timeout, "timeout", 30*time.Minute, "for the whole suite")
@@ -111,6 +113,9 @@ func runSuite(ctx context.Context, o options, suite, bin, temp string) error {
 	}
 	if o.focus != "" {
 		args = append(args, "-ginkgo.focus", o.focus)
+	}
+	if o.handler != "" {
+		args = append(args, "-runtime-handler", o.handler)
 	}
 	if o.skip != "" {
 		args = append(args, "-ginkgo.skip", o.skip)

@@ -38,7 +38,7 @@ func TestPackageContent(t *testing.T) {
 	deb := built(t)
 	list := output(t, "dpkg-deb", "-c", deb)
 	for path, mode := range map[string]string{
-		"./usr/bin/berthd": "-rwxr-xr-x", "./usr/bin/berth": "-rwxr-xr-x", "./usr/bin/berth-shim": "-rwxr-xr-x",
+		"./usr/bin/berthd": "-rwxr-xr-x", "./usr/bin/berth": "-rwxr-xr-x", "./usr/bin/berth-shim": "-rwxr-xr-x", "./usr/bin/berth-shim-v2": "-rwxr-xr-x",
 		"./usr/lib/systemd/system/berthd.service": "-rw-r--r--", "./etc/berth/config.toml": "-rw-r-----", "./etc/berth/config.d/": "drwxr-xr-x",
 		"./etc/crictl.yaml": "-rw-r--r--", "./usr/share/man/man8/berthd.8.gz": "-rw-r--r--", "./usr/share/man/man8/berth.8.gz": "-rw-r--r--",
 		"./usr/share/man/man5/berth-config.5.gz": "-rw-r--r--", "./usr/share/bash-completion/completions/berth": "-rw-r--r--",

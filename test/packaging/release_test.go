@@ -12,7 +12,7 @@ import (
 // An archive of the same programs has the same bytes, its sums are right, and the list of
 // modules has those of all programs.
 func TestRelease(t *testing.T) {
-	for _, p := range []string{"berthd", "berth", "berth-shim"} {
+	for _, p := range []string{"berthd", "berth", "berth-shim", "berth-shim-v2"} {
 		if _, err := os.Stat("../../bin/" + p); err != nil {
 			t.Skip("no bin/" + p + ": run make build first")
 		}
@@ -40,7 +40,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	names := output(t, "tar", "-tzf", base+".tar.gz")
-	for _, want := range []string{"bin/berthd", "bin/berth-shim", "bin/berth", "lib/systemd/system/berthd.service", "share/manual/berthd.8"} {
+	for _, want := range []string{"bin/berthd", "bin/berth-shim", "bin/berth-shim-v2", "bin/berth", "lib/systemd/system/berthd.service", "share/manual/berthd.8"} {
 		if !strings.Contains(names, "berth-"+version+"/"+want+"\n") {
 			t.Errorf("the archive lacks %s:\n%s", want, names)
 		}

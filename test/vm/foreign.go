@@ -136,7 +136,7 @@ func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string)
 			return err
 		}
 	}
-	for _, p := range []string{"berthd", "berth", "berth-shim"} {
+	for _, p := range []string{"berthd", "berth", "berth-shim", "berth-shim-v2"} {
 		if err := copyFile(filepath.Join(g.bundle, "bin", p), filepath.Join("/usr/local/bin", p)); err != nil {
 			return err
 		}

@@ -42,6 +42,10 @@ func (ps *Pods) Audit() []Isolation {
 
 func (s subject) isolation() Isolation {
 	is := Isolation{ID: s.ctr.ID, Name: s.ctr.name(), Pod: s.pod.name(), User: "?"}
+	if s.hidden() {
+		is.Weak = []string{"can't be told: handler " + s.pod.Handler + " keeps its containers in a kernel or machine of its own"}
+		return is
+	}
 	c, err := s.proc.confinement()
 	if err != nil {
 		is.Weak = []string{"can't be told: " + err.Error()}
@@ -66,6 +70,13 @@ func (s subject) isolation() Isolation {
 	}
 	is.Weak = append(is.Weak, s.unguarded(c, unmasked)...)
 	return is
+}
+
+// hidden tells whether the runtime of a container keeps its processes where the machine's
+// kernel does not see them: it has put none of them into the cgroup that was asked for.
+func (s subject) hidden() bool {
+	r := s.pod.Runtime
+	return r != nil && r.Shim != "" && len(s.ctr.fact.CgroupPaths) == 0
 }
 
 // shared are the machine's namespaces that the container is in.

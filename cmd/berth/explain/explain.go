@@ -91,6 +91,9 @@ func (l pauseLayer) tell() {
 	p := l.pod
 	file := filepath.Join(p.dir, record.PodFile)
 	l.fact("intent", file, "%s", p.Intent)
+	if r := p.Runtime; r != nil && r.Shim != "" {
+		l.fact("runtime", file, "handler %s: %s", p.Handler, r.Shim)
+	}
 	switch {
 	case l.pause.alive():
 		l.fact("pause", l.pause.file("stat"), "runs as pid %d, below shim %s", p.PausePID, p.ShimID)

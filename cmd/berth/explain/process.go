@@ -30,6 +30,12 @@ func (l processLayer) tell() {
 		l.fact("started", record, "%s", c.fact.StartedAt.UTC().Format(time.RFC3339Nano))
 	}
 	l.durations()
+	if r := l.pod.Runtime; r != nil && r.Shim != "" {
+		l.fact("runtime", filepath.Join(l.pod.dir, "pod.json"), "handler %s: %s", l.pod.Handler, r.Shim)
+		if l.hidden() {
+			l.fact("hidden", record, "the runtime keeps its processes in a kernel or machine of its own; what follows is how that looks from here")
+		}
+	}
 	l.fact("command", filepath.Join(c.dir, "container.json"), "%q", c.Spec.Process.Args)
 	switch {
 	case c.ended():

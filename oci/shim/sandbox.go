@@ -1,0 +1,220 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci/shim/pause"
+	"berth/oci/shimapi"
+)
+
+// foreignTimeout bounds a call to a foreign shim, whose runtime may start a machine.
+const foreignTimeout = 2 * time.Minute
+
+// sandbox is the foreign shim of a pod, and the sandbox container that it has made.
+type sandbox struct {
+	request shimapi.StartSandboxRequest
+	shim    ForeignShim
+	task    *taskProcess // nil: the pod has no sandbox container
+	pid     int          // of task
+
+	ending sync.Mutex // calls that stop the same pod may overlap
+	over   bool       // end has succeeded; guarded by ending
+}
+
+// foreigns carries out the verbs that are about foreign shims.
+type foreigns struct {
+	registry *registry
+	foreign  Foreign // nil: this program drives none
+}
+
+func (f foreigns) check() error {
+	if f.foreign == nil {
+		return fault(shimapi.KindInvalid, "this shim drives no shims of containerd")
+	}
+	return nil
+}
+
+// start starts the foreign shim of a pod, and its sandbox container if one is wanted.
+func (f foreigns) start(_ *call, r shimapi.StartSandboxRequest) (any, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	p, ok := f.registry.pod(r.Bundle.ID)
+	if !ok || !p.isMade() {
+		return nil, fault(shimapi.KindNotFound, "this shim holds no pod %s", r.Bundle.ID)
+	}
+	if p.sandbox.Load() != nil {
+		return nil, fault(shimapi.KindExists, "pod %s has a sandbox already", r.Bundle.ID)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
+	defer cancel()
+	if err := writeBundle(r.Bundle.Dir, r.Spec); err != nil {
+		return nil, err
+	}
+	if r.Program != "" {
+		if err := pause.Install(r.Program); err != nil {
+			return nil, err
+		}
+	}
+	foreign, err := f.foreign.Start(ctx, r.Bundle)
+	if err != nil {
+		return nil, fault(shimapi.KindStartFailed, "%w", err)
+	}
+	b := &sandbox{request: r, shim: foreign}
+	if r.Container {
+		if err := b.startContainer(ctx); err != nil {
+			err = fault(shimapi.KindStartFailed, "sandbox container: %w", err)
+			return nil, errors.Join(err, foreign.End(context.Background()), f.reclaim(r.Bundle))
+		}
+	}
+	p.sandbox.Store(b)
+	go f.watch(p, b)
+	if isClosed(p.done) { // it was stopped meanwhile, before it had a sandbox to end
+		return nil, errors.Join(fault(shimapi.KindNotRunning, "pod %s has ended", p.id), f.end(b))
+	}
+	return shimapi.StartSandboxResponse{ShimPID: foreign.PID(), PID: b.pid}, nil
+}
+
+// writeBundle writes what a foreign shim reads.
+func writeBundle(dir string, spec []byte) error {
+	if err := os.Mkdir(filepath.Join(dir, "work"), 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("bundle: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), spec, 0o600); err != nil {
+		return fmt.Errorf("bundle: %w", err)
+	}
+	return nil
+}
+
+// startContainer makes the sandbox container, which has no streams.
+func (b *sandbox) startContainer(ctx context.Context) error {
+	task, pid, err := b.shim.Create(ctx, TaskRequest{Bundle: b.request.Bundle})
+	if err != nil {
+		return err
+	}
+	b.task, b.pid = newTaskProcess(task), pid
+	_, err = task.Start(ctx)
+	return err
+}
+
+// watch kills the pause process, which makes the pod not ready, when the sandbox container
+// or the foreign shim has ended.
+func (f foreigns) watch(p *pod, b *sandbox) {
+	ended := make(chan struct{})
+	if b.task != nil {
+		go func() {
+			defer close(ended)
+			b.task.wait()
+		}()
+	}
+	select {
+	case <-ended:
+		slog.Info("sandbox container ended", "pod", p.id)
+	case <-b.shim.Gone():
+		slog.Info("foreign shim ended", "pod", p.id)
+	case <-p.done:
+		return
+	}
+	if err := p.process.signal(unix.SIGKILL); err != nil && !isGone(err) {
+		slog.Error("pause of a pod without its sandbox stays", "pod", p.id, "error", err)
+	}
+}
+
+// end ends the sandbox container and the foreign shim. It can be repeated.
+func (f foreigns) end(b *sandbox) error {
+	b.ending.Lock()
+	defer b.ending.Unlock()
+	if b.over {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	if b.task != nil && !isClosed(b.shim.Gone()) {
+		b.task.endIn(ctx)
+	}
+	lost := isClosed(b.shim.Gone())
+	if err := b.shim.End(ctx); err != nil {
+		return err
+	}
+	if lost {
+		if err := f.reclaim(b.request.Bundle); err != nil {
+			return err
+		}
+	}
+	b.over = true
+	return nil
+}
+
+// reclaim ends what a dead shim has left of a container.
+func (f foreigns) reclaim(b shimapi.Bundle) error {
+	if _, err := os.Stat(filepath.Join(b.Dir, "config.json")); err != nil {
+		return nil //nolint:nilerr // nothing was made
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
+	defer cancel()
+	_, err := f.foreign.Reclaim(ctx, b)
+	return err
+}
+
+// reclaimPod ends what is left of a pod whose shim, this program's other process, died
+// together with the daemon.
+func (f foreigns) reclaimPod(_ *call, r shimapi.ReclaimRequest) (any, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	var errs []error
+	if r.Pod.ID != "" { // first: it would see the end of its containers
+		errs = append(errs, f.foreign.ReclaimShim(context.Background(), r.Pod))
+	}
+	for _, b := range r.Containers {
+		errs = append(errs, f.reclaim(b))
+	}
+	if r.Pod.ID != "" {
+		errs = append(errs, f.reclaim(r.Pod))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// adopt connects to the foreign shim of a pod that this shim takes over from a dead one.
+func (f foreigns) adopt(p *pod, r shimapi.StartSandboxRequest) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	foreign, err := f.foreign.Connect(ctx, r.Bundle)
+	if err != nil {
+		return fault(shimapi.KindNotFound, "foreign shim of pod %s: %w", p.id, err)
+	}
+	b := &sandbox{request: r, shim: foreign}
+	if r.Container {
+		b.task = newTaskProcess(foreign.Task(r.Bundle.ID))
+	}
+	p.sandbox.Store(b)
+	go f.watch(p, b)
+	return nil
+}
+
+// usage asks the foreign shim of a container what that uses.
+func (f foreigns) usage(_ *call, r shimapi.IDRequest) (any, error) {
+	ctr, err := f.registry.running(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if ctr.task == nil {
+		return nil, fault(shimapi.KindInvalid, "container %s is of the built-in runtime: read its cgroup", r.ID)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	u, err := ctr.task.Usage(ctx)
+	return u, err
+}

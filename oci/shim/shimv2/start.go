@@ -1,0 +1,310 @@
+package shimv2
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"berth/oci/atomicfile"
+	"berth/oci/shim"
+	"berth/oci/shimapi"
+)
+
+const (
+	// namespace is containerd's name for what belongs to Kubernetes; shims use it in paths.
+	namespace = "k8s.io"
+	// newestVersion is the newest version of the task API that this package speaks.
+	newestVersion = 3
+	// maxAnswer bounds what a program may print before it is cut off, in bytes.
+	maxAnswer = 64 << 10
+	// startTimeout bounds the actions of a shim's program.
+	startTimeout = 30 * time.Second
+	// addressName is the file of a pod's bundle that says where its shim serves.
+	addressName = "shim.json"
+)
+
+// Client starts shims and serves their events. Make it with [New].
+type Client struct {
+	events *eventServer
+	socket string // of the events
+	debug  bool
+}
+
+// New serves the events of shims at a socket in dir until Close. oom is called with the ID
+// of a container in which the OOM killer has killed.
+func New(dir string, debug bool, oom func(container string)) (*Client, error) {
+	socket := filepath.Join(dir, "ev.sock")
+	events, err := serveEvents(socket, oom)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{events: events, socket: socket, debug: debug}, nil
+}
+
+// Close ends the serving of events.
+func (c *Client) Close() error { return c.events.close() }
+
+// address says where the shim of a pod serves. It is written once the shim was started.
+type address struct {
+	Address   string `json:"address"`
+	Protocol  string `json:"protocol"`
+	Version   int    `json:"version"`
+	PID       int    `json:"pid,omitempty"`
+	StartTime uint64 `json:"start_time,omitempty"`
+}
+
+// Start runs the program's action "start", which starts the shim itself in the background
+// and prints where it serves (containerd's docs/runtime-v2.md).
+func (c *Client) Start(ctx context.Context, b shimapi.Bundle) (shim.ForeignShim, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	log, err := openLog(b)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.start(ctx, b)
+	if err != nil {
+		log.close()
+		return nil, fmt.Errorf("shim %s: %w", b.Runtime.Shim, err)
+	}
+	s.log = log
+	return s, nil
+}
+
+func (c *Client) start(ctx context.Context, b shimapi.Bundle) (*connection, error) {
+	params := &bootstrap.BootstrapParams{
+		InstanceID: b.ID, Namespace: namespace, LogLevel: bootstrap.LogLevel_LOG_LEVEL_INFO, ContainerdVersion: "2.4.0",
+		ContainerdGrpcAddress: c.socket, ContainerdTtrpcAddress: c.socket, ContainerdBinary: "berthd",
+	}
+	if c.debug {
+		params.LogLevel = bootstrap.LogLevel_LOG_LEVEL_DEBUG
+	}
+	if b.Runtime.SocketDir != "" {
+		params.SocketDir = &b.Runtime.SocketDir
+	}
+	options, err := encodeOptions(b.Runtime)
+	if err == nil && options != nil {
+		err = params.AddExtension(options)
+	}
+	if err != nil {
+		return nil, err
+	}
+	input, err := proto.Marshal(params)
+	if err != nil {
+		return nil, err
+	}
+	output, err := c.run(ctx, b, "start", input)
+	if err != nil {
+		return nil, err
+	}
+	where, err := parseAnswer(output)
+	if err != nil {
+		return nil, err
+	}
+	if err := atomicfile.WriteVolatile(filepath.Join(b.Dir, addressName), where); err != nil {
+		return nil, err
+	}
+	s, err := c.dial(ctx, b, where)
+	if err != nil {
+		return nil, errors.Join(err, c.ReclaimShim(ctx, b))
+	}
+	return s, nil
+}
+
+// Connect implements [shim.Foreign].
+func (c *Client) Connect(ctx context.Context, b shimapi.Bundle) (shim.ForeignShim, error) {
+	var where address
+	if err := atomicfile.Read(filepath.Join(b.Dir, addressName), &where); err != nil {
+		return nil, err
+	}
+	s, err := c.dial(ctx, b, where)
+	if err != nil {
+		return nil, err
+	}
+	if s.log, err = openLog(b); err != nil {
+		return nil, errors.Join(err, s.client.Close())
+	}
+	return s, nil
+}
+
+// dial connects to a shim and learns its process.
+func (c *Client) dial(ctx context.Context, b shimapi.Bundle, where address) (*connection, error) {
+	if where.Protocol != "" && !strings.EqualFold(where.Protocol, "ttrpc") {
+		return nil, fmt.Errorf("it serves by %s, berth speaks ttrpc", where.Protocol)
+	}
+	path, isPath := strings.CutPrefix(where.Address, "unix://")
+	if !isPath {
+		path = "@" + where.Address // abstract, as shims had it before containerd 1.4
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	s := &connection{bundle: b, gone: make(chan struct{}), service: fmt.Sprintf("containerd.task.v%d.Task", where.Version)}
+	s.client = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { close(s.gone) }))
+	var told task.ConnectResponse
+	if err := s.call(ctx, "Connect", &task.ConnectRequest{ID: b.ID}, &told); err == nil && told.ShimPid > 0 {
+		where.PID = int(told.ShimPid)
+		where.StartTime, _ = shimapi.StartTime(where.PID) // 0 when it has ended: the connection tells
+		if err := atomicfile.WriteVolatile(filepath.Join(b.Dir, addressName), where); err != nil {
+			return nil, errors.Join(err, s.client.Close())
+		}
+	}
+	s.where = where
+	return s, nil
+}
+
+// parseAnswer reads what "start" has printed: a message, JSON, or in old versions nothing
+// but the address.
+func parseAnswer(output []byte) (address, error) {
+	var result bootstrap.BootstrapResult
+	where := address{}
+	text := bytes.TrimSpace(output)
+	switch {
+	case len(text) > 0 && text[0] == '{' && json.Unmarshal(text, &where) == nil && where.Address != "":
+	case proto.Unmarshal(output, &result) == nil && result.GetAddress() != "":
+		where = address{Address: result.GetAddress(), Protocol: result.GetProtocol(), Version: int(result.GetVersion())}
+	default:
+		where = address{Address: string(text)}
+	}
+	where.Version = max(where.Version, 2)
+	if where.Version > newestVersion {
+		return where, fmt.Errorf("it speaks version %d of the task API, berth at most %d", where.Version, newestVersion)
+	}
+	if where.Address == "" || strings.ContainsAny(where.Address, "\x00\n") {
+		return where, fmt.Errorf("it does not tell where it serves, but says %.200q", output)
+	}
+	return where, nil
+}
+
+// run executes the shim's program and returns what it prints to stdout.
+func (c *Client) run(ctx context.Context, b shimapi.Bundle, action string, input []byte) ([]byte, error) {
+	args := []string{"-namespace", namespace, "-address", c.socket, "-publish-binary", "berthd", "-id", b.ID}
+	if action == "delete" {
+		args = append(args, "-bundle", b.Dir)
+	}
+	if c.debug {
+		args = append(args, "-debug")
+	}
+	cmd := exec.CommandContext(ctx, b.Runtime.Shim, append(args, action)...)
+	cmd.Dir = b.Dir
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=2", "MAX_SHIM_VERSION="+fmt.Sprint(newestVersion),
+		"TTRPC_ADDRESS="+c.socket, "GRPC_ADDRESS="+c.socket, "NAMESPACE="+namespace)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stdin = bytes.NewReader(input)
+	var stdout, stderr bounded
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = time.Second // the shim in the background may have kept the pipes
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	if err != nil {
+		said := strings.TrimSpace(stderr.String() + " " + stdout.String())
+		return nil, fmt.Errorf("action %s: %w: %s", action, errors.Join(err, context.Cause(ctx)), said)
+	}
+	return stdout.Bytes(), nil
+}
+
+// bounded keeps the first bytes that are written to it.
+type bounded struct{ bytes.Buffer }
+
+// Write implements [io.Writer].
+func (w *bounded) Write(p []byte) (int, error) {
+	if room := maxAnswer - w.Len(); room > 0 {
+		w.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// Reclaim runs the program's action "delete", which ends a container without its shim and
+// prints how it ended.
+func (c *Client) Reclaim(ctx context.Context, b shimapi.Bundle) (shimapi.ExitStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	output, err := c.run(ctx, b, "delete", nil)
+	if err != nil {
+		return shimapi.ExitStatus{}, fmt.Errorf("shim %s: %w", b.Runtime.Shim, err)
+	}
+	var answer task.DeleteResponse
+	if err := proto.Unmarshal(output, &answer); err != nil {
+		return shimapi.ExitStatus{}, fmt.Errorf("shim %s: answer of delete: %w", b.Runtime.Shim, err)
+	}
+	return exitStatus(answer.GetExitStatus(), answer.GetExitedAt()), nil
+}
+
+// ReclaimShim implements [shim.Foreign].
+func (c *Client) ReclaimShim(_ context.Context, b shimapi.Bundle) error {
+	var where address
+	err := atomicfile.Read(filepath.Join(b.Dir, addressName), &where)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // none was started
+	}
+	if err != nil {
+		return err
+	}
+	where.removeSocket()
+	return where.kill(0)
+}
+
+// removeSocket removes what a killed shim leaves. Others remove it themselves.
+func (a address) removeSocket() {
+	if path, ok := strings.CutPrefix(a.Address, "unix://"); ok {
+		_ = os.Remove(path) // most often it is gone
+	}
+}
+
+// kill gives the shim some time to end and kills it then. The PID is not that of another
+// process, as the start time tells.
+func (a address) kill(after time.Duration) error {
+	if a.PID <= 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(a.PID, 0)
+	if err != nil {
+		return nil //nolint:nilerr // it has ended
+	}
+	defer unix.Close(fd)
+	if began, err := shimapi.StartTime(a.PID); err != nil || began != a.StartTime {
+		return nil //nolint:nilerr // it has ended, and another has its PID
+	}
+	if ended(fd, after) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill shim %d: %w", a.PID, err)
+	}
+	if !ended(fd, startTimeout) {
+		return fmt.Errorf("shim %d does not end by SIGKILL, see /proc/%d/stack", a.PID, a.PID)
+	}
+	return nil
+}
+
+// ended waits for the end of a process.
+func ended(pidfd int, within time.Duration) bool {
+	deadline := time.Now().Add(within)
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, int(max(0, time.Until(deadline))/time.Millisecond))
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && n > 0
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"berth/oci/shimapi"
+)
+
+// takeOverTask is takeOver for a container that a foreign shim has made: that shim still is
+// the parent and knows the rest.
+func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files map[string]*os.File) (err error) {
+	b := cs.sandboxOf(r.Pod)
+	if b == nil {
+		return fault(shimapi.KindNotFound, "the pod of container %s has no foreign shim", ctr.id)
+	}
+	ctr.bundle, ctr.tracer = r.Bundle, tracerOf(r.Bundle)
+	ctr.useTask(b.shim.Task(ctr.id), cs.foreign, shimapi.Bundle{ID: ctr.id, Dir: r.Bundle, Runtime: b.request.Bundle.Runtime})
+	if ctr.record.Status == shimapi.StatusStopped {
+		ctr.process, ctr.io = ended{}, &stdio{}
+		cs.hub.publish(shimapi.EventExited, ctr.record)
+		close(ctr.done)
+		return nil
+	}
+	if files[shimapi.FileStdout] == nil || files[shimapi.FileStderr] == nil && !r.Terminal {
+		return fault(shimapi.KindInvalid, "an output of the container is lost")
+	}
+	if ctr.io, err = inheritFifos(r, files); err != nil {
+		return err
+	}
+	ctr.thawAdopted()
+	started := false
+	if ctr.record.Status == shimapi.StatusCreated {
+		ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+		defer cancel()
+		started, _ = ctr.task.Started(ctx) // an error: supervise finds that the shim is gone
+	}
+	stopOOM := cs.ooms.watchContainer(ctr)
+	ctr.change(kindOf(ctr.record), func(rec *shimapi.Record) {
+		if started {
+			rec.Status, rec.StartedAt = shimapi.StatusRunning, time.Now()
+		}
+	})
+	ctr.countOOMs()
+	go ctr.supervise(stopOOM)
+	return nil
+}
+
+// inheritFifos is inheritStdio for fifos.
+func inheritFifos(r shimapi.AdoptRequest, files map[string]*os.File) (*stdio, error) {
+	s := &stdio{terminal: r.Terminal, fifos: true}
+	if r.LogPath != "" {
+		log, err := resumeLog(logTarget{r.LogRoot, r.LogPath, r.LogLimits})
+		if err != nil {
+			return nil, err
+		}
+		s.log = log
+	}
+	s.stdin = files[shimapi.FileStdin]
+	delete(files, shimapi.FileStdin)
+	for _, name := range []string{shimapi.FileStdout, shimapi.FileStderr} {
+		if f := files[name]; f != nil {
+			delete(files, name)
+			s.run(name, f)
+		}
+	}
+	return s, nil
+}
+
+// tracerOf reads from a bundle whether its container is a tracer; one that can't be read
+// counts as such.
+func tracerOf(bundle string) bool {
+	var spec specs.Spec
+	raw, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil || json.Unmarshal(raw, &spec) != nil || spec.Process == nil || spec.Linux == nil {
+		return true
+	}
+	return mayTrace(&spec)
+}
