@@ -83,11 +83,12 @@ func TestShmAnnotation(t *testing.T) {
 // A log stops at its limit with a line that says so, until the kubelet rotates it; a
 // container that writes faster than the rate waits, also in the shim's replacement.
 func TestLogLimits(t *testing.T) {
-	s := own(t, node.Options{Args: []string{"--log-limits", "size=100KiB,rate=64KiB"}})
+	s := own(t, node.Options{Args: []string{"--log-limits", "size=200KiB,rate=64KiB"}})
 	p := s.pod(t)
 	began := time.Now()
 	c := p.start("flood", "i=0; while [ $i -lt 6000 ]; do echo 0123456789012345678901234567890123456789012345678901234567890123; i=$((i+1)); done; echo done >/dev/shm/done; until [ -e /dev/shm/go ]; do sleep 0.05; done; echo after; sleep 1000")
 	client.Eventually(t, "the flood has ended", func() bool { return c.Sh("cat /dev/shm/done 2>/dev/null; true") == "done\n" })
+	// What is in the pipe when the log is opened again is less than the size limit.
 	// 6,000 records of some 110 bytes are ten seconds' worth; less one for the burst, and what
 	// is in the pipe and in the shim's hands when the container has written its last line.
 	if took := time.Since(began); took < 4*time.Second {
@@ -97,7 +98,7 @@ func TestLogLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(text); n > 101<<10 || !strings.Contains(string(text[max(0, n-200):]), "[berth] this log has met its size limit") {
+	if n := len(text); n > 201<<10 || !strings.Contains(string(text[max(0, n-200):]), "[berth] this log has met its size limit") {
 		t.Errorf("the log has %d bytes and ends with %q", n, text[max(0, n-200):])
 	}
 	if err := os.Rename(c.LogFile(), c.LogFile()+".1"); err != nil {
