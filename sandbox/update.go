@@ -29,17 +29,11 @@ func (v *containerVerbs) UpdateContainer(ctx context.Context, id string, res *ru
 }
 
 func (v *containerVerbs) update(ctx context.Context, id string, res *runtimeapi.LinuxContainerResources, annotations map[string]string) error {
-	c, err := v.index.container(id)
+	c, err := v.hold(ctx, id)
 	if err != nil {
 		return err
 	}
-	if err := c.slot.take(ctx); err != nil {
-		return err
-	}
 	defer c.slot.free()
-	if _, err := c.guard(verbUpdate); err != nil {
-		return err
-	}
 	release := v.tell.plugins.Hold()
 	defer release()
 	limits, err := v.tell.plugins.Update(ctx, notice(c, ""), res)
@@ -59,18 +53,29 @@ func (v *containerVerbs) SetLimits(ctx context.Context, id string, limits NewLim
 	if err := oci.CheckResources(limits.LinuxContainerResources); err != nil {
 		return asDomain(err)
 	}
-	c, err := v.index.container(id)
+	c, err := v.hold(ctx, id)
 	if err != nil {
 		return err
 	}
-	if err := c.slot.take(ctx); err != nil {
-		return err
-	}
 	defer c.slot.free()
-	if _, err := c.guard(verbUpdate); err != nil {
-		return err
-	}
 	return v.setLimits(ctx, c, limits, nil)
+}
+
+// hold finds a container that can be updated, and takes its slot, which the caller frees.
+// After an error nothing is held.
+func (v *containerVerbs) hold(ctx context.Context, id string) (*Container, error) {
+	c, err := v.index.container(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.slot.take(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := c.guard(verbUpdate); err != nil {
+		c.slot.free()
+		return nil, err
+	}
+	return c, nil
 }
 
 // setLimits changes the limits of a container whose slot is held, and records them.

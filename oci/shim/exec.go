@@ -263,17 +263,23 @@ func (x *session) end() {
 	}
 }
 
+// expiry is when the timeout of an exec has passed; never if it is not positive. stop
+// releases the timer.
+func expiry(timeout time.Duration) (late <-chan time.Time, stop func()) {
+	if timeout <= 0 {
+		return nil, func() {}
+	}
+	timer := time.NewTimer(timeout)
+	return timer.C, func() { timer.Stop() }
+}
+
 // wait returns how the session's process ended. It kills the whole session when the client
 // hangs up or the timeout has passed.
 func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (shimapi.ExitStatus, error) {
 	exited := make(chan error, 1)
 	go func() { exited <- awaitEnd(x.pid) }()
-	var late <-chan time.Time
-	if timeout > 0 {
-		timer := time.NewTimer(timeout)
-		defer timer.Stop()
-		late = timer.C
-	}
+	late, stop := expiry(timeout)
+	defer stop()
 	timedOut := false
 	select {
 	case err := <-exited:

@@ -179,12 +179,8 @@ func (ctr *container) waitExec(s *taskSession, gone <-chan struct{}, timeout tim
 		status, err := s.process.Wait(context.Background())
 		exited <- result{status, err}
 	}()
-	var late <-chan time.Time
-	if timeout > 0 {
-		timer := time.NewTimer(timeout)
-		defer timer.Stop()
-		late = timer.C
-	}
+	late, stop := expiry(timeout)
+	defer stop()
 	timedOut := false
 	var r result
 	select {
