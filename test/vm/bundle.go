@@ -173,7 +173,11 @@ func copyNode(ctx context.Context, from, to string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
 	}
-	for _, f := range []string{"bin/e2e_node.test", "bin/kubelet", "img/root.tar", "img/bb.tar", "img/nn.tar"} {
+	files := []string{"bin/e2e_node.test", "bin/kubelet"}
+	for _, name := range nodeLayers {
+		files = append(files, filepath.Join("img", name+".tar"))
+	}
+	for _, f := range files {
 		if err := copyFile(filepath.Join(from, f), filepath.Join(to, f)); err != nil {
 			return fmt.Errorf("node tests: %w", err)
 		}

@@ -11,7 +11,7 @@
 // The suites: integration (without the next two), scenarios (TestS01… of it), attack (all
 // that test/attack finds), packages (all tests of the packages that have attacks), crash,
 // critest, node (Kubernetes' node tests against berthd as a systemd service; NODE has
-// bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn}.tar, its test images), bench, and
+// bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn,dp}.tar, its test images), bench, and
 // selinux, which is run alone, as it boots with SELinux instead of AppArmor; what the kernel
 // denied is in its denied.log, and VMFLAGS=-permissive has it only log that.
 // RUN chooses functions, or specs of critest and of node, there also serial ones. In an

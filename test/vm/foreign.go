@@ -176,31 +176,36 @@ func swapOn(ctx context.Context, file string, size int64) error {
 	return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Close(), command(ctx, "mkswap", file), command(ctx, "swapon", file))
 }
 
+// nodeLayers are the archives of NODE/img: a Debian with agnhost, busybox, a program with
+// the set-user-ID bit, and the sample device plugin.
+var nodeLayers = []string{"root", "bb", "nn", "dp"}
+
 // nodeImages are the images of the node tests under registry.k8s.io, by the archives that
 // they are made of.
 var nodeImages = map[string]struct {
 	layers []string
 	config v1.Config
 }{
-	"e2e-test-images/agnhost:2.66.1":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
-	"e2e-test-images/agnhost:2.55":            {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
-	"pause:3.10.2":                            {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost", "pause"}}},
-	"e2e-test-images/nginx:1.27.0-2":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}}},
-	"e2e-test-images/nginx:1.28.0-2":          {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}}},
-	"e2e-test-images/glibc-dns-testing:2.1.1": {[]string{"root"}, v1.Config{Cmd: []string{"sleep", "3600"}}},
-	"e2e-test-images/busybox:1.37.0-2":        {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"e2e-test-images/busybox:1.29-2":          {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"e2e-test-images/ipc-utils:1.4":           {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"e2e-test-images/perl:5.26":               {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
-	"e2e-test-images/nonroot:1.5":             {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}, User: "1234"}},
-	"e2e-test-images/nonewprivs:1.4":          {[]string{"bb", "nn"}, v1.Config{Cmd: []string{"nnp"}}},
+	"e2e-test-images/agnhost:2.66.1":             {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+	"e2e-test-images/agnhost:2.55":               {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+	"pause:3.10.2":                               {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost", "pause"}}},
+	"e2e-test-images/nginx:1.27.0-2":             {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}}},
+	"e2e-test-images/nginx:1.28.0-2":             {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}}},
+	"e2e-test-images/glibc-dns-testing:2.1.1":    {[]string{"root"}, v1.Config{Cmd: []string{"sleep", "3600"}}},
+	"e2e-test-images/busybox:1.37.0-2":           {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/busybox:1.29-2":             {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/ipc-utils:1.4":              {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/perl:5.26":                  {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/nonroot:1.5":                {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}, User: "1234"}},
+	"e2e-test-images/sample-device-plugin:1.8.0": {[]string{"dp"}, v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
+	"e2e-test-images/nonewprivs:1.4":             {[]string{"bb", "nn"}, v1.Config{Cmd: []string{"nnp"}}},
 }
 
 // pushNodeImages makes the images without compression, which an emulated machine would
 // take minutes for.
 func pushNodeImages(reg *registry.Registry, dir string) error {
 	layers := map[string]v1.Layer{}
-	for _, name := range []string{"root", "bb", "nn"} {
+	for _, name := range nodeLayers {
 		data, err := os.ReadFile(filepath.Join(dir, name+".tar"))
 		if err != nil {
 			return err
