@@ -366,7 +366,7 @@ func (f fakeImages) Check(context.Context, bool) (image.Report, error) { return 
 func options(f *fake) Options {
 	return Options{
 		Domain: f, Calls: f.inflight, Images: fakeImages{f}, Archive: fakeImages{f},
-		Version: "1.2.3", CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS, Handlers: []*runtimeapi.RuntimeHandler{{}, {Name: "berth"}},
+		Version: "1.2.3", CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS, Handlers: func() []*runtimeapi.RuntimeHandler { return []*runtimeapi.RuntimeHandler{{}, {Name: "berth"}} },
 	}
 }
 

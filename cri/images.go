@@ -53,7 +53,7 @@ func (s *Server) checkHandler(name string) error {
 		return nil
 	}
 	var known []string
-	for _, h := range s.opt.Handlers {
+	for _, h := range s.opt.Handlers() {
 		if h.GetName() == name {
 			return nil
 		}

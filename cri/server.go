@@ -42,9 +42,9 @@ type Options struct {
 	Version      string // of berth
 	CgroupDriver runtimeapi.CgroupDriver
 	// Features are what Status promises the kubelet of this host, Handlers what it promises
-	// of each runtime handler, the default "" among them.
+	// of each runtime handler now, the default "" among them; it must not block.
 	Features *runtimeapi.RuntimeFeatures
-	Handlers []*runtimeapi.RuntimeHandler
+	Handlers func() []*runtimeapi.RuntimeHandler
 
 	StreamAddress     string        // host:port of Exec, Attach and PortForward; "127.0.0.1:0" when empty
 	StreamTLS         *tls.Config   // the same over TLS alone; nil: without

@@ -214,7 +214,9 @@ func TestStatusTellsConditionsAndFeatures(t *testing.T) {
 	opt.NetworkReady = func() error { return errors.New("no configuration in /etc/cni/net.d") }
 	opt.Info = func() map[string]any { return map[string]any{"config": map[string]string{"stateDir": "/run/berth"}} }
 	opt.Features = &runtimeapi.RuntimeFeatures{MountOptions: true, UserNamespacesHostNetwork: true}
-	opt.Handlers = []*runtimeapi.RuntimeHandler{{Features: &runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}}, {Name: "gvisor"}}
+	opt.Handlers = func() []*runtimeapi.RuntimeHandler {
+		return []*runtimeapi.RuntimeHandler{{Features: &runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}}, {Name: "gvisor"}}
+	}
 	_, conn := serve(t, opt)
 	resp, err := runtimeapi.NewRuntimeServiceClient(conn).Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {

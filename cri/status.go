@@ -45,7 +45,7 @@ func (s *runtimeService) Status(_ context.Context, req *runtimeapi.StatusRequest
 			s.runtimeCondition(),
 			condition(runtimeapi.NetworkReady, "NetworkNotReady", s.opt.NetworkReady()),
 		}},
-		Features: s.opt.Features, RuntimeHandlers: s.opt.Handlers,
+		Features: s.opt.Features, RuntimeHandlers: s.opt.Handlers(),
 	}
 	if req.GetVerbose() {
 		info, err := s.statusInfo()

@@ -42,6 +42,13 @@ type RootfsRequest struct {
 	Label       string `json:",omitempty"` // SELinux label of all files of the tree; "" for those of the layers
 }
 
+// Handlers is what the domain needs to know of runtime handlers.
+type Handlers interface {
+	// Handler is what a name that is not "" means. The error wraps [ErrInvalid] when there
+	// is no handler of that name, [ErrNotReady] when its runtime can't be run now.
+	Handler(ctx context.Context, name string) (Handler, error)
+}
+
 // Network is what the domain needs of the pod network.
 type Network interface {
 	// Ready is nil, or the reason why no pod can be attached, in words that can

@@ -65,7 +65,7 @@ func (n *fakeNode) begin() {
 		Calls: n.calls,
 		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims, Plugins: n.plugins,
 		Host:     n.host,
-		Handlers: map[string]Handler{"other": {}}, StopTimeout: time.Second,
+		Handlers: fakeHandlers{"other": {}}, StopTimeout: time.Second,
 	})
 	if err != nil {
 		n.t.Fatal(err)
@@ -91,6 +91,18 @@ func (n *fakeNode) restart(between ...func()) {
 		f()
 	}
 	n.begin()
+}
+
+// fakeHandlers are runtime handlers by name.
+type fakeHandlers map[string]Handler
+
+// Handler implements [Handlers].
+func (f fakeHandlers) Handler(_ context.Context, name string) (Handler, error) {
+	h, ok := f[name]
+	if !ok {
+		return h, failed(ErrInvalid, "no handler %q", name)
+	}
+	return h, nil
 }
 
 // testHost is a node of cgroup v2 with all controllers.

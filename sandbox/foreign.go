@@ -49,7 +49,7 @@ func (p *podVerbs) startSandbox(ctx context.Context, s *Sandbox, shim *shims.Shi
 		req.Program = p.paths.sandboxProgram()
 	}
 	if _, err := shim.StartSandbox(ctx, req); err != nil {
-		return fmt.Errorf("start the sandbox of runtime %s: %w", rec.Handler, asDomain(err))
+		return fmt.Errorf("start the sandbox by runtime handler %q: %w", rec.Handler, asDomain(err))
 	}
 	return nil
 }

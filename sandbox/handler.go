@@ -1,8 +1,7 @@
 package sandbox
 
 import (
-	"maps"
-	"slices"
+	"context"
 
 	"berth/sandbox/record"
 )
@@ -11,17 +10,14 @@ import (
 // (KEP-585). The zero value is the built-in runtime, that of pods which name none.
 type Handler = record.Runtime
 
-// handlers are the runtime handlers by name.
-type handlers map[string]Handler
-
-// get finds the handler of a pod; nil for the default. The error wraps [ErrInvalid].
-func (all handlers) get(name string) (*Handler, error) {
+// handlerOf is what the handler of a pod means; nil for the default.
+func (p *podVerbs) handlerOf(ctx context.Context, name string) (*Handler, error) {
 	if name == "" {
 		return nil, nil
 	}
-	h, ok := all[name]
-	if !ok {
-		return nil, failed(ErrInvalid, "runtime handler %q has no table [runtime.NAME] in the configuration; name none or one of %q", name, slices.Sorted(maps.Keys(all)))
+	h, err := p.handlers.Handler(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	return &h, nil
 }

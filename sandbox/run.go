@@ -27,7 +27,7 @@ type podVerbs struct {
 	images   Images
 	mounts   Mounts
 	host     oci.Host
-	handlers handlers
+	handlers Handlers
 	bootID   string
 	events   *broadcaster
 	calls    *inflight.Calls
@@ -48,7 +48,7 @@ func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 			return "", err
 		}
 		defer settle()
-		s, plan, err := p.newPod(cfg, handler, level)
+		s, plan, err := p.newPod(ctx, cfg, handler, level)
 		if err != nil {
 			return "", err
 		}
@@ -95,12 +95,12 @@ func (p *podVerbs) checkNode(rec *podRecord) error {
 
 // newPod checks what is asked for and gives the pod of which nothing is made yet, and
 // the plan of it.
-func (p *podVerbs) newPod(cfg *runtimeapi.PodSandboxConfig, handler, level string) (*Sandbox, podPlan, error) {
+func (p *podVerbs) newPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig, handler, level string) (*Sandbox, podPlan, error) {
 	enc, err := encodeConfig(cfg)
 	if err != nil {
 		return nil, podPlan{}, err
 	}
-	runtime, err := p.handlers.get(handler)
+	runtime, err := p.handlerOf(ctx, handler)
 	if err != nil {
 		return nil, podPlan{}, err
 	}

@@ -25,7 +25,7 @@ type Options struct {
 	// Mounts are the mounts that the domain makes itself; nil: the kernel's.
 	Mounts Mounts
 	// Handlers are the runtime handlers pods may name besides "".
-	Handlers map[string]Handler
+	Handlers Handlers
 	// StopTimeout bounds the wait after SIGKILL before a stop is given up with
 	// an error that names the process.
 	StopTimeout time.Duration

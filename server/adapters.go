@@ -13,6 +13,7 @@ import (
 	"berth/oci/failure"
 	"berth/oci/tracing"
 	"berth/sandbox"
+	"berth/server/runtimes"
 )
 
 // images shows an [image.Store] as the domain wants to see it.
@@ -52,6 +53,21 @@ func (i images) Mount(ctx context.Context, r sandbox.RootfsRequest) error {
 
 // Unmount implements [sandbox.Images].
 func (i images) Unmount(target string) error { return i.store.Unmount(target) }
+
+// handlers shows a [runtimes.Set] as the domain wants to see it.
+type handlers struct{ set *runtimes.Set }
+
+// Handler implements [sandbox.Handlers].
+func (h handlers) Handler(ctx context.Context, name string) (sandbox.Handler, error) {
+	means, err := h.set.Handler(ctx, name)
+	switch {
+	case errors.Is(err, runtimes.ErrUnknown):
+		err = failure.New(sandbox.ErrInvalid, "%w", err)
+	case errors.Is(err, runtimes.ErrUnusable):
+		err = failure.New(sandbox.ErrNotReady, "%w", err)
+	}
+	return means, err
+}
 
 // network shows a [cni.Network] as the domain wants to see it.
 type network struct {

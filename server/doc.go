@@ -16,7 +16,8 @@
 // A start takes these steps, in this order:
 //
 //	lock root and state            two daemons on one root would undo each other's work
-//	images, network, host, shims   a shim that is alive is connected to again
+//	images, network, host, shims   a shim that is alive is connected to again; runtimes
+//	                               (package runtimes) are asked what they can do meanwhile
 //	listen                         calls are accepted, and wait until the daemon is ready;
 //	                               also at containerd's path, where cAdvisor looks only once
 //	sandbox.Recover                read records, compare them with the kernel, hold layers

@@ -26,6 +26,7 @@ import (
 	"berth/server/config"
 	"berth/server/metrics"
 	"berth/server/nri"
+	"berth/server/runtimes"
 	"berth/server/traces"
 )
 
@@ -47,8 +48,7 @@ type node struct {
 	shims   *shims.Set
 	plugins *nri.Plugins
 
-	handlers map[string]sandbox.Handler                    // by name
-	features map[string]*runtimeapi.RuntimeHandlerFeatures // of those with a foreign shim
+	runtimes *runtimes.Set
 
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
@@ -220,9 +220,11 @@ func (n *node) openShims(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.findRuntimes(ctx, foreignBinary(binary)); err != nil {
-		return err
-	}
+	n.runtimes = runtimes.New(ctx, runtimes.Options{
+		Tables: n.cfg.Runtimes, Driver: foreignBinary(binary), State: n.cfg.State,
+		SystemdCgroup: n.host.SystemdCgroup, Host: n.host.HandlerFeatures(),
+	})
+	n.opened("runtimes", func(context.Context) error { n.runtimes.Close(); return nil })
 	set, err := shims.Open(ctx, shims.Config{
 		Binary: binary, Foreign: foreignBinary(binary), StateDir: n.cfg.State, PodsPerShim: n.cfg.PodsPerShim, Scopes: n.host.SystemdCgroup,
 		LogLevel: n.cfg.LogLevel, Version: n.version,
@@ -239,6 +241,9 @@ func (n *node) openShims(ctx context.Context) error {
 	})
 	return nil
 }
+
+// foreignBinary is the program that drives foreign shims. It lies beside the other.
+func foreignBinary(binary string) string { return binary + "-v2" }
 
 // shimBinary is the configured path, else berth-shim beside this program, else
 // the one in PATH.
@@ -269,7 +274,7 @@ func (n *node) openPods(context.Context) error {
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host, Plugins: n.plugins,
-		Calls: n.calls, Handlers: n.handlers,
+		Calls: n.calls, Handlers: handlers{n.runtimes},
 	})
 	if err != nil {
 		return fmt.Errorf("open the pods: %w", err)
@@ -291,7 +296,7 @@ func (n *node) openCRI(context.Context) error {
 		Domain: n.pods, Calls: n.calls,
 		Images: n.images, Archive: n.images, Shims: n.servingShims,
 		NetworkReady: n.network.Ready, SetPodCIDR: n.network.SetPodCIDR, Info: n.info,
-		Version: n.version, CgroupDriver: driver, Handlers: n.announced(),
+		Version: n.version, CgroupDriver: driver, Handlers: n.runtimes.Announced,
 		Features:      n.host.Features(),
 		StreamAddress: n.cfg.StreamAddress, StreamTLS: encryption, StreamIdleTimeout: n.cfg.StreamIdleTimeout,
 		ReadyWait: readyWait,
@@ -314,7 +319,7 @@ func (n *node) servingShims() (out []operator.Shim) {
 
 // info is what a verbose Status shows beside the conditions.
 func (n *node) info() map[string]any {
-	out := map[string]any{"config": n.live.Load()}
+	out := map[string]any{"config": n.live.Load(), "runtimes": n.runtimes.States()}
 	conf, err := n.network.LastLoad()
 	if err != nil {
 		out["lastCNILoadStatus"] = err.Error()

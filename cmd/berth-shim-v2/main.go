@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
 
 	"berth/oci/shim"
 	"berth/oci/shim/shimv2"
@@ -11,13 +14,21 @@ import (
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "info" {
-		if err := shimv2.Describe(context.Background(), os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+		describe()
 		return
 	}
 	shim.Main(func(dir string, debug bool, oom func(container string)) (shim.Foreign, error) {
 		return shimv2.New(dir, debug, oom)
 	})
+}
+
+// describe is ended by SIGTERM with all that it has started.
+func describe() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	err := shimv2.Describe(ctx, os.Stdin, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }

@@ -32,6 +32,7 @@ var checks = []check{
 	{"security", checkSecurity},
 	{"user ns", checkUserNS},
 	{"shim", checkShim},
+	{"runtimes", checkRuntimes},
 	{"network", checkNetwork},
 	{"packet filter", checkPacketFilter},
 	{"socket", checkSocket},
@@ -270,19 +271,26 @@ func checkUserNS(_ context.Context, m machine) Finding {
 	return fine("usable, with idmapped mounts")
 }
 
+// shimPath is where berth-shim is looked for.
+func shimPath(m machine) (string, error) {
+	if m.cfg.ShimBinary != "" {
+		return m.cfg.ShimBinary, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(filepath.Dir(self), "berth-shim")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	return exec.LookPath("berth-shim")
+}
+
 func checkShim(_ context.Context, m machine) Finding {
-	path := m.cfg.ShimBinary
-	if path == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return broken(err.Error(), "mount /proc")
-		}
-		path = filepath.Join(filepath.Dir(self), "berth-shim")
-		if _, err := os.Stat(path); err != nil {
-			if path, err = exec.LookPath("berth-shim"); err != nil {
-				return broken("berth-shim is neither beside this program nor in PATH", "install it, or name it with shim_binary")
-			}
-		}
+	path, err := shimPath(m)
+	if err != nil {
+		return broken("berth-shim is neither beside this program nor in PATH", "install it, or name it with shim_binary")
 	}
 	if err := unix.Access(path, unix.X_OK); err != nil {
 		return broken(fmt.Sprintf("%s: %v", path, err), "install berth-shim there, executable")

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci"
+	"berth/server/config"
 )
 
 // wantFinding fails unless a finding has a level and says what was seen.
@@ -230,4 +231,25 @@ func TestWriteEscapes(t *testing.T) {
 	if len(lines) != 3 || strings.Contains(out.String(), "\x1b") || !strings.HasSuffix(lines[0], " → mend it") || lines[1] != "ok       user          root" {
 		t.Errorf("printed %q, want two lines and no escape", out.String())
 	}
+}
+
+// TestRuntimes: of each handler the program is named that can't be run, and of those that do
+// not tell what they can do, what they go without.
+func TestRuntimes(t *testing.T) {
+	dir, cfg := t.TempDir(), here(t)
+	look := func() Finding { return checkRuntimes(t.Context(), machine{cfg: cfg}) }
+	wantFinding(t, "no table", look(), Fine, "the built-in one alone")
+	cfg.ShimBinary = filepath.Join(dir, "berth-shim")
+	cfg.Runtimes = map[string]config.Runtime{"own": {Type: config.Builtin}}
+	wantFinding(t, "a built-in one", look(), Fine, "own, and the built-in one")
+	cfg.Runtimes["a"] = config.Runtime{Type: config.ShimV2, Shim: filepath.Join(dir, "shim-a")}
+	wantFinding(t, "no shim", look(), Limited, `runtime handler "a": its shim can't be run: `)
+	program(t, filepath.Join(dir, "shim-a"))
+	wantFinding(t, "no driver", look(), Limited, "install it beside berth-shim")
+	program(t, cfg.ShimBinary+"-v2") // says nothing
+	wantFinding(t, "no answer", look(), Limited, `runtime handler "a": its shim `+filepath.Join(dir, "shim-a")+" does not tell what it can do")
+	if err := os.WriteFile(cfg.ShimBinary+"-v2", []byte("#!/bin/sh\necho {}\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, "an answer", look(), Fine, "a, own, and the built-in one")
 }

@@ -4,11 +4,11 @@
 //
 // # What it owns
 //
-// The start of a shim's program and what it prints (bootstrap; start.go), the calls of the
-// task API, versions 2 and 3 (task.go), the metrics of both versions of cgroups (usage.go),
-// the options of a runtime (options.go), the shim's log (log.go), the events that it sends
-// to TTRPC_ADDRESS (events.go), and the question what a runtime can do (info.go). Package
-// oci/shim says when which of it happens.
+// The start of a shim's program (program.go) and what it prints (bootstrap; start.go), the
+// calls of the task API, versions 2 and 3 (task.go), the metrics of both versions of cgroups
+// (usage.go), the options of a runtime (options.go), the shim's log (log.go), the events that
+// it sends to TTRPC_ADDRESS (events.go), and the question what a runtime can do (info.go).
+// Package oci/shim says when which of it happens.
 //
 // # Invariants
 //

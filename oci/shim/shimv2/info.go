@@ -1,13 +1,10 @@
 package shimv2
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
@@ -31,20 +28,22 @@ func Describe(ctx context.Context, question io.Reader, answer io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, r.Shim, "-info")
-	cmd.Stdin = bytes.NewReader(input)
-	var stdout, stderr bounded
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s -info: %w", r.Shim, errors.Join(err, errors.New(stderr.String())))
+	ctx, cancel := context.WithTimeout(ctx, startTimeout) // whoever asks may be gone
+	defer cancel()
+	output, err := output(groupCommand(ctx, r.Shim, "-info"), input)
+	if err != nil {
+		return fmt.Errorf("%s -info: %w", r.Shim, err)
 	}
 	var info types.RuntimeInfo
-	if err := proto.Unmarshal(stdout.Bytes(), &info); err != nil {
-		return fmt.Errorf("%s -info: %w", r.Shim, err)
+	if err := proto.Unmarshal(output, &info); err != nil {
+		return fmt.Errorf("%s -info says %.200q, which is not what it can do: %w", r.Shim, output, err)
 	}
 	told := info.GetFeatures().GetValue()
 	if len(told) == 0 {
 		told = []byte("{}")
+	}
+	if !json.Valid(told) {
+		return fmt.Errorf("%s -info: the features %.200q are not JSON", r.Shim, told)
 	}
 	_, err = answer.Write(told)
 	return err

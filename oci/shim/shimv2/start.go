@@ -9,10 +9,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -31,8 +29,6 @@ const (
 	namespace = "k8s.io"
 	// newestVersion is the newest version of the task API that this package speaks.
 	newestVersion = 3
-	// maxAnswer bounds what a program may print before it is cut off, in bytes.
-	maxAnswer = 64 << 10
 	// startTimeout bounds the actions of a shim's program.
 	startTimeout = 30 * time.Second
 	// addressName is the file of a pod's bundle that says where its shim serves.
@@ -155,7 +151,7 @@ func (c *Client) dial(ctx context.Context, b shimapi.Bundle, where address) (*co
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("it does not serve where it says: %w", err)
 	}
 	s := &connection{bundle: b, gone: make(chan struct{}), service: fmt.Sprintf("containerd.task.v%d.Task", where.Version)}
 	s.client = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { close(s.gone) }))
@@ -188,7 +184,7 @@ func parseAnswer(output []byte) (address, error) {
 	if where.Version > newestVersion {
 		return where, fmt.Errorf("it speaks version %d of the task API, berth at most %d", where.Version, newestVersion)
 	}
-	if where.Address == "" || strings.ContainsAny(where.Address, "\x00\n") {
+	if !strings.HasPrefix(where.Address, "unix:///") && !strings.HasPrefix(where.Address, "/") || strings.ContainsAny(where.Address, "\x00\n") {
 		return where, fmt.Errorf("it does not tell where it serves, but says %.200q", output)
 	}
 	return where, nil
@@ -203,35 +199,15 @@ func (c *Client) run(ctx context.Context, b shimapi.Bundle, action string, input
 	if c.debug {
 		args = append(args, "-debug")
 	}
-	cmd := exec.CommandContext(ctx, b.Runtime.Shim, append(args, action)...)
+	cmd := groupCommand(ctx, b.Runtime.Shim, append(args, action)...)
 	cmd.Dir = b.Dir
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2", "MAX_SHIM_VERSION="+fmt.Sprint(newestVersion),
 		"TTRPC_ADDRESS="+c.socket, "GRPC_ADDRESS="+c.socket, "NAMESPACE="+namespace)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Stdin = bytes.NewReader(input)
-	var stdout, stderr bounded
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second // the shim in the background may have kept the pipes
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil
-	}
+	said, err := output(cmd, input)
 	if err != nil {
-		said := strings.TrimSpace(stderr.String() + " " + stdout.String())
-		return nil, fmt.Errorf("action %s: %w: %s", action, errors.Join(err, context.Cause(ctx)), said)
+		return nil, fmt.Errorf("action %s: %w", action, err)
 	}
-	return stdout.Bytes(), nil
-}
-
-// bounded keeps the first bytes that are written to it.
-type bounded struct{ bytes.Buffer }
-
-// Write implements [io.Writer].
-func (w *bounded) Write(p []byte) (int, error) {
-	if room := maxAnswer - w.Len(); room > 0 {
-		w.Buffer.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
+	return said, nil
 }
 
 // Reclaim runs the program's action "delete", which ends a container without its shim and
