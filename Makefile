@@ -14,7 +14,7 @@ TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
 
-.PHONY: all build static cni shims shims-runc deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb release alerts go-is-here tools
+.PHONY: all build static cni crictl shims shims-runc deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb release alerts go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -37,6 +37,11 @@ static:
 cni: go-is-here
 	@mkdir -p bin/cni
 	@CGO_ENABLED=0 $(GO) -C hack/tools build -buildvcs=false -trimpath -ldflags "-s -w" -o "$(CURDIR)/bin/cni/" tool
+
+# crictl, with which the tests of the pages do what these say.
+crictl: go-is-here
+	@mkdir -p bin
+	@CGO_ENABLED=0 $(GO) -C hack/tools/crictl build -buildvcs=false -trimpath -ldflags "-s -w" -o "$(CURDIR)/bin/" tool
 
 # Other runtimes, for the tests of runtime classes: containerd's shim with runc, and gVisor,
 # whose compilation takes minutes.
@@ -65,7 +70,7 @@ older: tools
 
 # Packages one after the other: several of them look at what the whole machine
 # has (mounts, links, cgroups) before and after.
-test: deps-test build cni older shims-runc
+test: deps-test build cni crictl older shims-runc
 	@$(TEST) -c -o /dev/null ./... >/dev/null
 	$(TEST) -p 1 -timeout 40m ./...
 	$(GO) -C hack/house test -buildvcs=false ./...

@@ -1,16 +1,19 @@
-// Package packaging tests what `make deb` and `make release` put together, and the version
-// that they are named by.
+// Package packaging tests what operators get: what `make deb` and `make release` put
+// together, the version that they are named by, and the pages, command by command.
 //
 // # What it owns
 //
-// Tests only: of hack/version.sh, and of the package, of its maintainer scripts and of the
-// archives as they are found in bin/dist.
+// Tests only: of hack/version.sh, of the package, of its maintainer scripts and of the
+// archives as they are found in bin/dist, and of README.md and hack/docs. The list
+// `documentation` has each command of these: what is run for it and what it prints, or why
+// no test runs it.
 //
 // # Invariants
 //
 // No test installs anything on this machine: a package is unpacked into a directory of the
-// test, and its scripts run in a root of their own. The life of a package on a node with
-// systemd (install, upgrade with running pods, purge) is for the guest, test/vm.
+// test, and its scripts run in a root of their own; commands of the pages run in namespaces
+// of their own, on an overlay of this machine's files (hack/fresh.sh). The life of a package
+// on a node with systemd (install, upgrade with running pods, purge) is for the guest, test/vm.
 //
 // # Files
 //
