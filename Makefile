@@ -3,7 +3,7 @@
 #   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
 #   make test-vm   tests in a Debian 13 guest with systemd and cgroup v2
 #   make unit   the tests that make no pods
-#   make attack | critest | bench | churn | house | fmt | clean | install
+#   make attack | critest | bench | churn | soak | house | fmt | clean | install
 SHELL   := /bin/bash
 GO      ?= go
 export PATH := $(PATH):/usr/local/go/bin
@@ -82,6 +82,14 @@ unit: tools static
 # The crash tests of `make test` and those that take long or kill at random.
 crash: deps-test build cni older
 	BERTH_SOAK=1 $(TEST) -count=1 -timeout 40m ./test/crash
+
+# Random calls of many clients against a model of what must be so, without kills, under
+# kills of programs built with -race, and with probes; test/soak/doc.go tells of SOAK.
+soak: deps build cni
+	@mkdir -p bin/race
+	CGO_ENABLED=1 $(GO) build -race -buildvcs=false -trimpath -tags nri_no_wasm -o bin/race/ ./cmd/berthd
+	CGO_ENABLED=1 $(GO) build -race -buildvcs=false -trimpath -tags $(TAGS) -o bin/race/ ./cmd/berth-shim
+	$(GO) run -buildvcs=false ./test/soak -race bin/race $(SOAK)
 
 # What a hostile tenant tries, as a table of what held; test/attack/doc.go tells how
 # to run it on a machine without Go.

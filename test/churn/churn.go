@@ -13,6 +13,7 @@ import (
 
 	"berth/test/node"
 	"berth/test/registry"
+	"berth/test/tally"
 )
 
 // farAway is how long the registry takes to start with a blob, at most.
@@ -20,7 +21,7 @@ const farAway = 60 * time.Millisecond
 
 // churner is one run.
 type churner struct {
-	tally
+	tally.Tally
 	opts options
 	node *node.Node
 	gallery
@@ -60,7 +61,7 @@ func churn(ctx context.Context, opts options) (c *churner, err error) {
 	defer func() { err = errors.Join(err, n.Close()) }()
 	c = &churner{opts: opts, node: n, gallery: *g, killRandom: rand.New(rand.NewPCG(opts.seed, 0))}
 	err = c.whole(ctx)
-	return c, errors.Join(err, c.err())
+	return c, errors.Join(err, c.Err())
 }
 
 // slow answers requests for blobs after a while, as a registry far away would, so
@@ -103,7 +104,7 @@ func (c *churner) whole(ctx context.Context) error {
 		if err := c.verify(ctx); err != nil {
 			return fmt.Errorf("in round %d of %d: %w", round+1, c.opts.rounds, err)
 		}
-		if err := c.err(); err != nil {
+		if err := c.Err(); err != nil {
 			return nil // the caller has it
 		}
 	}

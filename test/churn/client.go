@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"berth/test/client"
+	"berth/test/tally"
 
 	"google.golang.org/grpc/codes"
 )
@@ -90,11 +91,11 @@ func (c *worker) pullOne(ctx context.Context) {
 		defer cancel()
 		_, err := c.cri.Pull(ctx, name)
 		return err
-	}, reason{codes.DeadlineExceeded, gaveUp}, reason{codes.Canceled, gaveUp})
+	}, reason{codes.DeadlineExceeded, tally.GaveUp}, reason{codes.Canceled, tally.GaveUp})
 }
 
 // pull pulls an image, which must turn out to be one of those.
-func (c *worker) pull(ctx context.Context, kind, name string, ids ...string) outcome {
+func (c *worker) pull(ctx context.Context, kind, name string, ids ...string) tally.Outcome {
 	return c.call(ctx, kind, func(ctx context.Context) error {
 		id, err := c.cri.Pull(ctx, name)
 		if err == nil && !slices.Contains(ids, id) {
@@ -104,7 +105,7 @@ func (c *worker) pull(ctx context.Context, kind, name string, ids ...string) out
 	})
 }
 
-func (c *worker) remove(ctx context.Context, name string) outcome {
+func (c *worker) remove(ctx context.Context, name string) tally.Outcome {
 	return c.call(ctx, "removal", func(ctx context.Context) error { return c.cri.RemoveImage(ctx, name) })
 }
 
@@ -113,7 +114,7 @@ func (c *churner) moving() []*picture { return c.common[:2] }
 
 func (c *worker) moveTag() {
 	if err := c.reg.Push(movingTag, one(c.rng, c.moving()).image); err != nil {
-		c.problem("move the tag: %v", err)
+		c.Problem("move the tag: %v", err)
 	}
 }
 

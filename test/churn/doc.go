@@ -31,7 +31,7 @@
 //
 // # Locks
 //
-// [tally] guards its counts; outages are counted by atomics. Each client has its
+// [tally.Tally] guards its counts; outages are counted by atomics. Each client has its
 // own connection, random numbers and pods, and only the killer touches the daemon.
 //
 // # Why not a disk and a registry process

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/tally"
 )
 
 const (
@@ -50,9 +52,9 @@ func (c *worker) makePod(ctx context.Context) {
 			NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE},
 		}},
 	}
-	ok := c.call(ctx, "pod", func(ctx context.Context) (err error) { p.id, err = c.cri.RunPod(ctx, conf); return err }) == fine
+	ok := c.call(ctx, "pod", func(ctx context.Context) (err error) { p.id, err = c.cri.RunPod(ctx, conf); return err }) == tally.Fine
 	ok = ok && c.makeContainer(ctx, p, conf)
-	ok = ok && c.call(ctx, "start", func(ctx context.Context) error { return c.cri.StartContainer(ctx, p.container) }) == fine
+	ok = ok && c.call(ctx, "start", func(ctx context.Context) error { return c.cri.StartContainer(ctx, p.container) }) == tally.Fine
 	if !ok {
 		c.dropPods(ctx)
 		return
@@ -68,10 +70,10 @@ func (c *worker) makePod(ctx context.Context) {
 // makeContainer pulls the two images, which does not count as operations, and
 // makes the container before they are removed again: not always at once.
 func (c *worker) makeContainer(ctx context.Context, p *pod, conf *runtimeapi.PodSandboxConfig) bool {
-	o := removed
+	o := tally.Removed
 	for range 10 {
 		for _, h := range p.holds {
-			if c.pull(ctx, "pull for pod", h.names[0], h.id) != fine {
+			if c.pull(ctx, "pull for pod", h.names[0], h.id) != tally.Fine {
 				return false
 			}
 		}
@@ -80,12 +82,12 @@ func (c *worker) makeContainer(ctx context.Context, p *pod, conf *runtimeapi.Pod
 				PodSandboxId: p.id, SandboxConfig: conf, Config: containerOf(p.holds[0], p.holds[1]),
 			})
 			return err
-		}, reason{codes.NotFound, removed})
-		if o != removed {
+		}, reason{codes.NotFound, tally.Removed})
+		if o != tally.Removed {
 			break
 		}
 	}
-	return o == fine
+	return o == tally.Fine
 }
 
 func containerOf(img, volume *picture) *runtimeapi.ContainerConfig {
@@ -103,8 +105,8 @@ func containerOf(img, volume *picture) *runtimeapi.ContainerConfig {
 // there, and every layer below is what it was.
 func (c *worker) checkPod(ctx context.Context) {
 	p := c.pod
-	o := cut
-	for o == cut {
+	o := tally.Cut
+	for o == tally.Cut {
 		o = c.call(ctx, "check", func(ctx context.Context) error {
 			st, err := c.cri.ContainerStatus(ctx, p.container)
 			if err == nil && st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
@@ -113,17 +115,17 @@ func (c *worker) checkPod(ctx context.Context) {
 			return err
 		})
 	}
-	if o != fine {
+	if o != tally.Fine {
 		return
 	}
 	rootfs := filepath.Join(c.node.State, "containers", p.container, "rootfs")
 	if _, err := os.ReadFile(filepath.Join(rootfs, "pause")); err != nil {
-		c.problem("container %s: %v", p.container, err)
+		c.Problem("container %s: %v", p.container, err)
 	}
 	for _, h := range p.holds {
 		for _, chain := range h.chains {
 			if err := c.verifier.layer(chain); err != nil {
-				c.problem("container %s: %v", p.container, err)
+				c.Problem("container %s: %v", p.container, err)
 			}
 		}
 	}
@@ -135,7 +137,7 @@ func (c *worker) dropPods(ctx context.Context) {
 	if c.pods == 0 {
 		return
 	}
-	for o := cut; o == cut; {
+	for o := tally.Cut; o == tally.Cut; {
 		o = c.call(ctx, "pod removal", c.dropAll)
 	}
 }

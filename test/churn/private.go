@@ -6,6 +6,8 @@ import (
 	"maps"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/tally"
 )
 
 // private are a client's own images: two, each with a tag, and a tag that moves
@@ -45,11 +47,11 @@ func (c *worker) makePrivate() error {
 func (c *worker) privateStep(ctx context.Context) {
 	p := &c.private
 	if now, ok := c.look(ctx); ok && !maps.Equal(now, p.there) {
-		c.problem("client %d: its images are %v, must be %v", c.number, now, p.there)
+		c.Problem("client %d: its images are %v, must be %v", c.number, now, p.there)
 		p.there = now
 	}
 	before, after := p.there, maps.Clone(p.there)
-	var o outcome
+	var o tally.Outcome
 	tag := c.rng.IntN(len(p.tags))
 	if c.rng.IntN(5) < 3 {
 		img := p.images[tag%2]
@@ -57,7 +59,7 @@ func (c *worker) privateStep(ctx context.Context) {
 			p.target = 1 - p.target
 			img = p.images[p.target]
 			if err := c.reg.Push(p.tags[2], img.image); err != nil {
-				c.problem("move a tag: %v", err)
+				c.Problem("move a tag: %v", err)
 			}
 		}
 		after[p.tags[tag]] = img.id
@@ -68,13 +70,13 @@ func (c *worker) privateStep(ctx context.Context) {
 		o = c.remove(ctx, p.tags[tag])
 	}
 	p.there = after
-	if o == fine {
+	if o == tally.Fine {
 		return
 	}
 	// Cut short, it happened or it didn't.
 	if now, ok := c.look(ctx); ok {
 		if !maps.Equal(now, before) && !maps.Equal(now, after) {
-			c.problem("client %d: its images are %v, must be %v or %v", c.number, now, before, after)
+			c.Problem("client %d: its images are %v, must be %v or %v", c.number, now, before, after)
 		}
 		p.there = now
 	}
@@ -85,8 +87,8 @@ func (c *worker) privateStep(ctx context.Context) {
 func (c *worker) look(ctx context.Context) (now names, ok bool) {
 	now = names{}
 	for _, tag := range c.private.tags {
-		o := cut
-		for o == cut {
+		o := tally.Cut
+		for o == tally.Cut {
 			o = c.call(ctx, "image status", func(ctx context.Context) error {
 				r, err := c.cri.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: tag}})
 				if id := r.GetImage().GetId(); id != "" {
@@ -95,7 +97,7 @@ func (c *worker) look(ctx context.Context) (now names, ok bool) {
 				return err
 			})
 		}
-		if o != fine {
+		if o != tally.Fine {
 			return nil, false
 		}
 	}

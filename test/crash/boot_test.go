@@ -103,7 +103,7 @@ func (d *daemon) reboot() {
 		for _, dir := range d.ownCgroups() {
 			_ = os.Remove(dir)
 		}
-		ports, err := d.ports()
+		ports, err := d.PortFacts()
 		return err == nil && len(ports) == 0 && len(d.ownCgroups()) == 0
 	})
 	d.flushRules()
@@ -112,7 +112,7 @@ func (d *daemon) reboot() {
 
 // ownCgroups are those of our pods, deepest first.
 func (d *daemon) ownCgroups() []string {
-	all, err := d.cgroups()
+	all, err := d.CgroupFacts()
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func (d *daemon) killCgroup(dir string) {
 }
 
 func (d *daemon) mountPoints() []string {
-	all, err := d.mounts()
+	all, err := d.MountFacts()
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func (d *daemon) mountPoints() []string {
 
 // flushRules removes the NAT rules that name our subnet, then their chains.
 func (d *daemon) flushRules() {
-	all, err := d.rules()
+	all, err := d.RuleFacts()
 	if err != nil {
 		d.t.Fatal(err)
 	}

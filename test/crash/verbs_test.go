@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/client"
+	"berth/test/node"
 )
 
 // attempt is one call that is cut short.
@@ -106,7 +107,7 @@ func (p *pod) released() {
 	if st := p.Status().GetState(); st != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		p.d.t.Errorf("pod %.13s is %v", p.ID, st)
 	}
-	var left facts
+	var left node.Facts
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if left = p.d.naming(p.ID); len(left) == 0 {
 			return
