@@ -6,6 +6,7 @@ import (
 	"berth/oci"
 	"berth/oci/failure"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 )
 
 // The errors a verb may wrap; package cri maps each to one gRPC code.
@@ -40,6 +41,8 @@ func asDomain(err error) error {
 		return failed(ErrState, "%w", err)
 	case isKind(err, shimapi.KindNotFound):
 		return failed(ErrNotFound, "%w", err)
+	case errors.Is(err, shims.ErrGone): // while another takes over
+		return failed(ErrNotReady, "%w; try again", err)
 	default:
 		return err
 	}

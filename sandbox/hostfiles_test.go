@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"berth/oci"
 	"berth/oci/cgroup"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 	"berth/sandbox/record"
 )
 
@@ -176,6 +178,8 @@ func TestErrorsOfTheShim(t *testing.T) {
 		oci.ErrUnsupported: ErrUnsupported, oci.ErrInvalid: ErrInvalid, other: other,
 		&shimapi.Error{Kind: shimapi.KindStartFailed}: ErrInvalid, &shimapi.Error{Kind: shimapi.KindNotFound}: ErrNotFound,
 		&shimapi.Error{Kind: shimapi.KindNotRunning}: ErrState,
+		// Another takes over: the client may try again.
+		fmt.Errorf("shim: %w", shims.ErrGone): ErrNotReady,
 	} {
 		wantError(t, err.Error(), asDomain(err), want)
 	}

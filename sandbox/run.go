@@ -12,6 +12,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/shimapi"
+	"berth/oci/shims"
 	"berth/oci/tracing"
 	"berth/sandbox/inflight"
 	"berth/sandbox/record"
@@ -138,7 +139,7 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error 
 		return err
 	}
 	res, err := shim.RunPod(ctx, &plan.Pause)
-	if isKind(err, shimapi.KindInvalid) {
+	if isKind(err, shimapi.KindInvalid) || errors.Is(err, shims.ErrGone) {
 		err = asDomain(err)
 	}
 	if err != nil {

@@ -342,6 +342,32 @@ func TestALostShim(t *testing.T) {
 	wantNothing(t, filepath.Join(n.root, "pods"))
 }
 
+// A call during which the shim dies can be made again, and its error says so to clients.
+func TestAShimThatDiesDuringACall(t *testing.T) {
+	for method, call := range map[string]func(n *fakeNode, pod string) error{
+		shimapi.MethodRunPod: func(n *fakeNode, _ string) error {
+			_, err := n.m.RunPod(t.Context(), podConfig("b"), "")
+			return err
+		},
+		shimapi.MethodCreate: func(n *fakeNode, pod string) error {
+			_, err := n.m.CreateContainer(t.Context(), pod, containerConfig("c"), nil)
+			return err
+		},
+	} {
+		t.Run(method, func(t *testing.T) {
+			n := newFakeNode(t)
+			pod := n.pod("a")
+			n.shim.onCall(func(called, _ string) *shimapi.Error {
+				if called == method {
+					n.shim.die()
+				}
+				return nil
+			})
+			wantError(t, method, call(n, pod), ErrNotReady)
+		})
+	}
+}
+
 // While an update waits for the shim, the container is found lost; the update must not
 // erase that from the record.
 func TestALossDuringAnUpdateIsKept(t *testing.T) {
