@@ -127,8 +127,10 @@ func startPeer(t *testing.T) *runtime {
 //   - Of a container that was never started containerd tells the end when it is removed,
 //     after that of its pod.
 //   - Of a container that ends at once containerd may tell the end before the start.
-//   - containerd ignores evictions that a plugin asks for by itself, limits of processes in
-//     updates, and updates of containers that have ended.
+//   - containerd evicts nothing, neither when a plugin asks for it by itself nor when it
+//     does so by an answer.
+//   - containerd ignores limits of processes in updates, and updates of containers that have
+//     ended.
 func TestPeer(t *testing.T) {
 	peer := startPeer(t)
 	t.Run("events", func(t *testing.T) {
@@ -162,7 +164,6 @@ func TestPeer(t *testing.T) {
 		}
 	})
 	t.Run("updates", func(t *testing.T) { updates(t, peer) })
-	t.Run("evictions", func(t *testing.T) { evictions(t, peer) })
 	t.Run("validator", func(t *testing.T) { validator(t, peer) })
 }
 

@@ -128,11 +128,10 @@ func TestEvictions(t *testing.T) {
 			t.Errorf("a ended with %d", st.GetExitCode())
 		}
 	})
-	t.Run("by an answer", func(t *testing.T) { evictions(t, shared) })
+	t.Run("by an answer", testEvictionByAnswer)
 }
 
-func evictions(t *testing.T, r *runtime) {
-	t.Helper()
+func testEvictionByAnswer(t *testing.T) {
 	var onCreate atomic.Value
 	answer := ttrpc.WithUnaryServerInterceptor(func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 		out, err := method(ctx, unmarshal)
@@ -143,17 +142,17 @@ func evictions(t *testing.T, r *runtime) {
 		}
 		return out, err
 	})
-	p := connect(t, r.socket, "20-evictor", func(p *plugin) {
+	p := connect(t, shared.socket, "20-evictor", func(p *plugin) {
 		p.server = []ttrpc.ServerOpt{answer}
 	})
-	pod := r.pod(t, "evicted")
+	pod := shared.pod(t, "evicted")
 	b := pod.Start(client.Shell("b", "exec sleep 1000"))
 	onCreate.Store(b.ID)
 	pod.Create(client.Shell("c", "exit 0"))
-	p.await(t, "StopContainer evicted/b")
 	if st := b.Ended(); st.GetExitCode() != 137 {
 		t.Errorf("b ended with %d", st.GetExitCode())
 	}
+	p.await(t, "StopContainer evicted/b")
 }
 
 // A validator sees who asked for what, and its refusal fails the creation.
