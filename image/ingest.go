@@ -98,8 +98,9 @@ func (g *ingest) waitAll(ctx context.Context) error {
 	eg, ctx := errgroup.WithContext(ctx)
 	for i, c := range slices.Clone(g.claims) {
 		if c.stage != nil {
+			rec := g.found.layers[i] // the stage's own is written to by whoever makes it
 			eg.Go(func() error {
-				step, end := tracing.Begin(ctx, "layer", "digest", c.stage.rec.Digest, "bytes", strconv.FormatInt(c.stage.rec.BlobSize, 10))
+				step, end := tracing.Begin(ctx, "layer", "digest", rec.Digest, "bytes", strconv.FormatInt(rec.BlobSize, 10))
 				err := g.wait(step, i, c)
 				end(err)
 				return err

@@ -109,6 +109,18 @@ func removeCgroup(h oci.Host, path string) error {
 	return errors.Join(errs...)
 }
 
+// containerCgroups are the cgroups of a container that exist, by their names, with the
+// hierarchy as the key. A scope is systemd's, which removes it when it is empty: none.
+func containerCgroups(h oci.Host, rec *podRecord, id string) map[string]string {
+	out := make(map[string]string)
+	for _, dir := range cgroupDirs(h, filepath.Join(cgroupParent(h, rec), id)) {
+		if _, err := os.Stat(dir); err == nil {
+			out[strings.TrimPrefix(dir, cgroupRoot)] = dir
+		}
+	}
+	return out
+}
+
 // topMissing is the highest of a cgroup and those above it that is not there yet:
 // what making the cgroup will make. "" when it is there.
 func topMissing(h oci.Host, path string) (top string) {
@@ -169,22 +181,6 @@ func (c *madeCgroups) retry(h oci.Host) error {
 		errs = append(errs, c.release(h, path, top))
 	}
 	return errors.Join(errs...)
-}
-
-// removeCgroupTree removes an empty cgroup and the empty ones below it.
-func removeCgroupTree(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeCgroupTree(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return os.Remove(dir)
 }
 
 // sandboxCgroup is the pod sandbox's own, beside those of the containers, which is removed

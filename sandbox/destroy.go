@@ -238,6 +238,9 @@ func (t *teardown) killOrphan(c *Container) error {
 	c.mu.Lock()
 	paths := c.fact.CgroupPaths
 	c.mu.Unlock()
+	if len(paths) == 0 { // its creation was cut off before the shim had written them down
+		paths = containerCgroups(t.host, c.pod.rec.get(), c.id)
+	}
 	if err := t.reclaimContainer(c); err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -59,20 +58,11 @@ func killCgroup(paths map[string]string) error {
 	return nil
 }
 
-// removeEmptied removes the cgroups of processes that have ended. The kernel calls
-// them busy until somebody has waited for the last of these; nothing tells when.
+// removeEmptied removes the cgroups of processes that have ended.
 func removeEmptied(paths map[string]string) error {
-	deadline := time.Now().Add(killTimeout)
 	var errs []error
 	for _, dir := range paths {
-		err := removeCgroupTree(dir)
-		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
-			time.Sleep(2 * time.Millisecond)
-			err = removeCgroupTree(dir)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, cgroup.RemoveEmptied(dir, killTimeout))
 	}
 	return errors.Join(errs...)
 }

@@ -3,8 +3,8 @@
 // # What it owns
 //
 // [Kill] ends all processes of a cgroup and of those below it, and waits for their end.
-// [Open] holds them by pidfd, for other signals and for writes below /proc. Making and
-// removing cgroups is not its business.
+// [Open] holds them by pidfd, for other signals and for writes below /proc. [Mark] and
+// [MarkedFor] say which daemon a cgroup was made for. Making cgroups is not its business.
 //
 // # Invariants
 //

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -335,4 +336,31 @@ func TestHalfMadePodWithoutItsShim(t *testing.T) {
 		t.Errorf("pods: %v", found)
 	}
 	d.settled("after a pod of which half was made", before)
+}
+
+// TestHalfMadeContainerWithoutItsShim: daemon and shim die while a container is created,
+// when its cgroup and its process are there, and the shim has not written down which. The
+// next daemon knows them by their name.
+func TestHalfMadeContainerWithoutItsShim(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true})
+	d.pull(busybox)
+	d.pod("first").Remove() // its directories stay
+	d.shimKills = 1
+	before := d.facts()
+	p := d.pod("half")
+	c := p.create(client.Shell("c", "sleep 1000"))
+	d.kill()
+	d.killShim()
+	dir := filepath.Join(d.Root, "pods", p.ID, "containers", c.ID)
+	var rec map[string]any
+	if err := atomicfile.Read(filepath.Join(dir, "container.json"), &rec); err != nil {
+		t.Fatal(err)
+	}
+	rec["intent"] = "making"
+	if err := errors.Join(atomicfile.Write(filepath.Join(dir, "container.json"), rec), os.Remove(filepath.Join(dir, "status.json"))); err != nil {
+		t.Fatal(err)
+	}
+	d.restart()
+	p.Remove()
+	d.settled("after a container of which half was made", before)
 }
