@@ -17,6 +17,7 @@ import (
 // bench is one run: what it serves, what it drives, what it found.
 type bench struct {
 	opts     options
+	cgroup   string // of the run
 	cniBin   string
 	children *children
 	registry *loopback
@@ -37,7 +38,11 @@ func inner(ctx context.Context, opts options) (err error) {
 	if err := isolate(opts.berthd, opts.containerd, opts.cniBin); err != nil {
 		return fmt.Errorf("make a place of its own: %w", err)
 	}
-	b := &bench{opts: opts, children: newChildren(), report: newReport()}
+	run := os.Getenv(innerEnv)
+	if err := enterAccount(run); err != nil {
+		return fmt.Errorf("count CPU time: %w", err)
+	}
+	b := &bench{opts: opts, cgroup: run, children: newChildren(), report: newReport()}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.prepare(ctx); err != nil {
 		return err
@@ -96,7 +101,7 @@ func (b *bench) startRuntime(ctx context.Context, name string, index int) error 
 func (b *bench) place(name string, index int) place {
 	dir := filepath.Join(benchDir, name)
 	return place{
-		dir: dir, root: filepath.Join(dir, "root"), cgroup: filepath.Join(os.Getenv(innerEnv), name),
+		dir: dir, root: filepath.Join(dir, "root"), cgroup: filepath.Join(b.cgroup, name),
 		registry: b.registry.host, cniBin: b.cniBin, index: index, masq: b.opts.masq,
 	}
 }
@@ -105,6 +110,8 @@ func (b *bench) place(name string, index int) place {
 func (b *bench) measureAll(ctx context.Context) error {
 	measures := []measure{
 		{"podup", b.measurePodUp}, {"exec", b.measureExec}, {"parallel", b.measureParallel},
+		{"growth.host", b.measureGrowth(network{"host", true})}, {"growth.bridge", b.measureGrowth(network{"bridge", false})},
+		{"stats", b.measureStats}, {"restart", b.measureRestart},
 		{"memory", b.measureMemory}, {"pull", b.measurePull}, {"floor", b.measureFloor},
 	}
 	if b.opts.mode == "pull" {

@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 )
 
 const cgroupMount = "/sys/fs/cgroup"
@@ -73,6 +75,33 @@ func inheritCpuset(parent, dir string) error {
 		}
 	}
 	return nil
+}
+
+// accountDir is the v1 hierarchy that counts CPU time.
+var accountDir = filepath.Join(cgroupMount, "cpuacct")
+
+// enterAccount moves this process below the run's cgroup of the hierarchy that counts CPU
+// time, and with it all that it starts. Runtimes and their pods are the only others there.
+func enterAccount(run string) error {
+	if _, err := os.Stat(filepath.Join(accountDir, "cpuacct.usage")); err != nil {
+		return nil // cgroup v2, where a runtime's shims may lie elsewhere
+	}
+	dir := filepath.Join(accountDir, run, "bench")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+}
+
+// accounted is the CPU time that the run has used so far, ended processes included, or 0
+// where [enterAccount] counts none.
+func accounted(run string) time.Duration {
+	data, err := os.ReadFile(filepath.Join(accountDir, run, "cpuacct.usage"))
+	if err != nil {
+		return 0
+	}
+	ns, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	return time.Duration(ns)
 }
 
 // cgroupDirs lists every directory at or below name, deepest first.

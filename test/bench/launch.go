@@ -124,6 +124,10 @@ state = "DIR/state"
 	return strings.NewReplacer("ROOT", p.root, "DIR", p.dir, "REGISTRY", p.registry, "CNIBIN", p.cniBin).Replace(text)
 }
 
+// firstSubnet is the second byte of the first runtime's subnet, which has room for the pods
+// of a growth.
+const firstSubnet = 250
+
 // conflist is the same chain for every runtime: bridge, host-local, portmap.
 func conflist(bridge string, p place) string {
 	const text = `{
@@ -139,7 +143,7 @@ func conflist(bridge string, p place) string {
       "ipam": {
         "type": "host-local",
         "dataDir": "DIR/ipam",
-        "ranges": [[{"subnet": "10.253.SUBNET.0/24"}]],
+        "ranges": [[{"subnet": "10.SUBNET.0.0/16"}]],
         "routes": [{"dst": "0.0.0.0/0"}]
       }
     },
@@ -148,7 +152,7 @@ func conflist(bridge string, p place) string {
 }
 `
 	return strings.NewReplacer("BRIDGE", bridge, "DIR", p.dir, "MASQ", fmt.Sprint(p.masq),
-		"SUBNET", fmt.Sprint(p.index)).Replace(text)
+		"SUBNET", fmt.Sprint(firstSubnet+p.index)).Replace(text)
 }
 
 // findCNI gives the directory of the CNI plugins: the one asked for, or the

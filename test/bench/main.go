@@ -20,6 +20,7 @@ type options struct {
 	rounds, batch int    // parallel measure: rounds of batch pods
 	parallel      int
 	pods          int // pods alive while memory and idle CPU are read
+	many          int // pods of the measures growth, stats and restart
 	pulls         int
 	idle          time.Duration
 	quick         bool
@@ -69,6 +70,7 @@ func parseOptions(args []string) (options, error) {
 	fs.IntVar(&opts.batch, "batch", 24, "pods of one parallel round")
 	fs.IntVar(&opts.parallel, "parallel", 8, "pods at a time in the parallel measure")
 	fs.IntVar(&opts.pods, "pods", 50, "pods alive while memory and idle CPU are read")
+	fs.IntVar(&opts.many, "many", 500, "pods alive at the end of growth, and while statistics and restarts are timed")
 	fs.IntVar(&opts.pulls, "pulls", 5, "pulls of each image, per runtime")
 	fs.DurationVar(&opts.idle, "idle", 10*time.Second, "how long idle CPU is watched")
 	fs.BoolVar(&opts.quick, "quick", false, "few samples: shows that everything works, not how fast")
@@ -79,7 +81,7 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&opts.containerd, "containerd", "containerd", "containerd, 1.6 or newer")
 	fs.StringVar(&opts.cniBin, "cni-bin", "", "CNI plugins (default: bin/cni, /opt/cni/bin or /usr/lib/cni)")
 	fs.StringVar(&opts.logs, "logs", "", "keep the daemons' logs in this directory")
-	only := fs.String("only", "", "measures whose name matches this expression (podup, exec, parallel, memory, pull, floor …)")
+	only := fs.String("only", "", "measures whose name matches this expression (podup, exec, parallel, growth, stats, restart, memory, pull, floor …)")
 	berthOnly := fs.Bool("berth-only", false, "do not run containerd")
 	containerdOnly := fs.Bool("containerd-only", false, "do not run berthd")
 	if err := fs.Parse(args); err != nil {
@@ -101,10 +103,13 @@ func (o options) resolve(only string, berthOnly, containerdOnly bool) (options, 
 		return o, err
 	}
 	if o.quick {
-		o.n, o.rounds, o.batch, o.pods, o.pulls, o.idle = 3, 1, 8, 8, 1, 2*time.Second
+		o.n, o.rounds, o.batch, o.pods, o.many, o.pulls, o.idle = 3, 1, 8, 8, fewPods, 1, 2*time.Second
 	}
 	if min(o.n, o.rounds, o.batch, o.parallel, o.pods, o.pulls) < 1 {
 		return o, errors.New("-n, -rounds, -batch, -parallel, -pods and -pulls must be at least 1")
+	}
+	if o.many < fewPods {
+		return o, fmt.Errorf("-many must be at least %d", fewPods)
 	}
 	if o.before != "" {
 		o.runtimes = []string{nameBerth, nameBefore}

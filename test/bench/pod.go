@@ -47,7 +47,11 @@ func (r *runtimeUnderTest) sandboxConfig() (*runtimeapi.PodSandboxConfig, error)
 	if err := errors.Join(makeCgroup(cgroup), os.MkdirAll(logs, 0o755)); err != nil {
 		return nil, err
 	}
-	return &runtimeapi.PodSandboxConfig{
+	options := namespaces()
+	if r.hostNetwork {
+		options.Network = runtimeapi.NamespaceMode_NODE
+	}
+	config := &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: "uid-" + name, Namespace: "bench"},
 		Hostname:     name,
 		LogDirectory: logs,
@@ -56,11 +60,15 @@ func (r *runtimeUnderTest) sandboxConfig() (*runtimeapi.PodSandboxConfig, error)
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent: cgroup,
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
-				NamespaceOptions: namespaces(),
+				NamespaceOptions: options,
 				Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 			},
 		},
-	}, nil
+	}
+	if r.hostNetwork {
+		config.Hostname = "" // it is the node's
+	}
+	return config, nil
 }
 
 func namespaces() *runtimeapi.NamespaceOption {
@@ -123,6 +131,7 @@ func (r *runtimeUnderTest) up(ctx context.Context, image string) (*pod, upTimes,
 // upContainer creates and starts the container of p.
 func (r *runtimeUnderTest) upContainer(ctx context.Context, p *pod, image string) (create, start time.Duration, err error) {
 	request := &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: containerConfig(image), SandboxConfig: p.config}
+	request.Config.Linux.SecurityContext.NamespaceOptions.Network = p.config.Linux.SecurityContext.NamespaceOptions.Network
 	create, err = timed(func() (err error) { p.container, err = r.cri.CreateContainer(ctx, request); return err })
 	if err != nil {
 		return create, 0, err

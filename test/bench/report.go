@@ -90,6 +90,13 @@ func (r *report) value(name, runtime, unit string, v float64) {
 	r.samples[key] = append(r.samples[key], v)
 }
 
+// median is that of the samples so far.
+func (r *report) median(name, runtime string) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return quantile(slices.Sorted(slices.Values(r.samples[seriesKey{name, runtime}])), 0.5)
+}
+
 // quantile of sorted samples by nearest rank; q is 0..1.
 func quantile(sorted []float64, q float64) float64 {
 	if len(sorted) == 0 {

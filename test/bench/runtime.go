@@ -38,7 +38,9 @@ type runtimeUnderTest struct {
 	cgroup string // pods' cgroups are made below
 	bridge string
 	argv   []string
-	socket string
+	// hostNetwork puts pods into the node's network namespace.
+	hostNetwork bool
+	socket      string
 
 	children *children
 	cmd      *exec.Cmd
