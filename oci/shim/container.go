@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/cgroup"
+	"berth/oci/shim/mountns"
 	"berth/oci/shimapi"
 )
 
@@ -73,7 +74,8 @@ type containers struct {
 	ooms     *oomWatcher
 	state    stateDir
 	bootID   string
-	foreign  Foreign // nil: there are no foreign shims
+	foreign  Foreign           // nil: there are no foreign shims
+	template *mountns.Template // what containers are cloned from; nil: the host's mounts
 }
 
 func (cs *containers) newContainer(id, pod, dir string) *container {
@@ -152,6 +154,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
+	where := relocate(cs.template, config)
 	joined, err := cs.registry.joined(r.Pod, spec.Linux.Namespaces)
 	if err != nil {
 		return err
@@ -171,7 +174,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	}
 	end()
 	end = st.begin("init process")
-	err = cs.launch(ctr, lc, spec)
+	err = cs.launch(ctr, lc, spec, where)
 	end()
 	if err == nil {
 		if err = stillLive(joined); err != nil {
@@ -192,7 +195,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 
 // launch starts the container's first process, unseen by the pod's tracers, and fills the
 // record in.
-func (cs *containers) launch(ctr *container, lc *libcontainer.Container, spec *specs.Spec) (err error) {
+func (cs *containers) launch(ctr *container, lc *libcontainer.Container, spec *specs.Spec, where *relocation) (err error) {
 	reveal, err := cs.hide(ctr, spec)
 	if err != nil {
 		return err
@@ -208,7 +211,11 @@ func (cs *containers) launch(ctr *container, lc *libcontainer.Container, spec *s
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
 	proc.Init = true
-	console, err := startProcess(lc, proc, ctr.io.given, ctr.io.terminal)
+	var console *os.File
+	err = where.start(func() (err error) {
+		console, err = startProcess(lc, proc, ctr.io.given, ctr.io.terminal)
+		return err
+	})
 	ctr.io.closeGiven()
 	if err != nil {
 		return err
@@ -269,15 +276,6 @@ func startProcess(lc *libcontainer.Container, proc *libcontainer.Process, files 
 		return nil, errors.Join(err, terminate(newStarted(proc, pid)))
 	}
 	return master, nil
-}
-
-// recordFailure writes a record which says that the container never ran.
-func (cs *containers) recordFailure(ctr *container, err error) {
-	now := time.Now()
-	saveRecord(ctr.dir, shimapi.Record{
-		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped, BootID: cs.bootID,
-		CreatedAt: now, FinishedAt: now, ExitCode: shimapi.CodeStartError, Reason: shimapi.ReasonStartError, Message: err.Error(),
-	})
 }
 
 func (cs *containers) start(c *call, r shimapi.IDRequest) (any, error) {

@@ -20,6 +20,9 @@
 //     thread. Nothing calls wait4(-1).
 //   - An exit is in status.json, durably, before it is reported: by closing a channel and
 //     by an event to every watcher.
+//   - A container is cloned from a mount namespace without the mounts of pods (package mountns,
+//     relocation.go), so that its start does not take the longer the more pods there are. One
+//     with hooks that may use any path of the host is cloned from the host's.
 //   - Output reaches the log before it reaches an attached client. A full disk does not
 //     stop the container for good, and the container never waits for a client: what a
 //     client has not read waits in memory up to a bound (sinkLimit), then the client is cut
@@ -54,6 +57,7 @@
 //
 //   - DIR/shim.sock and DIR/shim.json: the socket, and who serves it.
 //   - DIR/empty: the root directory of pause processes.
+//   - DIR/mounts: where a copy of that namespace has the sources of mounts; empty elsewhere.
 //   - DIR/state/CTR: libcontainer's state, and cgroup.json, which names the cgroup of a
 //     container whose creation is cut off before libcontainer's state is complete.
 //   - status.json of each pod and container, in the directory that the daemon names.

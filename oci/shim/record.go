@@ -96,3 +96,12 @@ func waitCode(ws syscall.WaitStatus) (code, signal int) {
 	}
 	return ws.ExitStatus(), 0
 }
+
+// recordFailure writes a record which says that the container never ran.
+func (cs *containers) recordFailure(ctr *container, err error) {
+	now := time.Now()
+	saveRecord(ctr.dir, shimapi.Record{
+		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped, BootID: cs.bootID,
+		CreatedAt: now, FinishedAt: now, ExitCode: shimapi.CodeStartError, Reason: shimapi.ReasonStartError, Message: err.Error(),
+	})
+}
