@@ -103,6 +103,18 @@ func (ix *index) forgetContainer(id string) {
 	}
 }
 
+// hasPodPart tells whether the ID of a pod begins with part.
+func (ix *index) hasPodPart(part string) bool {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	for id := range ix.pods {
+		if strings.HasPrefix(id, part) {
+			return true
+		}
+	}
+	return false
+}
+
 // lookup finds by full ID, or by a prefix that only one entry has.
 func lookup[T any](all map[string]T, what, id string) (T, error) {
 	var none T

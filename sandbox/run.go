@@ -11,6 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/oci"
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 	"berth/oci/shims"
 	"berth/oci/tracing"
@@ -144,6 +145,9 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error 
 	}
 	if err != nil {
 		return fmt.Errorf("start the pause process: %w", err)
+	}
+	if s.rec.get().MadeCgroup != "" {
+		cgroup.Mark(cgroupDirs(p.host, plan.CgroupParent), p.paths.state)
 	}
 	if err := s.change(inMemory, func(rec *podRecord) { rec.PausePID, rec.PauseStart = res.PID, res.StartTime }); err != nil {
 		return err

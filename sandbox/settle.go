@@ -2,12 +2,15 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"berth/oci/cgroup"
 )
 
 const (
@@ -45,6 +48,7 @@ func (r *recovery) settle(ctx context.Context, tasks []task) {
 			})
 		}
 		wait.Wait()
+		r.sweepCgroups(ctx)
 	}()
 	timer := time.NewTimer(settleTime)
 	defer timer.Stop()
@@ -52,6 +56,27 @@ func (r *recovery) settle(ctx context.Context, tasks []task) {
 	case <-r.settled:
 	case <-timer.C:
 		klog.FromContext(ctx).Info("Pods that earlier daemons left are still being released, in the background")
+	}
+}
+
+// sweepCgroups removes the cgroups that this node made for pods which are no more: one that
+// was busy when its pod went, and which no later pod came across.
+func (r *recovery) sweepCgroups(ctx context.Context) {
+	for name, dirs := range cgroup.MarkedFor(r.paths.state) { // before the pods are asked for: a pod is known before its cgroup is made
+		if r.index.hasPodPart(cgroup.PodPart(name)) || ctx.Err() != nil {
+			continue
+		}
+		klog.FromContext(ctx).Info("Removing a cgroup of a pod that has no record", "cgroup", name)
+		var errs []error
+		for _, dir := range dirs {
+			errs = append(errs, cgroup.Kill(dir, killTimeout, nil))
+		}
+		for _, dir := range dirs {
+			errs = append(errs, cgroup.RemoveEmptied(dir, killTimeout))
+		}
+		if err := errors.Join(errs...); err != nil {
+			klog.FromContext(ctx).Error(err, "A cgroup of a pod that has no record stays", "cgroup", name)
+		}
 	}
 }
 

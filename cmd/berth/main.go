@@ -47,6 +47,8 @@ var commands = []command{
 	{"audit", "[--json]", "tell what weakens the isolation of each running container", auditAll},
 	{"check", "", "tell whether this machine can run pods, and what to change", checkHost},
 	{"check --store", "[--repair]", "the same as image check", checkImages},
+	{"check --leaks", "[--repair]", "list what belongs to no pod and no image; --repair removes it while berthd is stopped", checkLeaks},
+	{"wipe", "[--yes] [--images]", "of a broken node, while berthd is stopped: list and remove all pods, and with --images all images", wipeNode},
 	{"pods remove", "", "stop and remove every pod sandbox, as before this runtime goes", removePods},
 	{"image list", "", "list images", listImages},
 	{"image pull", "REF", "pull an image without credentials, showing progress", pullImage},

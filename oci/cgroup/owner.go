@@ -37,18 +37,15 @@ func Mark(dirs []string, state string) {
 // whichever hierarchy. It is enough that one of them is marked.
 func MarkedFor(state string) map[string][]string {
 	all, marked := map[string][]string{}, map[string]bool{}
-	for _, pattern := range []string{mountPoint + "/berth-*", mountPoint + "/*/berth-*"} {
-		found, _ := filepath.Glob(pattern) // no error with these patterns
-		for _, dir := range found {
-			name := filepath.Base(dir)
-			if !madeForPod.MatchString(name) || isLink(filepath.Dir(dir)) {
-				continue
-			}
-			all[name] = append(all[name], dir)
-			value := make([]byte, unix.PathMax)
-			if n, err := unix.Getxattr(dir, ownerAttr, value); err == nil && string(value[:n]) == state {
-				marked[name] = true
-			}
+	for _, dir := range Named("berth-*") {
+		name := filepath.Base(dir)
+		if !madeForPod.MatchString(name) {
+			continue
+		}
+		all[name] = append(all[name], dir)
+		value := make([]byte, unix.PathMax)
+		if n, err := unix.Getxattr(dir, ownerAttr, value); err == nil && string(value[:n]) == state {
+			marked[name] = true
 		}
 	}
 	for name := range all {
@@ -57,6 +54,21 @@ func MarkedFor(state string) map[string][]string {
 		}
 	}
 	return all
+}
+
+// Named finds the cgroups at the top of the hierarchies whose names match a pattern of
+// [filepath.Match].
+func Named(pattern string) []string {
+	var out []string
+	for _, top := range []string{mountPoint, mountPoint + "/*"} {
+		found, _ := filepath.Glob(filepath.Join(top, pattern)) // no error with the patterns of berth
+		for _, dir := range found {
+			if !isLink(filepath.Dir(dir)) {
+				out = append(out, dir)
+			}
+		}
+	}
+	return out
 }
 
 // isLink is true of the names of joined controllers.

@@ -1,5 +1,10 @@
 package shimapi
 
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
 // Files that the daemon and the shim both name. The first four are in the shim's
 // own directory, RecordName is in the directory of each pod and container.
 const (
@@ -31,3 +36,10 @@ const (
 	ReasonUnknown = "ContainerStatusUnknown"
 	CodeUnknown   = 255
 )
+
+// ShimCgroup is the name of the cgroup that the shims of a state directory are in, where
+// cgroups are not systemd's.
+func ShimCgroup(stateDir string) string {
+	sum := sha256.Sum256([]byte(stateDir))
+	return "berth-shim-" + hex.EncodeToString(sum[:6])
+}

@@ -2,8 +2,6 @@ package shims
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -231,8 +229,7 @@ func removeShimCgroup(stateDir string) {
 // serve to account for the shims' memory and processes, or to keep systemd's view apart,
 // since joining each costs milliseconds.
 func shimCgroupDirs(stateDir string) (dirs []string, unified bool) {
-	sum := sha256.Sum256([]byte(stateDir))
-	name := "berth-shim-" + hex.EncodeToString(sum[:6])
+	name := shimapi.ShimCgroup(stateDir)
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
 		return nil, false

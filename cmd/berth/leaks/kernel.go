@@ -1,0 +1,227 @@
+package leaks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"berth/oci/cgroup"
+	"berth/oci/procfs"
+)
+
+// killTime is how long the processes of a cgroup may take to end when they are killed.
+const killTime = 10 * time.Second
+
+// mounts are those below the directories of pods and containers, and others that berth makes.
+func (n *Node) mounts() ([]owned, error) {
+	points, err := mountsBelow(n.Root, n.State)
+	var out []owned
+	for _, point := range points {
+		m := owned{Thing: Thing{
+			Kind: kindMount, Name: point,
+			gone:   func() bool { mounted, err := mountinfo.Mounted(point); return err == nil && !mounted },
+			remove: func(context.Context) error { return unmount(point) },
+		}}
+		dir, rest := n.below(point)
+		switch parts := strings.Split(rest, "/"); {
+		case len(parts) < 2:
+			continue // the operator's
+		case dir == n.State && parts[0] == "pods":
+			m.pod = parts[1]
+		case dir == n.State && parts[0] == "containers":
+			m.container = parts[1]
+		case dir == n.Root && parts[0] == "pods" && len(parts) > 3:
+			m.container = parts[3]
+		case dir == n.Root && parts[0] == "cni":
+			m.pod = podID.FindString(rest)
+		default:
+			m.stray = "berth mounts nothing there"
+		}
+		out = append(out, m)
+	}
+	return out, err
+}
+
+// below splits a path into the root or state directory and what is below it.
+func (n *Node) below(path string) (dir, rest string) {
+	for _, d := range []string{n.State, n.Root} {
+		if r, ok := strings.CutPrefix(path, d+"/"); ok {
+			return d, r
+		}
+	}
+	return "", path
+}
+
+// mountsBelow lists mount points below dirs, those mounted last first.
+func mountsBelow(dirs ...string) ([]string, error) {
+	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return !slices.ContainsFunc(dirs, func(d string) bool { return strings.HasPrefix(i.Mountpoint, d+"/") }), false
+	})
+	var out []string
+	for _, i := range slices.Backward(infos) {
+		out = append(out, i.Mountpoint)
+	}
+	return out, err
+}
+
+// unmount detaches a mount, which ends once nobody uses it any more, and removes its
+// mount point if that is empty.
+func unmount(point string) error {
+	if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount: %w", err)
+	}
+	_ = os.Remove(point) // a directory of the rest goes as such
+	return nil
+}
+
+// cgroups are those that were made for pods of this node.
+func (n *Node) cgroups() ([]owned, error) {
+	var out []owned
+	for name, dirs := range cgroup.MarkedFor(n.State) {
+		out = append(out, owned{podPart: cgroup.PodPart(name), Thing: Thing{
+			Kind: kindCgroup, Name: name,
+			gone:   func() bool { return !slices.ContainsFunc(dirs, func(d string) bool { return !isGone(d) }) },
+			remove: func(context.Context) error { return removeCgroups(dirs) },
+		}})
+	}
+	return out, nil
+}
+
+// removeCgroups ends what runs in cgroups, and removes them.
+func removeCgroups(dirs []string) error {
+	var errs []error
+	for _, dir := range dirs {
+		errs = append(errs, cgroup.Kill(dir, killTime, nil))
+	}
+	for _, dir := range dirs {
+		errs = append(errs, cgroup.RemoveEmptied(dir, killTime))
+	}
+	return errors.Join(errs...)
+}
+
+// processes are those of berth itself that nobody holds: a shim whose directory is gone,
+// and a pause process without a shim and without a record. Those of containers go with
+// their cgroups.
+func (n *Node) processes() ([]owned, error) {
+	all, err := names("/proc")
+	if err != nil {
+		return nil, err
+	}
+	empty := n.pauseRoot()
+	var out []owned
+	for _, name := range all {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		switch dir := n.shimDir(pid); {
+		case dir != "" && isGone(dir):
+			p := process(pid)
+			p.stray = "its directory " + dir + " is gone"
+			out = append(out, p)
+		case dir == "" && empty.has(pid):
+			if stat, err := procfs.ReadStat(pid); err == nil && n.shimDir(stat.Parent) == "" {
+				p := process(pid)
+				p.pid, p.start = pid, stat.Start
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// place is a directory as mountinfo names it, in every mount namespace alike.
+type place struct{ device, path string }
+
+// pauseRoot is where the root directories of this node's pause processes are: the directory
+// of the shims.
+func (n *Node) pauseRoot() place {
+	dir := filepath.Join(n.State, "shims")
+	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(dir))
+	if err != nil || len(infos) == 0 {
+		return place{}
+	}
+	over := slices.MaxFunc(infos, func(a, b *mountinfo.Info) int { return len(a.Mountpoint) - len(b.Mountpoint) })
+	rel, err := filepath.Rel(over.Mountpoint, dir)
+	if err != nil {
+		return place{}
+	}
+	return place{fmt.Sprintf("%d:%d", over.Major, over.Minor), filepath.Join(over.Root, rel)}
+}
+
+// has tells whether a process has its root directory right below the place.
+func (p place) has(pid int) bool {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "mountinfo"))
+	if err != nil || p.device == "" || strings.Count(string(data), "\n") != 1 {
+		return false // a pause process has one mount
+	}
+	fields := strings.Fields(string(data)) // proc_pid_mountinfo(5)
+	return len(fields) > 4 && fields[2] == p.device && fields[4] == "/" && strings.HasPrefix(fields[3], p.path+"/")
+}
+
+// shimDir is the directory that a process serves as a shim of this node; "" of any other.
+func (n *Node) shimDir(pid int) string {
+	line, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil {
+		return ""
+	}
+	args := strings.Split(string(line), "\x00")
+	if len(args) < 3 || args[0] != "berth-shim" || args[1] != "--dir" || filepath.Dir(args[2]) != filepath.Join(n.State, "shims") {
+		return ""
+	}
+	// Anyone may choose such a command line; a shim is executed from a sealed copy, by root.
+	exe, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
+	if err != nil || !strings.HasPrefix(exe, "/memfd:berth-shim") {
+		return ""
+	}
+	return args[2]
+}
+
+// process is one that goes by SIGKILL.
+func process(pid int) owned {
+	stat, err := procfs.ReadStat(pid)
+	same := func() bool {
+		now, err := procfs.ReadStat(pid)
+		return err == nil && now.Start == stat.Start && !now.Ended()
+	}
+	comm, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
+	return owned{Thing: Thing{
+		Kind: kindProcess, Name: fmt.Sprintf("%d (%s)", pid, strings.TrimSpace(string(comm))),
+		gone:   func() bool { return err != nil || !same() },
+		remove: func(context.Context) error { return kill(pid, same) },
+	}}
+}
+
+// kill ends a process, if it is still the same when it is held, and waits for its end.
+func kill(pid int, same func() bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil //nolint:nilerr // it has ended
+	}
+	defer unix.Close(fd)
+	if !same() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill: %w", err)
+	}
+	for deadline := time.Now().Add(killTime); ; {
+		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds()))
+		switch {
+		case ended > 0:
+			return nil
+		case errors.Is(err, unix.EINTR) && time.Now().Before(deadline):
+		default:
+			return fmt.Errorf("it did not end within %v of SIGKILL", killTime)
+		}
+	}
+}
