@@ -62,6 +62,21 @@ func (sh *Shim) Keep(state shimapi.HandoverState, files []*os.File) {
 	sh.keep(sh.process, state, files)
 }
 
+// HandOverLate makes the shim die by kill, and hands a container over as one whose creation
+// the dead process had reported just before, when the others were handed over already.
+func (sh *Shim) HandOverLate(ctx context.Context, id string, kill func()) error {
+	sh.set.mu.Lock()
+	h, dead := sh.handover[id], sh.process
+	delete(sh.handover, id)
+	sh.set.mu.Unlock()
+	kill()
+	dead.awaitReplacement(ctx)
+	sh.set.mu.Lock()
+	sh.handover[id] = h
+	sh.set.mu.Unlock()
+	return sh.handOverLate(ctx, dead, id)
+}
+
 // Stuck reports whether the shim did not answer the last call in time.
 func (sh *Shim) Stuck() bool { return sh.process.stuck.Load() }
 

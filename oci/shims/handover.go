@@ -152,6 +152,7 @@ func (sh *Shim) handOverLate(ctx context.Context, dead *process, id string) erro
 		if adopted {
 			return nil
 		}
+		sh.collectExit(h)
 		err = h.sendTo(ctx, replacement)
 	}
 	sh.set.mu.Lock()

@@ -188,3 +188,23 @@ func TestHandoverFilesAreFew(t *testing.T) {
 	n.Exit(r)
 	shimnode.Eventually(t, "none after the end", func() bool { return count() <= before })
 }
+
+// TestLateHandoverKeepsTheExitCode: a container whose creation the dead shim had reported
+// just before its end is ours to wait for like the others.
+func TestLateHandoverKeepsTheExitCode(t *testing.T) {
+	n := shimnode.New(t)
+	pod := n.Pod()
+	r := n.Request(pod, "exit 6")
+	if _, err := n.Shim.Create(n.Ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Shim.HandOverLate(n.Ctx, r.ID, n.KillShim); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Shim.Start(n.Ctx, r.ID); err != nil {
+		t.Fatal(err)
+	}
+	if rec := n.Exit(r); rec.ExitCode != 6 || rec.Reason != "" {
+		t.Errorf("record %+v", rec)
+	}
+}
