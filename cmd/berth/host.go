@@ -41,7 +41,7 @@ func checkHost(ctx context.Context, env environment, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%w: check takes no argument", errUsage)
 	}
-	worst, err := hostcheck.Write(env.out, hostcheck.Run(ctx, env.cfg))
+	worst, err := hostcheck.Write(env.out, hostcheck.Run(ctx, env.cfg, env.file, env.read))
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,8 @@ type command struct {
 // environment is what every subcommand may use.
 type environment struct {
 	cfg      config.Config
+	file     string // of the configuration
+	read     error  // why it can't be read, for check
 	client   *operator.Client
 	out      io.Writer
 	progress *progress // on standard error
@@ -112,9 +114,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := config.Load(*file)
-	if err != nil {
-		return err
+	cfg, read := config.Load(*file)
+	if read != nil && cmd.name != "check" { // which tells of it with all else
+		return read
 	}
 	cfg.Listen, cfg.Root, cfg.State = cmp.Or(*address, cfg.Listen), cmp.Or(*root, cfg.Root), cmp.Or(*state, cfg.State)
 	client, err := operator.Dial(cfg.Listen)
@@ -122,7 +124,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer client.Close() //nolint:errcheck // nothing was promised over it any more
-	return cmd.run(ctx, environment{cfg: cfg, client: client, out: os.Stdout, progress: newProgress(os.Stderr)}, rest)
+	return cmd.run(ctx, environment{cfg: cfg, file: *file, read: read, client: client, out: os.Stdout, progress: newProgress(os.Stderr)}, rest)
 }
 
 // find is the command whose words args start with, and the rest of args. Of check and

@@ -36,7 +36,7 @@ func (e *endpoint) requestToken(ctx context.Context, c challenge) (token, error)
 		return token{}, err
 	}
 	scope := c.params["scope"]
-	if scope == "" {
+	if scope == "" && e.repo != "" {
 		scope = "repository:" + e.repo + ":pull"
 	}
 	var raw []byte
@@ -69,7 +69,9 @@ func (e *endpoint) tokenServer(c challenge) (*tokenServer, error) {
 func (s *tokenServer) ask(ctx context.Context, service, scope string) ([]byte, error) {
 	u := *s.realm
 	q := u.Query()
-	q.Set("scope", scope)
+	if scope != "" { // without one the credentials alone are checked
+		q.Set("scope", scope)
+	}
 	q.Set("service", service)
 	u.RawQuery = q.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)

@@ -20,7 +20,7 @@ import (
 // the line and the key; mistakes of all files are told at once.
 func Load(file string) (Config, error) {
 	c := Default()
-	files, err := DropIns(file)
+	files, _, err := DropIns(file)
 	if err != nil {
 		return c, fmt.Errorf("configuration: %w", err)
 	}
@@ -40,20 +40,22 @@ func Load(file string) (Config, error) {
 
 // DropIns are the files that add to a configuration: of config.toml those in config.d
 // beside it whose names end with .toml and do not begin with a dot, in lexical order. A
-// key in a later file replaces that of an earlier one, lists as a whole.
-func DropIns(file string) ([]string, error) {
+// key in a later file replaces that of an earlier one, lists as a whole. Ignored are the
+// others, of which an operator may think that they are read.
+func DropIns(file string) (files, ignored []string, err error) {
 	dir := strings.TrimSuffix(file, ".toml") + ".d"
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
-	var files []string
 	for _, e := range entries { // ReadDir sorts
 		if name := e.Name(); strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".") {
 			files = append(files, filepath.Join(dir, name))
+		} else {
+			ignored = append(ignored, filepath.Join(dir, name))
 		}
 	}
-	return files, nil
+	return files, ignored, nil
 }
 
 // read sets what the TOML text names; file is for the errors.

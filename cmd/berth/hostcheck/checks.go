@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/cni"
+	"berth/server/config"
 )
 
 // checks are made in this order, what everything depends on first.
@@ -39,11 +40,27 @@ var checks = []check{
 }
 
 func checkConfig(_ context.Context, m machine) Finding {
-	if err := m.cfg.Check(); err != nil {
-		return broken(strings.ReplaceAll(err.Error(), "\n", "; "), "change these keys of the configuration")
+	if m.read != nil {
+		return broken(oneLine(m.read), "mend these files; the other checks are made with what could be read")
 	}
-	return fine("root %s, state %s", m.cfg.Root, m.cfg.State)
+	if err := m.cfg.Check(); err != nil {
+		return broken(oneLine(err), "change these keys of the configuration")
+	}
+	read, ignored, err := config.DropIns(m.file)
+	if err != nil {
+		return broken(err.Error(), "make the directory readable for root")
+	}
+	seen := fmt.Sprintf("root %s, state %s", m.cfg.Root, m.cfg.State)
+	if len(read) > 0 {
+		seen += ", with " + strings.Join(read, ", ")
+	}
+	if len(ignored) > 0 {
+		return limited(seen+"; not read: "+strings.Join(ignored, ", "), "let their names end with .toml, or move them elsewhere")
+	}
+	return fine("%s", seen)
 }
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func checkUser(context.Context, machine) Finding {
 	if uid := os.Geteuid(); uid != 0 {

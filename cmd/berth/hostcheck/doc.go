@@ -13,6 +13,7 @@
 //     in a directory of its own and takes both away again.
 //   - A check never fails silently: what can't be found out is a finding too.
 //   - It needs no running daemon.
+//   - It asks no host that hosts.toml does not name, and each for five seconds at most.
 //
 // # Files
 //

@@ -31,14 +31,19 @@ type Finding struct {
 	Do    string // what to change; "" when fine
 }
 
-// Run makes every check of a machine that is to run berthd with cfg.
-func Run(ctx context.Context, cfg config.Config) []Finding {
-	m := machine{cfg: cfg}
+// Run makes every check of a machine that is to run berthd with the configuration of file,
+// of which read is the error.
+func Run(ctx context.Context, cfg config.Config, file string, read error) []Finding {
+	m := machine{cfg: cfg, file: file, read: read}
 	m.host, m.hostErr = oci.DetectHost()
 	findings := make([]Finding, 0, len(checks))
 	for _, c := range checks {
 		f := c.look(ctx, m)
 		f.What = c.what
+		findings = append(findings, f)
+	}
+	for _, f := range checkRegistries(ctx, m) {
+		f.What = "registry"
 		findings = append(findings, f)
 	}
 	return findings
@@ -64,6 +69,8 @@ func Write(w io.Writer, findings []Finding) (Level, error) {
 // would find out about the host. The fields that were found before hostErr are set.
 type machine struct {
 	cfg     config.Config
+	file    string // of the configuration
+	read    error  // why it can't be read; cfg has what can
 	host    oci.Host
 	hostErr error
 }

@@ -16,14 +16,15 @@ func here(t *testing.T) config.Config {
 	cfg.Root, cfg.State = filepath.Join(dir, "root"), filepath.Join(dir, "run")
 	cfg.Listen = "unix://" + filepath.Join(dir, "s")
 	cfg.CNIConfDir = filepath.Join(dir, "net.d")
+	cfg.CertsDir = []string{filepath.Join(dir, "certs.d")}
 	return cfg
 }
 
 func TestEveryFindingSaysWhatToDo(t *testing.T) {
 	cfg := here(t)
 	cfg.LogLevel = -1
-	findings := Run(t.Context(), cfg)
-	if len(findings) != len(checks) {
+	findings := Run(t.Context(), cfg, "/dev/null", nil)
+	if len(findings) != len(checks)+1 { // of registries there is one
 		t.Fatalf("%d findings of %d checks", len(findings), len(checks))
 	}
 	for _, f := range findings {
@@ -39,14 +40,14 @@ func TestEveryFindingSaysWhatToDo(t *testing.T) {
 	if err != nil || worst != Broken {
 		t.Errorf("worst is %v, %v", worst, err)
 	}
-	if n := strings.Count(out.String(), "\n"); n != len(checks) {
-		t.Errorf("%d lines for %d checks:\n%s", n, len(checks), out.String())
+	if n := strings.Count(out.String(), "\n"); n != len(findings) {
+		t.Errorf("%d lines for %d findings:\n%s", n, len(findings), out.String())
 	}
 }
 
 func TestChecksLeaveNothing(t *testing.T) {
 	cfg := here(t)
-	Run(t.Context(), cfg)
+	Run(t.Context(), cfg, "/dev/null", nil)
 	left, err := os.ReadDir(filepath.Dir(cfg.Root))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
