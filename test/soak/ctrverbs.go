@@ -22,11 +22,8 @@ import (
 // It waits in a read of the shell, without a process for it.
 const patient = `trap 'exit %d' TERM; mkfifo /in; exec 3<>/in; : >/ready; while :; do read -r l <&3 && echo "$l"; done`
 
-// createContainer creates one; cut short, the call is repeated, and makes one in all.
-func (w *worker) createContainer(ctx context.Context, p *pod) {
-	if !p.ready || p.stopped || len(p.containers) >= 4 {
-		return
-	}
+// newContainer chooses what a container does.
+func (w *worker) newContainer(p *pod) (*container, *runtimeapi.ContainerConfig) {
 	p.made++
 	c := &container{
 		name: fmt.Sprint("c", p.made), pod: p, code: w.rng.Int32N(120) + 3, brief: w.rng.IntN(3) == 0,
@@ -38,6 +35,15 @@ func (w *worker) createContainer(ctx context.Context, p *pod) {
 	}
 	config := client.Shell(c.name, script)
 	config.Labels = named(w.owner(), p.name+"-"+c.name)
+	return c, config
+}
+
+// createContainer creates one; cut short, the call is repeated, and makes one in all.
+func (w *worker) createContainer(ctx context.Context, p *pod) {
+	if !p.ready || p.stopped || len(p.containers) >= 4 {
+		return
+	}
+	c, config := w.newContainer(p)
 	request := &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config}
 	create := func(ctx context.Context) error {
 		id, err := w.cri.CreateContainer(ctx, request)

@@ -22,11 +22,25 @@ func (w *worker) runPod(ctx context.Context) {
 		return
 	}
 	p := &pod{name: name, config: config, ready: true, bothDead: w.bothDead.Load()}
-	run := func(ctx context.Context) error {
-		id, err := w.cri.RunPod(ctx, config)
-		if err == nil && p.id != "" && p.id != id {
-			return fmt.Errorf("it is %s, was %s", id, p.id)
+	if !w.runs(ctx, p) {
+		return
+	}
+	p.note("ran")
+	w.pods = append(w.pods, p)
+	w.born()
+	w.look(ctx, p)
+	for range w.rng.IntN(4) {
+		w.createContainer(ctx, p)
+		if w.rng.IntN(4) > 0 {
+			w.startContainer(ctx, p)
 		}
+	}
+}
+
+// runs makes the call until it is not cut short.
+func (w *worker) runs(ctx context.Context, p *pod) bool {
+	run := func(ctx context.Context) error {
+		id, err := w.cri.RunPod(ctx, p.config)
 		if err == nil {
 			p.id = id
 		}
@@ -40,20 +54,14 @@ func (w *worker) runPod(ctx context.Context) {
 	if o == tally.Wrong {
 		w.wrong("run pod", err, p.tell())
 	}
-	if o != tally.Fine {
-		return
-	}
-	p.note("ran")
-	w.pods = append(w.pods, p)
-	now := w.alive.Add(1)
-	for most := w.most.Load(); now > most && !w.most.CompareAndSwap(most, now); most = w.most.Load() {
-	}
-	w.look(ctx, p)
-	for range w.rng.IntN(4) {
-		w.createContainer(ctx, p)
-		if w.rng.IntN(4) > 0 {
-			w.startContainer(ctx, p)
-		}
+	return o == tally.Fine
+}
+
+// born counts a pod that came.
+func (p *phase) born() {
+	now := p.alive.Add(1)
+	for most := p.most.Load(); now > most && !p.most.CompareAndSwap(most, now); {
+		most = p.most.Load()
 	}
 }
 

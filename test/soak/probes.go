@@ -30,8 +30,13 @@ func (p *phase) probes(ctx context.Context) error {
 		return err
 	}
 	var wg sync.WaitGroup
+	slots := make(chan struct{}, p.opts.clients) // else the last pod waits for all others
 	for _, w := range workers {
-		wg.Go(func() { w.runProbed(ctx) })
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			w.runProbed(ctx)
+		})
 	}
 	wg.Wait()
 	if p.Problems() == 0 {
@@ -40,7 +45,11 @@ func (p *phase) probes(ctx context.Context) error {
 		}
 	}
 	for _, w := range workers {
-		wg.Go(func() { w.endProbed(ctx) })
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			w.endProbed(ctx)
+		})
 	}
 	wg.Wait()
 	p.checkWitness(ctx)

@@ -31,24 +31,37 @@ func (n *Node) mounts() ([]owned, error) {
 			gone:   func() bool { mounted, err := mountinfo.Mounted(point); return err == nil && !mounted },
 			remove: func(context.Context) error { return unmount(point) },
 		}}
-		dir, rest := n.below(point)
-		switch parts := strings.Split(rest, "/"); {
-		case len(parts) < 2:
-			continue // the operator's
-		case dir == n.State && parts[0] == "pods":
-			m.pod = parts[1]
-		case dir == n.State && parts[0] == "containers":
-			m.container = parts[1]
-		case dir == n.Root && parts[0] == "pods" && len(parts) > 3:
-			m.container = parts[3]
-		case dir == n.Root && parts[0] == "cni":
-			m.pod = podID.FindString(rest)
-		default:
-			m.stray = "berth mounts nothing there"
+		if n.ofOperator(point) {
+			continue
 		}
+		n.assignMount(&m, point)
 		out = append(out, m)
 	}
 	return out, err
+}
+
+// ofOperator tells whether a mount is directly below the root or state directory.
+func (n *Node) ofOperator(point string) bool {
+	_, rest := n.below(point)
+	return !strings.Contains(rest, "/")
+}
+
+// assignMount says whose a mount is, by its place.
+func (n *Node) assignMount(m *owned, point string) {
+	dir, rest := n.below(point)
+	parts := strings.Split(rest, "/")
+	switch {
+	case dir == n.State && parts[0] == "pods":
+		m.pod = parts[1]
+	case dir == n.State && parts[0] == "containers":
+		m.container = parts[1]
+	case dir == n.Root && parts[0] == "pods" && len(parts) > 3:
+		m.container = parts[3]
+	case dir == n.Root && parts[0] == "cni":
+		m.pod = podID.FindString(rest)
+	default:
+		m.stray = "berth mounts nothing there"
+	}
 }
 
 // below splits a path into the root or state directory and what is below it.

@@ -124,19 +124,20 @@ func layerName(chain string) string { return strings.TrimPrefix(chain, "sha256:"
 
 // lacks is what a thing lacks to belong to somebody; "" when it does.
 func (r *records) lacks(t owned) string {
-	switch {
-	case t.stray != "":
-		return t.stray
-	case t.container != "" && !r.containers[t.container]:
-		return "no record of container " + short(t.container)
-	case t.pod != "" && !r.pods[t.pod]:
-		return "no record of pod " + short(t.pod)
-	case t.podPart != "" && !r.hasPodPart(t.podPart):
-		return "no record of a pod " + t.podPart
-	case t.pid != 0 && r.processes[t.pid] != t.start:
-		return "no record and no shim has it"
-	case t.layer != "" && !r.layers[t.layer] && len(r.unreadable) == 0:
-		return "no image and no container has it"
+	for _, l := range []struct {
+		lacks bool
+		what  string
+	}{
+		{t.stray != "", t.stray},
+		{t.container != "" && !r.containers[t.container], "no record of container " + short(t.container)},
+		{t.pod != "" && !r.pods[t.pod], "no record of pod " + short(t.pod)},
+		{t.podPart != "" && !r.hasPodPart(t.podPart), "no record of a pod " + t.podPart},
+		{t.pid != 0 && r.processes[t.pid] != t.start, "no record and no shim has it"},
+		{t.layer != "" && !r.layers[t.layer] && len(r.unreadable) == 0, "no image and no container has it"},
+	} {
+		if l.lacks {
+			return l.what
+		}
 	}
 	return ""
 }
