@@ -13,8 +13,10 @@ BUILD   := $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X main.version
 TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
 PREFIX  ?= /usr/local
+# Where the programs are built; tests of upgrades have several builds.
+BIN     ?= bin
 
-.PHONY: all build static cni crictl shims shims-runc deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb release alerts go-is-here tools
+.PHONY: all build static cni crictl shims shims-runc deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb debs archive release cross alerts go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -26,8 +28,8 @@ tools:
 
 # The shim is the only program that links C (libseccomp, through libcontainer).
 build: tools static
-	CGO_ENABLED=0 $(BUILD) -tags nri_no_wasm -o bin/ ./cmd/berthd ./cmd/berth
-	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o bin/ ./cmd/berth-shim ./cmd/berth-shim-v2
+	CGO_ENABLED=0 $(BUILD) -tags nri_no_wasm -o $(BIN)/ ./cmd/berthd ./cmd/berth
+	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o $(BIN)/ ./cmd/berth-shim ./cmd/berth-shim-v2
 
 # The programs without libc: pause and init.
 static:
@@ -134,10 +136,23 @@ install: build
 
 # A Debian package in bin/dist, and archives of the programs with checksums and an SBOM.
 deb: build
-	@hack/deb.sh $(VERSION)
+	@hack/deb.sh $(VERSION) "" $(BIN)
 
-release: build
+archive: build
 	@hack/release.sh $(VERSION)
+
+# For amd64 and arm64, which an amd64 machine builds by Debian's cross compiler.
+release: archive cross
+	@[ ! -d bin/linux_arm64 ] || hack/release.sh $(VERSION) arm64 bin/linux_arm64
+
+cross: tools
+	@[ "$$($(GO) env GOHOSTARCH)" != amd64 ] || GO="$(GO)" VERSION="$(VERSION)" hack/cross.sh arm64
+
+# Two packages of this tree, whose later one upgrades the earlier, for tests in bin/life.
+debs: tools static
+	@$(MAKE) -s deb VERSION=1.0.0-rc.1 BIN=bin/life/older
+	@$(MAKE) -s deb VERSION=1.0.0 BIN=bin/life/newer
+	@mv bin/dist/berth_1.0.0~rc.1_*.deb bin/dist/berth_1.0.0_*.deb bin/life/
 
 # Each alert of hack/monitoring fires when it is provoked: by Prometheus's code, which is a
 # module of its own, larger than berth.

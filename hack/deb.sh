@@ -1,11 +1,11 @@
 #!/bin/bash
-# Makes bin/dist/berth_VERSION_ARCH.deb of bin/, where the programs have been built, with
+# Makes bin/dist/berth_VERSION_ARCH.deb of BIN, where the programs have been built, with
 # nothing but dpkg-deb. The same tree and the same programs give the same bytes.
 #
-# usage: hack/deb.sh VERSION [ARCH]
+# usage: hack/deb.sh VERSION [ARCH [BIN]]   (default: this machine's, and bin)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version=$1 arch=${2:-$(dpkg --print-architecture)} go=${GO:-go}
+version=$1 arch=${2:-$(dpkg --print-architecture)} bin=${3:-bin} go=${GO:-go}
 # A pre-release sorts before its release, and a commit is no part of a Debian revision.
 debian=${version/-/\~}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
@@ -15,7 +15,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 put() { install -D -m "$1" "$2" "$root/$3"; }
 
-for program in berthd berth berth-shim berth-shim-v2; do put 755 "bin/$program" "usr/bin/$program"; done
+for program in berthd berth berth-shim berth-shim-v2; do put 755 "$bin/$program" "usr/bin/$program"; done
 sed 's,/usr/local/bin/,/usr/bin/,' hack/berthd.service >"$root/unit"
 put 644 "$root/unit" usr/lib/systemd/system/berthd.service
 # Every default as a comment: an upgrade brings new ones without a question about the file.

@@ -19,6 +19,14 @@
 //
 // It reads bin/dist; without it the tests that need it are skipped and say so.
 //
+// # Why not pods of the arm64 build by QEMU's user-mode emulation
+//
+// QEMU's clone(2) refuses all flags for namespaces, and CLONE_PARENT, with EINVAL (its
+// linux-user/syscall.c says so), and libcontainer and the shim need them. With QEMU 10.0
+// berthd of arm64 gets ready, unpacks an image, starts its shim and attaches the pod to its
+// network; the start of pause then fails. QEMU 7.2 lacks openat2(2) and does not unpack. So
+// the programs are started, no more; pods take a whole emulated machine.
+//
 // # Why not a shell script
 //
 // What is wrong is told by name and line, as every other test's fault is.
