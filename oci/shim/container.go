@@ -154,7 +154,6 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
-	where := relocate(cs.template, config)
 	joined, err := cs.registry.joined(r.Pod, spec.Linux.Namespaces)
 	if err != nil {
 		return err
@@ -174,7 +173,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	}
 	end()
 	end = st.begin("init process")
-	err = cs.launch(ctr, lc, spec, where)
+	err = cs.launch(ctr, lc, spec, relocate(cs.template, config))
 	end()
 	if err == nil {
 		if err = stillLive(joined); err != nil {

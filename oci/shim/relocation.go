@@ -5,13 +5,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shim/mountns"
-	"berth/oci/shimapi"
 )
 
 // newTemplate makes the mount namespace that containers are cloned from; nil where the kernel
@@ -40,59 +40,77 @@ type relocation struct {
 	moved    []*string // the paths in the configuration, by the index of their sources
 }
 
-// relocate changes the paths in config: the sources of mounts, and the files that hold
-// namespaces. Hooks that run before the container has its root may use any path of the host,
-// so a container with one is not relocated.
+// relocate gives the relocation of a container that is made already, since libcontainer looks
+// at some paths when it makes one. nil: the container is cloned from the host.
 func relocate(t *mountns.Template, config *configs.Config) *relocation {
-	if t == nil || config.HasHook(configs.Prestart, configs.CreateRuntime, configs.CreateContainer) {
+	if t == nil || needsHost(config) {
 		return nil
 	}
 	r := &relocation{template: t, root: config.Rootfs}
 	for _, m := range config.Mounts {
 		if m.IsBind() {
-			r.move(&m.Source, m.Flags&unix.MS_REC != 0)
+			r.add(&m.Source, m.Flags&unix.MS_REC != 0)
 		}
 	}
 	for i := range config.Namespaces {
 		if path := &config.Namespaces[i].Path; *path != "" && !strings.HasPrefix(*path, "/proc/") {
-			r.move(path, false)
+			r.add(path, false)
 		}
 	}
 	return r
 }
 
-func (r *relocation) move(path *string, recursive bool) {
-	spot := r.template.Spot(len(r.moved))
-	r.sources = append(r.sources, mountns.Source{Path: *path, Recursive: recursive})
-	r.moved = append(r.moved, path)
-	*path = spot
+// needsHost is true of a container that may use a path of the host that can't be told from
+// its configuration (hooks that run before it has its root, the socket of a seccomp agent,
+// options of mounts), and of one that sees what the host mounts while it starts.
+func needsHost(config *configs.Config) bool {
+	return config.HasHook(configs.Prestart, configs.CreateRuntime, configs.CreateContainer) ||
+		config.Seccomp != nil && config.Seccomp.ListenerPath != "" ||
+		config.RootPropagation&^(unix.MS_PRIVATE|unix.MS_REC) != 0 ||
+		slices.ContainsFunc(config.Mounts, func(m *configs.Mount) bool {
+			return m.Extensions != 0 || !m.IsBind() && !slices.Contains(pathless, m.Device) ||
+				slices.ContainsFunc(m.PropagationFlags, func(f int) bool { return f&(unix.MS_SHARED|unix.MS_SLAVE) != 0 })
+		})
 }
 
-// start runs f, which starts the first process.
+// pathless are the file systems that are mounted without a path of the host.
+var pathless = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
+
+func (r *relocation) add(path *string, recursive bool) {
+	r.sources = append(r.sources, mountns.Source{Path: *path, Recursive: recursive})
+	r.moved = append(r.moved, path)
+}
+
+// start runs f, which starts the first process, and has the paths changed meanwhile.
 func (r *relocation) start(f func() error) error {
 	if r == nil {
 		return f()
 	}
-	var ran bool
-	err := r.template.Run(r.root, r.sources, func() error { ran = true; return f() })
-	switch {
-	case errors.Is(err, mountns.ErrNoRoot):
-		for i, path := range r.moved {
-			*path = r.sources[i].Path
-		}
-		return f()
-	case errors.Is(err, mountns.ErrSource):
-		return fault(shimapi.KindStartFailed, "mounts of the container: %w", err)
-	case err != nil && ran:
-		return errors.New(r.plain(err.Error()))
+	for i, path := range r.moved {
+		*path = r.template.Spot(i)
 	}
-	return err
+	err := r.template.Run(r.root, r.sources, f)
+	for i, path := range r.moved {
+		*path = r.sources[i].Path
+	}
+	switch {
+	case errors.Is(err, mountns.ErrNoCopy):
+		slog.Debug("a container is cloned from the host's mounts", "reason", err)
+		return f()
+	case err != nil:
+		return r.plain(err)
+	}
+	return nil
 }
 
 // plain names the sources in the text of an error as the host does.
-func (r *relocation) plain(text string) string {
-	for i, s := range r.sources {
-		text = strings.ReplaceAll(text, `"`+r.template.Spot(i)+`"`, `"`+s.Path+`"`)
+func (r *relocation) plain(err error) error {
+	text := err.Error()
+	if !strings.Contains(text, r.template.Spot(0)[:len(r.template.Spot(0))-1]) {
+		return err
 	}
-	return text
+	for i, s := range slices.Backward(r.sources) { // number 1 is the beginning of number 10
+		text = strings.ReplaceAll(text, r.template.Spot(i), s.Path)
+	}
+	return errors.New(text)
 }

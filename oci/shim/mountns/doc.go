@@ -15,6 +15,13 @@
 //   - A source is the same mount as its path names on the host at that moment, or a clone of
 //     a part of it: it stays in the peer group of the host's mount, so propagation between a
 //     container and the host works as if the container had been cloned from the host.
+//   - A source is looked up without waiting for its file system. Where that can't be done,
+//     there is no copy, and the caller uses the host's namespace.
+//   - A clone takes part in no propagation until it is attached, so what the host mounts on a
+//     shared source meanwhile never comes. A container that is to see such mounts is not for
+//     a copy.
+//   - A template pins what was mounted below /proc, /sys and /dev when it was made: a file
+//     system that the host unmounts there lives on until the shim ends.
 //   - A copy ends with its thread and the processes started there. Nothing has to be unmounted.
 //
 // # Why not X

@@ -38,6 +38,9 @@ func New(dir string, needed ...string) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil { // a link may lie on a mount that is left out
+		return nil, err
+	}
 	paths := existing(slices.Concat([]string{dir}, needed, libraries))
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -146,7 +149,12 @@ func leave() error {
 
 // graft clones the mount at the path from, or a part of it, and attaches the clone at to.
 func graft(from, to string, recursive uint) error {
-	fd, err := clone(from, recursive)
+	at, err := unix.Open(from, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: from, Err: err}
+	}
+	defer unix.Close(at)
+	fd, err := clone(at, from, recursive)
 	if err != nil {
 		return err
 	}
@@ -154,13 +162,45 @@ func graft(from, to string, recursive uint) error {
 	return attach(fd, to)
 }
 
-// clone gives a detached clone of what is at a path.
-func clone(path string, recursive uint) (int, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|recursive)
+// clone gives a detached clone of what a descriptor of the path is for.
+func clone(at int, path string, recursive uint) (int, error) {
+	fd, err := unix.OpenTree(at, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|recursive)
 	if err != nil {
 		return -1, &fs.PathError{Op: "open_tree", Path: path, Err: err}
 	}
 	return fd, nil
+}
+
+// resolveCached is RESOLVE_CACHED of linux/openat2.h, since Linux 5.12.
+const resolveCached = 0x20
+
+// maxTries is how often a path is looked up while renames and mounts elsewhere get in the way.
+const maxTries = 8
+
+// lookup opens a path, and says whether it is a directory, without waiting for any file
+// system: from the kernel's cache of names (RESOLVE_CACHED, see openat2(2)) and without a
+// look at the file. What is not cached, or may only be used after a question to a server, is
+// EAGAIN. A server that is gone would keep this thread, and with it the shim and all its
+// pods, where no signal reaches it.
+func lookup(path string) (fd int, dir bool, err error) {
+	for range maxTries {
+		for _, dir := range []bool{true, false} {
+			how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveCached}
+			if dir {
+				how.Flags |= unix.O_DIRECTORY
+			}
+			if fd, err = unix.Openat2(unix.AT_FDCWD, path, &how); err == nil {
+				return fd, dir, nil
+			}
+			if err != unix.ENOTDIR {
+				break
+			}
+		}
+		if err != unix.EAGAIN && err != unix.EINTR {
+			break
+		}
+	}
+	return -1, false, &fs.PathError{Op: "openat2", Path: path, Err: err}
 }
 
 func attach(fd int, to string) error {
@@ -193,32 +233,31 @@ type Source struct {
 // Spot is the path of the source with this index in a copy of the template.
 func (t *Template) Spot(i int) string { return filepath.Join(t.dir, fmt.Sprint(i)) }
 
-// ErrSource says that a source can't be had.
-var ErrSource = errors.New("source of a mount")
-
-// ErrNoRoot says that the template does not have the directory that is to be the root.
-var ErrNoRoot = errors.New("the root directory is not in the mount namespace for containers")
+// ErrNoCopy says that the function has not run, since the copy could not be made: what a path
+// names is not there, or not in the kernel's cache of names, or the template lacks the
+// directory that is to be the root.
+var ErrNoCopy = errors.New("no mount namespace for this container")
 
 // Run runs f on a thread in a copy of the template. There root, a directory of the host that
 // the template has, shows what is mounted on it, and [Template.Spot] of an index shows that
-// source. What f starts keeps the copy. After an error that matches [ErrNoRoot] or [ErrSource]
-// f has not run.
+// source. What f starts keeps the copy. It waits for no file system. After an error that
+// matches [ErrNoCopy] f has not run, and can be run in the host's namespace.
 func (t *Template) Run(root string, sources []Source, f func() error) error {
 	var err error
 	thread.Run(func() {
-		var trees []tree
 		// While the thread is in the host's namespace.
-		if trees, err = openAll(append([]Source{{Path: root}}, sources...)); err != nil {
-			err = fmt.Errorf("%w: %w", ErrSource, err)
-			return
+		trees, failed := openAll(append([]Source{{Path: root}}, sources...))
+		if failed == nil {
+			failed = t.furnish(root, trees)
 		}
-		err = t.furnish(root, trees)
 		for _, c := range trees {
 			_ = unix.Close(c.fd) // attached, or to be dropped
 		}
-		if err == nil {
-			err = f()
+		if failed != nil {
+			err = fmt.Errorf("%w: %w", ErrNoCopy, failed)
+			return
 		}
+		err = f()
 	})
 	return err
 }
@@ -229,32 +268,30 @@ type tree struct {
 	dir bool
 }
 
+// openAll clones the sources. With an error it returns those before the one that failed.
 func openAll(sources []Source) (all []tree, err error) {
-	defer func() {
-		if err != nil {
-			for _, c := range all {
-				_ = unix.Close(c.fd) // to be dropped
-			}
-		}
-	}()
 	for _, s := range sources {
-		recursive := uint(0)
-		if s.Recursive {
-			recursive = unix.AT_RECURSIVE
-		}
-		fd, err := clone(s.Path, recursive)
+		c, err := s.open()
 		if err != nil {
 			return all, err
 		}
-		c := tree{fd: fd}
 		all = append(all, c)
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return all, &fs.PathError{Op: "stat", Path: s.Path, Err: err}
-		}
-		all[len(all)-1].dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
 	}
 	return all, nil
+}
+
+func (s Source) open() (tree, error) {
+	at, dir, err := lookup(s.Path)
+	if err != nil {
+		return tree{}, err
+	}
+	defer unix.Close(at)
+	recursive := uint(0)
+	if s.Recursive {
+		recursive = unix.AT_RECURSIVE
+	}
+	fd, err := clone(at, s.Path, recursive)
+	return tree{fd: fd, dir: dir}, err
 }
 
 // enter moves the calling thread to the template.
@@ -274,9 +311,7 @@ func (t *Template) furnish(root string, trees []tree) error {
 	if err := errors.Join(t.enter(), leave()); err != nil {
 		return err
 	}
-	if err := attach(trees[0].fd, root); errors.Is(err, fs.ErrNotExist) {
-		return ErrNoRoot
-	} else if err != nil {
+	if err := attach(trees[0].fd, root); err != nil {
 		return err
 	}
 	if err := unix.Mount("sources", t.dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0711"); err != nil {

@@ -2,11 +2,13 @@ package mountns
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -147,23 +149,72 @@ func TestNothingStays(t *testing.T) {
 	}
 }
 
+// A missing source, a missing root and a source that the kernel would ask a dead server for
+// are refused at once, without a copy and without a thread that hangs.
 func TestRefusals(t *testing.T) {
 	dir := t.TempDir()
 	tmpl := template(t, dir)
-	ran := func() error { t.Error("it ran"); return nil }
-	if err := tmpl.Run(dir, []Source{{Path: filepath.Join(dir, "missing")}}, ran); !errors.Is(err, ErrSource) || !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a missing source: %v", err)
+	refused := func(what, root string, sources ...Source) {
+		t.Helper()
+		ended := make(chan error, 1)
+		go func() { ended <- tmpl.Run(root, sources, func() error { t.Error("it ran"); return nil }) }()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, ErrNoCopy) {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: it hangs", what)
+		}
 	}
+	refused("a missing source", dir, Source{Path: filepath.Join(dir, "missing")})
 	late := filepath.Join(dir, "late")
 	mountAt(t, late, unix.MS_PRIVATE)
 	root := filepath.Join(late, "root")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := tmpl.Run(root, nil, ran); !errors.Is(err, ErrNoRoot) {
-		t.Errorf("a root on a mount that the template lacks: %v", err)
-	}
+	refused("a root on a mount that the template lacks", root)
+	refused("a file of a dead server", dir, Source{Path: filepath.Join(dead(t), "sub")})
 	if _, err := New(filepath.Join(dir, "missing")); err == nil {
 		t.Error("a template without a directory for sources")
 	}
+}
+
+// The root of a dead file system needs no question to its server, so it is a source like
+// others; what the container does with it may hang, but that is the container's.
+func TestRootOfADeadServer(t *testing.T) {
+	dir := t.TempDir()
+	tmpl := template(t, dir)
+	ran := make(chan error, 1)
+	go func() {
+		ran <- tmpl.Run(dir, []Source{{Path: dead(t), Recursive: true}}, func() error { return nil })
+	}()
+	select {
+	case err := <-ran:
+		if err != nil && !errors.Is(err, ErrNoCopy) {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it hangs")
+	}
+}
+
+// dead mounts a FUSE file system whose server never answers.
+func dead(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no FUSE: %v", err)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("dead", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd)); err != nil {
+		_ = unix.Close(fd)
+		t.Skipf("no FUSE: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) // whoever waits is told
+		_ = unix.Close(fd)
+	})
+	return dir
 }
