@@ -2,8 +2,8 @@ package sandbox
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -22,12 +23,13 @@ type cgroupReader struct {
 	// seen keeps the files that were read, so that all that is told from one reader is of
 	// the same moment and a file, which the kernel makes up each time, is read once; nil:
 	// nothing is kept.
-	seen map[string]string
+	seen map[fileKey]string
+	open *keptFiles // descriptors from one call to the next; nil: none
 }
 
 // reader reads a cgroup once, for one goroutine.
 func reader(v2 bool, paths map[string]string) cgroupReader {
-	return cgroupReader{v2: v2, paths: paths, seen: make(map[string]string)}
+	return cgroupReader{v2: v2, paths: paths, seen: make(map[fileKey]string, 8)}
 }
 
 // file reads one file of a controller, "" when it isn't there.
@@ -39,15 +41,20 @@ func (g cgroupReader) file(controller, name string) string {
 	if !ok {
 		return ""
 	}
-	name = filepath.Join(dir, name)
-	if text, ok := g.seen[name]; ok {
+	key := fileKey{controller, name}
+	if text, ok := g.seen[key]; ok {
 		return text
 	}
-	b, _ := os.ReadFile(name) // what can't be read is not told
-	if g.seen != nil {
-		g.seen[name] = string(b)
+	var text string
+	if path := dir + "/" + name; g.open != nil && kept[key] {
+		text = g.open.text(key, path)
+	} else {
+		text = readText(path)
 	}
-	return string(b)
+	if g.seen != nil {
+		g.seen[key] = text
+	}
+	return text
 }
 
 func (g cgroupReader) value(controller, name string) *runtimeapi.UInt64Value {
@@ -59,15 +66,36 @@ func (g cgroupReader) value(controller, name string) *runtimeapi.UInt64Value {
 }
 
 // keyed reads a file of "key value" lines.
-func (g cgroupReader) keyed(controller, name string) map[string]uint64 {
-	out := make(map[string]uint64)
-	for line := range strings.Lines(g.file(controller, name)) {
-		key, val, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if n, err := strconv.ParseUint(val, 10, 64); err == nil {
-			out[key] = n
+func (g cgroupReader) keyed(controller, name string) keyedText {
+	return keyedText(g.file(controller, name))
+}
+
+// keyedText is a text of "key value" lines. They are looked for, not taken apart: a file has
+// dozens of them and a few are asked for.
+type keyedText string
+
+// get gives the value of a key, false when it has none that is a number.
+func (t keyedText) get(key string) (uint64, bool) {
+	key += " "
+	for rest := string(t); rest != ""; {
+		if value, ok := strings.CutPrefix(rest, key); ok {
+			value, _, _ = strings.Cut(value, "\n")
+			n, err := strconv.ParseUint(value, 10, 64)
+			return n, err == nil
 		}
+		i := strings.Index(rest, "\n"+key)
+		if i < 0 {
+			break
+		}
+		rest = rest[i+1:]
 	}
-	return out
+	return 0, false
+}
+
+// at is get with 0 for no value.
+func (t keyedText) at(key string) uint64 {
+	n, _ := t.get(key)
+	return n
 }
 
 // noLimit is what limits of v1 that are none are above: they are near the largest page
@@ -79,7 +107,7 @@ func u64(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Valu
 func (g cgroupReader) cpu(now time.Time) *runtimeapi.CpuUsage {
 	usage := g.value("cpuacct", "cpuacct.usage")
 	if g.v2 {
-		if n, ok := g.keyed("", "cpu.stat")["usage_usec"]; ok {
+		if n, ok := g.keyed("", "cpu.stat").get("usage_usec"); ok {
 			usage = u64(n * 1000)
 		}
 	}
@@ -102,10 +130,10 @@ func (g cgroupReader) memory(now time.Time) *runtimeapi.MemoryUsage {
 		return nil
 	}
 	st := g.keyed("memory", "memory.stat")
-	working := usage.Value - min(usage.Value, st[inactive])
+	working := usage.Value - min(usage.Value, st.at(inactive))
 	out := &runtimeapi.MemoryUsage{
 		Timestamp: now.UnixNano(), UsageBytes: usage, WorkingSetBytes: u64(working),
-		RssBytes: u64(st[rss]), PageFaults: u64(st[faults]), MajorPageFaults: u64(st[major]),
+		RssBytes: u64(st.at(rss)), PageFaults: u64(st.at(faults)), MajorPageFaults: u64(st.at(major)),
 		Psi: g.psi("memory.pressure"),
 	}
 	if limit != nil && limit.Value < noLimit {
@@ -118,7 +146,7 @@ func (g cgroupReader) memory(now time.Time) *runtimeapi.MemoryUsage {
 // one after the other, counts what the container took in between.
 func (g cgroupReader) swap(now time.Time) *runtimeapi.SwapUsage {
 	if !g.v2 {
-		used, ok := g.keyed("memory", "memory.stat")["total_swap"]
+		used, ok := g.keyed("memory", "memory.stat").get("total_swap")
 		if !ok {
 			return nil // the kernel does not account swap
 		}
@@ -185,16 +213,26 @@ func (g cgroupReader) tree() (dirs []string) {
 	if dir == "" {
 		return nil
 	}
-	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil || !d.IsDir():
-			return nil // it went meanwhile
-		case len(dirs) == maxCgroups:
-			return fs.SkipAll
+	return addTree(nil, dir)
+}
+
+// addTree adds dir and what is below it, by name, up to maxCgroups. A directory with two links
+// has none below it (stat(2) of cgroupfs), and need not be listed.
+func addTree(dirs []string, dir string) []string {
+	var st unix.Stat_t
+	if len(dirs) == maxCgroups || unix.Lstat(dir, &st) != nil {
+		return dirs // it went meanwhile
+	}
+	dirs = append(dirs, dir)
+	if st.Nlink == 2 {
+		return dirs
+	}
+	entries, _ := os.ReadDir(dir) // what can't be listed went meanwhile
+	for _, e := range entries {
+		if e.IsDir() {
+			dirs = addTree(dirs, filepath.Join(dir, e.Name()))
 		}
-		dirs = append(dirs, name)
-		return nil
-	})
+	}
 	return dirs
 }
 
@@ -202,7 +240,7 @@ func (g cgroupReader) tree() (dirs []string) {
 // of threads.
 func (g cgroupReader) processes() (n uint64) {
 	for _, dir := range g.tree() {
-		eachLine(filepath.Join(dir, "cgroup.procs"), func(string) bool { n++; return true })
+		_ = eachPiece(dir+"/cgroup.procs", func(piece []byte) { n += uint64(bytes.Count(piece, []byte{'\n'})) }) // one that went has none
 	}
 	return n
 }

@@ -140,14 +140,8 @@ func (d *DeviceIO) addQueued(operation string, n uint64) {
 
 // addPairs takes the pairs of a line of v2 in (the kernel's cgroup-v2.rst, "io.stat").
 func (d *DeviceIO) addPairs(pairs string) {
-	got := make(map[string]uint64)
-	for pair := range strings.FieldsSeq(pairs) {
-		key, val, _ := strings.Cut(pair, "=")
-		if n, err := strconv.ParseUint(val, 10, 64); err == nil {
-			got[key] = n
-		}
-	}
-	d.ReadBytes, d.WrittenBytes, d.Reads, d.Writes = got["rbytes"], got["wbytes"], got["rios"], got["wios"]
+	got := keyedText(strings.NewReplacer(" ", "\n", "=", " ").Replace(pairs))
+	d.ReadBytes, d.WrittenBytes, d.Reads, d.Writes = got.at("rbytes"), got.at("wbytes"), got.at("rios"), got.at("wios")
 	d.CostUsage, d.CostWait = nanos(of(got, "cost.usage")), nanos(of(got, "cost.wait"))
 	d.CostInDebt, d.CostInDelay = nanos(of(got, "cost.indebt")), nanos(of(got, "cost.indelay"))
 }

@@ -23,7 +23,7 @@
 //   - sessions (exec.go, portforward.go): streams of clients
 //   - teller (tell.go): which steps plugins of the node are told, once each and in order
 //   - statistics (stats.go, podstats.go, measures.go and the readers of cgroups; each
-//     file is read once a call)
+//     file is read once a call, and some are kept open between calls, keptfiles.go)
 //   - subjects (subject.go): pods and containers for those who watch their cgroups
 //   - health (ready.go): whether pods can run on this node
 //
@@ -63,7 +63,8 @@
 //  4. stored.writer of a record, held while its file is written.
 //  5. mu of a Sandbox or Container guards the facts in memory; it is held
 //     for assignments only, and innermost.
-//  6. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
+//  6. keptFiles.mu is read-locked while a file of a cgroup is read, and held to open or close
+//     one. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
 //     are looked at, health.mu why the node may not be ready, shimWatch.mu the pods in
 //     quarantine; for assignments only.
 //

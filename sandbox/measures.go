@@ -148,8 +148,8 @@ func (g cgroupReader) measures() Measures {
 }
 
 // of gives a value of a file that was read, nil when it has none.
-func of(st map[string]uint64, key string) *runtimeapi.UInt64Value {
-	if n, ok := st[key]; ok {
+func of(st keyedText, key string) *runtimeapi.UInt64Value {
+	if n, ok := st.get(key); ok {
 		return u64(n)
 	}
 	return nil

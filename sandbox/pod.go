@@ -18,8 +18,11 @@ type Sandbox struct {
 	done   chan struct{} // closed when the pause process has ended
 	status statusPointer[PodStatus]
 	usage  usageSample
-	rec    stored[podRecord]
-	told   stepTold
+	open   keptFiles // of the pod's own cgroup
+	// counted is what statistics have found of the pause process; nil before the first.
+	counted atomic.Pointer[pauseCounted]
+	rec     stored[podRecord]
+	told    stepTold
 
 	mu       sync.Mutex
 	stopping bool                    // no container may be created or started any more
@@ -48,6 +51,7 @@ type Container struct {
 	done   chan struct{} // closed when the first process has ended, or never ran
 	status statusPointer[ContainerStatus]
 	usage  usageSample
+	open   keptFiles // of its cgroup
 	layer  layerUsage
 	rec    stored[containerRecord]
 	told   stepTold

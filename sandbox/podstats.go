@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -25,6 +24,7 @@ func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string, more 
 	}
 	now := time.Now()
 	g := podCgroup(u.host, own)
+	g.open = &s.open
 	linux := &runtimeapi.LinuxPodSandboxStats{
 		Cpu: g.cpu(now), Memory: g.memory(now), Io: g.io(now),
 		Process: &runtimeapi.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: u64(g.processes())},
@@ -35,7 +35,7 @@ func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string, more 
 	}
 	var devices []netDevice
 	if st.PID > 0 {
-		if !runsBelow(st.PID, own) {
+		if !s.runsBelow(st.PID, own) {
 			linux.Process.ProcessCount.Value++
 		}
 		if st.NetNS != "" {
@@ -141,14 +141,39 @@ func podCgroup(h oci.Host, own string) cgroupReader {
 	return g
 }
 
+// runsBelow tells whether the pause process is counted in the pod's own cgroup. It stays where
+// it was started.
+func (s *Sandbox) runsBelow(pid int, own string) bool {
+	if known := s.counted.Load(); known != nil && known.own == own {
+		return known.below
+	}
+	groups := cgroupsOf(pid)
+	if groups == "" {
+		return false // it ended
+	}
+	below := below(groups, own)
+	s.counted.Store(&pauseCounted{own, below})
+	return below
+}
+
+// pauseCounted is what was found of a pause process and a cgroup.
+type pauseCounted struct {
+	own   string
+	below bool
+}
+
+// cgroupsOf is the text of /proc/PID/cgroup; "" of a process that ended.
+func cgroupsOf(pid int) string { return readText(fmt.Sprintf("/proc/%d/cgroup", pid)) }
+
 // runsBelow tells whether a process is in the cgroup own or below it, so that it is
 // counted there.
-func runsBelow(pid int, own string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil || own == "" {
+func runsBelow(pid int, own string) bool { return below(cgroupsOf(pid), own) }
+
+func below(groups, own string) bool {
+	if own == "" {
 		return false
 	}
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(groups) {
 		if _, dir, ok := strings.Cut(strings.TrimSpace(line), ":/"); ok && strings.HasPrefix("/"+dir+"/", own+"/") {
 			return true
 		}

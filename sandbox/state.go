@@ -132,6 +132,7 @@ func (c *Container) publishLocked() {
 	if st.State == runtimeapi.ContainerState_CONTAINER_EXITED && !c.ended {
 		c.ended = true
 		close(c.done)
+		go c.open.close() // it waits for reads, each of which is short
 		if c.whenEnded != nil {
 			c.whenEnded(c)
 		}
@@ -228,6 +229,7 @@ func (s *Sandbox) end() bool {
 	}
 	s.ended = true
 	close(s.done)
+	go s.open.close() // it waits for reads, each of which is short
 	s.publishLocked()
 	return true
 }

@@ -164,6 +164,7 @@ func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtime
 		return out, cgroupReader{}
 	}
 	g := reader(u.host.CgroupV2, st.Cgroups)
+	g.open = &c.open
 	out.Cpu, out.Memory, out.Swap, out.Io = g.cpu(now), g.memory(now), g.swap(now), g.io(now)
 	setRate(&c.usage, now, out.Cpu)
 	return out, g
