@@ -21,6 +21,7 @@ type Sandbox struct {
 	open   keptFiles // of the pod's own cgroup
 	// counted is what statistics have found of the pause process; nil before the first.
 	counted atomic.Pointer[pauseCounted]
+	silent  silence // of its foreign shim
 	rec     stored[podRecord]
 	told    stepTold
 

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -170,6 +171,23 @@ func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtime
 	return out, g
 }
 
+const (
+	// foreignPatience is how long a foreign shim may take to say what a container uses. The
+	// usage of all others is told with it.
+	foreignPatience = 400 * time.Millisecond
+	// silentTime is how long a foreign shim is not asked again that did not answer.
+	silentTime = 10 * time.Second
+)
+
+// silence says since when a foreign shim has not answered.
+type silence struct{ since atomic.Int64 }
+
+func (s *silence) mayAsk(now time.Time) bool {
+	return now.Sub(time.Unix(0, s.since.Load())) >= silentTime
+}
+
+func (s *silence) note(now time.Time) { s.since.Store(now.UnixNano()) }
+
 // foreignStats asks the foreign shim of a container whose cgroup is not known here. What the
 // runtime does not tell is left out.
 func (u *statistics) foreignStats(ctx context.Context, c *Container, out *runtimeapi.ContainerStats) {
@@ -177,7 +195,15 @@ func (u *statistics) foreignStats(ctx context.Context, c *Container, out *runtim
 	if err != nil {
 		return
 	}
-	usage, err := shim.Usage(ctx, c.id)
+	if !c.pod.silent.mayAsk(time.Now()) {
+		return
+	}
+	wait, cancel := context.WithTimeout(ctx, foreignPatience)
+	defer cancel()
+	usage, err := shim.Usage(wait, c.id)
+	if wait.Err() != nil {
+		c.pod.silent.note(time.Now())
+	}
 	if err != nil {
 		klog.FromContext(ctx).V(4).Info("A runtime does not tell what its container uses", "container", c.id, "reason", err.Error())
 		return

@@ -59,6 +59,7 @@ type container struct {
 
 	// of a container that a foreign shim has made, see task.go
 	task      Task
+	sandbox   *sandbox // of its pod
 	bundle    string
 	fifos     *fifoSet    // nil: the shim has opened its ends
 	reclaimed atomic.Bool // the foreign shim was gone, and what it left was ended

@@ -37,7 +37,8 @@
 //     namespaces. Its sandbox container, where the runtime needs one, joins them.
 //   - The streams of a container of a foreign shim are fifos whose other ends are held here
 //     and by the daemon, like those of pipes: the container loses no output when either dies.
-//     When its foreign shim dies the container is ended, and the end recorded.
+//     When its foreign shim dies the container is ended, and the end recorded. A foreign shim
+//     that answers neither a kill nor the question after it is killed itself.
 //   - This process may die. A daemon that notices starts another in the same directory and
 //     hands over the duplicates that it has kept: pipe ends, terminal masters, pidfds
 //     (adopt.go). Output that was read but not logged is lost, so every piece is logged

@@ -20,8 +20,9 @@ import (
 type fifoSet struct {
 	in, out, err string // paths; "": none
 
-	mu   sync.Mutex
-	held []*os.File
+	mu       sync.Mutex
+	held     []*os.File
+	released bool
 }
 
 func (s *fifoSet) paths() (stdin, stdout, stderr string) { return s.in, s.out, s.err }
@@ -37,7 +38,9 @@ func (s *fifoSet) open(path string, mode int) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("fifo: %w", err), os.Remove(path))
 	}
-	s.held = append(s.held, both)
+	if err := s.hold(both); err != nil {
+		return nil, errors.Join(err, both.Close(), os.Remove(path))
+	}
 	ours, err := os.OpenFile(path, mode|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("fifo: %w", err)
@@ -45,11 +48,23 @@ func (s *fifoSet) open(path string, mode int) (*os.File, error) {
 	return ours, nil
 }
 
+// hold keeps a file until release. It fails after that: nobody would close the file.
+func (s *fifoSet) hold(f *os.File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.released {
+		return errors.New("fifo: the process has ended")
+	}
+	s.held = append(s.held, f)
+	return nil
+}
+
 // release closes what was held until the shim had its ends, and removes the names, which
 // nobody needs any more. It can be repeated.
 func (s *fifoSet) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.released = true
 	if s.held == nil {
 		return
 	}

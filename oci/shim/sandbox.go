@@ -19,6 +19,10 @@ import (
 // foreignTimeout bounds a call to a foreign shim, whose runtime may start a machine.
 const foreignTimeout = 2 * time.Minute
 
+// stuckGrace is how long a foreign shim may take to send a signal. One that takes longer to
+// kill, and as long again to say how the container is, counts as stuck.
+const stuckGrace = 5 * time.Second
+
 // sandbox is the foreign shim of a pod, and the sandbox container that it has made.
 type sandbox struct {
 	request shimapi.StartSandboxRequest
@@ -152,6 +156,27 @@ func (f foreigns) end(b *sandbox) error {
 	}
 	b.over = true
 	return nil
+}
+
+// killFailed takes the error of a foreign shim that was told to kill a container. A shim that
+// has not answered, and does not answer a second call either, is ended: nothing else would end
+// its containers. What a shim that is gone leaves is ended by who waits for its containers.
+func (b *sandbox) killFailed(container string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && b.isStuck(container) {
+		slog.Error("foreign shim does not answer and is killed", "pod", b.request.Bundle.ID)
+		return b.shim.End(context.Background())
+	}
+	if isClosed(b.shim.Gone()) {
+		return nil
+	}
+	return err
+}
+
+func (b *sandbox) isStuck(container string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), stuckGrace)
+	defer cancel()
+	_, err := b.shim.Task(container).Started(ctx)
+	return errors.Is(err, context.DeadlineExceeded)
 }
 
 // reclaim ends what a dead shim has left of a container.

@@ -56,7 +56,7 @@ func (p *taskProcess) signalAll(sig syscall.Signal, all bool) error {
 	if p.ended.Load() {
 		return os.ErrProcessDone
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), stuckGrace)
 	defer cancel()
 	return p.Kill(ctx, int(sig), all)
 }
@@ -102,7 +102,7 @@ func (cs *containers) buildTask(ctr *container, b *sandbox, spec *specs.Spec, r 
 	if err != nil {
 		return err
 	}
-	ctr.tracer = mayTrace(spec)
+	ctr.tracer, ctr.sandbox = mayTrace(spec), b
 	ctr.fifos = &fifoSet{}
 	if ctr.io, err = newFifoStdio(ctr.fifos, bundle.Dir, r, spec.Process.Terminal); err != nil {
 		return err
@@ -234,6 +234,9 @@ func (ctr *container) signalTask(sig syscall.Signal, all bool) error {
 		all = true
 	}
 	err := p.signalAll(sig, all)
+	if sig == unix.SIGKILL && err != nil {
+		err = ctr.sandbox.killFailed(ctr.id, err)
+	}
 	switch {
 	case all && sig == unix.SIGKILL && ctr.groups.dir() != "":
 		return ctr.groups.killAll() // also what is frozen, or what the runtime does not see
@@ -261,7 +264,7 @@ func (ctr *container) deleteTask() error {
 
 // updateTask changes limits by the foreign shim.
 func (ctr *container) updateTask(r shimapi.UpdateRequest) error {
-	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace) // an exit is not recorded meanwhile
 	defer cancel()
 	if err := ctr.task.Update(ctx, r.Resources); err != nil {
 		return fault(updateKind(err), "update limits: %w", err)

@@ -19,7 +19,7 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 	if b == nil {
 		return fault(shimapi.KindNotFound, "the pod of container %s has no foreign shim", ctr.id)
 	}
-	ctr.bundle, ctr.tracer = r.Bundle, tracerOf(r.Bundle)
+	ctr.bundle, ctr.tracer, ctr.sandbox = r.Bundle, tracerOf(r.Bundle), b
 	ctr.useTask(b.shim.Task(ctr.id), cs.foreign, shimapi.Bundle{ID: ctr.id, Dir: r.Bundle, Runtime: b.request.Bundle.Runtime})
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.process, ctr.io = ended{}, &stdio{}

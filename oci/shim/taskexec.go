@@ -160,11 +160,33 @@ func (s *taskSession) copy() {
 		to := s.files[i+1]
 		s.copies.Go(func() {
 			_, err := io.Copy(to, from)
-			if err != nil {
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				copyRest(to, from)
+			case err != nil:
 				_, _ = io.Copy(io.Discard, from) // the client is gone; the process must not wait for it
 			}
 		})
 	}
+}
+
+// copyRest copies what is in a fifo at the end of an exec and was not read in time, because
+// the client is slow. It does not wait for more, of which a child of the process might
+// write for ever.
+func copyRest(to io.Writer, from *os.File) {
+	raw, err := from.SyscallConn()
+	if err != nil || from.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	buf := make([]byte, 64<<10) // as much as a pipe holds
+	n := 0
+	if err := raw.Read(func(fd uintptr) bool {
+		n, err = unix.Read(int(fd), buf)
+		return true
+	}); err != nil || n <= 0 {
+		return
+	}
+	_, _ = to.Write(buf[:n]) // the client may be gone
 }
 
 // waitExec returns how the process ended. It is killed when the client hangs up or the

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"berth/test/client"
 	"berth/test/node"
+	"berth/test/program"
 )
 
 // writeProgram puts a script at a path.
@@ -84,4 +86,53 @@ func (s *suite) handlerFeatures(t *testing.T) map[string]*runtimeapi.RuntimeHand
 		all[h.GetName()] = h.GetFeatures()
 	}
 	return all
+}
+
+// TestShimThatDoesNotAnswer: a foreign shim that answers nothing more once its container runs
+// holds up no other pod, no list and no statistics; when the container is killed the shim is,
+// and its pod goes with all that it had.
+func TestShimThatDoesNotAnswer(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "shim-stuck")
+	if err := program.Build("test/hostileshim", path); err != nil {
+		t.Fatal(err)
+	}
+	s := own(t, node.Options{Args: []string{
+		fmt.Sprintf(`--runtime=stuck={type="shim.v2",shim=%q,no_sandbox_container=true}`, path), `--runtime=plain={type="builtin"}`,
+	}})
+	s.Handler = "stuck"
+	p := s.pod(t)
+	c := p.Start(client.Shell("c", "exec sleep 1000"))
+	s.Handler = "plain"
+	other := s.pod(t).Start(client.Shell("other", "exec sleep 1000"))
+	for range 3 {
+		began := time.Now()
+		stats, err := s.Runtime.ListContainerStats(within(t), &runtimeapi.ListContainerStatsRequest{})
+		if err != nil || len(stats.GetStats()) != 2 || time.Since(began) > 5*time.Second {
+			t.Errorf("statistics %v, %v after %v", stats, err, time.Since(began))
+		}
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := s.Exec(soon, c.ID, "true"); err == nil {
+		t.Error("an exec in a container of the shim works")
+	}
+	stopped := make(chan error, 1)
+	began := time.Now()
+	long, cancelStop := context.WithTimeout(t.Context(), time.Minute) // the shim gets some time to answer
+	defer cancelStop()
+	go func() { stopped <- s.StopPod(long, p.ID) }()
+	if got := other.Sh("echo hello"); got != "hello\n" {
+		t.Errorf("another pod says %q", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	t.Logf("the pod was stopped after %v", time.Since(began).Round(time.Millisecond))
+	if st := c.Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 137 {
+		t.Errorf("status %v, want exit code 137", st)
+	}
+	if err := s.RemovePod(within(t), p.ID); err != nil {
+		t.Error(err)
+	}
 }

@@ -14,7 +14,7 @@ const BuiltEnv = "BERTH_TEST_PROGRAMS"
 
 // All are the packages whose programs tests ask for, as [Build] takes them.
 func All() []string {
-	return []string{"cmd/berth-shim", "test/integration/probe", "test/registry/probe", "test/streams/client", "test/streams/kubelet", "test/cadvisor", "test/disk"}
+	return []string{"cmd/berth-shim", "test/hostileshim", "test/integration/probe", "test/registry/probe", "test/streams/client", "test/streams/kubelet", "test/cadvisor", "test/disk"}
 }
 
 // modules are modules of their own, whose dependencies are the programs' and not berth's.

@@ -17,7 +17,10 @@
 //   - The end of a process is learned by a call that waits for it, not by an event: events are
 //     lost when this process is replaced. Of events only the work of the OOM killer is taken.
 //   - The death of a shim is seen by the end of its connection. What it leaves is ended by its
-//     program's action "delete", and the shim itself by its PID and start time.
+//     program's action "delete", and the shim itself by its PID and start time, or while those
+//     are not known by a variable that all that its program starts inherits.
+//   - A shim is no more trusted than a network peer: every call but a wait ends with its context,
+//     also when the shim does not read; the PID and the socket that it tells are checked.
 //   - What a program or a shim's log says is bounded in memory.
 //
 // # Files

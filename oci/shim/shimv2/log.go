@@ -14,6 +14,8 @@ import (
 )
 
 const (
+	// logName is the fifo of a shim's log in its bundle, which is made before the shim starts.
+	logName = "log"
 	// maxLines is how many lines of one shim's log are passed on. A container may be able
 	// to make its shim write, and the log has no other bound.
 	maxLines = 1000
@@ -26,7 +28,7 @@ const (
 type shimLog struct{ fifo *os.File }
 
 func openLog(b shimapi.Bundle) (*shimLog, error) {
-	path := filepath.Join(b.Dir, "log")
+	path := filepath.Join(b.Dir, logName)
 	if err := unix.Mkfifo(path, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("log of the shim: %w", err)
 	}

@@ -5,12 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 const (
@@ -30,19 +35,18 @@ func groupCommand(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
-		err := context.Cause(ctx)
-		if kill := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); kill != nil && !errors.Is(kill, unix.ESRCH) {
-			err = errors.Join(err, kill)
+		if err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); err != nil {
+			return os.ErrProcessDone
 		}
-		return err
+		return nil
 	}
 	cmd.WaitDelay = time.Second // a shim in the background may have kept the pipes
 	return cmd
 }
 
 // output runs a program and returns what it prints to stdout. One that prints too much is
-// killed by SIGPIPE or by the end of its context.
-func output(cmd *exec.Cmd, input []byte) ([]byte, error) {
+// killed by SIGPIPE or by the end of ctx, that of the command.
+func output(ctx context.Context, cmd *exec.Cmd, input []byte) ([]byte, error) {
 	stdout, stderr := &bounded{flood: errFlood}, &bounded{}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), stdout, stderr
 	err := cmd.Run()
@@ -51,7 +55,7 @@ func output(cmd *exec.Cmd, input []byte) ([]byte, error) {
 		return nil, errFlood
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return stdout.kept.Bytes(), nil
-	case errors.Is(err, context.DeadlineExceeded):
+	case ctx.Err() != nil:
 		err = errors.New("it did not end in time and was killed; see whether it runs by hand")
 	}
 	if said := strings.TrimSpace(stderr.kept.String() + " " + stdout.kept.String()); said != "" {
@@ -77,4 +81,55 @@ func (w *bounded) Write(p []byte) (int, error) {
 		return len(p), w.flood
 	}
 	return len(p), nil
+}
+
+// podVariable names the pod in the environment of its shim. A program that gives no PID, or
+// dies before it does, is found by it.
+const podVariable = "BERTH_POD"
+
+// belongs tells whether a process is of the shim of a pod: it has inherited podVariable, or
+// names the pod in its arguments, as shims do.
+func belongs(pid int, pod string) bool {
+	for file, wants := range map[string]string{"environ": podVariable + "=" + pod, "cmdline": pod} {
+		// Of a process that may be ended: its parts are long, and the pod's name comes early.
+		text, _ := readStart(fmt.Sprintf("/proc/%d/%s", pid, file))
+		for part := range bytes.SplitSeq(text, []byte{0}) {
+			if string(part) == wants {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// readStart reads at most 2 MiB, the most that arguments and environment have
+// (execve(2)).
+func readStart(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 2<<20))
+}
+
+// killOf kills every process of the shim of a pod that can be found. It is for shims whose
+// own PID is not known.
+func killOf(pod string) error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("processes of the shim: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() || !belongs(pid, pod) {
+			continue
+		}
+		began, err := shimapi.StartTime(pid)
+		if err == nil {
+			errs = append(errs, address{PID: pid, StartTime: began}.kill(0))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -3,19 +3,24 @@ package shimv2
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -35,6 +40,14 @@ const (
 	addressName = "shim.json"
 )
 
+// Variables for the tests.
+var (
+	// identifyTimeout bounds the first call to a shim.
+	identifyTimeout = 10 * time.Second
+	// writeTimeout bounds the wait for a shim that does not read.
+	writeTimeout = 10 * time.Second
+)
+
 // Client starts shims and serves their events. Make it with [New].
 type Client struct {
 	events *eventServer
@@ -45,6 +58,7 @@ type Client struct {
 // New serves the events of shims at a socket in dir until Close. oom is called with the ID
 // of a container in which the OOM killer has killed.
 func New(dir string, debug bool, oom func(container string)) (*Client, error) {
+	quietLibrary()
 	socket := filepath.Join(dir, "ev.sock")
 	events, err := serveEvents(socket, oom)
 	if err != nil {
@@ -53,12 +67,22 @@ func New(dir string, debug bool, oom func(container string)) (*Client, error) {
 	return &Client{events: events, socket: socket, debug: debug}, nil
 }
 
+// quietLibrary drops what ttrpc logs: a line for each message that nobody has waited for, as
+// many as a shim sends.
+var quietLibrary = sync.OnceFunc(func() {
+	quiet := logrus.New()
+	quiet.SetOutput(io.Discard)
+	log.L = logrus.NewEntry(quiet)
+})
+
 // Close ends the serving of events.
 func (c *Client) Close() error { return c.events.close() }
 
-// address says where the shim of a pod serves. It is written once the shim was started.
+// address says where the shim of a pod serves. It is written before the shim is started,
+// and when that has told more.
 type address struct {
 	Address   string `json:"address"`
+	Events    string `json:"events,omitempty"` // the socket of events that the shim was given
 	Protocol  string `json:"protocol"`
 	Version   int    `json:"version"`
 	PID       int    `json:"pid,omitempty"`
@@ -70,16 +94,16 @@ type address struct {
 func (c *Client) Start(ctx context.Context, b shimapi.Bundle) (shim.ForeignShim, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	log, err := openLog(b)
+	messages, err := openLog(b)
 	if err != nil {
 		return nil, err
 	}
 	s, err := c.start(ctx, b)
 	if err != nil {
-		log.close()
+		messages.close()
 		return nil, fmt.Errorf("shim %s: %w", b.Runtime.Shim, err)
 	}
-	s.log = log
+	s.log = messages
 	return s, nil
 }
 
@@ -105,6 +129,18 @@ func (c *Client) start(ctx context.Context, b shimapi.Bundle) (*connection, erro
 	if err != nil {
 		return nil, err
 	}
+	s, err := c.launch(ctx, b, input)
+	if err != nil {
+		return nil, errors.Join(err, c.ReclaimShim(ctx, b))
+	}
+	return s, nil
+}
+
+// launch runs the action "start" and connects to the shim. After an error that may run.
+func (c *Client) launch(ctx context.Context, b shimapi.Bundle, input []byte) (*connection, error) {
+	if err := atomicfile.WriteVolatile(filepath.Join(b.Dir, addressName), address{Events: c.socket}); err != nil {
+		return nil, err
+	}
 	output, err := c.run(ctx, b, "start", input)
 	if err != nil {
 		return nil, err
@@ -113,14 +149,38 @@ func (c *Client) start(ctx context.Context, b shimapi.Bundle) (*connection, erro
 	if err != nil {
 		return nil, err
 	}
+	where.Events = c.socket
 	if err := atomicfile.WriteVolatile(filepath.Join(b.Dir, addressName), where); err != nil {
 		return nil, err
 	}
 	s, err := c.dial(ctx, b, where)
 	if err != nil {
-		return nil, errors.Join(err, c.ReclaimShim(ctx, b))
+		return nil, err
+	}
+	if err := s.identify(ctx); err != nil {
+		return nil, errors.Join(err, s.client.Close())
 	}
 	return s, nil
+}
+
+// identify asks the shim for its PID and notes it. A shim need not tell, but has to answer.
+func (c *connection) identify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
+	defer cancel()
+	var told task.ConnectResponse
+	err := c.call(ctx, "Connect", &task.ConnectRequest{ID: c.bundle.ID}, &told)
+	pid := int(told.GetShimPid())
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("it does not answer the call Connect within %v", identifyTimeout)
+	case errors.Is(err, ttrpc.ErrClosed) || isClosed(c.gone):
+		return errors.New("it closes the connection at the call Connect")
+	case err != nil || pid <= 0 || !belongs(pid, c.bundle.ID):
+		return nil //nolint:nilerr // it is found by its environment then
+	}
+	c.where.PID = pid
+	c.where.StartTime, _ = shimapi.StartTime(pid) // 0 when it has ended: the connection tells
+	return atomicfile.WriteVolatile(filepath.Join(c.bundle.Dir, addressName), c.where)
 }
 
 // Connect implements [shim.Foreign].
@@ -139,7 +199,32 @@ func (c *Client) Connect(ctx context.Context, b shimapi.Bundle) (shim.ForeignShi
 	return s, nil
 }
 
-// dial connects to a shim and learns its process.
+// promptConn gives up a peer that reads nothing: a call to it would hold the connection's
+// lock, past the end of its own context. What was cut off can't be continued.
+type promptConn struct{ net.Conn }
+
+// Write implements [io.Writer].
+func (c promptConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		_ = c.Close() // the shim counts as gone
+	}
+	return n, err
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// dial connects to a shim.
 func (c *Client) dial(ctx context.Context, b shimapi.Bundle, where address) (*connection, error) {
 	if where.Protocol != "" && !strings.EqualFold(where.Protocol, "ttrpc") {
 		return nil, fmt.Errorf("it serves by %s, berth speaks ttrpc", where.Protocol)
@@ -153,17 +238,8 @@ func (c *Client) dial(ctx context.Context, b shimapi.Bundle, where address) (*co
 	if err != nil {
 		return nil, fmt.Errorf("it does not serve where it says: %w", err)
 	}
-	s := &connection{bundle: b, gone: make(chan struct{}), service: fmt.Sprintf("containerd.task.v%d.Task", where.Version)}
-	s.client = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { close(s.gone) }))
-	var told task.ConnectResponse
-	if err := s.call(ctx, "Connect", &task.ConnectRequest{ID: b.ID}, &told); err == nil && told.ShimPid > 0 {
-		where.PID = int(told.ShimPid)
-		where.StartTime, _ = shimapi.StartTime(where.PID) // 0 when it has ended: the connection tells
-		if err := atomicfile.WriteVolatile(filepath.Join(b.Dir, addressName), where); err != nil {
-			return nil, errors.Join(err, s.client.Close())
-		}
-	}
-	s.where = where
+	s := &connection{bundle: b, where: where, gone: make(chan struct{}), service: fmt.Sprintf("containerd.task.v%d.Task", where.Version)}
+	s.client = ttrpc.NewClient(promptConn{conn}, ttrpc.WithOnClose(func() { close(s.gone) }))
 	return s, nil
 }
 
@@ -202,8 +278,8 @@ func (c *Client) run(ctx context.Context, b shimapi.Bundle, action string, input
 	cmd := groupCommand(ctx, b.Runtime.Shim, append(args, action)...)
 	cmd.Dir = b.Dir
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2", "MAX_SHIM_VERSION="+fmt.Sprint(newestVersion),
-		"TTRPC_ADDRESS="+c.socket, "GRPC_ADDRESS="+c.socket, "NAMESPACE="+namespace)
-	said, err := output(cmd, input)
+		"TTRPC_ADDRESS="+c.socket, "GRPC_ADDRESS="+c.socket, "NAMESPACE="+namespace, podVariable+"="+b.ID)
+	said, err := output(ctx, cmd, input)
 	if err != nil {
 		return nil, fmt.Errorf("action %s: %w", action, err)
 	}
@@ -233,18 +309,43 @@ func (c *Client) ReclaimShim(_ context.Context, b shimapi.Bundle) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // none was started
 	}
-	if err != nil {
-		return err
+	if err != nil || where.PID <= 0 { // it was being started
+		return errors.Join(killOf(b.ID), where.removeSockets(b))
 	}
-	where.removeSocket()
-	return where.kill(0)
+	return errors.Join(where.kill(0), where.removeSockets(b))
 }
 
-// removeSocket removes what a killed shim leaves. Others remove it themselves.
-func (a address) removeSocket() {
+// sockets are where a shim may have made its sockets: at the address that it has told, and
+// in the directory that it was asked to use, by the names that containerd's library for shims
+// gives them, one of them for debugging.
+func (a address) sockets(b shimapi.Bundle) (paths []string) {
 	if path, ok := strings.CutPrefix(a.Address, "unix://"); ok {
-		_ = os.Remove(path) // most often it is gone
+		paths = append(paths, path)
 	}
+	if b.Runtime.SocketDir == "" || a.Events == "" {
+		return paths
+	}
+	for _, last := range []string{"", "debug"} {
+		sum := sha256.Sum256([]byte(filepath.Join(a.Events, namespace, b.ID, last)))
+		paths = append(paths, filepath.Join(b.Runtime.SocketDir, fmt.Sprintf("%x", sum)))
+	}
+	return paths
+}
+
+// removeSockets removes what a killed shim leaves. Others remove them themselves. A path
+// that is no socket was no shim's to name.
+func (a address) removeSockets(b shimapi.Bundle) error {
+	var errs []error
+	for _, path := range a.sockets(b) {
+		info, err := os.Lstat(path)
+		if err != nil || info.Mode().Type() != fs.ModeSocket {
+			continue // most often it is gone
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("socket of the shim: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // kill gives the shim some time to end and kills it then. The PID is not that of another

@@ -77,8 +77,13 @@ func (c *connection) End(ctx context.Context) error {
 	case <-c.gone:
 	case <-ctx.Done():
 	}
-	err := c.where.kill(endPatience)
-	c.where.removeSocket()
+	var err error
+	if c.where.PID > 0 {
+		err = c.where.kill(endPatience)
+	} else {
+		err = killOf(c.bundle.ID)
+	}
+	err = errors.Join(err, c.where.removeSockets(c.bundle))
 	_ = c.client.Close() // nothing is buffered
 	c.log.close()
 	return err
