@@ -68,7 +68,12 @@ func (p *podVerbs) mountSandboxImage(ctx context.Context, rec *podRecord, proc *
 	if err := os.Mkdir(target, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := p.images.Mount(ctx, RootfsRequest{Layers: img.Layers, Target: target, UIDMap: rec.uids, GIDMap: rec.gids}); err != nil {
+	// Writable, for the runtime: images such as pause have no directories to mount on.
+	err = p.images.Mount(ctx, RootfsRequest{
+		Layers: img.Layers, Target: target, UIDMap: rec.uids, GIDMap: rec.gids,
+		Upper: p.paths.podFile(rec.ID, "sandbox-upper"), Work: p.paths.podFile(rec.ID, "sandbox-work"),
+	})
+	if err != nil {
 		return err
 	}
 	proc.Rootfs, proc.Env = target, img.Config.Env

@@ -174,7 +174,7 @@ func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtime
 const (
 	// foreignPatience is how long a foreign shim may take to say what a container uses. The
 	// usage of all others is told with it.
-	foreignPatience = 400 * time.Millisecond
+	foreignPatience = 2 * time.Second
 	// silentTime is how long a foreign shim is not asked again that did not answer.
 	silentTime = 10 * time.Second
 )
@@ -198,7 +198,7 @@ func (u *statistics) foreignStats(ctx context.Context, c *Container, out *runtim
 	if !c.pod.silent.mayAsk(time.Now()) {
 		return
 	}
-	wait, cancel := context.WithTimeout(ctx, foreignPatience)
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), foreignPatience) // longer than ctx, which bounds what is read here
 	defer cancel()
 	usage, err := shim.Usage(wait, c.id)
 	if wait.Err() != nil {

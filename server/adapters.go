@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -13,6 +14,7 @@ import (
 	"berth/oci/failure"
 	"berth/oci/tracing"
 	"berth/sandbox"
+	"berth/server/config"
 	"berth/server/runtimes"
 )
 
@@ -55,18 +57,43 @@ func (i images) Mount(ctx context.Context, r sandbox.RootfsRequest) error {
 func (i images) Unmount(target string) error { return i.store.Unmount(target) }
 
 // handlers shows a [runtimes.Set] as the domain wants to see it.
-type handlers struct{ set *runtimes.Set }
+type handlers struct {
+	set    *runtimes.Set
+	images *image.Store
+}
 
-// Handler implements [sandbox.Handlers].
+// Handler implements [sandbox.Handlers]. It pulls the image of the sandbox container when that
+// is not on the node.
 func (h handlers) Handler(ctx context.Context, name string) (sandbox.Handler, error) {
 	means, err := h.set.Handler(ctx, name)
 	switch {
 	case errors.Is(err, runtimes.ErrUnknown):
-		err = failure.New(sandbox.ErrInvalid, "%w", err)
+		return means, failure.New(sandbox.ErrInvalid, "%w", err)
 	case errors.Is(err, runtimes.ErrUnusable):
-		err = failure.New(sandbox.ErrNotReady, "%w", err)
+		return means, failure.New(sandbox.ErrNotReady, "%w", err)
+	case err != nil || means.Image == "" || means.NoContainer:
+		return means, err
 	}
-	return means, err
+	if _, err := h.images.Get(means.Image); !errors.Is(err, image.ErrNotFound) {
+		return means, nil // another error is told when the image is used
+	}
+	if _, err := h.images.Pull(ctx, image.PullRequest{Reference: means.Image}); err != nil {
+		return means, failure.New(sandbox.ErrNotReady,
+			"runtime handler %q: the image of its sandbox container is not to be had: %w; see runtime.%s.sandbox_image in the configuration", name, err, name)
+	}
+	return means, nil
+}
+
+// pinned are the images that the kubelet is asked not to collect: those of the configuration
+// and of sandbox containers.
+func pinned(cfg config.Config) []string {
+	all := slices.Clone(cfg.PinnedImages)
+	for _, name := range slices.Sorted(maps.Keys(cfg.Runtimes)) {
+		if ref := cfg.Runtimes[name].SandboxImage; ref != "" {
+			all = append(all, ref)
+		}
+	}
+	return all
 }
 
 // network shows a [cni.Network] as the domain wants to see it.

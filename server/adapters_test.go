@@ -9,6 +9,7 @@ import (
 
 	"berth/cni"
 	"berth/sandbox"
+	"berth/server/config"
 )
 
 func TestNetworkRequest(t *testing.T) {
@@ -53,5 +54,18 @@ func TestNetworkRequestOfABadAnnotation(t *testing.T) {
 func TestNetworkRequestOfAnEmptyPod(t *testing.T) {
 	if _, err := networkRequest(sandbox.PodNetwork{PodID: "id"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPinned: images of sandbox containers are kept as those are that the configuration names.
+func TestPinned(t *testing.T) {
+	cfg := config.Config{PinnedImages: []string{"x"}, Runtimes: map[string]config.Runtime{
+		"b": {SandboxImage: "pause:2"}, "a": {SandboxImage: "pause:1"}, "c": {},
+	}}
+	if diff := cmp.Diff([]string{"x", "pause:1", "pause:2"}, pinned(cfg)); diff != "" {
+		t.Error(diff)
+	}
+	if len(cfg.PinnedImages) != 1 {
+		t.Errorf("the configuration became %q", cfg.PinnedImages)
 	}
 }

@@ -141,7 +141,7 @@ func (n *node) openImages(context.Context) error {
 	}
 	store, err := image.Open(image.Options{
 		Root: n.cfg.Root, CertsDirs: n.cfg.CertsDir, Trust: trust,
-		MaxParallel: n.cfg.MaxParallelDownloads, PinnedImages: n.cfg.PinnedImages,
+		MaxParallel: n.cfg.MaxParallelDownloads, PinnedImages: pinned(n.cfg),
 		Observe: image.Observer{Pulled: n.metrics.Pull, Received: n.metrics.Received},
 	})
 	if err != nil {
@@ -274,7 +274,7 @@ func (n *node) openPods(context.Context) error {
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host, Plugins: n.plugins,
-		Calls: n.calls, Handlers: handlers{n.runtimes},
+		Calls: n.calls, Handlers: handlers{n.runtimes, n.images},
 	})
 	if err != nil {
 		return fmt.Errorf("open the pods: %w", err)

@@ -54,7 +54,7 @@ func (n *node) tryReload(ctx context.Context, read func() (config.Config, error)
 		}
 	}
 	n.images.SetTrust(trust) // the policy's file may have changed under its name
-	n.images.SetPinned(merged.PinnedImages)
+	n.images.SetPinned(pinned(merged))
 	if moved {
 		if err := n.readBy(metrics); err != nil {
 			klog.FromContext(ctx).Error(err, "Can't close where the metrics were read before")

@@ -38,7 +38,8 @@ type Runtime struct {
 	// NoSandboxContainer leaves out the container that stands for the pod, which runtimes
 	// with a machine or kernel of their own need.
 	NoSandboxContainer bool `toml:"no_sandbox_container"`
-	// SandboxImage is the image of that container; empty: a program of berth's own.
+	// SandboxImage is the image of that container, which is pulled when a pod needs it and
+	// kept; empty: a program of berth's own.
 	SandboxImage string `toml:"sandbox_image"`
 }
 

@@ -144,3 +144,29 @@ func TestRuncDaemonKilled(t *testing.T) {
 		t.Errorf("status %v, want an exit code that tells of a kill", st)
 	}
 }
+
+// TestSandboxImage: the image of a sandbox container is pulled for the first pod, kept from the
+// kubelet's collection, and its process stands for the pod; one that is not to be had refuses
+// the pod with the key to change.
+func TestSandboxImage(t *testing.T) {
+	s := runcNode(t, "runc", fmt.Sprintf(",sandbox_image=%q", nginx))
+	image := func() *runtimeapi.Image {
+		answer, err := s.Images.ImageStatus(within(t), &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: nginx}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.GetImage()
+	}
+	if image() != nil {
+		t.Fatal("the image is there before any pod")
+	}
+	s.pod(t)
+	if img := image(); img == nil || !img.GetPinned() {
+		t.Errorf("image %v, want it pinned", img)
+	}
+	none := runcNode(t, "runc", `,sandbox_image="registry.k8s.io/none-such:1"`)
+	_, err := none.RunPod(within(t), none.podConfig(t))
+	if err == nil || !strings.Contains(err.Error(), `handler "runc"`) || !strings.Contains(err.Error(), "runtime.runc.sandbox_image") {
+		t.Errorf("error %v", err)
+	}
+}
