@@ -208,3 +208,32 @@ func TestLateHandoverKeepsTheExitCode(t *testing.T) {
 		t.Errorf("record %+v", rec)
 	}
 }
+
+// TestTheNextDaemonIsReadyForTheShimsDeath: once the set is open it has what a replacement
+// needs of every pod and container, however many events wait for their reader.
+func TestTheNextDaemonIsReadyForTheShimsDeath(t *testing.T) {
+	const ended = 5
+	n := shimnode.New(t)
+	pod := n.Pod()
+	runs := n.Run(pod, "while [ ! -e /go ]; do usleep 1000; done; exit 4")
+	for range ended {
+		n.Exit(n.Run(pod, "exit 3"))
+	}
+	id := n.Shim.ID()
+	n.Reopen()
+	sh, err := n.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Shim = sh
+	if got, want := n.Shim.Handovers(), 2+ended; got != want {
+		t.Errorf("what a replacement needs is there of %d pods and containers, there are %d", got, want)
+	}
+	n.KillShim()
+	if _, _, err := n.Exec(runs, 0, "sh", "-c", ": >/go"); err != nil {
+		t.Fatal(err)
+	}
+	if rec := n.Exit(runs); rec.ExitCode != 4 || rec.Reason != "" {
+		t.Errorf("record %+v", rec)
+	}
+}

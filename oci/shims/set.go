@@ -150,6 +150,7 @@ func (s *Set) connectToPods(ctx context.Context, sh *Shim) error {
 	for _, pod := range held.Pods {
 		sh.pods[pod.ID] = struct{}{}
 	}
+	p.requestStates(ctx, append(held.Pods, held.Containers...))
 	return p.follow(nil)
 }
 

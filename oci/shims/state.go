@@ -3,6 +3,7 @@ package shims
 import (
 	"context"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -132,6 +133,25 @@ func (p *process) onEvent(e shimapi.Event) {
 	if h == nil && e.Replay {
 		p.requestState(s.ctx, id)
 	}
+}
+
+// statesTogether is how many states are requested side by side.
+const statesTogether = 8
+
+// requestStates requests the states of what a shim of a previous daemon holds, until ctx
+// ends: from then on the shim may die. The replay of its events would bring them too, but
+// one after the other, and no faster than the events are read.
+func (p *process) requestStates(ctx context.Context, held []shimapi.Record) {
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, statesTogether)
+	for _, r := range held {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			p.requestState(ctx, r.ID)
+		})
+	}
+	wait.Wait()
 }
 
 // requestState asks the shim for the state and files that it gave the previous daemon.
