@@ -15,6 +15,7 @@
 //   - every step: the daemon is traced (ptrace), and killed when it enters the
 //     n-th system call that changes anything outside of it, for each n that the
 //     verb has. The kill is exact: the call is not carried out.
+//     A table of these points and of what came of them is printed in the end.
 //   - random: at a moment spread over the time the verb takes, from a seed that
 //     is printed, so that the shim or a plugin is at work.
 //   - gates: a CNI plugin or the registry holds the verb at a known point.

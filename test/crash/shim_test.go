@@ -130,6 +130,7 @@ func TestShimKilledAtEveryStep(t *testing.T) {
 				}
 				d.shimKills++
 				step := tr.killed(t)
+				points.note(t, "shim", verb, step)
 				a.judge()
 				d.settled("after "+verb+" and its opposite", before)
 				d.witness.stillRuns()
@@ -234,6 +235,7 @@ func TestDaemonKilledInAHandOver(t *testing.T) {
 			_, _ = d.Runtime.ExecSync(within(t), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"true"}})
 			d.kill()
 			step := tr.killed(t)
+			points.note(t, "berthd", "hand-over of a shim", step)
 			d.restart()
 			outcome := c.wholeOrEnded()
 			c.p.Remove()

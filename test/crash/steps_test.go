@@ -32,6 +32,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 				if !t.Run(strconv.Itoa(n), func(t *testing.T) {
 					defer d.as(t)()
 					step := d.cutShort(verbs[verb](d), n)
+					points.note(t, "berthd", verb, step)
 					last = step == ""
 					d.settled("after "+verb+" and its opposite", before)
 					d.witness.stillRuns()
@@ -75,6 +76,7 @@ func TestFirstPodKilledAtEveryStep(t *testing.T) {
 					p.Remove()
 				},
 			}, n)
+			points.note(t, "berthd", "RunPodSandbox, first", step)
 			last = strings.Contains(step, "/pods/") // from here on it is as any pod
 			d.quit()
 			d.settled("without the daemon", before)

@@ -40,7 +40,7 @@ func (w *worker) newContainer(p *pod) (*container, *runtimeapi.ContainerConfig) 
 
 // createContainer creates one; cut short, the call is repeated, and makes one in all.
 func (w *worker) createContainer(ctx context.Context, p *pod) {
-	if !p.ready || p.stopped || len(p.containers) >= 4 {
+	if !p.hasRoom() {
 		return
 	}
 	c, config := w.newContainer(p)

@@ -168,6 +168,12 @@ func (p *pod) tell() string {
 	return fmt.Sprintf("    pod %s (%s):\n      %s", p.id, p.name, strings.Join(p.story, "\n      "))
 }
 
+// hasRoom tells whether another container can be created in it.
+func (p *pod) hasRoom() bool {
+	const most = 4
+	return p.ready && !p.stopped && len(p.containers) < most
+}
+
 // forget drops a container that is gone.
 func (p *pod) forget(c *container) {
 	p.containers = slices.DeleteFunc(p.containers, func(d *container) bool { return d == c })
