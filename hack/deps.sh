@@ -76,7 +76,24 @@ done
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 if ! command -v apt-get >/dev/null; then
-  echo "Missing: ${missing[*]} (Debian's names). Install them with this system's package manager." >&2
+  if command -v dnf >/dev/null; then
+    names=() # as Fedora calls them
+    for package in "${missing[@]}"; do
+      case $package in
+      libc6-dev) names+=(glibc-devel) ;;
+      libseccomp-dev) names+=(libseccomp-devel) ;;
+      pkg-config) names+=(pkgconf-pkg-config) ;;
+      iproute2) names+=(iproute) ;;
+      mount) names+=(util-linux) ;;
+      procps) names+=(procps-ng) ;;
+      busybox-static) names+=(busybox) ;;
+      *) names+=("$package") ;;
+      esac
+    done
+    echo "Missing: ${missing[*]} (Debian's names). Run as root: dnf install ${names[*]}" >&2
+  else
+    echo "Missing: ${missing[*]} (Debian's names). Install them with this system's package manager." >&2
+  fi
   exit 1
 fi
 if [ "$(id -u)" != 0 ]; then
