@@ -146,26 +146,30 @@ func newNetNS(name string) (path string, err error) {
 // measureStats asks for the statistics of many pods.
 func (b *bench) measureStats(ctx context.Context) error {
 	return b.withMany(ctx, func(r *runtimeUnderTest) error {
+		containers := func() error {
+			_, err := r.cri.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
+			return err
+		}
+		pods := func() error {
+			_, err := r.cri.Runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
+			return err
+		}
 		for range statsCalls {
-			spent, err := timed(func() error {
-				_, err := r.cri.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
-				return err
-			})
-			if err != nil {
+			if err := errors.Join(b.timeList("stats.containers", r, containers), b.timeList("stats.pods", r, pods)); err != nil {
 				return err
 			}
-			b.report.time("stats.containers", r.name, spent)
-			spent, err = timed(func() error {
-				_, err := r.cri.Runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{})
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			b.report.time("stats.pods", r.name, spent)
 		}
 		return nil
 	})
+}
+
+// timeList times a call, and the CPU time of the runtime and of this client.
+func (b *bench) timeList(name string, r *runtimeUnderTest, call func() error) error {
+	before := accounted(b.cgroup)
+	spent, err := timed(call)
+	b.report.time(name+".cpu", r.name, accounted(b.cgroup)-before)
+	b.report.time(name, r.name, spent)
+	return err
 }
 
 // measureRestart kills the daemon while many pods run, and waits until the next one says
