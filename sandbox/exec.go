@@ -89,7 +89,7 @@ func (x *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeou
 	stderr.start()
 	status, err := session.Wait(ctx)
 	if err != nil {
-		return ExecResult{}, fmt.Errorf("exec in container %s: %w", c.id, err)
+		return ExecResult{}, fmt.Errorf("exec in container %s: %w", c.id, asDomain(err))
 	}
 	deadline := time.Now().Add(execDrain)
 	res := ExecResult{Stdout: stdout.finish(deadline), Stderr: stderr.finish(deadline), ExitCode: int32(status.Code)}
@@ -184,7 +184,7 @@ func (x *sessions) Exec(ctx context.Context, id string, cmd []string, s Streams)
 	pipes.start(s)
 	status, err := session.Wait(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", c.id, err)
+		return 0, fmt.Errorf("exec in container %s: %w", c.id, asDomain(err))
 	}
 	pipes.drain()
 	return status.Code, nil
@@ -211,7 +211,7 @@ func (x *sessions) execTTY(ctx context.Context, shim *shims.Shim, req *shimapi.E
 	}
 	status, err := session.Wait(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", req.ID, err)
+		return 0, fmt.Errorf("exec in container %s: %w", req.ID, asDomain(err))
 	}
 	screen.end()
 	out.Wait()

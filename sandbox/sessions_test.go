@@ -243,3 +243,23 @@ func TestPortForwardEndsWithItsClient(t *testing.T) {
 		t.Error("the connection to the pod's program is still open")
 	}
 }
+
+// The shim dies while a command runs: the client is told that it may try again.
+func TestExecDuringWhichTheShimDies(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	input, held := io.Pipe() // the command reads it to its end
+	defer held.Close()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := n.m.Exec(t.Context(), id, []string{"cat"}, Streams{Stdin: input, Stdout: &buffer{}})
+		ended <- err
+	}()
+	await(t, "the command runs", func() bool {
+		n.shim.mu.Lock()
+		defer n.shim.mu.Unlock()
+		return len(n.shim.execs) == 1
+	})
+	n.shim.die()
+	wantError(t, "exec", <-ended, ErrNotReady)
+}
