@@ -150,8 +150,8 @@ cross: tools
 
 # Two packages of this tree, whose later one upgrades the earlier, for tests in bin/life.
 debs: tools static
-	@$(MAKE) -s deb VERSION=1.0.0-rc.1 BIN=bin/life/older
-	@$(MAKE) -s deb VERSION=1.0.0 BIN=bin/life/newer
+	@DEB_COMPRESSION="-Zgzip -z1" $(MAKE) -s deb VERSION=1.0.0-rc.1 BIN=bin/life/older
+	@DEB_COMPRESSION="-Zgzip -z1" $(MAKE) -s deb VERSION=1.0.0 BIN=bin/life/newer
 	@mv bin/dist/berth_1.0.0~rc.1_*.deb bin/dist/berth_1.0.0_*.deb bin/life/
 
 # Each alert of hack/monitoring fires when it is provoked: by Prometheus's code, which is a

@@ -3,6 +3,7 @@
 # nothing but dpkg-deb. The same tree and the same programs give the same bytes.
 #
 # usage: hack/deb.sh VERSION [ARCH [BIN]]   (default: this machine's, and bin)
+# DEB_COMPRESSION: options of dpkg-deb in place of -Zxz, which takes a minute
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=$1 arch=${2:-$(dpkg --print-architecture)} bin=${3:-bin} go=${GO:-go}
@@ -55,5 +56,6 @@ END
 (cd "$root" && find usr etc -type f -print0 | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 mkdir -p bin/dist
-dpkg-deb --root-owner-group -Zxz --build "$root" "bin/dist/berth_${debian}_$arch.deb" >/dev/null
+# shellcheck disable=SC2086 # options
+dpkg-deb --root-owner-group ${DEB_COMPRESSION:--Zxz} --build "$root" "bin/dist/berth_${debian}_$arch.deb" >/dev/null
 echo "bin/dist/berth_${debian}_$arch.deb"

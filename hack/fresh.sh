@@ -51,4 +51,7 @@ exec unshare "${namespaces[@]}" --fork --kill-child --propagation private bash -
   cd "$FRESH_DIR" 2>/dev/null || cd /
   ip link set lo up 2>/dev/null || true
   unset FRESH_TREE FRESH_BINDS FRESH_DIR
-  exec "$@"' fresh "$@"
+  # Not by exec: the first process collects those whose parents are gone.
+  code=0
+  "$@" || code=$?
+  exit $code' fresh "$@"

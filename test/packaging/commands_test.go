@@ -30,26 +30,30 @@ func TestDocumentedCommands(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("not root")
 	}
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, p := range []string{"berthd", "berth", "berth-shim", "cni/bridge", "crictl"} {
-		if _, err := os.Stat(filepath.Join(root, "bin", p)); err != nil {
+		if _, err := os.Stat("../../bin/" + p); err != nil {
 			t.Skip("no bin/" + p + ": run make build cni crictl first")
 		}
 	}
+	apart(t, "TestDocumentedCommands", freshEnv+"="+absolute(t, "../.."))
+}
+
+// apart runs a test of this program as on a machine of its own, with the repository and
+// Go's caches of this one.
+func apart(t *testing.T, test, env string) {
+	t.Helper()
+	root := absolute(t, "../..")
 	self := filepath.Join(t.TempDir(), "packaging.test")
 	output(t, "cp", "/proc/"+strconv.Itoa(os.Getpid())+"/exe", self)
 	args := []string{"--bind", root, "--bind", filepath.Dir(self)}
 	for dir := range strings.Lines(output(t, "go", "env", "GOROOT", "GOCACHE", "GOMODCACHE")) {
 		args = append(args, "--bind", strings.TrimSpace(dir))
 	}
-	args = append(args, "/", self, "-test.v", "-test.run", "^TestDocumentedCommands$")
+	args = append(args, "/", self, "-test.v", "-test.run", "^"+test+"$")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*client.Patience+5*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, filepath.Join(root, "hack/fresh.sh"), args...)
-	c.Env = append(os.Environ(), freshEnv+"="+root)
+	c.Env = append(os.Environ(), env)
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	} else {

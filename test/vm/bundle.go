@@ -31,6 +31,7 @@ type plan struct {
 type needs struct {
 	packages                    string // expression of those of test/attack
 	crash, critest, node, bench bool
+	deb                         bool // the life of the Debian package
 	selinux                     bool // the kernel's security module, instead of AppArmor
 }
 
@@ -42,7 +43,7 @@ const (
 var suites = map[string]needs{
 	"integration": {packages: integration}, "scenarios": {packages: integration}, "attack": {packages: "."}, "packages": {packages: "."},
 	"crash": {crash: true}, "critest": {critest: true}, "node": {node: true}, "bench": {bench: true},
-	"selinux": {packages: "^test/selinux$", selinux: true},
+	"selinux": {packages: "^test/selinux$", selinux: true}, "deb": {deb: true},
 }
 
 // choose checks the suites that were asked for.
@@ -60,6 +61,9 @@ func choose(o options) ([]string, error) {
 		}
 		if n.selinux && len(o.suites) > 1 {
 			return nil, fmt.Errorf("suite %s is run alone: it boots with another security module than the others", s)
+		}
+		if n.deb && o.suites[len(o.suites)-1] != s {
+			return nil, fmt.Errorf("suite %s comes last: it installs berth as the machine's runtime", s)
 		}
 	}
 	return o.suites, nil
@@ -121,6 +125,9 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 		steps = append(steps, func() error { return staticProgram(ctx, filepath.Join(bundle, "bench"), "./test/bench") },
 			func() error { return copyPeer(o.peer, filepath.Join(bundle, "peer")) })
 	}
+	if all.deb {
+		steps = append(steps, func() error { return packLife(ctx, o.node, bundle) })
+	}
 	if all.node {
 		steps = append(steps, func() error { return copyNode(ctx, o.node, filepath.Join(bundle, "node")) })
 	}
@@ -141,7 +148,7 @@ func (p plan) needs() needs {
 			all.packages = cmp.Or(n.packages, all.packages)
 		}
 		all.crash, all.critest = all.crash || n.crash, all.critest || n.critest
-		all.node, all.bench = all.node || n.node, all.bench || n.bench
+		all.node, all.bench, all.deb = all.node || n.node, all.bench || n.bench, all.deb || n.deb
 		all.selinux = all.selinux || n.selinux
 	}
 	return all

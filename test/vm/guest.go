@@ -113,6 +113,7 @@ var chosen = map[string]struct {
 	"packages":    {"", ".", "^TestAttack"},
 	"crash":       {"test/crash", ".", ""},
 	"selinux":     {"test/selinux", ".", ""},
+	"deb":         {lifePackage, "^TestGuest", ""},
 }
 
 const scenarios = "^TestS[0-9][0-9]"
@@ -125,6 +126,8 @@ func (g *guest) suite(ctx context.Context, name string) error {
 		return g.node(ctx)
 	case "bench":
 		return g.bench(ctx)
+	case "deb":
+		return g.life(ctx)
 	}
 	c, ok := chosen[name]
 	if !ok {
