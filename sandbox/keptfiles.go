@@ -117,7 +117,7 @@ var texts = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 // text is read for a file that fits a buffer, as those kept do; "" when it can't be read. The
 // kernel makes such a file up at the first read, so that a shorter one has all of it.
 func (k *keptFiles) text(key fileKey, path string) string {
-	buf := texts.Get().(*[16 << 10]byte) //nolint:errcheck // the pool has nothing else
+	buf := texts.Get().(*[16 << 10]byte) // the pool has nothing else
 	defer texts.Put(buf)
 	n, err := k.read(key, path, buf[:])
 	switch {
@@ -146,7 +146,7 @@ func eachPiece(path string, do func([]byte)) error {
 		return err
 	}
 	defer unix.Close(fd)
-	buf := texts.Get().(*[16 << 10]byte) //nolint:errcheck // the pool has nothing else
+	buf := texts.Get().(*[16 << 10]byte) // the pool has nothing else
 	defer texts.Put(buf)
 	for {
 		n, err := unix.Read(fd, buf[:])

@@ -119,7 +119,7 @@ func (c *Client) ping(ctx context.Context, h *host, a *Answer) {
 		a.Err = err
 		return
 	}
-	resp, err := e.askBase(ctx)
+	resp, err := e.askBase(ctx) //nolint:bodyclose // askBase closes it
 	if err == nil && resp.StatusCode == http.StatusUnauthorized {
 		if a.Login = e.creds.empty(); a.Login {
 			return
@@ -127,7 +127,7 @@ func (c *Client) ping(ctx context.Context, h *host, a *Answer) {
 		var value string
 		if value, err = e.authorize(ctx, resp, e.authorization()); err == nil {
 			e.setAuthorization(value)
-			resp, err = e.askBase(ctx)
+			resp, err = e.askBase(ctx) //nolint:bodyclose // askBase closes it
 		}
 	}
 	switch {

@@ -242,9 +242,9 @@ func (l *life) reloads() {
 	write(l.t, "/etc/berth/config.d", "20-level.toml", "log_level = 4\nshm_size = \"1MiB\"\n")
 	l.follow("operations.md", "systemctl reload berthd")
 	l.logged(`"The configuration was reloaded" changed=\["log_level"\] needRestart=\["shm_size"\]`)
-	write(l.t, "/etc/berth/config.d", "20-level.toml", "log_levle = 4\n")
+	write(l.t, "/etc/berth/config.d", "20-level.toml", "log_stage = 4\n")
 	l.follow("operations.md", "systemctl reload berthd")
-	l.logged(`The configuration was not reloaded, nothing was changed.*log_levle`)
+	l.logged(`The configuration was not reloaded, nothing was changed.*log_stage`)
 	if err := os.Remove("/etc/berth/config.d/20-level.toml"); err != nil {
 		l.t.Fatal(err)
 	}

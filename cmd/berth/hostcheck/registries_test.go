@@ -84,8 +84,8 @@ func TestDropIns(t *testing.T) {
 	if f := first(); f.Level != Limited || !strings.Contains(f.Seen, "10-level.toml") || !strings.Contains(f.Seen, "not read: "+dir+"/config.d/20-size.conf") {
 		t.Errorf("%+v", f)
 	}
-	put(t, filepath.Join(dir, "config.d", "30-bad.toml"), "\nlog_levle = 4\n")
-	if f := first(); f.Level != Broken || !strings.Contains(f.Seen, "30-bad.toml:2: log_levle: unknown key") {
+	put(t, filepath.Join(dir, "config.d", "30-bad.toml"), "\nlog_stage = 4\n")
+	if f := first(); f.Level != Broken || !strings.Contains(f.Seen, "30-bad.toml:2: log_stage: unknown key") {
 		t.Errorf("%+v", f)
 	}
 }
