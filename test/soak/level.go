@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -125,8 +126,11 @@ func (p *phase) facts() (node.Facts, error) {
 		f = ownProcess.ReplaceAllString(f, "process ")
 		all[i] = shimFile.ReplaceAllString(f, "$1${2}SHIM")
 	}
-	return all, err
+	return slices.DeleteFunc(all, func(f string) bool { return slices.Contains(madeOnce, f) }), err
 }
+
+// madeOnce are directories that berthd makes for its first pod with a network, and keeps.
+var madeOnce = []string{"file root/cni", "file root/cni/attempts", "file root/cni/pods", "file root/cni/results"}
 
 func holds(pid int) (h held, err error) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
