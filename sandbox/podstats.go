@@ -151,9 +151,9 @@ func (s *Sandbox) runsBelow(pid int, own string) bool {
 	if groups == "" {
 		return false // it ended
 	}
-	below := below(groups, own)
-	s.counted.Store(&pauseCounted{own, below})
-	return below
+	found := &pauseCounted{own, below(groups, own)}
+	s.counted.Store(found)
+	return found.below
 }
 
 // pauseCounted is what was found of a pause process and a cgroup.
@@ -165,10 +165,8 @@ type pauseCounted struct {
 // cgroupsOf is the text of /proc/PID/cgroup; "" of a process that ended.
 func cgroupsOf(pid int) string { return readText(fmt.Sprintf("/proc/%d/cgroup", pid)) }
 
-// runsBelow tells whether a process is in the cgroup own or below it, so that it is
-// counted there.
-func runsBelow(pid int, own string) bool { return below(cgroupsOf(pid), own) }
-
+// below tells whether a process with these cgroups is in the cgroup own or below it, so that
+// it is counted there.
 func below(groups, own string) bool {
 	if own == "" {
 		return false

@@ -203,7 +203,7 @@ func TestPodCgroupPaths(t *testing.T) {
 	if g := podCgroup(v1, "/kubepods/pod1"); g.paths["memory"] != "/sys/fs/cgroup/memory/kubepods/pod1" || len(g.paths) < 4 {
 		t.Errorf("v1: %v", g.paths)
 	}
-	if runsBelow(os.Getpid(), "") || runsBelow(-1, "/") || runsBelow(os.Getpid(), "/nonexistent/group") {
+	if below(cgroupsOf(os.Getpid()), "") || below(cgroupsOf(-1), "/") || below(cgroupsOf(os.Getpid()), "/nonexistent/group") {
 		t.Error("a process counted in a cgroup where it is not")
 	}
 }

@@ -106,11 +106,11 @@ func (r *relocation) start(f func() error) error {
 // plain names the sources in the text of an error as the host does.
 func (r *relocation) plain(err error) error {
 	text := err.Error()
-	if !strings.Contains(text, r.template.Spot(0)[:len(r.template.Spot(0))-1]) {
-		return err
-	}
 	for i, s := range slices.Backward(r.sources) { // number 1 is the beginning of number 10
 		text = strings.ReplaceAll(text, r.template.Spot(i), s.Path)
+	}
+	if text == err.Error() {
+		return err
 	}
 	return errors.New(text)
 }

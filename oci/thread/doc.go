@@ -3,7 +3,7 @@
 // # What it owns
 //
 // [Run] and [Go], for code that changes what belongs to a thread: its namespaces, its working
-// directory, its capabilities.
+// directory, its capabilities. [PivotRoot] changes the root of its mount namespace.
 //
 // # Invariants
 //

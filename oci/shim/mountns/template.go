@@ -128,7 +128,7 @@ func build(dir string, points, paths []string) (*os.File, error) {
 			return nil, err
 		}
 	}
-	if err := becomeRoot(dir); err != nil {
+	if err := thread.PivotRoot(dir); err != nil {
 		return nil, err
 	}
 	for _, p := range paths {
@@ -208,20 +208,6 @@ func attach(fd int, to string) error {
 		return &fs.PathError{Op: "move_mount", Path: to, Err: err}
 	}
 	return nil
-}
-
-// becomeRoot makes dir, a mount, the root of the thread and detaches all others.
-func becomeRoot(dir string) error {
-	if err := unix.Chdir(dir); err != nil {
-		return err
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot_root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil { // the old root, which lies on top
-		return fmt.Errorf("detach the host's mounts: %w", err)
-	}
-	return unix.Chdir("/")
 }
 
 // Source is what one mount of a container shows.

@@ -111,7 +111,7 @@ func makeEmpty() (*os.File, error) {
 	if err := unix.Mount("/"+emptyDir, "/"+emptyDir, "", unix.MS_BIND, ""); err != nil {
 		return nil, fmt.Errorf("bind the empty directory: %w", err)
 	}
-	if err := becomeRoot("/" + emptyDir); err != nil {
+	if err := thread.PivotRoot("/" + emptyDir); err != nil {
 		return nil, err
 	}
 	fd, err := unix.Openat(int(namespaces.Fd()), filepath.Base(threadMounts), unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -146,19 +146,5 @@ func enterBare(dir string) error {
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, ""); err != nil {
 		return fmt.Errorf("make the empty root read-only: %w", err)
 	}
-	return becomeRoot(dir)
-}
-
-// becomeRoot makes dir, a mount, the root of the thread and detaches all others.
-func becomeRoot(dir string) error {
-	if err := unix.Chdir(dir); err != nil {
-		return err
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("pivot_root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil { // the old root, which lies on top
-		return fmt.Errorf("detach the host's mounts: %w", err)
-	}
-	return unix.Chdir("/")
+	return thread.PivotRoot(dir)
 }
