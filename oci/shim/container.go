@@ -325,13 +325,25 @@ func (cs *containers) execute(ctr *container, stages *stages) error {
 	return nil
 }
 
-// openFifo lets the first process go on, which waits to open its fifo for writing. That of
-// an adopted container may have gone on already, by the last act of the shim before this
-// one: libcontainer would wait for it for ever.
+// openFifo lets the first process go on, which waits at its fifo. That of an adopted
+// container may have gone on already, by the last act of the shim before this one.
 func (cs *containers) openFifo(ctr *container) error {
+	held, err := cs.state.emptyFifo(ctr.id)
+	if held || err != nil {
+		return err
+	}
 	if !ctr.adopted {
 		return ctr.lc.Exec()
 	}
+	if ctr.executed() {
+		return nil
+	}
+	return cs.openAdoptedFifo(ctr)
+}
+
+// openAdoptedFifo opens the fifo of a container that an older shim has created. Its process
+// may have gone on already: libcontainer would wait for it for ever.
+func (cs *containers) openAdoptedFifo(ctr *container) error {
 	opened := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {

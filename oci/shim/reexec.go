@@ -12,6 +12,7 @@ import (
 // started it as such, and then does not return. main calls it first.
 func RunInit() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		holdFifo()
 		libcontainer.Init()
 	}
 }
