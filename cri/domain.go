@@ -72,6 +72,7 @@ type Stats interface {
 	PodStats(ctx context.Context, id string) (*runtimeapi.PodSandboxStats, error)
 	ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats
 	MeasurePods(ctx context.Context, ids []string) []*sandbox.PodMeasures
+	Counted() sandbox.Counted
 }
 
 // Images is the image store. *image.Store is one.

@@ -28,7 +28,8 @@ type fake struct {
 	pods       []*sandbox.PodStatus
 	containers []*sandbox.ContainerStatus
 	images     []*image.Image
-	rawConfig  []byte // of every image
+	rawConfig  []byte           // of every image
+	counted    *sandbox.Counted // nil: all
 	calls      map[string]int
 
 	hook   func(ctx context.Context, verb string) error
@@ -254,6 +255,14 @@ func everyMeasure() sandbox.Measures {
 		Interfaces: []sandbox.InterfacePackets{{Name: "eth0", Received: 1}},
 		Limits:     sandbox.Limits{Period: n(1), Quota: n(1), Shares: n(1), Memory: n(1), Swap: n(1)},
 	}
+}
+
+// Counted is a host that counts all that any does.
+func (f *fake) Counted() sandbox.Counted {
+	if f.counted != nil {
+		return *f.counted
+	}
+	return sandbox.Counted{Cgroup2: true, HugePages: true, HugePeaks: true, Idle: &everyMeasure().Devices[0]}
 }
 
 func (f *fake) MeasurePods(ctx context.Context, ids []string) []*sandbox.PodMeasures {

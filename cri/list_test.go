@@ -307,6 +307,49 @@ func TestMetricsMatchTheirDescriptors(t *testing.T) {
 	}
 }
 
+// TestMetricsOfThisHostAlone: what the host does not count is not described.
+func TestMetricsOfThisHostAlone(t *testing.T) {
+	zero := &runtimeapi.UInt64Value{}
+	merged := []string{"container_fs_reads_merged_total", "container_fs_sector_reads_total", "container_fs_sector_writes_total", "container_fs_writes_merged_total"}
+	described := func(c sandbox.Counted) []string {
+		f := newFake()
+		f.counted = &c
+		_, conn := serve(t, options(f))
+		d, err := runtimeapi.NewRuntimeServiceClient(conn).ListMetricDescriptors(t.Context(), &runtimeapi.ListMetricDescriptorsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, m := range d.GetDescriptors() {
+			names = append(names, m.GetName())
+		}
+		return names
+	}
+	least := described(sandbox.Counted{})
+	for name, c := range map[string]struct {
+		counted sandbox.Counted
+		more    []string
+	}{
+		"version 2":  {sandbox.Counted{Cgroup2: true}, []string{"container_memory_events_high_total", "container_memory_events_max_total", "container_memory_pgscan_total", "container_memory_pgsteal_total"}},
+		"huge pages": {sandbox.Counted{HugePages: true, HugePeaks: true}, []string{"container_hugetlb_failcnt", "container_hugetlb_max_usage_bytes", "container_hugetlb_usage_bytes"}},
+		"disks":      {sandbox.Counted{Idle: &sandbox.DeviceIO{}}, merged[1:3]},
+		"merges":     {sandbox.Counted{Idle: &sandbox.DeviceIO{ReadsMerged: zero, WritesMerged: zero}}, merged},
+	} {
+		var more []string
+		for _, n := range described(c.counted) {
+			if !slices.Contains(least, n) {
+				more = append(more, n)
+			}
+		}
+		if slices.Sort(more); !slices.Equal(more, c.more) {
+			t.Errorf("%s: described besides are %q, not %q", name, more, c.more)
+		}
+	}
+	if !slices.Contains(least, "container_fs_reads_total") || len(least) < 60 {
+		t.Errorf("%d are described where the least is counted", len(least))
+	}
+}
+
 func TestStatsAndImageFilesystem(t *testing.T) {
 	f := newFake()
 	f.pods = []*sandbox.PodStatus{{ID: "p", Config: podConfig("p")}, {ID: "q", Config: podConfig("q"), State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY}}

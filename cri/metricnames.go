@@ -1,6 +1,12 @@
 package cri
 
-import runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+import (
+	"slices"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/sandbox"
+)
 
 // metric is one that the CRI serves of containers and pods. Its name is cAdvisor's where
 // cAdvisor has one; others may be added, critest asks only that its own are there. Values
@@ -20,8 +26,8 @@ type metric struct {
 	kind       runtimeapi.MetricType
 }
 
-// allMetrics are what ListMetricDescriptors answers, in the order below. They never
-// change while berth runs.
+// allMetrics are what ListMetricDescriptors answers, in the order below, but for those that
+// this host can't tell, see canTell. They never change while berth runs.
 var allMetrics []metric
 
 // counter declares a metric that only grows while its container runs.
@@ -128,3 +134,38 @@ var (
 	netTxPackets    = counter("container_network_transmit_packets_total", "Cumulative count of packets transmitted.", "interface")
 	netTxDropped    = counter("container_network_transmit_packets_dropped_total", "Cumulative count of packets dropped while transmitting.", "interface")
 )
+
+// ofCgroup2 are the metrics that only version 2 of cgroups counts.
+var ofCgroup2 = []string{memHighEvents.name, memMaxEvents.name, memScanned.name, memReclaimed.name}
+
+// ofDevices are the metrics of block devices that not every kernel counts.
+var ofDevices = map[string]func(sandbox.DeviceIO) *runtimeapi.UInt64Value{
+	fsReadsMerged.name:  func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.ReadsMerged },
+	fsWritesMerged.name: func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.WritesMerged },
+	fsReadSeconds.name:  func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.ReadTime },
+	fsWriteSeconds.name: func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.WriteTime },
+	fsIOSeconds.name:    func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.Time },
+	fsIOCurrent.name:    func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.Queued },
+	fsCostUsage.name:    func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.CostUsage },
+	fsCostWait.name:     func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.CostWait },
+	fsCostInDebt.name:   func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.CostInDebt },
+	fsCostInDelay.name:  func(d sandbox.DeviceIO) *runtimeapi.UInt64Value { return d.CostInDelay },
+}
+
+// canTell tells whether a host with these counters has values for a metric. critest refuses
+// a metric that is described and never sent, unless it is one of block I/O that has long
+// been known.
+func (m metric) canTell(c sandbox.Counted) bool {
+	switch m.name {
+	case hugeUsage.name, hugeHits.name:
+		return c.HugePages
+	case hugeMost.name:
+		return c.HugePeaks
+	case fsSectorReads.name, fsSectorWrites.name:
+		return c.Idle != nil
+	}
+	if of, ok := ofDevices[m.name]; ok {
+		return c.Idle != nil && of(*c.Idle) != nil
+	}
+	return c.Cgroup2 || !slices.Contains(ofCgroup2, m.name)
+}

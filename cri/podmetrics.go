@@ -19,7 +19,11 @@ var baseLabels = []string{"container", "id", "image", "name", "namespace", "pod"
 
 func (s *runtimeService) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
 	resp := &runtimeapi.ListMetricDescriptorsResponse{}
+	counted := s.opt.Domain.Counted()
 	for _, m := range allMetrics {
+		if !m.canTell(counted) {
+			continue
+		}
 		resp.Descriptors = append(resp.Descriptors, &runtimeapi.MetricDescriptor{
 			Name: m.name, Help: m.help, LabelKeys: append(append([]string{}, baseLabels...), m.labels...),
 		})

@@ -101,8 +101,9 @@ func (u *statistics) MeasurePods(ctx context.Context, ids []string) []*PodMeasur
 		if more.Stats = u.podStats(wait, s, own[s.id], more); more.Stats == nil {
 			return
 		}
+		more.Pod.Devices = u.counted.orIdle(more.Pod.Devices)
 		for id, m := range more.Containers {
-			m.Disk = disk
+			m.Disk, m.Devices = disk, u.counted.orIdle(m.Devices)
 			more.Containers[id] = m
 		}
 		out[i] = more

@@ -49,11 +49,12 @@ type statistics struct {
 	index      *index
 	host       oci.Host
 	shims      *shims.Set
+	counted    Counted
 	layerWalks chan struct{} // holds one for each writable layer that is being measured
 }
 
 func newStatistics(paths layout, ix *index, host oci.Host, all *shims.Set) *statistics {
-	return &statistics{paths: paths, index: ix, host: host, shims: all, layerWalks: make(chan struct{}, layerWalks)}
+	return &statistics{paths: paths, index: ix, host: host, shims: all, counted: countedOn(host, paths.root), layerWalks: make(chan struct{}, layerWalks)}
 }
 
 // ContainerStats reads the usage of one container from its cgroup.
