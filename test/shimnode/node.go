@@ -96,6 +96,7 @@ func New(t testing.TB) *Node {
 		for what := range after {
 			if after[what] != before[what] {
 				t.Errorf("left on the machine: %s, %d more", what, after[what]-before[what])
+				logProcesses(t, dir, strings.TrimPrefix(what, "process "))
 			}
 		}
 		if err := os.RemoveAll(dir); err != nil {
@@ -183,19 +184,52 @@ func takeStock(t testing.TB, dir string) map[string]int {
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
-		// A pause is known by its root, a container's process by its cgroup, a
-		// shim by its arguments: others run tests on this machine too.
-		root, _ := os.Readlink(p + "/root")
-		cgroup, _ := os.ReadFile(p + "/cgroup")
-		args, _ := os.ReadFile(p + "/cmdline")
-		if strings.Contains(root+string(cgroup)+string(args), filepath.Base(dir)) {
-			name, _ := os.ReadFile(p + "/comm")
-			stock["process "+strings.TrimSpace(string(name))]++
+		if isOf(dir, p) {
+			stock["process "+commOf(p)]++
 		}
 	}
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(dir) + "*")
 	stock["cgroups"] = len(groups)
 	return stock
+}
+
+// isOf tells whether a process, a directory of procfs, is of the node in dir. A pause is
+// known by its root, a container's process by its cgroup, a shim by its arguments: others
+// run tests on this machine too.
+func isOf(dir, proc string) bool {
+	root, _ := os.Readlink(proc + "/root")
+	cgroup, _ := os.ReadFile(proc + "/cgroup")
+	args, _ := os.ReadFile(proc + "/cmdline")
+	return strings.Contains(root+string(cgroup)+string(args), filepath.Base(dir))
+}
+
+func commOf(proc string) string {
+	name, _ := os.ReadFile(proc + "/comm")
+	return strings.TrimSpace(string(name))
+}
+
+// logProcesses logs where the processes of the node with a name wait.
+func logProcesses(t testing.TB, dir, name string) {
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		if !isOf(dir, p) || commOf(p) != name {
+			continue
+		}
+		for _, file := range []string{"status", "cgroup", "cmdline"} {
+			text, err := os.ReadFile(filepath.Join(p, file))
+			t.Logf("%s/%s: %v\n%s", p, file, err, text)
+		}
+		stacks, _ := filepath.Glob(p + "/task/*/stack")
+		for _, s := range stacks {
+			text, err := os.ReadFile(s)
+			t.Logf("%s: %v\n%s", s, err, text)
+		}
+		files, _ := filepath.Glob(p + "/fd/*")
+		for _, f := range files {
+			to, err := os.Readlink(f)
+			t.Logf("%s: %s %v", f, to, err)
+		}
+	}
 }
 
 func makeRootfs(t testing.TB, dir string) {
