@@ -18,9 +18,6 @@ import (
 // and writing, and has filled it: it waits in write(2), which can't fail. One read(2) of the
 // shim starts the container, so a shim dies before the start or after it.
 
-// heldFifo is the exec fifo, open in the first process of a container until its exec.
-var heldFifo *os.File
-
 // holdFifo makes the first process of a container wait as described above. libcontainer's
 // own code runs after it. If it fails, the process waits as libcontainer intends. An exec
 // has no fifo.
@@ -39,11 +36,14 @@ func holdFifo() {
 	if err != nil {
 		return
 	}
-	if err := fillPipe(int(fifo.Fd())); err != nil {
-		_ = fifo.Close()
+	defer fifo.Close()
+	held, err := unix.FcntlInt(fifo.Fd(), unix.F_DUPFD_CLOEXEC, 3) // stays open until the exec
+	if err != nil {
 		return
 	}
-	heldFifo = fifo
+	if err := fillPipe(held); err != nil {
+		_ = unix.Close(held)
+	}
 }
 
 // fillPipe writes to a pipe that does not block until nothing more fits. Its size is one

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/test/node"
+	"berth/test/peer"
 	"berth/test/registry"
 	"berth/test/testlog"
 )
@@ -23,6 +24,7 @@ type options struct {
 	focus, skip, endpoint string
 	nri                   string
 	handler               string
+	peer, peerRuntime     string
 	build, suite          string
 	timeout               time.Duration
 	verbose               bool
@@ -35,6 +37,8 @@ func main() {
 	flag.StringVar(&o.endpoint, "endpoint", "", "unix:///… of a runtime that runs already; empty: start bin/berthd")
 	flag.StringVar(&o.nri, "nri-socket", "", "with -endpoint, where that runtime serves NRI plugins; empty: the specs of NRI are skipped")
 	flag.StringVar(&o.handler, "handler", "", "run the pods with this runtime handler; of a runtime that is started here $BERTH_TEST_RUNTIME has its table, see package node")
+	flag.StringVar(&o.peer, "peer", "", "run the suite against the containerd of this `directory`, see package peer; its NRI too")
+	flag.StringVar(&o.peerRuntime, "peer-runtime", "", "the OCI runtime of that containerd; empty: runc")
 	flag.StringVar(&o.build, "build", "", "build the suite as this `file`, and run nothing")
 	flag.StringVar(&o.suite, "suite", "", "run this `file`, which -build made; empty: build bin/critest")
 	flag.DurationVar(&o.timeout, "timeout", 30*time.Minute, "for the whole suite")
@@ -73,6 +77,11 @@ func run(ctx context.Context, o options) (err error) {
 	if o.endpoint != "" {
 		return runSuite(ctx, o, suite, bin, os.TempDir())
 	}
+	return runOwn(ctx, o, suite, bin)
+}
+
+// runOwn runs the suite against a runtime that it starts, with a registry of its images.
+func runOwn(ctx context.Context, o options, suite, bin string) (err error) {
 	reg, err := registry.Start()
 	if err != nil {
 		return err
@@ -91,6 +100,14 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
 	o.endpoint, o.nri = n.Endpoint, filepath.Join(n.State, "nri.sock")
+	if o.peer != "" {
+		p, err := peer.Start(ctx, peer.Options{Bin: o.peer, Binary: o.peerRuntime, Images: reg, NetConf: n.ConfDir, CNI: filepath.Join(bin, "cni")})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = p.Close() }()
+		o.endpoint, o.nri = p.Endpoint, p.NRI
+	}
 	temp := filepath.Join(n.Dir, "tmp")
 	if err := os.Mkdir(temp, 0o1777); err != nil {
 		return err

@@ -1,50 +1,21 @@
 package nri
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/google/go-cmp/cmp"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/client"
-	"berth/test/registry"
+	"berth/test/peer"
 )
-
-// peerConfig is containerd's default configuration but for its places.
-const peerConfig = `version = 3
-root = "DIR/root"
-state = "DIR/state"
-[grpc]
-  address = "DIR/containerd.sock"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "DIR/opt"
-[plugins."io.containerd.nri.v1.nri"]
-  socket_path = "DIR/nri.sock"
-  plugin_path = "DIR/none"
-[plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "registry.k8s.io/peer-pause:1"
-[plugins."io.containerd.cri.v1.images".registry]
-  config_path = "DIR/certs.d"
-[plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-[plugins."io.containerd.cri.v1.runtime".cni]
-  bin_dirs = ["CNI"]
-  conf_dir = "NETD"
-`
 
 // startPeer starts the containerd of the directory that PEER names, for one test.
 func startPeer(t *testing.T) *runtime {
@@ -53,71 +24,28 @@ func startPeer(t *testing.T) *runtime {
 	if bin == "" {
 		t.Skip("PEER names no directory with containerd, containerd-shim-runc-v2 and runc")
 	}
-	base, err := registry.Busybox()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pause, err := registry.Extend(base, func(c *v1.Config) { c.Entrypoint, c.Cmd = []string{"sleep", "1000000"}, nil })
-	if err == nil {
-		err = images.Push("registry.k8s.io/peer-pause:1", pause)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("/var/tmp", "berth-peer-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		mounts, _ := exec.CommandContext(context.Background(), "sh", "-c", "grep -o ' "+dir+"[^ ]*' /proc/mounts | sort -r").Output()
-		for m := range strings.Lines(string(mounts)) {
-			_ = unix.Unmount(strings.TrimSpace(m), unix.MNT_DETACH)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	if err := images.WriteHosts(filepath.Join(dir, "certs.d"), registry.Upstreams...); err != nil {
-		t.Fatal(err)
-	}
 	cni, err := filepath.Abs("../../bin/cni")
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := strings.NewReplacer("DIR", dir, "CNI", cni, "NETD", shared.node.ConfDir).Replace(peerConfig)
-	file := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	p, err := peer.Start(t.Context(), peer.Options{Bin: bin, Images: images, NetConf: shared.node.ConfDir, CNI: cni})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
-	cmd := exec.Command(filepath.Join(bin, "containerd"), "--config", file)
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		_ = cmd.Wait()
 		if t.Failed() {
-			text, _ := os.ReadFile(log.Name())
-			t.Logf("containerd says: %s", text[max(0, len(text)-4000):])
+			t.Logf("containerd says: %s", p.LogTail())
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
 		}
 	})
-	c, err := client.Dial("unix://" + filepath.Join(dir, "containerd.sock"))
+	c, err := client.Dial(p.Endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	client.Eventually(t, "containerd answers", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
-		return err == nil
-	})
-	return &runtime{Client: c, socket: filepath.Join(dir, "nri.sock"), logs: t.TempDir()}
+	return &runtime{Client: c, socket: p.NRI, logs: t.TempDir()}
 }
 
 // TestPeer has the same plugins watch and change the same pods in berth and in containerd
@@ -132,39 +60,39 @@ func startPeer(t *testing.T) *runtime {
 //   - containerd ignores limits of processes in updates, and updates of containers that have
 //     ended.
 func TestPeer(t *testing.T) {
-	peer := startPeer(t)
+	other := startPeer(t)
 	t.Run("events", func(t *testing.T) {
 		told := map[*runtime][]string{}
-		for _, r := range []*runtime{shared, peer} {
+		for _, r := range []*runtime{shared, other} {
 			p := connect(t, r.socket, "10-logger", nil)
 			live(t, r, p)
 			all := p.of("life")
 			told[r] = anyOrder(slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == "StopContainer life/c" }))
-			if i := slices.Index(told[r], "StopContainer life/b"); r == peer && i >= 0 && i+1 < len(told[r]) && told[r][i+1] == "PostStartContainer life/b" {
+			if i := slices.Index(told[r], "StopContainer life/b"); r == other && i >= 0 && i+1 < len(told[r]) && told[r][i+1] == "PostStartContainer life/b" {
 				told[r][i], told[r][i+1] = told[r][i+1], told[r][i]
 			}
 			if len(told[r]) != len(all)-1 {
 				t.Errorf("the end of the container that was never started is told %d times", len(all)-len(told[r]))
 			}
 		}
-		if diff := cmp.Diff(told[peer], told[shared]); diff != "" {
+		if diff := cmp.Diff(told[other], told[shared]); diff != "" {
 			t.Errorf("containerd (-) and berth (+) tell other steps:\n%s", diff)
 		}
 	})
 	t.Run("specs", func(t *testing.T) {
 		changed := map[*runtime][]string{}
-		for _, r := range []*runtime{shared, peer} {
+		for _, r := range []*runtime{shared, other} {
 			changed[r] = changes(t, r)
 			if len(changed[r]) < 20 {
 				t.Errorf("only these were made: %q", changed[r])
 			}
 		}
-		if diff := cmp.Diff(changed[peer], changed[shared]); diff != "" {
+		if diff := cmp.Diff(changed[other], changed[shared]); diff != "" {
 			t.Errorf("containerd (-) and berth (+) make other changes:\n%s", diff)
 		}
 	})
-	t.Run("updates", func(t *testing.T) { updates(t, peer) })
-	t.Run("validator", func(t *testing.T) { validator(t, peer) })
+	t.Run("updates", func(t *testing.T) { updates(t, other) })
+	t.Run("validator", func(t *testing.T) { validator(t, other) })
 }
 
 // changes are what differs in a container between before and after every kind of
