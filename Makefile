@@ -16,7 +16,7 @@ PREFIX  ?= /usr/local
 # Where the programs are built; tests of upgrades have several builds.
 BIN     ?= bin
 
-.PHONY: all build static cni crictl shims shims-runc deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb debs archive release cross alerts go-is-here tools
+.PHONY: all build static cni crictl shims shims-runc peers deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb debs archive release cross alerts go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -53,6 +53,10 @@ shims: tools
 # Of the tests of CI: without gVisor, which takes minutes to build.
 shims-runc: tools
 	@GO="$(GO)" hack/shims.sh
+
+# containerd with runc, which the bench runs beside berth.
+peers: tools
+	@GO="$(GO)" hack/shims.sh peers
 
 deps:
 	@hack/deps.sh go build run
@@ -108,8 +112,7 @@ test-vm: deps build cni
 critest: deps build cni
 	test/critest/run.sh
 
-bench bench-pull: deps build cni
-	@hack/deps.sh bench
+bench bench-pull: deps build cni peers
 	$(GO) run -buildvcs=false ./test/bench $(if $(filter bench-pull,$@),pull)
 
 churn: deps build

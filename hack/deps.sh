@@ -1,7 +1,7 @@
 #!/bin/bash
 # deps.sh GROUP...: installs what is missing on Debian or Ubuntu and is silent
 # when nothing is. Groups: go (only looked at), build, run,
-# test, bench, vm.
+# test, vm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin # a user may look from there, too
@@ -58,9 +58,6 @@ for group in "$@"; do
   test)
     want mkfs.ext4 e2fsprogs
     want mkfs.xfs xfsprogs
-    ;;
-  bench)
-    want containerd containerd
     ;;
   vm)
     want debootstrap debootstrap

@@ -1,8 +1,9 @@
 #!/bin/bash
 # shims.sh: builds shims of containerd and their runtimes from the module proxy into
 # bin/shims, for the tests of runtime classes: containerd-shim-runc-v2 with runc, and with
-# the argument gvisor also containerd-shim-runsc-v1 with runsc. Go's checksum database is
-# what ties each version to its content. `make shims` calls it.
+# the argument gvisor also containerd-shim-runsc-v1 with runsc. With the argument peers it
+# also builds containerd, into bin/peers and with the two beside it, for the bench. Go's
+# checksum database is what ties each version to its content. `make shims` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -41,4 +42,11 @@ if [ "${1:-}" = gvisor ] && [ ! -x bin/shims/runsc ]; then
   source_of gvisor.dev/gvisor $gvisor gvisor
   CGO_ENABLED=0 build gvisor ./shim containerd-shim-runsc-v1 -ldflags "-s -w"
   CGO_ENABLED=0 build gvisor ./runsc runsc -ldflags "-s -w"
+fi
+if [ "${1:-}" = peers ] && [ ! -x bin/peers/containerd ]; then
+  mkdir -p bin/peers
+  cp bin/shims/containerd-shim-runc-v2 bin/shims/runc bin/peers/
+  [ -d "$dir/containerd" ] || source_of github.com/containerd/containerd/v2 $containerd containerd
+  CGO_ENABLED=0 build containerd ./cmd/containerd ../peers/containerd -tags no_btrfs,no_zfs,no_devmapper \
+    -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$containerd"
 fi

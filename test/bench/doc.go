@@ -1,7 +1,7 @@
-// Command bench drives berthd and Debian's containerd with one CRI client, in
+// Command bench drives berthd and containerd, both built from source, with one CRI client, in
 // one run, turn by turn, and prints what each costs.
 //
-//	go run ./test/bench              pod up, exec, pods/s, memory, idle CPU, a pull, floors
+//	go run ./test/bench              pod up, exec, pods/s, growth, statistics, restart, memory, idle CPU, a pull, floors
 //	go run ./test/bench pull         pulls alone, of several shapes of image (make bench-pull)
 //	go run ./test/bench -before F    beside another build of berthd (F), not containerd
 //	go run ./test/bench -h           flags: how often, what only, which binaries
@@ -22,7 +22,9 @@
 //
 //   - A figure that misses its goal is printed as missed, and the exit code stays 0.
 //     Only a failed call is an error.
-//   - Runtimes take turns within every measure, and who begins alternates.
+//   - Runtimes take turns within every measure, and who begins alternates. In those with
+//     hundreds of pods each has its own alone, one after the other: they share one table of
+//     mounts and one network namespace.
 //   - Both get the same pod and container requests, image bytes, registry, CNI
 //     plugins and configuration (bridge names and subnets differ), and roots on
 //     one tmpfs.

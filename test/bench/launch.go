@@ -66,7 +66,7 @@ func missing(name string, err error) error {
 	if name == nameBerth {
 		return fmt.Errorf("%w; run `make build`, or pass -containerd-only", err)
 	}
-	return fmt.Errorf("%w; run `apt-get install containerd runc`, or pass -berth-only", err)
+	return fmt.Errorf("%w; run `make peers`, or pass -berth-only", err)
 }
 
 func berthArgv(binary, socket string, p place) []string {

@@ -78,7 +78,7 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&opts.json, "json", "", "also write JSON lines to this file")
 	fs.StringVar(&opts.berthd, "berthd", "bin/berthd", "berthd; berth-shim is expected beside it")
 	fs.StringVar(&opts.before, "before", "", "compare with this berthd, of another build, and not with containerd")
-	fs.StringVar(&opts.containerd, "containerd", "containerd", "containerd, 1.6 or newer")
+	fs.StringVar(&opts.containerd, "containerd", "bin/peers/containerd", "containerd, 1.6 or newer; its shim and runc are looked for beside it first")
 	fs.StringVar(&opts.cniBin, "cni-bin", "", "CNI plugins (default: bin/cni, /opt/cni/bin or /usr/lib/cni)")
 	fs.StringVar(&opts.logs, "logs", "", "keep the daemons' logs in this directory")
 	only := fs.String("only", "", "measures whose name matches this expression (podup, exec, parallel, growth, stats, restart, memory, pull, floor …)")
@@ -114,7 +114,7 @@ func (o options) resolve(only string, berthOnly, containerdOnly bool) (options, 
 	if o.before != "" {
 		o.runtimes = []string{nameBerth, nameBefore}
 	}
-	for _, p := range []*string{&o.berthd, &o.before, &o.json, &o.logs, &o.cniBin} {
+	for _, p := range []*string{&o.berthd, &o.before, &o.containerd, &o.json, &o.logs, &o.cniBin} {
 		if *p == "" {
 			continue
 		}

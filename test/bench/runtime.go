@@ -58,7 +58,9 @@ func (r *runtimeUnderTest) start(ctx context.Context) error {
 	// Not cancelled with ctx: it must still be there to remove its pods.
 	r.cmd = exec.CommandContext(context.WithoutCancel(ctx), r.argv[0], r.argv[1:]...)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
-	r.cmd.Env = append(os.Environ(), runtimeEnv+"="+r.name)
+	// containerd finds its shim and runc by PATH.
+	path := filepath.Dir(r.argv[0]) + ":" + os.Getenv("PATH")
+	r.cmd.Env = append(os.Environ(), runtimeEnv+"="+r.name, "PATH="+path)
 	r.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := r.children.start(r.cmd); err != nil {
 		return fmt.Errorf("start %s: %w", r.name, err)
