@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"berth/test/peer"
 )
 
 // place is where a runtime under test lives and what it is served from.
@@ -47,7 +49,9 @@ func prepare(name string, opts options, p place, c *children) (*runtimeUnderTest
 	case nameBefore:
 		r.argv = berthArgv(opts.before, r.socket, p)
 	case nameContainerd:
-		files["config.toml"] = containerdConfig(p)
+		files["config.toml"] = peer.Configuration(peer.Places{
+			Dir: p.dir, Root: p.root, NetConf: filepath.Join(p.dir, "net.d"), CNI: p.cniBin, Pause: p.registry + "/pause:1",
+		})
 		r.argv = []string{opts.containerd, "--config", filepath.Join(p.dir, "config.toml"), "--log-level", "warn"}
 	}
 	if _, err := exec.LookPath(r.argv[0]); err != nil {
@@ -100,29 +104,6 @@ const hostsTOML = `server = "http://%[1]s"
 [host."http://%[1]s"]
   capabilities = ["pull", "resolve"]
 `
-
-// containerdConfig is the default configuration except for its paths, its pause
-// image, and an oom_score_adj that hosts without CAP_SYS_RESOURCE allow.
-func containerdConfig(p place) string {
-	const text = `version = 2
-root = "ROOT"
-state = "DIR/state"
-[grpc]
-  address = "DIR/containerd.sock"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "DIR/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "REGISTRY/pause:1"
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "CNIBIN"
-    conf_dir = "DIR/net.d"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "DIR/certs.d"
-`
-	return strings.NewReplacer("ROOT", p.root, "DIR", p.dir, "REGISTRY", p.registry, "CNIBIN", p.cniBin).Replace(text)
-}
 
 // firstSubnet is the second byte of the first runtime's subnet, which has room for the pods
 // of a growth.

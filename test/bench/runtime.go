@@ -103,10 +103,11 @@ func (r *runtimeUnderTest) waitReady(ctx context.Context) error {
 	}
 }
 
-// notReady gives the first condition that is false, or "".
+// notReady gives the first condition of the CRI that is false, or "". containerd has one more,
+// that nothing deprecated is used.
 func notReady(status *runtimeapi.RuntimeStatus) string {
 	for _, c := range status.GetConditions() {
-		if !c.GetStatus() {
+		if !c.GetStatus() && (c.GetType() == runtimeapi.RuntimeReady || c.GetType() == runtimeapi.NetworkReady) {
 			return c.GetType() + ": " + c.GetReason() + " " + c.GetMessage()
 		}
 	}

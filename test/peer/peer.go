@@ -28,7 +28,7 @@ const (
 )
 
 const configuration = `version = 3
-root = "DIR/root"
+root = "ROOT"
 state = "DIR/state"
 [grpc]
   address = "DIR/containerd.sock"
@@ -52,6 +52,22 @@ state = "DIR/state"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
   BinaryName = "BINARY"
 `
+
+// Places are what a configuration of containerd names.
+type Places struct {
+	Dir     string // of its socket, containerd.sock, that of NRI, nri.sock, its state, and registries' hosts in certs.d
+	Root    string // its durable directory
+	NetConf string // directory of CNI's configuration
+	CNI     string // directory of CNI's plugins
+	Pause   string // the image of pause containers
+	Binary  string // an OCI runtime in place of runc; "" is runc
+}
+
+// Configuration is containerd's default one but for the places, and for an oom_score_adj that
+// hosts without CAP_SYS_RESOURCE allow.
+func Configuration(p Places) string {
+	return strings.NewReplacer("ROOT", p.Root, "DIR", p.Dir, "CNI", p.CNI, "NETD", p.NetConf, "PAUSE", p.Pause, "BINARY", p.Binary).Replace(configuration)
+}
 
 // Options are what a containerd gets from its caller.
 type Options struct {
@@ -86,7 +102,7 @@ func Start(ctx context.Context, o Options) (p *Peer, err error) {
 			err = errors.Join(err, p.Close())
 		}
 	}()
-	config := strings.NewReplacer("DIR", dir, "CNI", o.CNI, "NETD", o.NetConf, "PAUSE", pauseImage, "BINARY", o.Binary).Replace(configuration)
+	config := Configuration(Places{Dir: dir, Root: filepath.Join(dir, "root"), NetConf: o.NetConf, CNI: o.CNI, Pause: pauseImage, Binary: o.Binary})
 	file := filepath.Join(dir, "config.toml")
 	if err := errors.Join(o.Images.WriteHosts(filepath.Join(dir, "certs.d"), registry.Upstreams...), os.WriteFile(file, []byte(config), 0o600)); err != nil {
 		return p, err
