@@ -50,7 +50,10 @@ func TestRuncShim(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := runcNode(t, "runc", more)
 			p := s.pod(t)
-			c := p.Start(client.Shell("c", `echo out; echo err >&2; trap "exit 7" TERM; while :; do sleep 0.1; done`))
+			c := p.Start(client.Shell("c", `echo out; echo err >&2; trap "exit 7" TERM; httpd -p 8080 -h /etc; while :; do sleep 0.1; done`))
+			if got, want := httpThrough(t, s, p.ID, "8080", "/hostname"), c.Sh("cat /etc/hostname"); got != want {
+				t.Errorf("through a forwarded port /etc/hostname is %q, want %q", got, want)
+			}
 			if got := c.Sh("cat /proc/1/comm"); got != "pause\n" { // the pod's PID namespace is that of its pause
 				t.Errorf("process 1 is %q", got)
 			}

@@ -2,6 +2,8 @@ package integration
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +41,23 @@ func gvisorNode(t *testing.T) *suite {
 	return s
 }
 
+// httpThrough gets a page of a pod's server by port-forward.
+func httpThrough(t *testing.T, s *suite, pod, port, page string) string {
+	t.Helper()
+	_, at := newStreams(t, s).forward(paths[0], pod, port)
+	var body []byte
+	eventually(t, "the server in the pod answers", func() bool {
+		r, err := http.Get("http://" + at[0] + page) //nolint:noctx // the forwarding ends with the test
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		body, err = io.ReadAll(io.LimitReader(r.Body, 1<<16))
+		return err == nil && r.StatusCode == http.StatusOK
+	})
+	return string(body)
+}
+
 // TestGVisor: a pod of a class gvisor has gVisor's kernel, and all that a pod has otherwise.
 func TestGVisor(t *testing.T) {
 	s := gvisorNode(t)
@@ -50,6 +69,9 @@ func TestGVisor(t *testing.T) {
 	}
 	if _, err := c.Exec(within(t), c.ID, "sh", "-c", "exit 3"); err == nil || !strings.Contains(err.Error(), "ended with 3") {
 		t.Errorf("an exec that exits with 3 gives %v", err)
+	}
+	if got, want := httpThrough(t, s, p.ID, "8080", "/hostname"), c.Sh("cat /etc/hostname"); got != want {
+		t.Errorf("through a forwarded port /etc/hostname is %q, want %q", got, want)
 	}
 	stats, err := s.Runtime.ContainerStats(within(t), &runtimeapi.ContainerStatsRequest{ContainerId: c.ID})
 	if err != nil || stats.GetStats().GetMemory().GetWorkingSetBytes().GetValue() == 0 || stats.GetStats().GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 {
