@@ -2,14 +2,17 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shim/pause"
@@ -184,10 +187,44 @@ func (f foreigns) reclaim(b shimapi.Bundle) error {
 	if _, err := os.Stat(filepath.Join(b.Dir, "config.json")); err != nil {
 		return nil //nolint:nilerr // nothing was made
 	}
+	_, err := reclaimWith(f.foreign, b)
+	return err
+}
+
+// reclaimWith ends a container by the program of its dead shim. Without the program, which
+// may have been uninstalled below its pods, it ends what the kernel knows of: a pod that could
+// not be ended for this would keep its node from being drained. How the container ended is
+// not known then.
+func reclaimWith(f Foreign, b shimapi.Bundle) (shimapi.ExitStatus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
 	defer cancel()
-	_, err := f.foreign.Reclaim(ctx, b)
-	return err
+	st, err := f.Reclaim(ctx, b)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		slog.Error("program of a foreign shim can't be executed; its container is ended by its cgroup, and what the program keeps elsewhere stays", "container", b.ID, "error", err)
+		return shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: time.Now()}, reclaimCgroup(b)
+	}
+	return st, err
+}
+
+// reclaimCgroup kills the processes of a container and removes its cgroup.
+func reclaimCgroup(b shimapi.Bundle) error {
+	raw, err := os.ReadFile(filepath.Join(b.Dir, "config.json"))
+	if err != nil {
+		return err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(raw, &spec); err != nil || spec.Linux == nil {
+		return errors.Join(fmt.Errorf("config.json of container %s tells no cgroup", b.ID), err)
+	}
+	systemd := !filepath.IsAbs(spec.Linux.CgroupsPath) // slice:prefix:name
+	if err := checkCgroupPath(spec.Linux.CgroupsPath, systemd); err != nil {
+		return err
+	}
+	config, err := libcontainerConfig(b.ID, &spec, systemd)
+	if err != nil {
+		return err
+	}
+	return endCgroup(config.Cgroups)
 }
 
 // reclaimPod ends what is left of a pod whose shim, this program's other process, died

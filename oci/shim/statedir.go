@@ -55,10 +55,15 @@ func (d stateDir) removeNoted(id string) error {
 	if err != nil {
 		return err
 	}
+	return endCgroup(&config)
+}
+
+// endCgroup kills the processes of a cgroup and removes it. One that is not there is none.
+func endCgroup(config *cgroups.Cgroup) error {
 	if config.Resources == nil {
 		config.Resources = &cgroups.Resources{}
 	}
-	m, err := manager.New(&config)
+	m, err := manager.New(config)
 	if err != nil {
 		return err
 	}

@@ -149,10 +149,8 @@ func (cs *containers) createTask(ctr *container, b *sandbox, r TaskRequest, spec
 func (ctr *container) useTask(t Task, f Foreign, b shimapi.Bundle) {
 	p := newTaskProcess(t)
 	p.lost = func() (shimapi.ExitStatus, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
-		defer cancel()
 		ctr.reclaimed.Store(true)
-		return f.Reclaim(ctx, b)
+		return reclaimWith(f, b)
 	}
 	ctr.task, ctr.process = t, p
 }

@@ -104,6 +104,40 @@ func TestRuncShimKilled(t *testing.T) {
 	})
 }
 
+// TestForeignProgramUninstalled: a pod whose foreign shim dies after its program was removed
+// can be stopped. The program's own files are not berth's to know.
+func TestForeignProgramUninstalled(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "containerd-shim-runc-v2")
+	data, err := os.ReadFile(runtimeProgram(t, filepath.Base(program)))
+	if err == nil {
+		err = os.WriteFile(program, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := own(t, node.Options{Args: []string{fmt.Sprintf(`--runtime=runc={type="shim.v2",shim=%q,options={BinaryName=%q}}`, program, runtimeProgram(t, "runc"))}})
+	s.Handler = "runc"
+	p := s.pod(t)
+	c := p.Start(client.Shell("c", "exec sleep 1000"))
+	pid := (&ctr{Container: c, p: p}).hostPID()
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(p.foreignShim(t, s), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pod is not ready", func() bool {
+		return p.Status().GetState() == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+	})
+	p.End()
+	if err := unix.Kill(pid, 0); err == nil {
+		t.Errorf("process %d of the container runs on", pid)
+	}
+	if err := os.RemoveAll(filepath.Join(s.State, "runc", "k8s.io")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRuncDaemonKilled: with a foreign shim a pod outlives the daemon, the shim of ours that
 // drives the other, or both: of the last only what is left is ended.
 func TestRuncDaemonKilled(t *testing.T) {
