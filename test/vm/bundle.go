@@ -23,6 +23,7 @@ type plan struct {
 	Patience string    `json:"patience"`
 	Deadline time.Time `json:"deadline"` // when the guest ends by itself
 	Peer     bool      `json:"peer"`
+	Procs    int       `json:"procs"` // how many specs of suite node run at once
 	// Permissive leaves what the policy denies allowed; it is in the kernel's log then.
 	Permissive bool `json:"permissive"`
 }
@@ -129,7 +130,7 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 		steps = append(steps, func() error { return packLife(ctx, o.node, bundle) })
 	}
 	if all.node {
-		steps = append(steps, func() error { return copyNode(ctx, o.node, filepath.Join(bundle, "node")) })
+		steps = append(steps, func() error { return copyNode(ctx, o, filepath.Join(bundle, "node")) })
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -175,17 +176,23 @@ func run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
+// ginkgoProgram is what runs several specs at once.
+const ginkgoProgram = "ginkgo"
+
 // copyNode copies the node tests' programs and images.
-func copyNode(ctx context.Context, from, to string) error {
+func copyNode(ctx context.Context, o options, to string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
 	}
 	files := []string{"bin/e2e_node.test", "bin/kubelet"}
+	if o.procs > 1 {
+		files = append(files, "bin/"+ginkgoProgram)
+	}
 	for _, name := range nodeLayers {
 		files = append(files, filepath.Join("img", name+".tar"))
 	}
 	for _, f := range files {
-		if err := copyFile(filepath.Join(from, f), filepath.Join(to, f)); err != nil {
+		if err := copyFile(filepath.Join(o.node, f), filepath.Join(to, f)); err != nil {
 			return fmt.Errorf("node tests: %w", err)
 		}
 	}

@@ -20,7 +20,8 @@
 // denied is in its denied.log, and VMFLAGS=-permissive has it only log that.
 // RUN chooses functions, or specs of critest and of node, there also serial ones. In an
 // emulated guest a spec of node takes a minute, and many minutes where it runs commands in
-// containers of a few millicores, as those of resizing do.
+// containers of a few millicores, as those of resizing do. VMFLAGS="-procs 3" runs three at
+// once, except serial ones, and wants ginkgo's program as NODE/bin/ginkgo.
 //
 // # What it owns
 //

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -100,19 +101,31 @@ func (g *guest) node(ctx context.Context) error {
 	}
 	const endpoint = "unix:///run/berth/berth.sock"
 	report := filepath.Join(out, "report.json")
-	focus, skip := g.plan.Run, `\[Flaky\]` // one spec runs at a time, so that serial ones may be chosen
+	focus, skip := g.plan.Run, `\[Flaky\]` // serial ones may be chosen: they run one at a time, after the others
 	if focus == "" {
 		focus, skip = `\[NodeConformance\]`, `\[Serial\]|\[Flaky\]|\[Disruptive\]|\[Slow\]`
 	}
-	ran := g.logged(ctx, "node", nil, filepath.Join(dir, "bin", "e2e_node.test"), "--ginkgo.no-color", "--ginkgo.v",
-		"--ginkgo.focus="+focus, "--ginkgo.skip="+skip, "--ginkgo.json-report="+report,
-		"--ginkgo.timeout="+(time.Until(g.plan.Deadline)-reserve).Truncate(time.Second).String(),
+	name, args := g.ginkgo(filepath.Join(dir, "bin"), report, focus, skip)
+	ran := g.logged(ctx, "node", nil, name, append(args,
 		"--container-runtime-endpoint="+endpoint, "--image-service-endpoint="+endpoint, "--prepull-images=false",
 		"--container-runtime-process-name=/usr/local/bin/berthd", "--container-runtime-pid-file=", "--systemd-services=berthd",
 		"--kubelet-flags=--runtime-cgroups=/system.slice/berthd.service",
-		"--report-dir="+out, "--kubelet-config-file="+filepath.Join(dir, "kubelet.yaml"), "--node-name=guest", "-v=2")
+		"--report-dir="+out, "--kubelet-config-file="+filepath.Join(dir, "kubelet.yaml"), "--node-name=guest", "-v=2")...)
 	journal := g.logged(context.WithoutCancel(ctx), "node", nil, "/usr/bin/journalctl", "-b", "--no-pager", "-u", "berthd")
 	return errors.Join(ran, journal, g.specs("node", report))
+}
+
+// ginkgo is the command that runs the specs: the test binary, or for several at once
+// ginkgo's program, which starts as many of it. The options of the tests come last.
+func (g *guest) ginkgo(bin, report, focus, skip string) (name string, args []string) {
+	binary, timeout := filepath.Join(bin, "e2e_node.test"), (time.Until(g.plan.Deadline) - reserve).Truncate(time.Second).String()
+	if g.plan.Procs < 2 {
+		return binary, []string{"--ginkgo.no-color", "--ginkgo.v", "--ginkgo.focus=" + focus, "--ginkgo.skip=" + skip,
+			"--ginkgo.json-report=" + report, "--ginkgo.timeout=" + timeout}
+	}
+	return filepath.Join(bin, ginkgoProgram), []string{"--no-color", "-v", "--focus=" + focus, "--skip=" + skip,
+		"--output-dir=" + filepath.Dir(report), "--json-report=" + filepath.Base(report), "--timeout=" + timeout,
+		"--procs=" + strconv.Itoa(g.plan.Procs), binary, "--"}
 }
 
 // install makes berthd a running service, as make install and an administrator do.
@@ -193,11 +206,12 @@ var nodeImages = map[string]struct {
 	"e2e-test-images/nginx:1.28.0-2":             {[]string{"root"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"netexec", "--http-port=80"}}},
 	"e2e-test-images/glibc-dns-testing:2.1.1":    {[]string{"root"}, v1.Config{Cmd: []string{"sleep", "3600"}}},
 	"e2e-test-images/busybox:1.37.0-2":           {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
+	"e2e-test-images/busybox:1.36.1-1":           {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
 	"e2e-test-images/busybox:1.29-2":             {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
 	"e2e-test-images/ipc-utils:1.4":              {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
 	"e2e-test-images/perl:5.26":                  {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}}},
 	"e2e-test-images/nonroot:1.5":                {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}, User: "1234"}},
-	"e2e-test-images/sample-device-plugin:1.8.0": {[]string{"dp"}, v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
+	"e2e-test-images/sample-device-plugin:1.8.0": {[]string{"bb", "dp"}, v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
 	"e2e-test-images/nonewprivs:1.4":             {[]string{"bb", "nn"}, v1.Config{Cmd: []string{"nnp"}}},
 }
 

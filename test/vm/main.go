@@ -27,6 +27,7 @@ type options struct {
 	bundle   string // made by a run before; empty: build one
 	peer     string // directory of containerd and runc, for the bench
 	cpus     int
+	procs    int    // specs of suite node at once
 	append   string // to the kernel's command line
 	patience string // BERTH_TEST_PATIENCE in the guest
 	guest    string // this process is the service in the guest
@@ -44,6 +45,7 @@ func main() {
 	flag.StringVar(&o.bundle, "bundle", "", "take this `directory`, such as bin/vm/share/bundle copied, and build nothing")
 	flag.StringVar(&o.peer, "peer", "", "`directory` with containerd, containerd-shim-runc-v2 and runc")
 	flag.IntVar(&o.cpus, "cpus", 2, "processors of the guest; one does better where the host is busy")
+	flag.IntVar(&o.procs, "procs", 1, "how many specs of suite node run at once; serial ones run alone, after the others")
 	flag.StringVar(&o.append, "append", "", "more for the guest kernel's command `line`")
 	flag.StringVar(&o.patience, "patience", "3m", "how `long` tests wait for what must come, in the guest")
 	flag.BoolVar(&o.permissive, "permissive", false, "suite selinux: the kernel only logs what it would deny")
@@ -100,7 +102,7 @@ func host(ctx context.Context, o options) (err error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	if err := makeShare(ctx, o, plan{
-		Suites: chosen, Run: o.run, Patience: o.patience, Deadline: deadline.Add(-reserve), Peer: o.peer != "", Permissive: o.permissive,
+		Suites: chosen, Run: o.run, Patience: o.patience, Deadline: deadline.Add(-reserve), Peer: o.peer != "", Procs: o.procs, Permissive: o.permissive,
 	}); err != nil {
 		return err
 	}
