@@ -108,6 +108,7 @@ func (g *guest) node(ctx context.Context) error {
 	name, args := g.ginkgo(filepath.Join(dir, "bin"), report, focus, skip)
 	ran := g.logged(ctx, "node", nil, name, append(args,
 		"--container-runtime-endpoint="+endpoint, "--image-service-endpoint="+endpoint, "--prepull-images=false",
+		"--server-start-timeout=15m", // an emulated machine on a busy host takes more than the two minutes of the tests
 		"--container-runtime-process-name=/usr/local/bin/berthd", "--container-runtime-pid-file=", "--systemd-services=berthd",
 		"--kubelet-flags=--runtime-cgroups=/system.slice/berthd.service",
 		"--report-dir="+out, "--kubelet-config-file="+filepath.Join(dir, "kubelet.yaml"), "--node-name=guest", "-v=2")...)
