@@ -85,9 +85,11 @@ test: deps-test build cni crictl older shims-runc
 unit: tools static
 	$(TEST) ./oci ./sandbox/... ./cri/... ./cni ./image/... ./server/... ./cmd/...
 
-# The crash tests of `make test` and those that take long or kill at random.
+# The crash tests of `make test` and those that take long or kill at random, with so many
+# losses of power on each file system. The end is a table of what was killed where.
+CUTS ?= 1000
 crash: deps-test build cni older
-	BERTH_SOAK=1 $(TEST) -count=1 -timeout 40m ./test/crash
+	cd test/crash && BERTH_SOAK=1 $(TEST) -count=1 -timeout 2h -cuts $(CUTS)
 
 # Random calls of many clients against a model of what must be so, without kills, under
 # kills of programs built with -race, and with probes; test/soak/doc.go tells of SOAK.

@@ -22,22 +22,19 @@ import (
 	"berth/test/node"
 )
 
-var powerCuts = flag.Int("cuts", 24, "losses of power that TestPowerCuts tries")
+var powerCuts = flag.Int("cuts", 24, "losses of power that TestPowerCuts tries on each file system")
 
 // TestPowerCuts: whatever of the writes since the last flush is lost with the power, the
 // daemon of the next boot is ready, knows all that it had answered for, lists nothing that
 // is not whole, and has no record that it can't read.
 func TestPowerCuts(t *testing.T) {
-	n := *powerCuts
-	if os.Getenv("BERTH_SOAK") != "" {
-		n = max(n, 1000)
-	}
 	for name, mkfs := range powerFilesystems {
 		t.Run(name, func(t *testing.T) {
 			if _, err := exec.LookPath(mkfs[0]); err != nil {
 				t.Skip(err)
 			}
-			losePower(t, newPowerDisk(t, mkfs), n)
+			t.Parallel()
+			losePower(t, newPowerDisk(t, mkfs), *powerCuts)
 		})
 	}
 }
@@ -60,6 +57,7 @@ func losePower(t *testing.T, disk *powerDisk, n int) {
 	for _, c := range cuts(log, s.from, s.to, n, random(t)) {
 		replay.after(c)
 		s.survive(t, c, log[c.records-1].end())
+		notePowerCut(t.Failed())
 		if t.Failed() {
 			return // the disks of the others are alike
 		}

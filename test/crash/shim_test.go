@@ -130,8 +130,7 @@ func TestShimKilledAtEveryStep(t *testing.T) {
 				}
 				d.shimKills++
 				step := tr.killed(t)
-				points.note(t, "shim", verb, step)
-				a.judge()
+				points.note(t, "shim", verb, step, a.judge())
 				d.settled("after "+verb+" and its opposite", before)
 				d.witness.stillRuns()
 				if last = step == ""; last {
@@ -235,12 +234,12 @@ func TestDaemonKilledInAHandOver(t *testing.T) {
 			_, _ = d.Runtime.ExecSync(within(t), &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"true"}})
 			d.kill()
 			step := tr.killed(t)
-			points.note(t, "berthd", "hand-over of a shim", step)
 			d.restart()
-			outcome := c.wholeOrEnded()
+			came := c.heldOrLost()
+			points.note(t, "berthd", "hand-over of a shim", step, came)
 			c.p.Remove()
 			d.settled("after a hand-over that was cut short", before)
-			t.Logf("%s: killed at %s", outcome, step)
+			t.Logf("%s: killed at %s", came, step)
 			last = step == ""
 		}) {
 			t.FailNow()
@@ -248,17 +247,20 @@ func TestDaemonKilledInAHandOver(t *testing.T) {
 	}
 }
 
-// wholeOrEnded checks that a counter runs and is listened to, or is told to have
+// heldOrLost checks that a counter runs and is listened to, or is told to have
 // ended and is gone; a ready pod has a pause whose end is noticed.
-func (c *ctr) wholeOrEnded() (outcome string) {
+func (c *ctr) heldOrLost() (came outcome) {
 	t := c.p.d.t
 	t.Helper()
 	lines := c.lines()
 	eventually(t, "the container is whole, or known to have ended", func() bool {
-		outcome = c.Status().GetState().String()
+		came = lost
+		if c.Status().GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			came = held
+		}
 		cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.pid))
 		alive := err == nil && strings.Contains(string(cgroup), c.ID)
-		if outcome == runtimeapi.ContainerState_CONTAINER_RUNNING.String() {
+		if came == held {
 			return alive && c.lines() > lines
 		}
 		return !alive
@@ -271,7 +273,7 @@ func (c *ctr) wholeOrEnded() (outcome string) {
 			return c.p.Status().GetState() == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 		})
 	}
-	return outcome
+	return came
 }
 
 // pause is the pod's pause process.

@@ -24,15 +24,15 @@ func TestKilledAtEveryStep(t *testing.T) {
 			d := start(t, node.Options{Tmpfs: true})
 			d.watch()
 			before := d.facts()
-			failed := 0
-			for n, last := 1, false; !last && failed < 3; n++ {
+			wrong := 0
+			for n, last := 1, false; !last && wrong < 3; n++ {
 				if n > most {
 					t.Fatalf("more than %d steps", most)
 				}
 				if !t.Run(strconv.Itoa(n), func(t *testing.T) {
 					defer d.as(t)()
-					step := d.cutShort(verbs[verb](d), n)
-					points.note(t, "berthd", verb, step)
+					step, came := d.cutShort(verbs[verb](d), n)
+					points.note(t, "berthd", verb, step, came)
 					last = step == ""
 					d.settled("after "+verb+" and its opposite", before)
 					d.witness.stillRuns()
@@ -40,7 +40,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 						t.Logf("killed at: %s", step)
 					}
 				}) {
-					failed++
+					wrong++
 					before = d.facts()
 				}
 			}
@@ -65,18 +65,20 @@ func TestFirstPodKilledAtEveryStep(t *testing.T) {
 			defer d.as(t)()
 			d.restart()
 			c := d.podConfig("first")
-			step := d.cutShort(attempt{
+			step, came := d.cutShort(attempt{
 				call: func(ctx context.Context) error {
 					_, err := d.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: c})
 					return err
 				},
-				judge: func() {
+				judge: func() outcome {
+					found := d.find(c)
 					p := d.run(c)
 					p.works()
 					p.Remove()
+					return doneIf(len(found) > 0)
 				},
 			}, n)
-			points.note(t, "berthd", "RunPodSandbox, first", step)
+			points.note(t, "berthd", "RunPodSandbox, first", step, came)
 			last = strings.Contains(step, "/pods/") // from here on it is as any pod
 			d.quit()
 			d.settled("without the daemon", before)
@@ -106,8 +108,8 @@ func (d *daemon) as(t *testing.T) (back func()) {
 }
 
 // cutShort makes the call, kills the daemon at the n-th step, or after the
-// answer, and judges. It tells the step.
-func (d *daemon) cutShort(a attempt, n int) (step string) {
+// answer, and judges. It tells the step and what the call had done by then.
+func (d *daemon) cutShort(a attempt, n int) (step string, came outcome) {
 	d.t.Helper()
 	tr := trace(d.t, d.PID(), n, d.Dir)
 	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
@@ -121,6 +123,5 @@ func (d *daemon) cutShort(a attempt, n int) (step string) {
 		d.t.Logf("%d steps:\n%s", n-1, strings.Join(tr.steps, "\n"))
 	}
 	d.restart()
-	a.judge()
-	return step
+	return step, a.judge()
 }

@@ -53,7 +53,7 @@ func run(m *testing.M) (code int) {
 		return 1
 	}
 	code = m.Run()
-	fmt.Print(points.String())
+	fmt.Print(points.String(), powerCutsSummary())
 	if err := images.Close(); err != nil {
 		fmt.Println("crash: after all tests:", err)
 		return 1

@@ -19,8 +19,9 @@ import (
 type attempt struct {
 	call func(context.Context) error
 	// judge looks at what the restarted daemon and the machine have, retries the
-	// call, and removes what came of it.
-	judge func()
+	// call, and removes what came of it. It tells what the call had done when it was
+	// cut short.
+	judge func() outcome
 }
 
 // verbs make attempts, with what they need. base are the facts before.
@@ -46,7 +47,7 @@ func runPod(d *daemon) attempt {
 			_, err := d.Runtime.RunPodSandbox(ctx, req)
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
 			found := d.find(req.Config)
 			if len(found) == 0 {
@@ -59,6 +60,7 @@ func runPod(d *daemon) attempt {
 			p.works()
 			p.Stop()
 			p.Remove()
+			return doneIf(len(found) > 0)
 		},
 	}
 }
@@ -84,9 +86,10 @@ func stopPod(d *daemon) attempt {
 			_, err := d.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.ID})
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
-			if p.Status().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
+			ready := p.Status().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY
+			if ready {
 				p.works() // ready means whole
 			} else {
 				p.released()
@@ -97,6 +100,7 @@ func stopPod(d *daemon) attempt {
 				d.t.Errorf("container of the stopped pod is %v with code %d", st.GetState(), st.GetExitCode())
 			}
 			p.Remove()
+			return doneIf(!ready)
 		},
 	}
 }
@@ -125,13 +129,15 @@ func removePod(d *daemon) attempt {
 			_, err := d.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.ID})
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
-			if len(d.find(p.Config)) == 0 {
+			gone := len(d.find(p.Config)) == 0
+			if gone {
 				d.settled("the pod is removed", before)
 			}
 			p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
 			p.Remove()
+			return doneIf(gone)
 		},
 	}
 }
@@ -161,7 +167,7 @@ func createContainer(d *daemon) attempt {
 			_, err := d.Runtime.CreateContainer(ctx, req)
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
 			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_CREATED)
 			if len(found) == 0 {
@@ -179,6 +185,7 @@ func createContainer(d *daemon) attempt {
 			c.Remove()
 			d.settled("the container is removed", before)
 			p.Remove()
+			return doneIf(len(found) > 0)
 		},
 	}
 }
@@ -205,17 +212,19 @@ func startContainer(d *daemon) attempt {
 			_, err := d.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
 			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_CREATED, runtimeapi.ContainerState_CONTAINER_RUNNING)
 			if len(found) != 1 {
 				d.t.Fatalf("%d containers are there", len(found))
 			}
-			if found[0].GetState() == runtimeapi.ContainerState_CONTAINER_CREATED {
+			created := found[0].GetState() == runtimeapi.ContainerState_CONTAINER_CREATED
+			if created {
 				c.start()
 			}
 			c.saidOnce()
 			p.Remove()
+			return doneIf(!created)
 		},
 	}
 }
@@ -230,9 +239,10 @@ func stopContainer(d *daemon) attempt {
 			_, err := d.Runtime.StopContainer(ctx, req)
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
-			p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
+			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
+			ended := len(found) == 1 && found[0].GetState() == runtimeapi.ContainerState_CONTAINER_EXITED
 			if _, err := d.Runtime.StopContainer(within(d.t), req); err != nil {
 				d.t.Errorf("StopContainer: %v", err)
 			}
@@ -240,6 +250,7 @@ func stopContainer(d *daemon) attempt {
 				d.t.Errorf("the container is %v with code %d, want 7", st.GetState(), st.GetExitCode())
 			}
 			p.Remove()
+			return doneIf(ended)
 		},
 	}
 }
@@ -254,7 +265,7 @@ func removeContainer(d *daemon) attempt {
 			_, err := d.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.ID})
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
 			found := p.wantContainers(runtimeapi.ContainerState_CONTAINER_RUNNING, runtimeapi.ContainerState_CONTAINER_EXITED)
 			if len(found) > 0 {
@@ -262,6 +273,7 @@ func removeContainer(d *daemon) attempt {
 			}
 			d.settled("the container is removed", before)
 			p.Remove()
+			return doneIf(len(found) == 0)
 		},
 	}
 }
@@ -273,14 +285,16 @@ func pullImage(d *daemon) attempt {
 			_, err := d.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: layered}})
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
-			if d.image(layered) == nil {
+			found := d.image(layered)
+			if found == nil {
 				d.settled("no image was pulled", before)
 			}
 			d.pull(layered)
 			d.wholeImage()
 			d.removeImage(layered)
+			return doneIf(found != nil)
 		},
 	}
 }
@@ -293,14 +307,15 @@ func removeImage(d *daemon) attempt {
 			_, err := d.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: layered}})
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
 			if d.image(layered) == nil {
 				d.settled("the image is removed", before)
-				return
+				return done
 			}
 			d.wholeImage()
 			d.removeImage(layered)
+			return undone
 		},
 	}
 }
@@ -345,9 +360,10 @@ func updateContainer(d *daemon) attempt {
 	}
 	return attempt{
 		call: call,
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
 			c.stillRuns()
+			updated := c.Status().GetResources().GetLinux().GetCpuShares() == 77
 			if err := call(within(d.t)); err != nil { // the retry
 				d.t.Error(err)
 			}
@@ -355,6 +371,7 @@ func updateContainer(d *daemon) attempt {
 				d.t.Errorf("the container has %d CPU shares, want 77", got)
 			}
 			p.Remove()
+			return doneIf(updated)
 		},
 	}
 }
@@ -372,7 +389,7 @@ func execSync(d *daemon) attempt {
 			_, err := d.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"echo", "said"}})
 			return err
 		},
-		judge: func() {
+		judge: func() outcome {
 			d.t.Helper()
 			c.stillRuns()
 			d.settled("the exec has ended", before)
@@ -380,6 +397,7 @@ func execSync(d *daemon) attempt {
 				d.t.Errorf("exec says %q", got)
 			}
 			p.Remove()
+			return ended
 		},
 	}
 }
