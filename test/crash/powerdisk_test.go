@@ -18,14 +18,15 @@ import (
 	"berth/test/program"
 )
 
-// powerDisk is a filesystem upon a disk that notes each write and each flush (test/disk).
-// All is on a tmpfs.
+// powerDisk is a filesystem upon a disk that notes each write and each flush, or that
+// fails when it is told (test/disk). All is on a tmpfs.
 type powerDisk struct {
 	t       *testing.T
 	dir     string // of the files below
 	mount   string // the filesystem
 	program *exec.Cmd
-	orders  io.Closer
+	orders  io.WriteCloser
+	answers *bufio.Reader
 }
 
 const powerDiskSize = 320 << 20 // XFS takes no less than 300 MiB
@@ -82,7 +83,8 @@ func (d *powerDisk) on() {
 	out, err := d.program.StdoutPipe()
 	d.must(err)
 	d.must(d.program.Start())
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+	d.answers = bufio.NewReader(out)
+	if line, err := d.answers.ReadString('\n'); err != nil || line != "ready\n" {
 		d.t.Fatalf("the disk says %q: %v", line, err)
 	}
 	d.command("mount", "-o", "loop", filepath.Join(d.file("fuse"), "disk"), d.mount)

@@ -1,11 +1,17 @@
 // Command disk serves a disk that notes what is written to it, so that a test can tell
-// what a loss of power would have left.
+// what a loss of power would have left, and that fails, hangs or is slow when it is told.
 //
-//	disk DIR IMAGE LOG
+//	disk DIR IMAGE [LOG]
 //
 // It mounts a filesystem at DIR with one file, DIR/disk, whose content is IMAGE's. Whatever
 // is written there goes to IMAGE and, before the writer is told that it is done, to LOG.
-// It prints "ready", and ends when its standard input does.
+// It prints "ready", and ends when its standard input does. Each line there is an order,
+// which it answers with a line once every request that comes is treated so:
+//
+//	fail        reads, writes and flushes get EIO
+//	hang        they are not answered until the next order
+//	slow 50ms   each is answered so much later
+//	well        all is as it was at first
 //
 // # What it owns
 //
@@ -18,8 +24,8 @@
 //   - The log has the writes in the order in which they reached the file, and a flush after
 //     all that it waited for. A loop device upon the file turns barriers into flushes.
 //
-// # Why not dm-log-writes
+// # Why not dm-log-writes, dm-flakey and dm-delay
 //
-// It notes the same, but few kernels have it. It is a module of its own, so that the
+// They do the same, but few kernels have them. It is a module of its own, so that the
 // library for FUSE is no dependency of berth's.
 package main

@@ -22,6 +22,7 @@ const keeperEnv = "BERTH_TEST_KEEPER"
 // process that died.
 type estate struct {
 	Dir    string  `json:"dir"`
+	Root   string  `json:"root"`
 	Tmpfs  bool    `json:"tmpfs"`
 	Before machine `json:"before"`
 }
@@ -101,7 +102,7 @@ func keep(value string) error {
 
 // cleanUp does what Close of a node whose process died would have done.
 func (e estate) cleanUp() error {
-	n := &Node{opt: Options{Tmpfs: e.Tmpfs}, Dir: e.Dir, before: e.Before}
+	n := &Node{opt: Options{Root: e.Root, Tmpfs: e.Tmpfs}, Dir: e.Dir, before: e.Before}
 	n.name()
 	pods, _ := filepath.Glob(filepath.Join(n.Root, "pods", "*"))
 	for _, p := range pods {

@@ -39,7 +39,8 @@ type Options struct {
 	// Dir is made for the node and removed with it. Empty: a new one in /var/tmp,
 	// which is a disk where /tmp often is not.
 	Dir       string
-	Tmpfs     bool // the directory is a tmpfs: no test waits for fsync
+	Tmpfs     bool   // the directory is a tmpfs: no test waits for fsync
+	Root      string // berthd's root directory, elsewhere than in Dir; it stays
 	Binary    string
 	Older     bool // Binary is of an older release: it gets no Args
 	NoNetwork bool // leave the CNI configuration directory empty
@@ -142,6 +143,9 @@ func (n *Node) makeDir() (err error) {
 func (n *Node) name() {
 	n.Root, n.State = filepath.Join(n.Dir, "root"), filepath.Join(n.Dir, "run")
 	n.ConfDir, n.CertsDir = filepath.Join(n.Dir, "net.d"), filepath.Join(n.Dir, "certs.d")
+	if n.opt.Root != "" {
+		n.Root = n.opt.Root
+	}
 	n.LogDir, n.LogFile = filepath.Join(n.Dir, "logs"), filepath.Join(n.Dir, "berthd.log")
 	n.Endpoint = "unix://" + filepath.Join(n.Dir, "berth.sock")
 	sum := sha256.Sum256([]byte(n.Dir))
@@ -220,7 +224,7 @@ func (n *Node) startKeeper() error {
 		return err
 	}
 	defer theirs.Close()
-	value, err := json.Marshal(estate{Dir: n.Dir, Tmpfs: n.opt.Tmpfs, Before: n.before})
+	value, err := json.Marshal(estate{Dir: n.Dir, Root: n.opt.Root, Tmpfs: n.opt.Tmpfs, Before: n.before})
 	if err != nil {
 		return err
 	}
