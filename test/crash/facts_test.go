@@ -33,7 +33,7 @@ func (d *daemon) facts() node.Facts {
 func (d *daemon) settled(when string, want node.Facts) {
 	d.t.Helper()
 	var diff string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience / 4); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if diff = want.Diff(d.facts()); diff == "" {
 			return
 		}

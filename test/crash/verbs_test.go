@@ -112,7 +112,7 @@ func (p *pod) released() {
 		p.d.t.Errorf("pod %.13s is %v", p.ID, st)
 	}
 	var left node.Facts
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience / 4); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if left = p.d.naming(p.ID); len(left) == 0 {
 			return
 		}

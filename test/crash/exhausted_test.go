@@ -1,0 +1,204 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci/cgroup"
+	"berth/test/client"
+	"berth/test/node"
+)
+
+// starved makes a pod with a container while one of the programs lacks something. It must
+// work, or fail soon, with a reason that has one of the texts.
+func (d *daemon) starved(c *runtimeapi.PodSandboxConfig, texts ...string) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
+	defer cancel()
+	began := time.Now()
+	id, err := d.RunPod(ctx, c)
+	if err == nil {
+		p := d.podOf(id, c)
+		var made string
+		if made, err = d.CreateContainer(ctx, p.Request(client.Shell("c", "sleep 1000"))); err == nil {
+			err = d.StartContainer(ctx, made)
+		}
+	}
+	d.t.Logf("after %v a pod with a container: %v", time.Since(began).Round(time.Millisecond), err)
+	if ctx.Err() != nil {
+		d.t.Errorf("no answer within %v", patience)
+	}
+	if err == nil || d.PID() == 0 {
+		return
+	}
+	for _, text := range texts {
+		if strings.Contains(err.Error(), text) {
+			return
+		}
+	}
+	d.t.Errorf("the reason of the failure names none of %q: %v", texts, err)
+}
+
+// fedAgain checks that all is well once nothing lacks any more. A daemon that died, as a
+// Go program does that can get no thread, is started as systemd would.
+func (d *daemon) fedAgain(c *runtimeapi.PodSandboxConfig) {
+	d.t.Helper()
+	if d.PID() == 0 {
+		d.t.Logf("berthd ended: %s\n%s", d.Exit(), d.Tail(3))
+		d.restart()
+	}
+	eventually(d.t, "the node is ready again", func() bool { return d.conditions() == "" })
+	for _, found := range d.find(c) {
+		d.podOf(found.GetId(), c).Remove()
+	}
+	p := d.run(d.hostPod("fed-again"))
+	p.start("c", "sleep 1000")
+	p.Remove()
+	d.witness.stillRuns()
+	n := d.witness.lines()
+	eventually(d.t, "the witness goes on", func() bool { return d.witness.lines() > n })
+}
+
+// victims are the programs that may lack something, by name.
+var victims = map[string]func(*daemon) int{
+	"berthd":     func(d *daemon) int { return d.PID() },
+	"berth-shim": (*daemon).shimPID,
+}
+
+// TestOutOfFiles: a program that can open no file more refuses what needs one, with the
+// reason; what runs goes on, and with files to be had again all is as before.
+func TestOutOfFiles(t *testing.T) {
+	for name, pid := range victims {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, node.Options{Tmpfs: true, NoNetwork: true})
+			d.shimKills = 1
+			d.pull(busybox)
+			d.witness = d.run(d.hostPod("witness")).start("counter", client.Counter)
+			victim, c := pid(d), d.hostPod("starved")
+			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", victim))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, spare := range []int{0, 3, 10} {
+				var was unix.Rlimit
+				if err := unix.Prlimit(victim, unix.RLIMIT_NOFILE, nil, &was); err != nil {
+					t.Fatal(err)
+				}
+				less := unix.Rlimit{Cur: uint64(len(open) + spare), Max: was.Max}
+				if err := unix.Prlimit(victim, unix.RLIMIT_NOFILE, &less, nil); err != nil {
+					t.Fatal(err)
+				}
+				d.starved(c, "too many open files")
+				if why := d.conditions(); why != "" {
+					t.Logf("not ready: %s", why)
+				}
+				if err := unix.Prlimit(victim, unix.RLIMIT_NOFILE, &was, nil); err != nil {
+					t.Fatal(err)
+				}
+				d.fedAgain(c)
+			}
+		})
+	}
+}
+
+// TestOutOfPIDs: a program that can start no process and no thread more refuses what needs
+// one, or ends; its successor takes over, and what runs goes on.
+func TestOutOfPIDs(t *testing.T) {
+	for name, pid := range victims {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, node.Options{Tmpfs: true, NoNetwork: true})
+			d.shimKills = 1
+			d.pull(busybox)
+			d.witness = d.run(d.hostPod("witness")).start("counter", client.Counter)
+			for _, spare := range []int{0, 2} {
+				c := d.hostPod("starved")
+				enough := onlyPIDs(t, d, pid(d), spare)
+				d.starved(c, unix.EAGAIN.Error(), "shim is gone", "try again")
+				enough()
+				d.fedAgain(c)
+			}
+		})
+	}
+}
+
+// onlyPIDs lets a process have so many threads and children more, until the function that it
+// gives is called.
+func onlyPIDs(t *testing.T, d *daemon, pid, spare int) (enough func()) {
+	t.Helper()
+	top := "/sys/fs/cgroup/pids"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		top = "/sys/fs/cgroup"
+	}
+	dir := filepath.Join(top, d.CgroupMark+"-starved")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	limit := filepath.Join(dir, "pids.max")
+	if _, err := os.Stat(limit); err != nil {
+		_ = os.Remove(dir)
+		t.Skipf("processes can't be limited here: %v", err)
+	}
+	was, err := cgroupOf(pid, "pids")
+	if err != nil {
+		t.Fatal(err)
+	}
+	move := func(pid int, to string) error {
+		return os.WriteFile(filepath.Join(to, "cgroup.procs"), strconv.AppendInt(nil, int64(pid), 10), 0)
+	}
+	if err := move(pid, dir); err != nil {
+		t.Fatal(err)
+	}
+	current, err := os.ReadFile(filepath.Join(dir, "pids.current"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(current)))
+	if err == nil {
+		err = os.WriteFile(limit, strconv.AppendInt(nil, int64(n+spare), 10), 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := os.WriteFile(limit, []byte("max"), 0); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "nothing is left in the cgroup", func() bool {
+			for _, pid := range cgroup.PIDs(dir) { // and the pause processes that it started
+				if err := move(pid, filepath.Join(top, was)); err != nil && !errors.Is(err, unix.ESRCH) {
+					t.Fatal(err)
+				}
+			}
+			return os.Remove(dir) == nil
+		})
+	}
+}
+
+// cgroupOf is the path of a process's cgroup in the hierarchy of a controller, or in the
+// only one.
+func cgroupOf(pid int, controller string) (string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	unified := ""
+	for line := range strings.Lines(string(data)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case len(parts) != 3:
+		case parts[1] == controller:
+			return parts[2], nil
+		case parts[1] == "":
+			unified = parts[2]
+		}
+	}
+	return unified, err
+}
