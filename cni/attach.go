@@ -51,7 +51,7 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 	if err := n.writeIntent(list, rt); err != nil {
 		return Result{}, err
 	}
-	actx, cancel := context.WithTimeout(ctx, addTimeout)
+	actx, cancel := context.WithTimeout(ctx, n.opt.AddTimeout)
 	defer cancel()
 	raw, err := n.cni.AddNetworkList(actx, list, rt)
 	if err == nil {
@@ -76,7 +76,7 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 // nothing is remembered is detached from the present network as well as that
 // can be done, without an error. ctx gives values only: Del has its own deadline.
 func (n *Network) Del(ctx context.Context, r Request) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), delTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.opt.DelTimeout)
 	defer cancel()
 	if err := n.endAttempt(r.PodID); err != nil {
 		return fmt.Errorf("detach the pod: %w", err)

@@ -28,7 +28,7 @@
 //     the plugins' GC, which starts again afterwards: it would free the addresses that the
 //     ADD allocates.
 //   - DEL does not use the deadline of the request: when a client gives up, its address
-//     must still be freed. It has a bound of its own, see delTimeout.
+//     must still be freed. It has a bound of its own, see [Options.DelTimeout].
 //   - Only the first configuration file counts. If it is invalid the network is not
 //     ready: the next file would put pods on another network than the operator meant.
 //   - Nothing is polled. Changes of the configuration are noticed by inotify(7); a plugin's

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,14 +21,14 @@ var ErrNotReady = errors.New("network is not ready")
 const (
 	// ifName is the pod's interface; the kubelet and every CNI plugin expect it.
 	ifName = "eth0"
-	// addTimeout bounds one ADD, for a plugin that hangs would hold its pod for
-	// ever; the kubelet gives up on a pod after two minutes.
-	addTimeout = 2 * time.Minute
-	// delTimeout bounds one DEL. It is the shorter of what people wait for a
-	// pod to go and what a plugin that asks an API server may need.
-	delTimeout = 30 * time.Second
+	// usualAdd is what one ADD has unless [Options] say otherwise; the kubelet gives up on
+	// a pod after two minutes.
+	usualAdd = 2 * time.Minute
+	// usualDel is what one DEL has. It is the shorter of what people wait for a pod to go
+	// and what a plugin that asks an API server may need.
+	usualDel = 30 * time.Second
 	// gcTimeout bounds the plugins' part of one [Network.GC]: all its attempts and the
-	// waits between them. Each DEL before it has delTimeout.
+	// waits between them. Each DEL before it has [Options.DelTimeout].
 	gcTimeout = 60 * time.Second
 	// statusTimeout bounds STATUS; the kubelet asks for the node's status with
 	// a deadline of its own, and a hanging plugin is a plugin that is not ready.
@@ -47,6 +48,9 @@ type Options struct {
 	Default []byte
 	// Template is the file that [Network.SetPodCIDR] makes a configuration of; "": none.
 	Template string
+	// AddTimeout and DelTimeout bound one ADD and one DEL, for a plugin that hangs would
+	// hold its pod for ever; 0: two minutes and 30 seconds.
+	AddTimeout, DelTimeout time.Duration
 }
 
 // Network attaches pods to the network that the configuration directory
@@ -76,6 +80,7 @@ func New(opt Options) (*Network, error) {
 		return nil, errors.New("cni: a configuration directory, a cache directory and plugin directories must be given")
 	}
 	opt.ConfDir = filepath.Clean(opt.ConfDir)
+	opt.AddTimeout, opt.DelTimeout = cmp.Or(opt.AddTimeout, usualAdd), cmp.Or(opt.DelTimeout, usualDel)
 	if err := dropCutOff(opt.CacheDir); err != nil {
 		return nil, fmt.Errorf("cni: %w", err)
 	}

@@ -35,21 +35,25 @@ const (
 
 // streamTLS is how the streaming server encrypts; nil when stream_tls asks for nothing.
 func streamTLS(cfg config.Config) (*tls.Config, error) {
+	files, oldest, err := cfg.StreamCertificate()
+	if err != nil {
+		return nil, fmt.Errorf("stream_tls: %w", err)
+	}
 	out := &tls.Config{MinVersion: tls.VersionTLS12}
-	if cfg.StreamTLSMinVersion == "1.3" {
+	if oldest == "1.3" {
 		out.MinVersion = tls.VersionTLS13
 	}
 	switch {
-	case len(cfg.StreamTLS) == 0:
+	case len(files) == 0:
 		return nil, nil
-	case cfg.StreamTLS[0] == config.SelfSigned:
+	case files[0] == config.SelfSigned:
 		own, err := selfSigned(cfg)
 		if err != nil {
 			return nil, fmt.Errorf("stream_tls: %w", err)
 		}
 		out.Certificates = []tls.Certificate{own}
 	default:
-		pair := &certificate{cert: cfg.StreamTLS[0], key: cfg.StreamTLS[len(cfg.StreamTLS)-1]}
+		pair := &certificate{cert: files[0], key: files[len(files)-1]}
 		if err := pair.load(); err != nil {
 			return nil, fmt.Errorf("stream_tls: %w", err)
 		}

@@ -104,7 +104,7 @@ func TestOldestTLS(t *testing.T) {
 		"1.2": {tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true},
 		"1.3": {tls.VersionTLS11: false, tls.VersionTLS12: false, tls.VersionTLS13: true},
 	} {
-		cfg.StreamTLSMinVersion = oldest
+		cfg.StreamTLS = []string{config.SelfSigned, "min=" + oldest}
 		server, err := streamTLS(cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -26,7 +26,7 @@
 //	                               hang and a layer may be large
 //	ready                          calls proceed, systemd is told READY
 //
-// On SIGTERM or SIGINT no new change is begun. Changes in progress get drain_timeout;
+// On SIGTERM or SIGINT no new change is begun. Changes in progress get drain of timeouts;
 // after that they are cancelled and get a few seconds to undo what they began. Then the
 // socket is closed. Containers keep running in their shims; a shim without pods is asked
 // to exit. On SIGHUP the configuration is reloaded; on SIGUSR1 the daemon logs the stacks

@@ -170,10 +170,14 @@ func (n *node) openNetwork(context.Context) error {
 	if err != nil {
 		return err
 	}
+	bounds, err := n.cfg.TimeBounds()
+	if err != nil {
+		return fmt.Errorf("timeouts: %w", err)
+	}
 	network, err := cni.New(cni.Options{
 		ConfDir: n.cfg.CNIConfDir, BinDirs: n.cfg.CNIBinDir,
 		CacheDir: filepath.Join(n.cfg.Root, "cni"), Default: fallback,
-		Template: n.cfg.CNIConfTemplate,
+		Template: n.cfg.CNIConfTemplate, AddTimeout: bounds.CNIAdd, DelTimeout: bounds.CNIDel,
 	})
 	if err != nil {
 		return err
@@ -270,11 +274,16 @@ func shimBinary(configured string) (string, error) {
 }
 
 func (n *node) openPods(context.Context) error {
+	bounds, err := n.cfg.TimeBounds()
+	if err != nil {
+		return fmt.Errorf("timeouts: %w", err)
+	}
 	pods, err := sandbox.New(sandbox.Options{
 		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host, Plugins: n.plugins,
 		Calls: n.calls, Handlers: handlers{n.runtimes, n.images},
+		StopTimeout: bounds.Stop,
 	})
 	if err != nil {
 		return fmt.Errorf("open the pods: %w", err)

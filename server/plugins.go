@@ -22,9 +22,13 @@ func (n *node) openPlugins(ctx context.Context) error {
 			socket = ""
 		}
 	}
+	register, request, err := n.cfg.NRIBounds()
+	if err != nil {
+		return fmt.Errorf("nri_timeouts: %w", err)
+	}
 	plugins, err := nri.New(nri.Options{
 		Version: n.version, Socket: socket, PluginDir: n.cfg.NRIPluginDir, ConfigDir: n.cfg.NRIPluginConfigDir,
-		RegistrationTimeout: n.cfg.NRIRegisterTimeout, RequestTimeout: n.cfg.NRIRequestTimeout,
+		RegistrationTimeout: register, RequestTimeout: request,
 		Validator: nri.Validator{Reject: n.cfg.NRIReject, Required: n.cfg.NRIRequiredPlugins, Tolerate: n.cfg.NRITolerateMissing},
 		Host:      n.host,
 	})

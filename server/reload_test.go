@@ -45,7 +45,7 @@ func TestHangupReloads(t *testing.T) {
 	reread := func() (config.Config, error) {
 		other := cfg
 		other.LogLevel = 9
-		other.DrainTimeout++
+		other.Timeouts = []string{"drain=11s"}
 		return other, <-again
 	}
 	ended := make(chan error, 1)

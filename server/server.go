@@ -94,10 +94,13 @@ func Run(ctx context.Context, start Start) error {
 // drain lets the calls in flight end, within bounds.
 func (n *node) drain(ctx context.Context, server *grpc.Server, front *containerdFront) {
 	log := klog.FromContext(ctx)
-	timeout := n.live.Load().DrainTimeout
-	log.Info("Stopping; containers live on", "drainTimeout", timeout)
+	bounds, err := n.live.Load().TimeBounds()
+	if err != nil { // it was checked
+		log.Error(err, "The default is the time that calls have to end")
+	}
+	log.Info("Stopping; containers live on", "drain", bounds.Drain)
 	notify(ctx, daemon.SdNotifyStopping)
-	changes, cancel := context.WithTimeout(ctx, timeout)
+	changes, cancel := context.WithTimeout(ctx, bounds.Drain)
 	defer cancel()
 	if err := n.cri.Drain(changes); err != nil {
 		log.Error(err, "Not every call ended in time")

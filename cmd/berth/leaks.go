@@ -16,7 +16,11 @@ import (
 )
 
 func leaksNode(env environment) *leaks.Node {
-	return &leaks.Node{Root: env.cfg.Root, State: env.cfg.State, CNIConfDir: env.cfg.CNIConfDir, CNIBinDirs: env.cfg.CNIBinDir}
+	bounds, _ := env.cfg.TimeBounds() // an error leaves the defaults; the daemon tells of it
+	return &leaks.Node{
+		Root: env.cfg.Root, State: env.cfg.State, CNIConfDir: env.cfg.CNIConfDir, CNIBinDirs: env.cfg.CNIBinDir,
+		CNIDelTimeout: bounds.CNIDel,
+	}
 }
 
 // checkLeaks fails when something belongs to nobody, and stays.

@@ -37,7 +37,7 @@ func run(args []string) error {
 		fs.PrintDefaults()
 		return nil
 	} else if err != nil {
-		return fmt.Errorf("%w; berthd --help lists the flags", err)
+		return fmt.Errorf("%w%s; berthd --help lists the flags", err, config.FlagAdvice(args))
 	}
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q: options start with --", fs.Arg(0))

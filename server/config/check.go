@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 )
 
 // maxSocketPath is what sockaddr_un can hold with its final NUL (unix(7)).
@@ -42,8 +41,8 @@ func (c Config) Check() error {
 	if c.MaxParallelDownloads < 0 || c.MaxParallelDownloads > 64 {
 		wrong("max_parallel_downloads", "want 0 (by the processors) to 64, not %d", c.MaxParallelDownloads)
 	}
-	if c.DrainTimeout < 0 {
-		wrong("drain_timeout", "want 0s or more, not %s", c.DrainTimeout)
+	if _, err := c.TimeBounds(); err != nil {
+		wrong("timeouts", "%w", err)
 	}
 	return errors.Join(errs...)
 }
@@ -124,15 +123,10 @@ func (c Config) checkNRI(wrong func(key, format string, args ...any)) {
 			wrong("nri_reject", "want some of %s, not %q", strings.Join(nriChanges, ", "), word)
 		}
 	}
-	for key, d := range map[string]time.Duration{"nri_plugin_registration_timeout": c.NRIRegisterTimeout, "nri_plugin_request_timeout": c.NRIRequestTimeout} {
-		if d <= 0 || d > maxNRITimeout {
-			wrong(key, "want more than 0s and at most %s, not %s", maxNRITimeout, d)
-		}
+	if _, _, err := c.NRIBounds(); err != nil {
+		wrong("nri_timeouts", "%w", err)
 	}
 }
-
-// maxNRITimeout is less than what the kubelet waits for a call, two minutes.
-const maxNRITimeout = time.Minute
 
 // NRISocketPath is where NRI plugins connect, "" for nowhere.
 func (c Config) NRISocketPath() string {
@@ -152,20 +146,40 @@ func (c Config) checkStreams(wrong func(key, format string, args ...any)) {
 	if _, _, err := net.SplitHostPort(c.StreamAddress); err != nil {
 		wrong("stream_address", "want host:port (port 0: any free one), not %q", c.StreamAddress)
 	}
-	if n := len(c.StreamTLS); n > 2 {
-		wrong("stream_tls", "want a certificate's file and its key's, one file with both, or %q, not %d values", SelfSigned, n)
-	}
-	for _, file := range c.StreamTLS {
-		if !filepath.IsAbs(file) && (file != SelfSigned || len(c.StreamTLS) != 1) {
-			wrong("stream_tls", "want absolute paths, or %q alone, not %q", SelfSigned, file)
-		}
-	}
-	if v := c.StreamTLSMinVersion; v != "1.2" && v != "1.3" {
-		wrong("stream_tls_min_version", `want "1.2" or "1.3", not %q`, v)
+	if _, _, err := c.StreamCertificate(); err != nil {
+		wrong("stream_tls", "%w", err)
 	}
 	if c.StreamIdleTimeout <= 0 {
 		wrong("stream_idle_timeout", "want more than 0s, not %s; a stream without an end would be kept for a client that is gone", c.StreamIdleTimeout)
 	}
+}
+
+// StreamCertificate is stream_tls in its parts: [SelfSigned] alone, one file or two, or
+// nothing; and the oldest version of TLS that is spoken, 1.2 or 1.3.
+func (c Config) StreamCertificate() (files []string, oldest string, err error) {
+	oldest = "1.2"
+	for i, part := range c.StreamTLS {
+		version, is := strings.CutPrefix(part, "min=")
+		switch {
+		case !is:
+			files = append(files, part)
+		case version != "1.2" && version != "1.3" || i != len(c.StreamTLS)-1:
+			return nil, "", fmt.Errorf("want min=1.2 or min=1.3 at the end, not %q", part)
+		case len(files) == 0:
+			return nil, "", fmt.Errorf("want a certificate before %q, or %q", part, SelfSigned)
+		default:
+			oldest = version
+		}
+	}
+	if n := len(files); n > 2 {
+		return nil, "", fmt.Errorf("want a certificate's file and its key's, one file with both, or %q, not %d values", SelfSigned, n)
+	}
+	for _, file := range files {
+		if !filepath.IsAbs(file) && (file != SelfSigned || len(files) != 1) {
+			return nil, "", fmt.Errorf("want absolute paths, or %q alone, not %q", SelfSigned, file)
+		}
+	}
+	return files, oldest, nil
 }
 
 // checkMetrics wants an address that only this machine can reach: the text names images

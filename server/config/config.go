@@ -29,8 +29,7 @@ type Config struct {
 	DefaultNetwork       bool          `toml:"default_network" help:"use a built-in bridge network while cni_conf_dir holds none"`
 	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates, HOST/hosts.toml; the first directory that exists is the one read"`
 	StreamAddress        string        `toml:"stream_address" help:"host:port of the exec, attach and port-forward server; it should be reachable by the kubelet only"`
-	StreamTLS            []string      `toml:"stream_tls" help:"the streaming server's certificate and key, PEM files that may be one, read again when they change; or self-signed: one made at each start, STATE/streams.crt; the kubelet trusts what its machine's CA certificates vouch for; empty: no TLS, which is for the loopback"`
-	StreamTLSMinVersion  string        `toml:"stream_tls_min_version" help:"the oldest TLS that the streaming server speaks: 1.2 or 1.3"`
+	StreamTLS            []string      `toml:"stream_tls" help:"the streaming server's certificate and key, PEM files that may be one, read again when they change; or self-signed: one made at each start, STATE/streams.crt; and min=1.3 to refuse TLS 1.2; the kubelet trusts what its machine's CA certificates vouch for; empty: no TLS, which is for the loopback"`
 	StreamIdleTimeout    time.Duration `toml:"stream_idle_timeout" help:"after how long without any data exec, attach and port-forward are closed"`
 	MetricsAddress       string        `toml:"metrics_address" reload:"yes" help:"where Prometheus reads the daemon's own metrics, /metrics: unix:///PATH, or host:port of the loopback; empty: nowhere"`
 	TraceEndpoint        string        `toml:"trace_endpoint" help:"where spans are sent to, by OTLP over gRPC: http://HOST:PORT without TLS, https://HOST:PORT, or unix:///PATH; empty: nothing is traced"`
@@ -56,12 +55,11 @@ type Config struct {
 	NRISocket            string        `toml:"nri_socket" help:"where NRI plugins connect: auto is /var/run/nri/nri.sock, or nri.sock in state when that is not the default, so that daemons side by side have one each; off, or a path"`
 	NRIPluginDir         string        `toml:"nri_plugin_dir" help:"NRI plugins that are started with the daemon, INDEX-NAME; empty: none"`
 	NRIPluginConfigDir   string        `toml:"nri_plugin_config_dir" help:"configurations of these: INDEX-NAME.conf, else NAME.conf"`
-	NRIRegisterTimeout   time.Duration `toml:"nri_plugin_registration_timeout" help:"how long an NRI plugin may take to register; meanwhile no other connects"`
-	NRIRequestTimeout    time.Duration `toml:"nri_plugin_request_timeout" help:"how long an NRI plugin may take to answer; the pod waits for it, and goes on without a plugin that takes longer, which is cut off"`
+	NRITimeouts          []string      `toml:"nri_timeouts" help:"how long an NRI plugin may take to register=, while no other connects, and to answer a request=; the pod waits for that, and goes on without a plugin that takes longer, which is cut off; what is not named has its default"`
 	NRIReject            []string      `toml:"nri_reject" help:"changes that no NRI plugin may make to a container: hooks, seccomp-default, seccomp-unconfined, seccomp-custom, namespaces, sysctls"`
 	NRIRequiredPlugins   []string      `toml:"nri_required_plugins" help:"NRI plugins without which no container is created; static pods too, unless they have the next key's annotation"`
 	NRITolerateMissing   string        `toml:"nri_tolerate_missing_annotation" help:"annotation of pods that do without nri_required_plugins, as NAME: \"true\"; empty: none do"`
-	DrainTimeout         time.Duration `toml:"drain_timeout" reload:"yes" help:"how long calls in flight may go on after SIGTERM; containers are not touched"`
+	Timeouts             []string      `toml:"timeouts" reload:"drain" help:"how long may take: cni-add= and cni-del= to attach a pod to its network and to detach it; stop= a container's end after SIGKILL, before its stop fails; drain= the calls in flight after SIGTERM, which touches no container; what is not named has its default"`
 	// Runtimes is the last key: what follows a table belongs to it.
 	Runtimes map[string]Runtime `toml:"runtime" help:"a table for each handler that a RuntimeClass may name; pods that name another are refused, those that name none get the built-in runtime; type is builtin (libcontainer), or shim.v2 for a shim of containerd: runc, crun, gVisor, Kata, runwasi"`
 }
@@ -84,9 +82,9 @@ func Default() Config {
 		CreateHostPaths:  true,
 		CDISpecDirs:      []string{"/etc/cdi", "/var/run/cdi"},
 		NRISocket:        Auto, NRIPluginDir: "/opt/nri/plugins", NRIPluginConfigDir: "/etc/nri/conf.d",
-		NRIRegisterTimeout: 5 * time.Second, NRIRequestTimeout: 2 * time.Second,
-		NRIReject: []string{}, NRIRequiredPlugins: []string{},
-		DrainTimeout: 10 * time.Second,
+		NRITimeouts: []string{"register=5s", "request=2s"},
+		NRIReject:   []string{}, NRIRequiredPlugins: []string{},
+		Timeouts: defaultBounds().list(),
 
 		DefaultCapabilities: []string{
 			"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE",
@@ -96,9 +94,8 @@ func Default() Config {
 		ShmSize:        "64MiB",
 		LogLimits:      []string{},
 
-		StreamTLS:           []string{},
-		StreamTLSMinVersion: "1.2",
-		StreamIdleTimeout:   4 * time.Hour,
-		Runtimes:            map[string]Runtime{},
+		StreamTLS:         []string{},
+		StreamIdleTimeout: 4 * time.Hour,
+		Runtimes:          map[string]Runtime{},
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -37,7 +36,7 @@ func TestPrintReadsBack(t *testing.T) {
 	want.Root = `/weird "root" \ with ümlaut`
 	want.PinnedImages = []string{"a", "b c"}
 	want.DefaultNetwork = true
-	want.DrainTimeout = 90 * time.Second
+	want.Timeouts = []string{"drain=90s"}
 	want.Runtimes = map[string]Runtime{
 		"plain": {Type: Builtin},
 		"gvisor": {
@@ -69,7 +68,7 @@ func TestLoad(t *testing.T) {
 		"wrong type":        {"state = \"/s\"\nlog_level = \"much\"\n", `:2: log_level: want a number, not "much"`},
 		"wrong list":        {"cni_bin_dir = [1]", ":1: cni_bin_dir: want a list"},
 		"wrong bool":        {"default_network = \"yes\"", ":1: default_network: want true or false"},
-		"wrong duration":    {"drain_timeout = 10", `:1: drain_timeout: want a duration such as "10s", not 10`},
+		"wrong duration":    {"stream_idle_timeout = 10", `:1: stream_idle_timeout: want a duration such as "10s", not 10`},
 		"table for string":  {"[root]\na = 1", ":1: root: want a string in quotes, not a table"},
 		"syntax":            {"root = \"/r\"\nstate =\n", ":2: "},
 		"twice":             {"root = \"/r\"\nroot = \"/s\"\n", ":2: "},
@@ -77,6 +76,10 @@ func TestLoad(t *testing.T) {
 		"runtime, no table": {"runtime = 1\n", ":1: runtime: want tables [runtime.NAME], not 1"},
 		"runtime's type":    {"\n[runtime.a]\nannotations = 1\n", ":2: runtime: [runtime.a]: "},
 		"old handlers":      {"runtime_handlers = [\"a\"]\n", ":1: runtime_handlers: unknown key; write a table for each handler, such as [runtime.runc]"},
+		"old drain":         {"drain_timeout = \"10s\"\n", `:1: drain_timeout: unknown key; drain_timeout is now timeouts = ["drain=10s"]`},
+		"old NRI register":  {"nri_plugin_registration_timeout = \"5s\"\n", `:1: nri_plugin_registration_timeout: unknown key; nri_plugin_registration_timeout is now nri_timeouts = ["register=5s"]`},
+		"old NRI request":   {"nri_plugin_request_timeout = \"2s\"\n", `:1: nri_plugin_request_timeout: unknown key; nri_plugin_request_timeout is now nri_timeouts = ["request=2s"]`},
+		"old TLS version":   {"stream_tls_min_version = \"1.3\"\n", `:1: stream_tls_min_version: unknown key; stream_tls_min_version is now the end of stream_tls, such as stream_tls = ["self-signed", "min=1.3"]`},
 		"two mistakes":      {"b0 = 1\na0 = 2\n", ":1: b0: unknown key"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -156,7 +159,7 @@ func TestReloaded(t *testing.T) {
 func TestFlagsOverrideFile(t *testing.T) {
 	fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
 	apply := Flags(fs)
-	args := []string{"--root", "/flag", "--cni-bin-dir", "/a,/b", "--cni-bin-dir=/c", "--default-network", "--drain-timeout", "3s", "--log-level=6"}
+	args := []string{"--root", "/flag", "--cni-bin-dir", "/a,/b", "--cni-bin-dir=/c", "--default-network", "--timeouts", "drain=3s", "--log-level=6"}
 	if err := fs.Parse(args); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +171,7 @@ func TestFlagsOverrideFile(t *testing.T) {
 	want := Default()
 	want.Root, want.State, want.LogLevel = "/flag", "/run/file", 6
 	want.CNIBinDir = []string{"/a", "/b", "/c"}
-	want.DefaultNetwork, want.DrainTimeout = true, 3*time.Second
+	want.DefaultNetwork, want.Timeouts = true, []string{"drain=3s"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -229,7 +232,7 @@ func TestCheck(t *testing.T) {
 		"log_level: want 0 to 10":         func(c *Config) { c.LogLevel = -1 },
 		"pods_per_shim: want":             func(c *Config) { c.PodsPerShim = -1 },
 		"max_parallel_downloads: want":    func(c *Config) { c.MaxParallelDownloads = 65 },
-		"drain_timeout: want":             func(c *Config) { c.DrainTimeout = -1 },
+		"timeouts: want drain to be":      func(c *Config) { c.Timeouts = []string{"drain=-1s"} },
 		"cni_bin_dir: name at least one":  func(c *Config) { c.CNIBinDir = nil },
 		"certs_dir: want an absolute":     func(c *Config) { c.CertsDir = []string{"x"} },
 		"shim_binary: want an absolute":   func(c *Config) { c.ShimBinary = "berth-shim" },
@@ -255,13 +258,13 @@ func TestCheck(t *testing.T) {
 // TestCheckTellsAll: an operator should not have to start the daemon once per mistake.
 func TestCheckTellsAll(t *testing.T) {
 	c := Default()
-	c.Root, c.LogLevel, c.StreamAddress, c.DrainTimeout = "var", 99, "x", -time.Second
+	c.Root, c.LogLevel, c.StreamAddress, c.Timeouts = "var", 99, "x", []string{"drain=-1s"}
 	err := c.Check()
 	if err == nil {
 		t.Fatal("four wrong keys are no error")
 	}
 	got := strings.Split(err.Error(), "\n")
-	for i, want := range []string{"root: ", "stream_address: ", "log_level: ", "drain_timeout: "} {
+	for i, want := range []string{"root: ", "stream_address: ", "log_level: ", "timeouts: "} {
 		if len(got) != 4 || !strings.HasPrefix(got[i], want) {
 			t.Errorf("line %d of %q, want one that begins with %q, of four", i, got, want)
 		}
@@ -357,7 +360,7 @@ func TestFlagsOfLists(t *testing.T) {
 
 // TestFlagsRefuse: a value that is of another type is an error of the command line.
 func TestFlagsRefuse(t *testing.T) {
-	for _, arg := range []string{"--log-level=much", "--drain-timeout=10", "--default-network=perhaps", "--log_level=1", "--nosuch=1"} {
+	for _, arg := range []string{"--log-level=much", "--stream-idle-timeout=10", "--default-network=perhaps", "--log_level=1", "--nosuch=1"} {
 		fs := flag.NewFlagSet("berthd", flag.ContinueOnError)
 		fs.SetOutput(io.Discard)
 		Flags(fs)

@@ -18,7 +18,7 @@ func Example() {
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(file, []byte("log_level = 4\ndrain_timeout = \"30s\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("log_level = 4\ntimeouts = [\"drain=30s\"]\n"), 0o600); err != nil {
 		log.Fatal(err)
 	}
 
@@ -32,8 +32,8 @@ func Example() {
 		log.Fatal(err)
 	}
 	apply(&c)
-	fmt.Println(c.LogLevel, c.DrainTimeout, c.Root, c.Check())
-	// Output: 6 30s /var/lib/berth <nil>
+	fmt.Println(c.LogLevel, c.Timeouts, c.Root, c.Check())
+	// Output: 6 [drain=30s] /var/lib/berth <nil>
 }
 
 func ExampleConfig_Check() {

@@ -90,8 +90,12 @@ func (c Config) Print(w io.Writer) error {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		help := f.Tag.Get("help")
-		if f.Tag.Get("reload") != "" {
+		switch part := f.Tag.Get("reload"); part {
+		case "":
+		case "yes":
 			help += " (SIGHUP applies a change)"
+		default:
+			help += " (SIGHUP applies a change of " + part + " alone)"
 		}
 		if tables, ok := v.Field(i).Interface().(map[string]Runtime); ok {
 			_, err := fmt.Fprintf(w, "# %s\n%s", help, literalRuntimes(tables))

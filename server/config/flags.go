@@ -98,7 +98,23 @@ func suggestion(key string, known map[string]reflect.Value) string {
 
 // replaced says of each key that there was what to write instead.
 var replaced = map[string]string{
-	"runtime_handlers": "write a table for each handler, such as [runtime.runc] with the line type = \"builtin\"",
+	"runtime_handlers":                "write a table for each handler, such as [runtime.runc] with the line type = \"builtin\"",
+	"drain_timeout":                   `drain_timeout is now timeouts = ["drain=10s"]`,
+	"nri_plugin_registration_timeout": `nri_plugin_registration_timeout is now nri_timeouts = ["register=5s"]`,
+	"nri_plugin_request_timeout":      `nri_plugin_request_timeout is now nri_timeouts = ["request=2s"]`,
+	"stream_tls_min_version":          `stream_tls_min_version is now the end of stream_tls, such as stream_tls = ["self-signed", "min=1.3"]`,
+}
+
+// FlagAdvice says what to write instead of a flag of args whose key there was, for the end
+// of the error of a command line; "" when there is none.
+func FlagAdvice(args []string) string {
+	for _, arg := range args {
+		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if advice := replaced[strings.ReplaceAll(name, "-", "_")]; advice != "" && strings.HasPrefix(arg, "-") {
+			return "; " + advice
+		}
+	}
+	return ""
 }
 
 // editDistance is Levenshtein's: single-character changes from a to b.

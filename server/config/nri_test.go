@@ -3,7 +3,6 @@ package config
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestNRISocketPath(t *testing.T) {
@@ -23,16 +22,16 @@ func TestNRISocketPath(t *testing.T) {
 
 func TestNRIMistakes(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		"nri_socket":                      func(c *Config) { c.NRISocket = "relative" },
-		"nri_reject":                      func(c *Config) { c.NRIReject = []string{"hooks", "everything"} },
-		"nri_plugin_request_timeout":      func(c *Config) { c.NRIRequestTimeout = 0 },
-		"nri_plugin_registration_timeout": func(c *Config) { c.NRIRegisterTimeout = time.Hour },
-		"nri_plugin_dir":                  func(c *Config) { c.NRIPluginDir = "plugins" },
-		"cdi_spec_dirs":                   func(c *Config) { c.CDISpecDirs = []string{"/etc/cdi/"} },
+		"nri_socket: ":                      func(c *Config) { c.NRISocket = "relative" },
+		"nri_reject: ":                      func(c *Config) { c.NRIReject = []string{"hooks", "everything"} },
+		"nri_timeouts: want request to be":  func(c *Config) { c.NRITimeouts = []string{"request=0s"} },
+		"nri_timeouts: want register to be": func(c *Config) { c.NRITimeouts = []string{"request=3s", "register=1h"} },
+		"nri_plugin_dir: ":                  func(c *Config) { c.NRIPluginDir = "plugins" },
+		"cdi_spec_dirs: ":                   func(c *Config) { c.CDISpecDirs = []string{"/etc/cdi/"} },
 	} {
 		cfg := Default()
 		change(&cfg)
-		if err := cfg.Check(); err == nil || !strings.Contains(err.Error(), want+": ") {
+		if err := cfg.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}

@@ -10,7 +10,10 @@ func TestCheckStreams(t *testing.T) {
 		"stream_tls: want a certificate's": func(c *Config) { c.StreamTLS = []string{"/a", "/b", "/c"} },
 		"stream_tls: want absolute paths":  func(c *Config) { c.StreamTLS = []string{"tls.pem"} },
 		`"self-signed" alone`:              func(c *Config) { c.StreamTLS = []string{"/a", SelfSigned} },
-		"stream_tls_min_version: want":     func(c *Config) { c.StreamTLSMinVersion = "1.1" },
+		"stream_tls: want min=1.2 or":      func(c *Config) { c.StreamTLS = []string{SelfSigned, "min=1.1"} },
+		`min=1.3 at the end, not "min=1.2`: func(c *Config) { c.StreamTLS = []string{SelfSigned, "min=1.2", "min=1.3"} },
+		"stream_tls: want a certificate b": func(c *Config) { c.StreamTLS = []string{"min=1.3"} },
+		`-signed", not 3 values`:           func(c *Config) { c.StreamTLS = []string{"/a", "/b", "/c", "min=1.3"} },
 		"stream_idle_timeout: want more":   func(c *Config) { c.StreamIdleTimeout = 0 },
 	} {
 		c := Default()
@@ -19,7 +22,7 @@ func TestCheckStreams(t *testing.T) {
 			t.Errorf("got %v, want …%s…", err, want)
 		}
 	}
-	for _, good := range [][]string{{}, {SelfSigned}, {"/both.pem"}, {"/tls.crt", "/tls.key"}} {
+	for _, good := range [][]string{{}, {SelfSigned}, {"/both.pem"}, {"/tls.crt", "/tls.key"}, {"/tls.crt", "/tls.key", "min=1.3"}, {SelfSigned, "min=1.2"}} {
 		c := Default()
 		c.StreamTLS = good
 		if err := c.Check(); err != nil {

@@ -94,7 +94,7 @@ func runOwn(ctx context.Context, o options, suite, bin string) (err error) {
 	if err != nil {
 		return fmt.Errorf("images: %w", err)
 	}
-	n, err := node.Start(ctx, node.Options{Registry: reg, Args: []string{"--nri-plugin-request-timeout", nriPatience.String()}})
+	n, err := node.Start(ctx, node.Options{Registry: reg, Args: []string{"--nri-timeouts", "request=" + nriPatience.String()}})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 // The real clients reach exec over TLS on every path when their machine trusts the
 // certificate, as the kubelet does, and not when it does not.
 func TestStreamTLS(t *testing.T) {
-	n := own(t, node.Options{Args: []string{"--stream-tls", "self-signed", "--stream-tls-min-version", "1.3"}})
+	n := own(t, node.Options{Args: []string{"--stream-tls", "self-signed,min=1.3"}})
 	c := n.pod(t).idle("c")
 	for _, p := range paths {
 		x := newStreams(t, n).start(p, "exec", c.ID, "echo", "out")

@@ -185,7 +185,7 @@ func TestAttackPluginDies(t *testing.T) {
 // Plugins that never register, or hang in their synchronisation, let pods go on, and so
 // does a connection that sends garbage.
 func TestAttackPluginNeverRegisters(t *testing.T) {
-	r := own(t, "--nri-plugin-registration-timeout", "3s")
+	r := own(t, "--nri-timeouts", "register=3s")
 	var open []net.Conn
 	for range 4 {
 		conn, err := net.Dial("unix", r.socket)

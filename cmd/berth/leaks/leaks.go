@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"berth/oci/flock"
 )
@@ -16,7 +17,9 @@ type Node struct {
 	Root, State string // absolute
 	CNIConfDir  string
 	CNIBinDirs  []string
-	holdsLocks  bool
+	// CNIDelTimeout bounds one DEL; 0: the usual time.
+	CNIDelTimeout time.Duration
+	holdsLocks    bool
 }
 
 // Thing is something that exists.

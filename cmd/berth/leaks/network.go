@@ -52,7 +52,7 @@ func (n *Node) attachmentFiles(pod string) (out []string) {
 // detach runs the plugins' DEL with what their ADD was given. What is remembered then, such
 // as a result without its configuration, serves for nothing.
 func (n *Node) detach(ctx context.Context, pod string) error {
-	network, err := cni.New(cni.Options{ConfDir: n.CNIConfDir, BinDirs: n.CNIBinDirs, CacheDir: filepath.Join(n.Root, "cni")})
+	network, err := cni.New(cni.Options{ConfDir: n.CNIConfDir, BinDirs: n.CNIBinDirs, CacheDir: filepath.Join(n.Root, "cni"), DelTimeout: n.CNIDelTimeout})
 	if err != nil {
 		return err
 	}
