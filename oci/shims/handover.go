@@ -106,8 +106,8 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 func (s *Set) handOver(dead *process, states []*handover) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
 	// Close waits for it: the next daemon would not have the files.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), patience)
-	defer cancel()
+	ctx, next, done := inSteps(s.ctx)
+	defer done()
 	c, err := s.launcher(dead.foreign).restart(ctx, sh.dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start a replacement of the shim: %w", err)
@@ -121,6 +121,7 @@ func (s *Set) handOver(dead *process, states []*handover) (replacement *process,
 		return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
 	}
 	for _, h := range states {
+		next()
 		err := h.sendTo(ctx, replacement)
 		if _, refused := errors.AsType[*shimapi.Error](err); err != nil && !refused {
 			return nil, nil, fmt.Errorf("replacement of the shim: %w", err)

@@ -35,11 +35,9 @@ type process struct {
 	replacement *process      // nil: nothing serves the shim any more; not read before decided
 }
 
-// connect reads which process serves the shim and checks that it answers. reaped is closed when
-// the process was waited for; nil for a process that is not our child.
+// connect reads which process serves the shim and checks that it answers, which ctx must bound.
+// reaped is closed when the process was waited for; nil for a process that is not our child.
 func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), decided: make(chan struct{})}
 	var hello shimapi.HelloResponse
 	// The shim writes its identity when the socket is there.

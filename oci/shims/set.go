@@ -251,7 +251,9 @@ func (s *Set) startNew(ctx context.Context, foreign bool) (*Shim, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := sh.connect(ctx, c.reaped)
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	p, err := sh.connect(bounded, c.reaped)
 	if err == nil {
 		err = p.follow(nil)
 	}
