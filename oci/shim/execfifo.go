@@ -58,6 +58,9 @@ func fillPipe(fd int) error {
 	}
 }
 
+// maxPipe is more than what fits into a fifo by default, 64 KiB (pipe(7)), in bytes.
+const maxPipe = 1 << 20
+
 // emptyFifo starts a container whose first process holds its fifo, and removes the fifo.
 // held is false if nobody holds it: the process has executed its command already, has
 // ended, or was created by a shim before [holdFifo].
@@ -73,8 +76,11 @@ func (d stateDir) emptyFifo(id string) (held bool, err error) {
 		return true, fmt.Errorf("open exec fifo: %w", err)
 	}
 	defer unix.Close(r)
-	for buf := make([]byte, 64<<10); err == nil; {
-		_, err = unix.Read(r, buf)
+	buf := make([]byte, 64<<10)
+	for range maxPipe / len(buf) { // a process that goes on may write again
+		if _, err = unix.Read(r, buf); err != nil {
+			break
+		}
 	}
 	if err = unless(err, unix.EAGAIN); err != nil {
 		return true, fmt.Errorf("read exec fifo: %w", err)
