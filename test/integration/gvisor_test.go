@@ -47,7 +47,7 @@ func httpThrough(t *testing.T, s *suite, pod, port, page string) string {
 	_, at := newStreams(t, s).forward(paths[0], pod, port)
 	var body []byte
 	eventually(t, "the server in the pod answers", func() bool {
-		r, err := http.Get("http://" + at[0] + page) //nolint:noctx // the forwarding ends with the test
+		r, err := http.Get("http://" + at[0] + page)
 		if err != nil {
 			return false
 		}
