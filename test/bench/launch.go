@@ -85,6 +85,9 @@ func berthArgv(binary, socket string, p place) []string {
 		"--cgroup-driver", "cgroupfs", // as containerd does without SystemdCgroup
 		"--log-level", "0",
 	}
+	for _, table := range strings.Fields(os.Getenv("BERTH_TEST_RUNTIME")) {
+		argv = append(argv, "--runtime="+table)
+	}
 	if knowsFlag(binary, "containerd-socket") { // the path is that of the containerd beside it
 		argv = append(argv, "--containerd-socket", "off")
 	}
