@@ -110,7 +110,7 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 	all := p.needs()
 	steps := []func() error{func() error {
 		return run(ctx, "go", "run", "-buildvcs=false", "./test/attack", "-build", bundle, "-in", all.packages)
-	}}
+	}, func() error { return copyShims("bin/shims", filepath.Join(bundle, "bin/shims")) }}
 	if all.crash {
 		steps = append(steps, func() error {
 			return run(ctx, "go", "test", "-c", "-buildvcs=false", "-tags", tags, "-o", filepath.Join(bundle, "test/crash", testBinary), "./test/crash")
@@ -210,6 +210,18 @@ func copyPeer(from, to string) error {
 		}
 	}
 	return nil
+}
+
+// copyShims copies the foreign shims that were built; the tests of others skip themselves.
+func copyShims(from, to string) error {
+	shims, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, s := range shims {
+		err = errors.Join(err, copyFile(filepath.Join(from, s.Name()), filepath.Join(to, s.Name())))
+	}
+	return err
 }
 
 func copyFile(from, to string) error {
