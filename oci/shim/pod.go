@@ -136,7 +136,7 @@ func prepare(pid int, r shimapi.RunPodRequest) error {
 	if err := adjustOOMScore(pid, r.OOMScoreAdj); err != nil {
 		return err
 	}
-	if r.Systemd {
+	if r.Systemd && r.CgroupPath != "" {
 		if err := startPauseScope(r.CgroupPath, pid); err != nil {
 			return err
 		}
@@ -231,7 +231,7 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	if r.ID == "" || r.Dir == "" {
 		return c, fault(shimapi.KindInvalid, "a pod needs an ID and a directory")
 	}
-	if r.Systemd {
+	if r.Systemd && r.CgroupPath != "" { // where a sandbox container stands for the pod, the pause has no cgroup
 		if err := checkCgroupPath(r.CgroupPath, true); err != nil {
 			return c, fault(shimapi.KindInvalid, "%w", err)
 		}

@@ -29,6 +29,7 @@ func TestPauseConfig(t *testing.T) {
 			shimapi.RunPodRequest{UIDMaps: []shimapi.IDMap{{HostID: 100000, Size: 10}}, GIDMaps: maps},
 			unix.CLONE_NEWUSER, 0, map[string]string{}, false,
 		},
+		"systemd, and a sandbox container has the cgroup": {shimapi.RunPodRequest{Systemd: true}, 0, shimapi.PauseID, map[string]string{}, false},
 		"asked for": {shimapi.RunPodRequest{User: &shimapi.PauseUser{UID: 3, GID: 4}}, 0, 3, map[string]string{}, false},
 	} {
 		c.request.ID, c.request.Dir = "p", "/d"
