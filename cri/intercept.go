@@ -20,9 +20,6 @@ import (
 // slowCall is how long a call may take before it is logged whatever the level.
 const slowCall = 5 * time.Second
 
-// maxRequest is the largest message taken, in bytes; what the kubelet sends at most.
-const maxRequest = 16 << 20
-
 // early are the calls that are answered before recovery is done.
 var early = map[string]bool{
 	runtimeapi.RuntimeService_Version_FullMethodName:       true,
@@ -50,7 +47,7 @@ func (s *Server) Interceptors() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(s.unary),
 		grpc.ChainStreamInterceptor(s.stream),
-		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxRecvMsgSize(s.opt.MaxMessage),
 	}
 }
 

@@ -51,6 +51,10 @@ type Options struct {
 	StreamIdleTimeout time.Duration // after which a silent stream is closed; 4 h when 0
 	ReadyWait         time.Duration // how long a call waits for SetReady before it gets Unavailable
 
+	// MaxMessage is the largest request that is taken, in bytes; 16 MiB when 0. Answers are
+	// bounded by what the kubelet takes, see fit.go.
+	MaxMessage int
+
 	// Observe is told of every call that has ended: the method's name without its
 	// service, the name of the gRPC code. It must not block. May be nil.
 	Observe func(method, code string, took time.Duration)
@@ -76,6 +80,9 @@ func NewServer(opt Options) (*Server, error) {
 	}
 	if opt.Calls == nil {
 		opt.Calls = inflight.New()
+	}
+	if opt.MaxMessage == 0 {
+		opt.MaxMessage = 16 << 20
 	}
 	if opt.Observe == nil {
 		opt.Observe = func(string, string, time.Duration) {}

@@ -140,7 +140,7 @@ func resolveDevice(d *runtimeapi.Device, access string) ([]Device, error) {
 	if err != nil {
 		return nil, invalid("devices: host_path %s: %w", clip(host), err)
 	}
-	info, err := os.Stat(source)
+	info, err := os.Lstat(source) // no link any more, unless somebody puts one there
 	if err != nil {
 		return nil, invalid("devices: host_path: %w", err)
 	}
@@ -153,6 +153,32 @@ func resolveDevice(d *runtimeapi.Device, access string) ([]Device, error) {
 	}
 	return []Device{dev}, nil
 }
+
+// ResolveNode is [ResolveDevices] for one device that a tenant asks for: a node, of which a
+// symbolic link may tell where below /dev it is, but no directory.
+func ResolveNode(d *runtimeapi.Device) ([]Device, error) {
+	found, err := ResolveDevices([]*runtimeapi.Device{d})
+	if err != nil {
+		return nil, err
+	}
+	if len(found) != 1 || found[0].Path != path.Clean(deviceDestination(d)) || !strings.HasPrefix(found[0].Source, "/dev/") {
+		return nil, invalid("devices: %s is no device node below /dev", clip(d.GetHostPath()))
+	}
+	return found, nil
+}
+
+// IsOwnNode tells whether a device that a tenant asks for may be at a path of the
+// container: below /dev, and nothing that every container has there.
+func IsOwnNode(p string) bool {
+	name, below := strings.CutPrefix(p, "/dev/")
+	if !below || name == "" || path.Clean(p) != p || slices.Contains(standardNodes, name) {
+		return false
+	}
+	return !slices.ContainsFunc(ownedByContainer, func(dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") })
+}
+
+// standardNodes are the nodes and links that libcontainer makes in each container's /dev.
+var standardNodes = []string{"null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "stdin", "stdout", "stderr", "core"}
 
 // HostDevices are all nodes in the host's /dev but those in directories that a container
 // has of its own. A privileged container gets them. Devices come and go, so it is called

@@ -131,3 +131,34 @@ func TestCDI(t *testing.T) {
 		t.Errorf("rubbish annotation: %v", err)
 	}
 }
+
+// A tenant's device is a node below /dev, to which a link may lead; a directory of devices,
+// a node elsewhere or a file is none.
+func TestResolveNode(t *testing.T) {
+	dir := t.TempDir()
+	for link, target := range map[string]string{"zero": "/dev/zero", "passwd": "/etc/passwd", "dev": "/dev", "proc": "/proc/self/fd"} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for host, works := range map[string]bool{
+		"/dev/zero": true, filepath.Join(dir, "zero"): true,
+		filepath.Join(dir, "passwd"): false, filepath.Join(dir, "dev"): false, filepath.Join(dir, "proc"): false,
+		"/dev": false, "/dev/pts": false, dir: false, "/dev/none": false, "/etc/passwd": false,
+	} {
+		found, err := ResolveNode(&runtimeapi.Device{HostPath: host, ContainerPath: "/dev/own", Permissions: "r"})
+		if works && (err != nil || len(found) != 1 || found[0].Source != "/dev/zero" || found[0].Path != "/dev/own" || found[0].Minor != 5 || found[0].Access != "r") {
+			t.Errorf("%s: %+v, %v, want /dev/zero", host, found, err)
+		}
+		if !works && !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %+v, %v, want ErrInvalid", host, found, err)
+		}
+	}
+	node := filepath.Join(dir, "node")
+	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))); err != nil {
+		t.Skipf("mknod: %v", err)
+	}
+	if found, err := ResolveNode(&runtimeapi.Device{HostPath: node}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a node that is not below /dev: %+v, %v", found, err)
+	}
+}

@@ -19,8 +19,8 @@
 // apparmor_profile.go hold tables and texts; errors.go the two kinds of errors.
 //
 // The annotations that berth obeys are constants named …Annotation, each beside the code
-// that reads it: CDI's in devices.go, [GraceAnnotation] here, InitAnnotation in package
-// sandbox, the bandwidth of a pod in package cni.
+// that reads it: CDI's in devices.go, [GraceAnnotation] here, InitAnnotation,
+// ShmAnnotation and DevicesAnnotation in package sandbox, the bandwidth of a pod in package cni.
 //
 // # Invariants
 //

@@ -105,7 +105,10 @@ type Host struct {
 	// CreateSources makes [ResolveMounts] create a directory for a host_path that
 	// is missing; without it that is an error.
 	CreateSources bool
-	Defaults      Defaults
+	// AllowedDevices are the paths of the device nodes below /dev that pods may ask for by
+	// annotation.
+	AllowedDevices []string
+	Defaults       Defaults
 }
 
 // Draft is a container's spec as [Plan] has decided it. What it lacks is put in by

@@ -34,9 +34,10 @@ type containerPlan struct {
 	Spec    *oci.Draft            // what the spec still lacks is said there
 	Rootfs  RootfsRequest
 	Volumes []volumePlan
-	Program bool      // berth's own program has to be installed, see init.go
-	Owner   fileOwner // the host's user and group that the container's root is
-	CDI     []string  // CDI devices, by their full names
+	Program bool                 // berth's own program has to be installed, see init.go
+	Owner   fileOwner            // the host's user and group that the container's root is
+	CDI     []string             // CDI devices, by their full names
+	Devices []*runtimeapi.Device `json:",omitempty"` // that the pod's annotations ask for
 	// Declared are the volumes that the image declares. Each becomes a directory, and a
 	// mount when the root filesystem is read-only.
 	Declared     map[string]struct{}
@@ -87,6 +88,9 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 	plan.Create.Scope = oci.Scope(cfg, plan.StopSignal, h)
 	if plan.CDI, err = oci.CDINames(cfg); err != nil {
 		return plan, asDomain(err)
+	}
+	if plan.Devices, err = podDevices(w.Pod.config, h.AllowedDevices); err != nil {
+		return plan, err
 	}
 	ctr := oci.Container{ID: w.ID, Config: cfg, Rootfs: plan.Rootfs.Target, TargetPID: w.TargetPID}
 	plan.Program = useProgram(&ctr, w.Pod.config, paths)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -115,7 +116,7 @@ func (v *containerVerbs) newContainer(ctx context.Context, s *Sandbox, cfg *runt
 	}
 	began := time.Now()
 	lctx, end := tracing.Begin(ctx, "look at node", "container", w.ID, "pod", s.id)
-	found, err := v.lookAtNode(lctx, w)
+	found, err := v.lookAtNode(lctx, w, plan.Devices)
 	end(err)
 	if err == nil {
 		err = oci.CheckLabels(plan.Spec.Labels())
@@ -290,7 +291,7 @@ func (v *containerVerbs) completeSpec(ctx context.Context, m planned) (*specs.Sp
 
 // lookAtNode finds what a container names of the node and refuses what the node lacks.
 // But for the directory of a hostPath volume (see [oci.ResolveMounts]) it makes nothing.
-func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish) (found oci.Found, err error) {
+func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish, annotated []*runtimeapi.Device) (found oci.Found, err error) {
 	sc := w.Config.GetLinux().GetSecurityContext()
 	if err := oci.CheckAppArmor(sc, v.host); err != nil {
 		return found, err
@@ -310,14 +311,8 @@ func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish) (found
 	if err := v.checkIDMaps(ctx, found.Mounts, w.Pod.PausePID); err != nil {
 		return found, err
 	}
-	for _, d := range w.Config.GetDevices() {
-		devices, err := lookAt(ctx, v.looks, d.GetHostPath(), func() ([]oci.Device, error) {
-			return oci.ResolveDevices([]*runtimeapi.Device{d})
-		})
-		if err != nil {
-			return found, err
-		}
-		found.Devices = append(found.Devices, devices...)
+	if found.Devices, err = v.lookAtDevices(ctx, w.Config.GetDevices(), annotated); err != nil {
+		return found, err
 	}
 	if sc.GetPrivileged() && !w.Pod.noHostDevices() {
 		// Anew each time: devices come and go while the daemon runs.
@@ -326,6 +321,25 @@ func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish) (found
 		}
 	}
 	return found, nil
+}
+
+// lookAtDevices finds the devices that the pod's annotations name, then those that the
+// container does, which count where both name one path.
+func (v *containerVerbs) lookAtDevices(ctx context.Context, own, annotated []*runtimeapi.Device) ([]oci.Device, error) {
+	var out []oci.Device
+	for i, d := range slices.Concat(annotated, own) {
+		devices, err := lookAt(ctx, v.looks, d.GetHostPath(), func() ([]oci.Device, error) {
+			if i < len(annotated) {
+				return oci.ResolveNode(d)
+			}
+			return oci.ResolveDevices([]*runtimeapi.Device{d})
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, devices...)
+	}
+	return out, nil
 }
 
 func (v *containerVerbs) checkIDMaps(ctx context.Context, mounts []oci.Mount, pid int) error {

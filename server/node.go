@@ -205,6 +205,7 @@ func (n *node) lookAtHost(ctx context.Context) error {
 		return err
 	}
 	host.SeccompRoot, host.CreateSources, host.CDIDirs = n.cfg.SeccompRoot, n.cfg.CreateHostPaths, n.cfg.CDISpecDirs
+	host.AllowedDevices = n.cfg.AllowedDevices
 	if err := oci.LoadAppArmorDefault(&host); err != nil {
 		klog.FromContext(ctx).Error(err, "Containers are refused unless they are privileged or ask for AppArmor profile Unconfined or Localhost")
 	}
@@ -301,6 +302,10 @@ func (n *node) openCRI(context.Context) error {
 	if err != nil {
 		return err
 	}
+	largest, err := config.ParseSize(n.cfg.MaxMessageSize)
+	if err != nil {
+		return fmt.Errorf("max_message_size: %w", err)
+	}
 	server, err := cri.NewServer(cri.Options{
 		Domain: n.pods, Calls: n.calls,
 		Images: n.images, Archive: n.images, Shims: n.servingShims,
@@ -308,8 +313,8 @@ func (n *node) openCRI(context.Context) error {
 		Version: n.version, CgroupDriver: driver, Handlers: n.runtimes.Announced,
 		Features:      n.host.Features(),
 		StreamAddress: n.cfg.StreamAddress, StreamTLS: encryption, StreamIdleTimeout: n.cfg.StreamIdleTimeout,
-		ReadyWait: readyWait,
-		Observe:   n.metrics.Call,
+		ReadyWait: readyWait, MaxMessage: int(largest),
+		Observe: n.metrics.Call,
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -29,6 +30,7 @@ func (c Config) Check() error {
 	c.checkMetrics(wrong)
 	c.checkTraces(wrong)
 	c.checkSizes(wrong)
+	c.checkDevices(wrong)
 	c.checkWords(wrong)
 	c.checkRuntimes(wrong)
 	c.checkNRI(wrong)
@@ -45,6 +47,19 @@ func (c Config) Check() error {
 		wrong("timeouts", "%w", err)
 	}
 	return errors.Join(errs...)
+}
+
+// unlistable are directories of /dev in which others than root may make files, or which
+// are different for each process.
+var unlistable = regexp.MustCompile(`^/dev/(shm|mqueue|pts|fd)(/|$)`)
+
+// checkDevices wants paths of which a pod's annotation can name each.
+func (c Config) checkDevices(wrong func(key, format string, args ...any)) {
+	for _, p := range c.AllowedDevices {
+		if !strings.HasPrefix(p, "/dev/") || filepath.Clean(p) != p || strings.ContainsAny(p, ":,") || unlistable.MatchString(p) {
+			wrong("allowed_devices", "want a device below /dev such as /dev/fuse, without .. or a / at its end, a colon or a comma, and not in /dev/shm, mqueue, pts or fd, not %q", p)
+		}
+	}
 }
 
 // checkWords wants values that are one of a few words.

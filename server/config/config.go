@@ -30,6 +30,7 @@ type Config struct {
 	CertsDir             []string      `toml:"certs_dir" help:"registry mirrors and certificates, HOST/hosts.toml; the first directory that exists is the one read"`
 	StreamAddress        string        `toml:"stream_address" help:"host:port of the exec, attach and port-forward server; it should be reachable by the kubelet only"`
 	StreamTLS            []string      `toml:"stream_tls" help:"the streaming server's certificate and key, PEM files that may be one, read again when they change; or self-signed: one made at each start, STATE/streams.crt; and min=1.3 to refuse TLS 1.2; the kubelet trusts what its machine's CA certificates vouch for; empty: no TLS, which is for the loopback"`
+	MaxMessageSize       string        `toml:"max_message_size" help:"largest request of the CRI that is taken, 4MiB to 64MiB; each call in flight may hold as much memory; answers are cut to what the kubelet takes, 16MiB"`
 	StreamIdleTimeout    time.Duration `toml:"stream_idle_timeout" help:"after how long without any data exec, attach and port-forward are closed"`
 	MetricsAddress       string        `toml:"metrics_address" reload:"yes" help:"where Prometheus reads the daemon's own metrics, /metrics: unix:///PATH, or host:port of the loopback; empty: nowhere"`
 	TraceEndpoint        string        `toml:"trace_endpoint" help:"where spans are sent to, by OTLP over gRPC: http://HOST:PORT without TLS, https://HOST:PORT, or unix:///PATH; empty: nothing is traced"`
@@ -47,6 +48,7 @@ type Config struct {
 	DefaultCapabilities  []string      `toml:"default_capabilities" help:"capabilities of containers, which their add and drop start from; fewer than these may keep images from working, and more is given to all pods"`
 	DefaultUlimits       []string      `toml:"default_ulimits" help:"limits of containers' processes, for which pods have no field: NAME=SOFT:HARD or NAME=BOTH, such as nofile=1024:524288 or core=0; others are those of the shims"`
 	OwnDevices           bool          `toml:"device_ownership_from_security_context" help:"give a container's devices to its runAsUser and runAsGroup, so that it need not run as root to use them; not in user namespaces"`
+	AllowedDevices       []string      `toml:"allowed_devices" help:"device nodes below /dev, by their exact paths, that a pod may ask for in its containers by the annotation berth/devices: HOST[:CONTAINER][:ACCESS], with commas between, such as /dev/fuse:/dev/fuse:rw (or CRI-O's io.kubernetes.cri-o.Devices); whoever may make a pod gets these; empty: none, and a pod that asks is refused"`
 	ShmSize              string        `toml:"shm_size" help:"size of a pod's /dev/shm; a pod with a memory limit may ask for more, up to that limit, by the annotation berth/shm-size"`
 	LogLimits            []string      `toml:"log_limits" help:"limits of each container's log: size=1GiB drops what is written after that until the kubelet rotates the file, which it looks at every 10s only; rate=10MiB makes a container that writes more in a second wait; empty: none"`
 	CNIConfTemplate      string        `toml:"cni_conf_template" help:"text/template of a CNI configuration with {{.PodCIDR}}, {{.PodCIDRs}} and {{.Routes}}, written to cni_conf_dir as 10-berth.conflist when the kubelet tells the node's pod CIDR and no network is ready; empty: networks come from elsewhere"`
@@ -91,10 +93,12 @@ func Default() Config {
 			"NET_RAW", "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP",
 		},
 		DefaultUlimits: []string{},
+		AllowedDevices: []string{},
 		ShmSize:        "64MiB",
 		LogLimits:      []string{},
 
 		StreamTLS:         []string{},
+		MaxMessageSize:    "16MiB",
 		StreamIdleTimeout: 4 * time.Hour,
 		Runtimes:          map[string]Runtime{},
 	}

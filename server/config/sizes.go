@@ -38,6 +38,11 @@ const (
 	minLogRate = 64 << 10
 	// minLogSize has room for a few lines.
 	minLogSize = 64 << 10
+	// minMessage is what gRPC takes by itself. The environment of a container may have
+	// several ConfigMaps of 1 MiB.
+	minMessage = 4 << 20
+	// maxMessage is more than any request that a shim and execve(2) go along with.
+	maxMessage = 64 << 20
 )
 
 // LogBounds are log_limits in bytes, and bytes a second; 0: without that limit.
@@ -64,6 +69,11 @@ func (c Config) checkSizes(wrong func(key, format string, args ...any)) {
 		wrong("shm_size", "%w", err)
 	} else if n < minShm {
 		wrong("shm_size", "want at least a page, 4KiB, not %s", c.ShmSize)
+	}
+	if n, err := ParseSize(c.MaxMessageSize); err != nil {
+		wrong("max_message_size", "%w", err)
+	} else if n < minMessage || n > maxMessage {
+		wrong("max_message_size", "want 4MiB to 64MiB, not %s", c.MaxMessageSize)
 	}
 	if _, _, err := c.LogBounds(); err != nil {
 		wrong("log_limits", "%w", err)

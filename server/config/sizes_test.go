@@ -24,6 +24,9 @@ func TestCheckSizes(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		"shm_size: want a number of bytes":      func(c *Config) { c.ShmSize = "much" },
 		"shm_size: want at least a page":        func(c *Config) { c.ShmSize = "1KiB" },
+		"max_message_size: want a number":       func(c *Config) { c.MaxMessageSize = "16MB" },
+		"max_message_size: want 4MiB to 64MiB,": func(c *Config) { c.MaxMessageSize = "65MiB" },
+		"64MiB, not 4095KiB":                    func(c *Config) { c.MaxMessageSize = "4095KiB" },
 		`log_limits: want size=BYTES`:           func(c *Config) { c.LogLimits = []string{"lines=1000000"} },
 		`once each and at least 64KiB, not "s`:  func(c *Config) { c.LogLimits = []string{"size=1GiB", "size=2GiB"} },
 		`once each and at least 64KiB, not "ra`: func(c *Config) { c.LogLimits = []string{"rate=1KiB"} },

@@ -18,12 +18,13 @@ import (
 )
 
 // faulty is a CNI plugin that attaches to nothing. It gives no address while there is
-// a file "bare", and its DEL hangs while there is a file "hang".
+// a file "bare". Its ADD hangs while there is a file "stuck", its DEL while there is "hang".
 const faulty = `#!/bin/sh
 cat >/dev/null
 case $CNI_COMMAND in
 VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}' ;;
 ADD)
+	while [ -e "%[1]s/stuck" ]; do sleep 0.1; done
 	if [ -e "%[1]s/bare" ]; then
 		echo '{"cniVersion":"1.0.0"}'
 	else
@@ -42,13 +43,13 @@ type faultyNode struct {
 	dir string
 }
 
-func withFaultyPlugin(t *testing.T) faultyNode {
+func withFaultyPlugin(t *testing.T, args ...string) faultyNode {
 	t.Helper()
 	f := faultyNode{t: t, dir: t.TempDir()}
 	if err := os.WriteFile(f.plugin(), fmt.Appendf(nil, faulty, f.dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	f.suite = own(t, node.Options{NoNetwork: true, Args: []string{"--cni-bin-dir", f.dir}})
+	f.suite = own(t, node.Options{NoNetwork: true, Args: append([]string{"--cni-bin-dir", f.dir}, args...)})
 	list := `{"cniVersion":"1.0.0","name":"faulty","plugins":[{"type":"faulty"}]}`
 	if err := os.WriteFile(filepath.Join(f.ConfDir, "10-faulty.conflist"), []byte(list), 0o644); err != nil {
 		t.Fatal(err)
@@ -141,6 +142,36 @@ func TestStartDoesNotWaitForTheNetwork(t *testing.T) {
 		if !f.detached(p.ID) {
 			t.Errorf("pod %s was stopped and not detached", p.ID)
 		}
+	}
+}
+
+// A plugin that hangs holds its pod no longer than timeouts says, and what it began is
+// undone; a DEL that hangs fails the stop, which the kubelet tries again.
+func TestTimeoutsOfThePlugin(t *testing.T) {
+	f := withFaultyPlugin(t, "--timeouts", "cni-add=2s,cni-del=3s")
+	release := f.turn("stuck")
+	began := time.Now()
+	_, err := f.Runtime.RunPodSandbox(within(t), &runtimeapi.RunPodSandboxRequest{Config: f.podConfig(t)})
+	if took := time.Since(began); err == nil || took < 2*time.Second || took > 20*time.Second {
+		t.Errorf("with an ADD that hangs RunPodSandbox took %v: %v", took, err)
+	}
+	if list, err := f.Runtime.ListPodSandbox(within(t), &runtimeapi.ListPodSandboxRequest{}); err != nil || len(list.GetItems()) != 0 {
+		t.Errorf("pods that are left: %v, %v", list, err)
+	}
+	release()
+	p := f.pod(t)
+	release = f.turn("hang")
+	began = time.Now()
+	_, err = f.Runtime.StopPodSandbox(within(t), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.ID})
+	if took := time.Since(began); err == nil || took < 3*time.Second || took > 20*time.Second {
+		t.Errorf("with a DEL that hangs StopPodSandbox took %v: %v", took, err)
+	}
+	release()
+	if _, err := f.Runtime.StopPodSandbox(within(t), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.ID}); err != nil {
+		t.Errorf("StopPodSandbox when the plugin answers again: %v", err)
+	}
+	if !f.detached(p.ID) {
+		t.Error("the pod was stopped and not detached")
 	}
 }
 
