@@ -114,3 +114,72 @@ func TestWipe(t *testing.T) {
 	p.works()
 	p.Remove()
 }
+
+// TestProcessesOfNobodyAreFound: a shim whose directory was removed by hand, and the pause
+// process of a pod whose record and shim are gone, serve nobody and would stay for ever. The
+// operator's program finds exactly them, without and beside a daemon, and ends them; those
+// of a pod with a record, and those of another node, stay.
+func TestProcessesOfNobodyAreFound(t *testing.T) {
+	neighbour := start(t, node.Options{Tmpfs: true, NoNetwork: true})
+	neighbour.pull(busybox)
+	neighbour.witness = neighbour.run(neighbour.hostPod("neighbour")).start("counter", client.Counter)
+	for name, plant := range map[string]func(d *daemon, lost *pod) (pid int){
+		"berth-shim": func(d *daemon, _ *pod) int {
+			pid := d.shimPID()
+			d.kill()
+			d.removeTree(d.State, "shims", d.shims()[0])
+			return pid
+		},
+		"pause": func(d *daemon, lost *pod) int {
+			pid := lost.pause()
+			d.kill() // first: it would replace the shim
+			d.killShim()
+			d.removeTree(d.Root, "pods", lost.ID)
+			return pid
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, node.Options{Tmpfs: true, NoNetwork: true})
+			d.pull(busybox)
+			kept, lost := d.run(d.hostPod("kept")), d.run(d.hostPod("lost"))
+			keptPause := kept.pause()
+			pid := plant(d, lost)
+			want := fmt.Sprintf("process %d (%s)", pid, name)
+			out, err := d.berth("check", "--leaks")
+			if err == nil || strings.Count(oneSpace(out), "process ") != 1 || !strings.Contains(oneSpace(out), want) {
+				t.Errorf("want %q among the leaks, and no other process: %v\n%s", want, err, out)
+			}
+			held := openPID(t, pid)
+			if out, err := d.berth("check", "--leaks", "--repair"); err != nil {
+				t.Errorf("repair: %v\n%s", err, out)
+			}
+			held.await()
+			if out, err := d.berth("check", "--leaks"); err != nil {
+				t.Errorf("after the repair: %v\n%s", err, out)
+			}
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d", keptPause)); err != nil {
+				t.Errorf("the pause process of a pod with a record is gone: %v", err)
+			}
+			d.restart()
+			kept.Remove()
+			p := d.run(d.hostPod("new"))
+			p.start("c", "sleep 1000")
+			p.Remove()
+			if out, err := d.berth("check", "--leaks"); err != nil {
+				t.Errorf("in the end: %v\n%s", err, out)
+			}
+		})
+	}
+	neighbour.witness.stillRuns()
+}
+
+// removeTree is what an operator does who wants to be rid of something.
+func (d *daemon) removeTree(parts ...string) {
+	d.t.Helper()
+	if err := os.RemoveAll(filepath.Join(parts...)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// oneSpace makes the columns of a table one space apart.
+func oneSpace(table string) string { return strings.Join(strings.Fields(table), " ") }

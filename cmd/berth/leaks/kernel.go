@@ -16,6 +16,7 @@ import (
 
 	"berth/oci/cgroup"
 	"berth/oci/procfs"
+	"berth/oci/shimapi"
 )
 
 // killTime is how long the processes of a cgroup may take to end when they are killed.
@@ -129,7 +130,7 @@ func (n *Node) processes() ([]owned, error) {
 	if err != nil {
 		return nil, err
 	}
-	empty := n.pauseRoot()
+	shims, err := names(filepath.Join(n.State, "shims"))
 	var out []owned
 	for _, name := range all {
 		pid, err := strconv.Atoi(name)
@@ -138,47 +139,39 @@ func (n *Node) processes() ([]owned, error) {
 		}
 		switch dir := n.shimDir(pid); {
 		case dir != "" && isGone(dir):
-			p := process(pid)
+			p := process(pid, shimName)
 			p.stray = "its directory " + dir + " is gone"
 			out = append(out, p)
-		case dir == "" && empty.has(pid):
+		case dir == "" && n.isPause(pid, shims):
 			if stat, err := procfs.ReadStat(pid); err == nil && n.shimDir(stat.Parent) == "" {
-				p := process(pid)
+				p := process(pid, "pause")
 				p.pid, p.start = pid, stat.Start
 				out = append(out, p)
 			}
 		}
 	}
-	return out, nil
+	return out, err
 }
 
-// place is a directory as mountinfo names it, in every mount namespace alike.
-type place struct{ device, path string }
-
-// pauseRoot is where the root directories of this node's pause processes are: the directory
-// of the shims.
-func (n *Node) pauseRoot() place {
-	dir := filepath.Join(n.State, "shims")
-	infos, err := mountinfo.GetMounts(mountinfo.ParentsFilter(dir))
-	if err != nil || len(infos) == 0 {
-		return place{}
-	}
-	over := slices.MaxFunc(infos, func(a, b *mountinfo.Info) int { return len(a.Mountpoint) - len(b.Mountpoint) })
-	rel, err := filepath.Rel(over.Mountpoint, dir)
+// isPause tells whether a process is a pause process that a shim of this node has started:
+// it is in a cgroup of those shims, where no container is, and has one mount, which the shim
+// makes for it (package oci/shim/pause). shims are the IDs of the shims.
+func (n *Node) isPause(pid int, shims []string) bool {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup"))
 	if err != nil {
-		return place{}
+		return false
 	}
-	return place{fmt.Sprintf("%d:%d", over.Major, over.Minor), filepath.Join(over.Root, rel)}
-}
-
-// has tells whether a process has its root directory right below the place.
-func (p place) has(pid int) bool {
-	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "mountinfo"))
-	if err != nil || p.device == "" || strings.Count(string(data), "\n") != 1 {
-		return false // a pause process has one mount
+	// With systemd each shim has a scope of its own, which has its ID in its name.
+	ours := []string{"/" + shimapi.ShimCgroup(n.State) + "\n"}
+	for _, id := range shims {
+		ours = append(ours, "/berth-shim-"+id+"-")
 	}
-	fields := strings.Fields(string(data)) // proc_pid_mountinfo(5)
-	return len(fields) > 4 && fields[2] == p.device && fields[4] == "/" && strings.HasPrefix(fields[3], p.path+"/")
+	if !slices.ContainsFunc(ours, func(part string) bool { return strings.Contains(string(data), part) }) {
+		return false
+	}
+	mounts, err := os.ReadFile(filepath.Join(dir, "mountinfo"))
+	return err == nil && strings.Count(string(mounts), "\n") == 1 && strings.Contains(string(mounts), " - tmpfs pause ")
 }
 
 // shimDir is the directory that a process serves as a shim of this node; "" of any other.
@@ -199,16 +192,18 @@ func (n *Node) shimDir(pid int) string {
 	return args[2]
 }
 
+// shimName is what a shim is called: its comm is the descriptor that it was executed from.
+const shimName = "berth-shim"
+
 // process is one that goes by SIGKILL.
-func process(pid int) owned {
+func process(pid int, name string) owned {
 	stat, err := procfs.ReadStat(pid)
 	same := func() bool {
 		now, err := procfs.ReadStat(pid)
 		return err == nil && now.Start == stat.Start && !now.Ended()
 	}
-	comm, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
 	return owned{Thing: Thing{
-		Kind: kindProcess, Name: fmt.Sprintf("%d (%s)", pid, strings.TrimSpace(string(comm))),
+		Kind: kindProcess, Name: fmt.Sprintf("%d (%s)", pid, name),
 		gone:   func() bool { return err != nil || !same() },
 		remove: func(context.Context) error { return kill(pid, same) },
 	}}

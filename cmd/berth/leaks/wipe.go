@@ -51,7 +51,7 @@ func (n *Node) livingShims() ([]owned, error) {
 	var out []owned
 	for _, name := range all {
 		if pid, err := strconv.Atoi(name); err == nil && n.shimDir(pid) != "" {
-			out = append(out, process(pid))
+			out = append(out, process(pid, shimName))
 		}
 	}
 	return out, err
@@ -71,7 +71,7 @@ func (n *Node) recorded(recs *records) ([]owned, error) {
 		_, rerr := recs.read(filepath.Join(dir, record.PodFile), &p)
 		err = errors.Join(err, rerr)
 		if p.BootID == boot && p.PausePID > 1 && startedAt(p.PausePID, p.PauseStart) {
-			out = append(out, process(p.PausePID))
+			out = append(out, process(p.PausePID, "pause"))
 		}
 		containers, cerr := names(filepath.Join(dir, "containers"))
 		err = errors.Join(err, cerr)
@@ -115,7 +115,7 @@ func (n *Node) Wipe(ctx context.Context, things []Thing) error {
 	}
 	var errs []error
 	for _, t := range things {
-		if t.Kind == kindProcess && strings.HasSuffix(t.Name, "(berth-shim)") {
+		if t.Kind == kindProcess && strings.HasSuffix(t.Name, "("+shimName+")") {
 			errs = append(errs, t.remove(ctx)) // they would record and report what follows
 		}
 	}
