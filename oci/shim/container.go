@@ -105,7 +105,7 @@ func (cs *containers) create(c *call, r shimapi.CreateRequest) (any, error) {
 	if b := cs.sandboxOf(r.Pod); b != nil {
 		err = cs.buildTask(ctr, b, &spec, r)
 	} else {
-		err = cs.build(ctr, &spec, r, c.stages)
+		err = cs.buildWhole(ctr, &spec, r, c.stages)
 	}
 	if err != nil {
 		ctr.failed = true

@@ -56,7 +56,11 @@ func boundHooks(config *configs.Config) {
 func destroy(lc *libcontainer.Container) error {
 	config := lc.Config()
 	hooks := takeHooks(&config, configs.Poststop) // the map is the container's own
-	state, stateErr := lc.OCIState()
+	var state *specs.State
+	var stateErr error
+	if len(hooks) > 0 { // of a container whose first process could not be forked it panics
+		state, stateErr = lc.OCIState()
+	}
 	if err := lc.Destroy(); err != nil {
 		if len(hooks) > 0 {
 			config.Hooks[configs.Poststop] = hooks // for the next try

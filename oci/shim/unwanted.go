@@ -1,8 +1,11 @@
 package shim
 
 import (
+	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/oci/shimapi"
 )
@@ -72,4 +75,23 @@ func (cs *containers) made(ctr *container) {
 	// until now.
 	cs.hub.publish(shimapi.EventDeleted, shimapi.Record{ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped})
 	cs.hub.forget(ctr.id)
+}
+
+// buildWhole is [containers.build] whose panic is an error like others: libcontainer panics
+// where it lacks a file, for one. Else the container would be neither made nor gone, and its
+// pod could not be removed.
+func (cs *containers) buildWhole(ctr *container, spec *specs.Spec, r shimapi.CreateRequest, st *stages) (err error) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		slog.Error("panic", "method", shimapi.MethodCreate, "panic", p, "stack", stack())
+		if ctr.io != nil {
+			ctr.io.closeGiven()
+			ctr.io.close()
+		}
+		err = errors.Join(fault(shimapi.KindInternal, "panic: %v", p), cs.state.deleteRest(ctr.id))
+	}()
+	return cs.build(ctr, spec, r, st)
 }
