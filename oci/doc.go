@@ -5,10 +5,10 @@
 // [Plan] turns a CRI configuration, an image's configuration and the host's facts into a
 // [Draft] of a runtime-spec, and checks all that was asked for. [Draft.Complete] adds what
 // only a look at the host can tell. Both are pure functions. The functions that look
-// stand apart: [DetectHost], [ResolveUser], [ResolveDevices], [ResolveMounts], which also
-// makes the missing directory of a hostPath volume, [LoadSeccomp], [CheckAppArmor],
-// [CheckLabels], and [LoadAppArmorDefault], which runs apparmor_parser once. Package
-// oci/shims hands the result to a shim, which starts the container.
+// stand apart: [DetectHost], [ResolveUser], [ResolveDevices], [ResolveNode], [LoadSeccomp],
+// [ResolveMounts], which also makes the missing directory of a hostPath volume,
+// [CheckAppArmor], [CheckLabels], and [LoadAppArmorDefault], which runs apparmor_parser
+// once. Package oci/shims hands the result to a shim, which starts the container.
 //
 // What is where: spec.go puts the parts together; spec_process.go, spec_mounts.go,
 // spec_namespaces.go, spec_files.go, spec_env.go, resources.go, devices.go, seccomp.go,

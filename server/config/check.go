@@ -172,26 +172,21 @@ func (c Config) checkStreams(wrong func(key, format string, args ...any)) {
 // StreamCertificate is stream_tls in its parts: [SelfSigned] alone, one file or two, or
 // nothing; and the oldest version of TLS that is spoken, 1.2 or 1.3.
 func (c Config) StreamCertificate() (files []string, oldest string, err error) {
-	oldest = "1.2"
-	for i, part := range c.StreamTLS {
-		version, is := strings.CutPrefix(part, "min=")
-		switch {
-		case !is:
-			files = append(files, part)
-		case version != "1.2" && version != "1.3" || i != len(c.StreamTLS)-1:
-			return nil, "", fmt.Errorf("want min=1.2 or min=1.3 at the end, not %q", part)
-		case len(files) == 0:
-			return nil, "", fmt.Errorf("want a certificate before %q, or %q", part, SelfSigned)
-		default:
-			oldest = version
-		}
+	files, oldest = c.StreamTLS, "1.2"
+	if n := len(files); n > 0 && strings.HasPrefix(files[n-1], "min=") {
+		files, oldest = files[:n-1], strings.TrimPrefix(files[n-1], "min=")
 	}
-	if n := len(files); n > 2 {
+	switch n := len(files); {
+	case oldest != "1.2" && oldest != "1.3":
+		return nil, "", fmt.Errorf("want min=1.2 or min=1.3, not %q", oldest)
+	case n == 0 && len(c.StreamTLS) > 0:
+		return nil, "", fmt.Errorf("want a certificate before min=%s, or %q", oldest, SelfSigned)
+	case n > 2:
 		return nil, "", fmt.Errorf("want a certificate's file and its key's, one file with both, or %q, not %d values", SelfSigned, n)
 	}
 	for _, file := range files {
 		if !filepath.IsAbs(file) && (file != SelfSigned || len(files) != 1) {
-			return nil, "", fmt.Errorf("want absolute paths, or %q alone, not %q", SelfSigned, file)
+			return nil, "", fmt.Errorf("want absolute paths, or %q alone, and then at most one min=VERSION, not %q", SelfSigned, file)
 		}
 	}
 	return files, oldest, nil

@@ -24,14 +24,15 @@
 //
 // # Why not nested tables
 //
-// With at most 45 keys a table is one more thing to spell right.
+// With at most 45 keys a table is one more thing to spell right. Small settings that belong
+// together are one key, a list of NAME=VALUE in which each may be left out.
 //
 // # Why not reload of every key
 //
 // Every reader of an option would have to cope with its change, while a restart of
 // berthd costs no container anything. Keys that are changed while looking at a problem
 // (log level, metrics) or together with other parts of a fleet (trust policy, pinned
-// images) have the tag reload; registries' files are read anew for every pull.
+// images) have the tag reload, of timeouts drain alone; registries' files are read anew for every pull.
 //
 // # Why not in package server
 //

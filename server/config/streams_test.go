@@ -11,7 +11,7 @@ func TestCheckStreams(t *testing.T) {
 		"stream_tls: want absolute paths":  func(c *Config) { c.StreamTLS = []string{"tls.pem"} },
 		`"self-signed" alone`:              func(c *Config) { c.StreamTLS = []string{"/a", SelfSigned} },
 		"stream_tls: want min=1.2 or":      func(c *Config) { c.StreamTLS = []string{SelfSigned, "min=1.1"} },
-		`min=1.3 at the end, not "min=1.2`: func(c *Config) { c.StreamTLS = []string{SelfSigned, "min=1.2", "min=1.3"} },
+		`most one min=VERSION, not "min=1`: func(c *Config) { c.StreamTLS = []string{"/a", "min=1.2", "min=1.3"} },
 		"stream_tls: want a certificate b": func(c *Config) { c.StreamTLS = []string{"min=1.3"} },
 		`-signed", not 3 values`:           func(c *Config) { c.StreamTLS = []string{"/a", "/b", "/c", "min=1.3"} },
 		"stream_idle_timeout: want more":   func(c *Config) { c.StreamIdleTimeout = 0 },

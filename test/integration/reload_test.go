@@ -75,6 +75,13 @@ func TestReload(t *testing.T) {
 	if _, err := os.Stat(socket); !os.IsNotExist(err) {
 		t.Errorf("the socket of the metrics is still there (%v), want it removed", err)
 	}
+	log = c.reload("timeouts = [\"drain=3s\"]\n")
+	if !strings.Contains(log, `changed=["timeouts"] needRestart=null`) {
+		t.Errorf("the log of a reload with another drain is %s", log)
+	}
+	if log = c.reload("timeouts = [\"drain=3s\", \"cni-add=1m\"]\n"); !strings.Contains(log, `changed=null needRestart=["timeouts"]`) {
+		t.Errorf("the log of a reload with another cni-add is %s", log)
+	}
 	if now := idle.hostPID(); now != pid {
 		t.Errorf("the container's process changed from %d to %d", pid, now)
 	}
