@@ -186,8 +186,10 @@ func (w *worker) grace(c *container) time.Duration {
 		c.began(c.code)
 		return patience / 2 // it must end by its signal
 	default:
-		c.began(c.code, killedCode)
-		return time.Second // its program may not have got as far as its trap
+		// Its program may not have got as far as its trap, and SIGTERM ends it: process 1 of
+		// the pod, which the kernel would spare, is the pause.
+		c.began(c.code, termCode, killedCode)
+		return time.Second
 	}
 }
 

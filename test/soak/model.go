@@ -18,6 +18,7 @@ const (
 
 const (
 	killedCode = 137 // of what SIGKILL ended
+	termCode   = 143 // of what SIGTERM ended
 	lostCode   = 255
 	lostReason = "ContainerStatusUnknown"
 )
