@@ -12,8 +12,8 @@
 //
 //   - Only what is surely this node's is listed: what lies below its root and state
 //     directories, or names one of them (a cgroup by its mark, see [cgroup.Mark], a shim by
-//     its command line, a pause process by the cgroup of the shims). Another daemon's things are never looked at, whatever they are
-//     named.
+//     its command line, a pause process by the cgroup of the shims). Another daemon's
+//     things are never looked at, whatever they are named.
 //   - It may look while the daemon works. A record is written before what it names is made
 //     and removed after it: so things are listed first, records are read then, and a thing
 //     counts only if it is there still.
