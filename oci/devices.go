@@ -58,11 +58,14 @@ func (t deviceTable) add(f Found) {
 
 // makeNodes adds device nodes; of two at one path the last one counts. In a user
 // namespace no node can be made. There libcontainer binds the host's node of the same
-// path instead, so that a node with another path on the host is a bind mount here.
+// path instead, so that a node with another path on the host is a bind mount here. It does
+// the same wherever mknod(2) is refused, in a volume for example. A tenant who chooses the
+// path would choose the file of the host by it, so what a tenant asks for is always a bind
+// mount of the device that was allowed.
 func (t deviceTable) makeNodes(list []Device) {
 	l := t.spec.Linux
 	for _, d := range list {
-		if t.userNS && d.Source != d.Path {
+		if d.bind || t.userNS && d.Source != d.Path {
 			t.spec.Mounts = append(t.spec.Mounts, specs.Mount{
 				Destination: d.Path, Type: "bind", Source: d.Source, Options: []string{"bind", "rprivate", "nosuid", "noexec"},
 			})
@@ -164,6 +167,7 @@ func ResolveNode(d *runtimeapi.Device) ([]Device, error) {
 	if len(found) != 1 || found[0].Path != path.Clean(deviceDestination(d)) || !strings.HasPrefix(found[0].Source, "/dev/") {
 		return nil, invalid("devices: %s is no device node below /dev", clip(d.GetHostPath()))
 	}
+	found[0].bind = true
 	return found, nil
 }
 
@@ -171,7 +175,8 @@ func ResolveNode(d *runtimeapi.Device) ([]Device, error) {
 // container: below /dev, and nothing that every container has there.
 func IsOwnNode(p string) bool {
 	name, below := strings.CutPrefix(p, "/dev/")
-	if !below || name == "" || path.Clean(p) != p || slices.Contains(standardNodes, name) {
+	first, _, _ := strings.Cut(name, "/")
+	if !below || name == "" || path.Clean(p) != p || slices.Contains(standardNodes, first) {
 		return false
 	}
 	return !slices.ContainsFunc(ownedByContainer, func(dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") })

@@ -63,6 +63,7 @@ type Device struct {
 	specs.LinuxDevice
 	Access string
 	Source string // path of the node on the host
+	bind   bool   // bind-mounted, and not made, see deviceTable.makeNodes
 }
 
 // User is a user as resolved in the container's own /etc/passwd and /etc/group.

@@ -92,7 +92,7 @@ func (in *specInput) bind(m *runtimeapi.Mount) {
 func deviceNode(path, kind string, major, minor int64, access string) Device {
 	mode := os.FileMode(0o660)
 	var id uint32
-	return Device{specs.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor, FileMode: &mode, UID: &id, GID: &id}, access, path}
+	return Device{specs.LinuxDevice{Path: path, Type: kind, Major: major, Minor: minor, FileMode: &mode, UID: &id, GID: &id}, access, path, false}
 }
 
 func v2Host() Host {

@@ -44,18 +44,19 @@ func idleDevice(counted []DeviceIO, number string) *DeviceIO {
 			found = d
 		}
 	}
-	zero := func(v *runtimeapi.UInt64Value) *runtimeapi.UInt64Value {
-		if v == nil {
-			return nil
+	idle := DeviceIO{Device: found.Device, Major: found.Major, Minor: found.Minor}
+	for _, d := range counted { // a counter that one of them has may come up at any
+		for _, f := range []struct{ has, into **runtimeapi.UInt64Value }{
+			{&d.ReadsMerged, &idle.ReadsMerged}, {&d.WritesMerged, &idle.WritesMerged},
+			{&d.ReadTime, &idle.ReadTime}, {&d.WriteTime, &idle.WriteTime}, {&d.Time, &idle.Time}, {&d.Queued, &idle.Queued},
+			{&d.CostUsage, &idle.CostUsage}, {&d.CostWait, &idle.CostWait}, {&d.CostInDebt, &idle.CostInDebt}, {&d.CostInDelay, &idle.CostInDelay},
+		} {
+			if *f.has != nil {
+				*f.into = u64(0)
+			}
 		}
-		return u64(0)
 	}
-	return &DeviceIO{
-		Device: found.Device, Major: found.Major, Minor: found.Minor,
-		ReadsMerged: zero(found.ReadsMerged), WritesMerged: zero(found.WritesMerged),
-		ReadTime: zero(found.ReadTime), WriteTime: zero(found.WriteTime), Time: zero(found.Time), Queued: zero(found.Queued),
-		CostUsage: zero(found.CostUsage), CostWait: zero(found.CostWait), CostInDebt: zero(found.CostInDebt), CostInDelay: zero(found.CostInDelay),
-	}
+	return &idle
 }
 
 // diskOf gives the number, major:minor, of the disk that a directory is on. Cgroups count by

@@ -332,11 +332,11 @@ func (cs *containers) openFifo(ctr *container) error {
 	if held || err != nil {
 		return err
 	}
-	if !ctr.adopted {
-		return ctr.lc.Exec()
-	}
 	if ctr.executed() {
 		return nil
+	}
+	if !ctr.adopted {
+		return ctr.lc.Exec()
 	}
 	return cs.openAdoptedFifo(ctr)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strconv"
 
@@ -86,7 +87,7 @@ func (d stateDir) emptyFifo(id string) (held bool, err error) {
 		return true, fmt.Errorf("read exec fifo: %w", err)
 	}
 	if err := os.Remove(d.fifo(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return true, err
+		slog.Error("fifo of a started container stays", "container", id, "error", err) // it was started all the same
 	}
 	return true, nil
 }

@@ -73,13 +73,14 @@ func TestStartAgainAfterShimDied(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Seen.Await(t, shimapi.EventStarted, r.ID)
+	shimnode.Eventually(t, "the command has printed", func() bool { return shimnode.LogSize(r) > 0 })
 	if err := n.Shim.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: 9}); err != nil {
 		t.Fatal(err)
 	}
 	if rec := n.Exit(r); rec.ExitCode != 137 {
 		t.Errorf("the container has ended with %d, reason %q %q", rec.ExitCode, rec.Reason, rec.Message)
 	}
-	if out := n.Output(r); strings.Count(out, "once") > 1 {
+	if out := n.Output(r); out != "once\n" {
 		t.Errorf("output %q", out)
 	}
 }

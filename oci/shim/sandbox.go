@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/cgroups/manager"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -191,24 +192,38 @@ func (f foreigns) reclaim(b shimapi.Bundle) error {
 	return err
 }
 
+// programPatience is how long the program of a foreign shim is waited for that is not there:
+// it may be being replaced.
+const programPatience = 10 * time.Second
+
 // reclaimWith ends a container by the program of its dead shim. Without the program, which
 // may have been uninstalled below its pods, it ends what the kernel knows of: a pod that could
 // not be ended for this would keep its node from being drained. How the container ended is
 // not known then.
-func reclaimWith(f Foreign, b shimapi.Bundle) (shimapi.ExitStatus, error) {
+func reclaimWith(f Foreign, b shimapi.Bundle) (end, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
 	defer cancel()
-	st, err := f.Reclaim(ctx, b)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		slog.Error("program of a foreign shim can't be executed; its container is ended by its cgroup, and what the program keeps elsewhere stays", "container", b.ID, "error", err)
-		return shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: time.Now()}, reclaimCgroup(b)
+	for deadline := time.Now().Add(programPatience); ; time.Sleep(programPatience / 20) {
+		st, err := f.Reclaim(ctx, b)
+		if err == nil {
+			return end{ExitStatus: st}, nil
+		}
+		if _, serr := os.Stat(b.Runtime.Shim); !errors.Is(err, fs.ErrNotExist) || !errors.Is(serr, fs.ErrNotExist) {
+			return end{}, err
+		}
+		if time.Now().After(deadline) {
+			slog.Error("program of a foreign shim is gone; its container is ended by its cgroup, and what the program keeps elsewhere stays", "container", b.ID, "error", err)
+			return unknownEnd(), reclaimCgroup(b)
+		}
 	}
-	return st, err
 }
 
-// reclaimCgroup kills the processes of a container and removes its cgroup.
+// reclaimCgroup kills the processes of a container and removes its cgroup, then config.json,
+// by which [foreigns.reclaim] knows that nothing is left. A container without the cgroup that
+// it was to have may live elsewhere, so that is an error.
 func reclaimCgroup(b shimapi.Bundle) error {
-	raw, err := os.ReadFile(filepath.Join(b.Dir, "config.json"))
+	file := filepath.Join(b.Dir, "config.json")
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -224,7 +239,13 @@ func reclaimCgroup(b shimapi.Bundle) error {
 	if err != nil {
 		return err
 	}
-	return endCgroup(config.Cgroups)
+	if m, err := manager.New(config.Cgroups); err != nil || !m.Exists() {
+		return errors.Join(fmt.Errorf("container %s has no cgroup %s: install its runtime again, or end its processes by hand", b.ID, spec.Linux.CgroupsPath), err)
+	}
+	if err := endCgroup(config.Cgroups); err != nil {
+		return err
+	}
+	return os.Remove(file)
 }
 
 // reclaimPod ends what is left of a pod whose shim, this program's other process, died

@@ -27,7 +27,7 @@ type taskProcess struct {
 	ended atomic.Bool
 	over  chan struct{} // closed when wait has returned
 	// lost is called when the shim is gone and can't tell how the process has ended.
-	lost func() (shimapi.ExitStatus, error)
+	lost func() (end, error)
 }
 
 func newTaskProcess(t Task) *taskProcess { return &taskProcess{Task: t, over: make(chan struct{})} }
@@ -43,11 +43,17 @@ func (p *taskProcess) wait() end {
 	if p.lost == nil {
 		return end{lost: true}
 	}
-	if status, err = p.lost(); err != nil {
+	exit, err := p.lost()
+	if err != nil {
 		slog.Error("container without its foreign shim is not ended", "error", err)
-		return end{ExitStatus: shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: time.Now()}, lost: true}
+		return unknownEnd()
 	}
-	return end{ExitStatus: status}
+	return exit
+}
+
+// unknownEnd is an end now that nobody can tell more of.
+func unknownEnd() end {
+	return end{ExitStatus: shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: time.Now()}, lost: true}
 }
 
 func (p *taskProcess) signal(sig syscall.Signal) error { return p.signalAll(sig, false) }
@@ -148,7 +154,7 @@ func (cs *containers) createTask(ctr *container, b *sandbox, r TaskRequest, spec
 // useTask makes a task of a foreign shim what carries the container out.
 func (ctr *container) useTask(t Task, f Foreign, b shimapi.Bundle) {
 	p := newTaskProcess(t)
-	p.lost = func() (shimapi.ExitStatus, error) {
+	p.lost = func() (end, error) {
 		ctr.reclaimed.Store(true)
 		return reclaimWith(f, b)
 	}

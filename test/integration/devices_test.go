@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -9,6 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/sandbox"
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -70,5 +73,31 @@ func TestAllowedDevices(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), `"/dev/mem", which allowed_devices`) {
 			t.Errorf("the error %v does not name the device and the key", err)
 		}
+	}
+}
+
+// TestAttackDevicePathInAVolume: a tenant asks for an allowed device at a path that leads, by a
+// link in its volume, to where no node can be made. libcontainer would bind the file that the
+// host has at that path.
+func TestAttackDevicePathInAVolume(t *testing.T) {
+	device := extraDevice(t)
+	s := own(t, node.Options{Args: []string{"--allowed-devices", device}})
+	host, err := os.MkdirTemp("/dev", "berth-attack-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(host) })
+	secret := filepath.Join(host, "sub", "secret")
+	v := t.TempDir()
+	err = errors.Join(os.Mkdir(filepath.Dir(secret), 0o700), os.WriteFile(secret, []byte("of the host"), 0o600), os.Symlink("/dev/mqueue", filepath.Join(v, "sub")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := s.pod(t, asksFor(sandbox.DevicesAnnotation, device+":"+secret+":r"))
+	c := p.Start(client.Shell("c", "exec sleep 1000", func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = append(c.Mounts, &runtimeapi.Mount{HostPath: v, ContainerPath: host})
+	}))
+	if got := c.Sh("test -c " + secret + " && echo device || cat " + secret); got != "device\n" {
+		t.Errorf("at %s the container has %q", secret, got)
 	}
 }

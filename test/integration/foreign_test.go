@@ -129,6 +129,9 @@ func TestForeignProgramUninstalled(t *testing.T) {
 	eventually(t, "the pod is not ready", func() bool {
 		return p.Status().GetState() == runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 	})
+	if st := c.Ended(); st.GetExitCode() != 255 || st.GetReason() != "ContainerStatusUnknown" {
+		t.Errorf("status %v, want one that is not known", st)
+	}
 	p.End()
 	if err := unix.Kill(pid, 0); err == nil {
 		t.Errorf("process %d of the container runs on", pid)
