@@ -217,6 +217,15 @@ func (ps *pods) remove(_ *call, r shimapi.IDRequest) (any, error) {
 	return nil, nil
 }
 
+// checkPauseScope checks the scope that systemd is to make for a pause process. Where a
+// sandbox container stands for the pod, its pause has none.
+func checkPauseScope(r shimapi.RunPodRequest) error {
+	if !r.Systemd || r.CgroupPath == "" {
+		return nil
+	}
+	return checkCgroupPath(r.CgroupPath, true)
+}
+
 // pauseConfig checks the request and converts it for package pause.
 func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	c := pause.Config{Hostname: r.Hostname, Loopback: r.NewNet, Sysctls: map[string]string{}}
@@ -231,10 +240,8 @@ func pauseConfig(r shimapi.RunPodRequest) (pause.Config, error) {
 	if r.ID == "" || r.Dir == "" {
 		return c, fault(shimapi.KindInvalid, "a pod needs an ID and a directory")
 	}
-	if r.Systemd && r.CgroupPath != "" { // where a sandbox container stands for the pod, the pause has no cgroup
-		if err := checkCgroupPath(r.CgroupPath, true); err != nil {
-			return c, fault(shimapi.KindInvalid, "%w", err)
-		}
+	if err := checkPauseScope(r); err != nil {
+		return c, fault(shimapi.KindInvalid, "%w", err)
 	}
 	if r.Hostname != "" && !r.NewUTS {
 		return c, fault(shimapi.KindInvalid, "host name %q would be the host's: the pod has no UTS namespace of its own", r.Hostname)
