@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"berth/test/client"
 	"berth/test/peer"
 )
 
@@ -85,9 +86,7 @@ func berthArgv(binary, socket string, p place) []string {
 		"--cgroup-driver", "cgroupfs", // as containerd does without SystemdCgroup
 		"--log-level", "0",
 	}
-	for _, table := range strings.Fields(os.Getenv("BERTH_TEST_RUNTIME")) {
-		argv = append(argv, "--runtime="+table)
-	}
+	argv = append(argv, client.RuntimeFlags()...)
 	if knowsFlag(binary, "containerd-socket") { // the path is that of the containerd beside it
 		argv = append(argv, "--containerd-socket", "off")
 	}

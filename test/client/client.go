@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,6 +30,15 @@ type Client struct {
 
 	endpoint string
 	options  []grpc.DialOption
+}
+
+// RuntimeFlags are berthd's flags for the tables of runtimes in $BERTH_TEST_RUNTIME, which a
+// run of tests with another handler needs. Spaces stand between the tables, none in them.
+func RuntimeFlags() (flags []string) {
+	for _, table := range strings.Fields(os.Getenv("BERTH_TEST_RUNTIME")) {
+		flags = append(flags, "--runtime="+table)
+	}
+	return flags
 }
 
 // Dial connects to endpoint, unix:///PATH. Calls wait until the runtime is there,

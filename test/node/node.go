@@ -293,14 +293,9 @@ func (n *Node) Command() []string {
 	if repo, err := repository(); binary == "" && err == nil { // else the start fails
 		binary = filepath.Join(repo, "bin", "berthd")
 	}
-	// For a run of tests with another runtime, see [client.Client].
-	var tables []string
-	for _, table := range strings.Fields(os.Getenv("BERTH_TEST_RUNTIME")) {
-		tables = append(tables, "--runtime="+table)
-	}
 	return append([]string{binary, "--config", "/dev/null", "--root", n.Root, "--state", n.State,
 		"--listen", n.Endpoint, "--cni-conf-dir", n.ConfDir, "--cni-bin-dir", strings.Join(pluginDirs(), ","),
-		"--certs-dir", n.CertsDir, "--log-level", "4"}, append(tables, n.further()...)...)
+		"--certs-dir", n.CertsDir, "--log-level", "4"}, append(client.RuntimeFlags(), n.further()...)...)
 }
 
 // further are the flags that an older release may not know.
