@@ -2,7 +2,9 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -74,12 +76,11 @@ func diskOf(dir string) string {
 	if unix.Access(filepath.Join(entry, "partition"), unix.F_OK) != nil {
 		return number
 	}
-	disk := ""
-	eachLine(filepath.Join(filepath.Dir(entry), "dev"), func(line string) bool {
-		disk = line
-		return false
-	})
-	return disk
+	disk, err := os.ReadFile(filepath.Join(filepath.Dir(entry), "dev"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(disk))
 }
 
 // orIdle gives the devices of a cgroup. One that has done no block I/O has none in the
