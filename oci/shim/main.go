@@ -4,12 +4,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +62,9 @@ func run(c Config, level slog.Level, ready *os.File) error {
 		return errors.New("berth-shim is started by berthd; --dir must be absolute")
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	if err := nameThreads(filepath.Base(os.Args[0])); err != nil {
+		return err
+	}
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
@@ -77,6 +82,32 @@ func run(c Config, level slog.Level, ready *os.File) error {
 	_ = ready.Close() // a pipe
 	slog.Info("shim serves", "pid", os.Getpid(), "version", c.Version)
 	return server.Serve()
+}
+
+// nameThreads gives the process and each of its threads the name of the program, by which
+// operators and the package's scripts find it. The kernel has named them after the file that
+// was executed, which is a descriptor: "5" (proc_pid_comm(5)). A new thread has the name of
+// the thread that makes it, so this is done until all have it.
+func nameThreads(name string) error {
+	for range 10 {
+		threads, err := filepath.Glob("/proc/self/task/[0-9]*/comm")
+		if err != nil || len(threads) == 0 {
+			return errors.New("the threads of the process are not in /proc")
+		}
+		named := 0
+		for _, comm := range threads {
+			if was, _ := os.ReadFile(comm); strings.TrimSpace(string(was)) == name {
+				named++
+			} else if err := os.WriteFile(comm, []byte(name), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		if named == len(threads) {
+			return nil
+		}
+	}
+	slog.Warn("some threads have no name")
+	return nil
 }
 
 // detach frees the process from what it has inherited where it was started.

@@ -110,7 +110,7 @@ func (l launcher) execute(ctx context.Context, dir string, files []*os.File) (*o
 	// shim. Go itself opens none without.
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // before Linux 5.11 they do stay open
 	proc, err := os.StartProcess("/proc/self/fd/5", []string{
-		"berth-shim", "--dir", dir, "--version", l.Version, "--log-level", strconv.Itoa(level),
+		filepath.Base(l.Binary), "--dir", dir, "--version", l.Version, "--log-level", strconv.Itoa(level),
 	}, attr)
 	if err != nil {
 		return nil, fmt.Errorf("execute %s: %w", l.Binary, err)

@@ -57,6 +57,22 @@ func TestClientRestart(t *testing.T) {
 	}
 }
 
+// TestShimHasItsName: ps, top and pgrep know a shim by the name of its program, though it is
+// executed from a descriptor, and tests its threads.
+func TestShimHasItsName(t *testing.T) {
+	n := shimnode.New(t)
+	n.Pod()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/comm", n.Shim.PID()))
+	if err != nil || len(threads) < 2 {
+		t.Fatalf("threads %q, %v", threads, err)
+	}
+	for _, file := range threads {
+		if name, err := os.ReadFile(file); err != nil || string(name) != "berth-shim\n" {
+			t.Errorf("%s: %q, %v", file, name, err)
+		}
+	}
+}
+
 // TestShimDiesForGood: no replacement can be started, so the shim is reported as gone.
 func TestShimDiesForGood(t *testing.T) {
 	n := shimnode.New(t)
