@@ -59,6 +59,7 @@ func TestGuestPackageLife(t *testing.T) {
 	l := newLife(t, mode == "guest")
 	l.installs()
 	l.kubelet()
+	l.refused()
 	l.upgrades()
 	l.reloads()
 	l.downgrades()
@@ -219,6 +220,29 @@ func (l *life) versions(daemon, older string) {
 }
 
 func (l *life) step(what string) { l.t.Helper(); l.t.Logf("== %s", what) }
+
+// refused: a release that can't read the configuration is installed, and the daemon before
+// it serves on until the configuration is mended.
+func (l *life) refused() {
+	l.step("upgraded with a configuration that the newer release does not understand")
+	write(l.t, "/etc/berth/config.d", "20-old.toml", "drain_timeout = \"10s\"\n")
+	pid := l.mainPID()
+	said := l.shell(apt+"install ./berth_VERSION_amd64.deb 2>&1", "")
+	for _, want := range []string{"not restarted", "20-old.toml:1: drain_timeout: unknown key; drain_timeout is now timeouts"} {
+		if !strings.Contains(said, want) {
+			l.t.Errorf("the upgrade does not say %q:\n%s", want, said)
+		}
+	}
+	if now := l.mainPID(); now != pid {
+		l.t.Errorf("the daemon was replaced by one that can't start: %s, was %s", now, pid)
+	}
+	l.live("the upgrade that was not finished")
+	if err := os.Remove("/etc/berth/config.d/20-old.toml"); err != nil {
+		l.t.Fatal(err)
+	}
+	l.shell(apt+"install --allow-downgrades ./berth_OLDER_amd64.deb", "")
+	l.live("the older package came back")
+}
 
 // upgrades: pods go on, new ones are of the new release.
 func (l *life) upgrades() {
