@@ -32,6 +32,7 @@ var checks = []check{
 	{"disk", checkDisk},
 	{"security", checkSecurity},
 	{"user ns", checkUserNS},
+	{"devices", checkDevices},
 	{"shim", checkShim},
 	{"runtimes", checkRuntimes},
 	{"network", checkNetwork},

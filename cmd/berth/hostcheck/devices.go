@@ -1,0 +1,30 @@
+package hostcheck
+
+import (
+	"context"
+	"os"
+	"strings"
+)
+
+// checkDevices looks at the nodes of allowed_devices. One that is missing may come with its
+// module or its hardware, so pods that don't ask for it run.
+func checkDevices(_ context.Context, m machine) Finding {
+	allowed := m.cfg.AllowedDevices
+	if len(allowed) == 0 {
+		return fine("pods may ask for none, as allowed_devices is empty")
+	}
+	var wrong []string
+	for _, path := range allowed {
+		info, err := os.Stat(path)
+		switch {
+		case err != nil:
+			wrong = append(wrong, err.Error())
+		case info.Mode()&os.ModeDevice == 0:
+			wrong = append(wrong, path+" is not a device")
+		}
+	}
+	if len(wrong) > 0 {
+		return limited(strings.Join(wrong, "; "), "load their modules, or take them out of allowed_devices: pods that ask for them don't start")
+	}
+	return fine("pods may ask for %s", strings.Join(allowed, ", "))
+}
