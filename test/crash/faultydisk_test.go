@@ -200,7 +200,7 @@ func TestDiskFails(t *testing.T) {
 	}
 
 	disk.order("well")
-	disk.command("umount", disk.mount)
+	disk.unmount()
 	if out, err := exec.Command("e2fsck", "-fy", filepath.Join(disk.file("fuse"), "disk")).CombinedOutput(); err != nil && err.Error() != "exit status 1" { // 1: errors were mended
 		t.Fatalf("e2fsck: %v: %s", err, out)
 	}

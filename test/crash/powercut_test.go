@@ -166,7 +166,7 @@ type survivor struct {
 func (s *powerScript) survive(t *testing.T, c cut, at int64) {
 	t.Helper()
 	s.disk.command("mount", "-o", "loop", s.disk.file("cut"), s.disk.mount)
-	defer s.disk.command("umount", s.disk.mount)
+	defer s.disk.unmount()
 	opt := s.options()
 	for _, name := range []string{"run", "notify", "berth.sock"} { // on a tmpfs of a real node
 		s.disk.must(os.RemoveAll(filepath.Join(opt.Dir, name)))

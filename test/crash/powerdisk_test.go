@@ -90,10 +90,22 @@ func (d *powerDisk) on() {
 	d.command("mount", "-o", "loop", filepath.Join(d.file("fuse"), "disk"), d.mount)
 }
 
+// unmount unmounts the filesystem. A process that another test has just forked has copies of
+// this one's descriptors until it executes its program, and the filesystem is busy meanwhile.
+func (d *powerDisk) unmount() {
+	d.t.Helper()
+	var err error
+	eventually(d.t, "the filesystem can be unmounted", func() bool {
+		err = unix.Unmount(d.mount, 0)
+		return !errors.Is(err, unix.EBUSY)
+	})
+	d.must(err)
+}
+
 // off unmounts it.
 func (d *powerDisk) off() {
 	d.t.Helper()
-	d.command("umount", d.mount)
+	d.unmount()
 	d.must(d.orders.Close())
 	d.must(d.program.Wait())
 }
