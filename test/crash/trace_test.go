@@ -14,9 +14,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"berth/test/client"
 )
 
 // tracer follows a process from system call to system call and kills it on its
@@ -38,10 +41,15 @@ func trace(t *testing.T, pid, stopAt int, below string) *tracer {
 	tr := &tracer{pid: pid, stopAt: stopAt, below: below + "/", ended: make(chan struct{})}
 	attached := make(chan error, 1)
 	tracers <- func() { tr.run(attached) }
-	if err := <-attached; errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
-		t.Skipf("processes can't be traced here: %v", err)
-	} else if err != nil {
-		t.Fatalf("trace: %v", err)
+	select {
+	case err := <-attached:
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+			t.Skipf("processes can't be traced here: %v", err)
+		} else if err != nil {
+			t.Fatalf("trace: %v", err)
+		}
+	case <-time.After(client.Patience):
+		t.Fatalf("after %v process %d is not followed yet", client.Patience, pid)
 	}
 	return tr
 }
@@ -85,26 +93,30 @@ func (tr *tracer) run(attached chan<- error) {
 		attached <- errors.Join(err, errIf(err == nil, "no threads"))
 		return
 	}
+	// seen: the thread has stopped, and is followed from there, or has ended before it could.
+	seen := func(tid int) {
+		if waiting[tid] {
+			if delete(waiting, tid); len(waiting) == 0 {
+				attached <- nil
+			}
+		}
+	}
 	for {
 		var ws unix.WaitStatus
 		// Not the children of other threads: those are other people's.
 		tid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOTHREAD, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
-			continue
-		case err == nil && !ws.Stopped() && tid != tr.pid:
-			continue // a thread has ended
-		case err != nil || !ws.Stopped(): // the first thread, which is the last to be told of
+		case err == nil && ws.Stopped():
+			tr.resume(tid, ws)
+			seen(tid)
+		case err == nil && tid != tr.pid: // a thread has ended
+			seen(tid)
+		default: // the first thread, which is the last to be told of
 			if len(waiting) > 0 {
 				attached <- errors.Join(err, errIf(err == nil, "it has ended"))
 			}
 			return
-		}
-		tr.resume(tid, ws)
-		if len(waiting) > 0 {
-			if delete(waiting, tid); len(waiting) == 0 {
-				attached <- nil
-			}
 		}
 	}
 }
