@@ -163,6 +163,8 @@ func (d *daemon) watch() {
 	d.pull(busybox)
 	d.pull(volume)
 	d.witness = d.counts("witness")
+	// Then its shell has no other process, which would be taken for one that goes missing.
+	eventually(d.t, "the witness counts", func() bool { return d.witness.lines() > 0 })
 }
 
 // unnoticed checks the witness, once more after the last restart.
