@@ -23,7 +23,8 @@ put 644 "$root/unit" usr/lib/systemd/system/berthd.service
 sed 's/^\([^#]\)/#\1/' hack/config.toml >"$root/config"
 put 640 "$root/config" etc/berth/config.toml
 install -d "$root/etc/berth/config.d"
-printf 'runtime-endpoint: unix:///run/berth/berth.sock\nimage-endpoint: unix:///run/berth/berth.sock\n' >"$root/crictl"
+# crictl gives up on a busy node after two seconds unless it is told.
+printf '%s\n' 'runtime-endpoint: unix:///run/berth/berth.sock' 'image-endpoint: unix:///run/berth/berth.sock' 'timeout: 30' >"$root/crictl"
 put 644 "$root/crictl" etc/crictl.yaml
 put 644 hack/monitoring/alerts.yaml usr/share/berth/monitoring/alerts.yaml
 put 644 hack/monitoring/dashboard.json usr/share/berth/monitoring/dashboard.json
