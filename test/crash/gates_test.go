@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/node"
 )
@@ -83,7 +84,10 @@ func (g *gates) fifo(name string) *os.File {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.t.Cleanup(func() { _ = f.Close() })
+	g.t.Cleanup(func() { // who stands there still goes on
+		_ = f.Close()
+		_ = os.Remove(path)
+	})
 	return f
 }
 
@@ -227,4 +231,101 @@ func (w *half) Write(p []byte) (int, error) {
 	<-w.hold.released
 	m, err := w.ResponseWriter.Write(p[n:])
 	return n + m, err
+}
+
+// TestNetworkChangesUnderWay: the configuration of the network is replaced, or taken away,
+// while a plugin attaches a pod. The pod has what the plugin gave it, and the next daemon
+// detaches it by the configuration that attached it. Meanwhile the node says that it has no
+// network, and another pod is soon refused for that reason.
+func TestNetworkChangesUnderWay(t *testing.T) {
+	d, g := withGates(t)
+	d.watch()
+	before := d.facts()
+	list := filepath.Join(d.ConfDir, "10-berth.conflist")
+	was, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func() error
+		why    string // of the condition and of the refusal
+	}{
+		"replaced": {func() error {
+			other := `{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"nowhere"}]}`
+			return os.WriteFile(list, []byte(other), 0o644)
+		}, `"nowhere"`},
+		"removed": {func() error { return os.Remove(list) }, "no CNI configuration in " + d.ConfDir},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer d.as(t)()
+			g.t = t
+			p := d.attachedMeanwhile(g, c.change)
+			eventually(t, "the node says why it has no network", func() bool { return strings.Contains(d.network(), c.why) })
+			d.refused(c.why)
+			detached := g.calls("DEL")
+			d.crash() // what the next daemon knows of the network is in its files
+			p.Remove()
+			if g.calls("DEL") == detached {
+				t.Error("the plugin that attached the pod did not detach it")
+			}
+			if err := os.WriteFile(list, was, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the node has its network again", func() bool { return d.network() == "" })
+			q := d.pod("after")
+			q.works()
+			q.Remove()
+			d.settled("after a change of the network under way", before)
+		})
+	}
+	d.unnoticed()
+}
+
+// attachedMeanwhile makes the change while a plugin attaches a pod, which must work.
+func (d *daemon) attachedMeanwhile(g *gates, change func() error) *pod {
+	d.t.Helper()
+	c := d.podConfig("under-way")
+	gt := g.shut("before-ADD")
+	answered := make(chan error, 1)
+	go func() {
+		_, err := d.RunPod(within(d.t), c)
+		answered <- err
+	}()
+	gt.await()
+	gt.remove()
+	if err := change(); err != nil {
+		d.t.Fatal(err)
+	}
+	gt.open()
+	if err := <-answered; err != nil {
+		d.t.Fatalf("the pod whose network was being made: %v", err)
+	}
+	p := d.run(c)
+	p.works()
+	return p
+}
+
+// refused tries a pod, for which there is no network and which is not waited for.
+func (d *daemon) refused(why string) {
+	d.t.Helper()
+	began := time.Now()
+	_, err := d.RunPod(within(d.t), d.podConfig("too-late"))
+	if took := time.Since(began); err == nil || !strings.Contains(err.Error(), why) || took > patience/2 {
+		d.t.Errorf("after %v a pod without a network: %v, want it to tell of %s", took, err, why)
+	}
+}
+
+// network is why the node has no network; "" when it has.
+func (d *daemon) network() string {
+	d.t.Helper()
+	r, err := d.Runtime.Status(within(d.t), &runtimeapi.StatusRequest{})
+	if err != nil {
+		d.t.Fatalf("Status: %v", err)
+	}
+	for _, c := range r.GetStatus().GetConditions() {
+		if c.GetType() == runtimeapi.NetworkReady && !c.GetStatus() {
+			return c.GetReason() + ": " + c.GetMessage()
+		}
+	}
+	return ""
 }
