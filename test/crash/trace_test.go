@@ -32,6 +32,7 @@ type tracer struct {
 
 	mu    sync.Mutex
 	steps []string
+	syncs []string // flushes to disk, each with its file below that directory
 	fired bool
 }
 
@@ -218,9 +219,12 @@ func (tr *tracer) step(tid int) bool {
 	if ptrace(getSyscallInfo, tid, unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info))) != nil || info.op != 1 { // 1: entry
 		return false
 	}
-	text := tr.describe(info.nr, info.args)
+	text, flush := tr.describe(info.nr, info.args), tr.flush(info.nr, info.args)
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
+	if flush != "" {
+		tr.syncs = append(tr.syncs, flush)
+	}
 	if text == "" || len(tr.steps) > 0 && text == tr.steps[len(tr.steps)-1] && strings.Contains(text, "/") {
 		return false // os.Remove unlinks, which a directory refuses, then removes
 	}
