@@ -21,8 +21,17 @@ var Patience = func() time.Duration {
 	if d, err := time.ParseDuration(os.Getenv("BERTH_TEST_PATIENCE")); err == nil {
 		return d
 	}
-	return 20 * time.Second
+	return usual
 }()
+
+// usual is [Patience] where nothing else is asked for.
+const usual = 20 * time.Second
+
+// Bound is how long something may take that takes no more than d on a machine with the
+// usual [Patience]: longer in proportion on a slower one.
+func Bound(d time.Duration) time.Duration {
+	return max(d, time.Duration(float64(d)*(float64(Patience)/float64(usual))))
+}
 
 // Counter prints 0, 1, 2, … a line each, some fifty a second. It waits for a FIFO that
 // nothing is written to: with a process for each wait, twenty counters would be all

@@ -15,6 +15,7 @@ import (
 var (
 	within     = client.Within
 	eventually = client.Eventually
+	bound      = client.Bound // of a time on the machine as it is
 )
 
 // pod is a pod of a test on a node whose daemon comes and goes.

@@ -24,7 +24,7 @@ import (
 // killed, and the next one answers at once.
 func TestRestartWithTwentyPods(t *testing.T) {
 	const pods, restarts = 20, 5
-	const soon = time.Second // to the first answer
+	soon := bound(time.Second) // to the first answer
 	d := start(t, node.Options{})
 	d.pull(busybox)
 	var all []*ctr

@@ -11,7 +11,7 @@ import (
 )
 
 // stopTime is within what a stop takes that waits for nothing which hangs.
-const stopTime = 8 * time.Second
+var stopTime = client.Bound(8 * time.Second)
 
 // A volume's server stops to answer, or never did, so that whoever looks at the volume
 // hangs: the creation of the container must not keep its pod from being stopped and

@@ -10,6 +10,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -26,7 +27,7 @@ func TestStopFrozen(t *testing.T) {
 			freeze(t, dir)
 			began := time.Now()
 			c.Stop(0)
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > client.Bound(5*time.Second) {
 				t.Errorf("the stop took %v", took)
 			}
 			if st := c.Ended(); st.GetExitCode() != 137 {

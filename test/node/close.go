@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // Close removes all pods and images, ends the daemon and its shims and cleans
@@ -51,7 +53,7 @@ func (n *Node) noteShims() {
 
 // RemoveAll removes every pod, container and image through the CRI.
 func (n *Node) RemoveAll() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), client.Bound(2*time.Minute))
 	defer cancel()
 	errs := []error{n.RemovePods(ctx, nil)}
 	images, err := n.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})

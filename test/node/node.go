@@ -24,11 +24,11 @@ import (
 	"berth/test/registry"
 )
 
-const (
-	readyTimeout = 60 * time.Second
-	stopTimeout  = 30 * time.Second
+var (
+	readyTimeout = client.Bound(60 * time.Second)
+	stopTimeout  = client.Bound(30 * time.Second)
 	// aloneTimeout is how long shims may take to leave once they are empty.
-	aloneTimeout = 10 * time.Second
+	aloneTimeout = client.Bound(10 * time.Second)
 )
 
 // Options say how a node differs from the usual one.

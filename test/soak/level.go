@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/test/client"
 	"berth/test/node"
 )
 
@@ -47,7 +48,7 @@ func (l level) String() string {
 
 // settling is how long what ended may take to be gone: a layer's removal goes on in the
 // background, and the kernel frees links by itself.
-const settling = 15 * time.Second
+var settling = client.Bound(15 * time.Second)
 
 // level reads what is held.
 func (p *phase) level(ctx context.Context) (l level, err error) {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/client"
 )
 
 // TestSoak is a short run of all phases; make soak does the long one.
@@ -28,7 +30,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), client.Bound(5*time.Minute))
 	defer cancel()
 	if err := soak(ctx, opts, func(line string) { t.Log(line) }); err != nil {
 		t.Fatal(err)
