@@ -137,7 +137,7 @@ func TestAThousandCallsAtOnce(t *testing.T) {
 	d.pull(busybox)
 	c := d.run(d.hostPod("p")).start("c", "sleep 1000")
 	d.witness = c
-	files := d.openFiles()
+	files := openFiles(t, d.PID())
 	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	var all sync.WaitGroup
@@ -171,15 +171,16 @@ func TestAThousandCallsAtOnce(t *testing.T) {
 	if err := first.Load(); err != nil {
 		t.Errorf("%d of %d calls at once failed, such as with: %v", failed.Load(), calls, *err)
 	}
-	eventually(t, "the files of the calls are closed", func() bool { return d.openFiles() <= files+5 })
+	eventually(t, "the files of the calls are closed", func() bool { return openFiles(t, d.PID()) <= files+5 })
 	c.stillRuns()
 }
 
-func (d *daemon) openFiles() int {
-	d.t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.PID()))
+// openFiles is how many files a process has open.
+func openFiles(t *testing.T, pid int) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
-		d.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return len(entries)
 }
