@@ -32,6 +32,7 @@ type Start struct {
 // Run serves the CRI until SIGTERM, SIGINT or the end of ctx, then drains and
 // returns nil. An error says why the daemon could not start or had to end.
 func Run(ctx context.Context, start Start) error {
+	outliveTheLog()
 	cfg, version := start.Config, start.Version
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()

@@ -28,6 +28,11 @@ func dumpOnSignal(ctx context.Context) {
 	}()
 }
 
+// outliveTheLog keeps the process alive when the reader of its standard error is gone, such
+// as a journal that has ended: a write there would end a Go program by SIGPIPE (os/signal,
+// "SIGPIPE"). The signal is not ignored, which programs that are started would inherit.
+func outliveTheLog() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
+
 // stacks is the stack of every goroutine, cut at 16 MiB.
 func stacks() string {
 	for size := 256 << 10; ; size *= 4 {

@@ -239,3 +239,36 @@ func TestManyExitedContainers(t *testing.T) {
 	}
 	p.Remove()
 }
+
+// TestReaderOfTheLogIsGone: a daemon whose standard error nobody reads any more, as when
+// the journal has ended, goes on.
+func TestReaderOfTheLogIsGone(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true, NoNetwork: true})
+	d.pull(busybox)
+	d.witness = d.run(d.hostPod("witness")).start("counter", client.Counter)
+	journal := filepath.Join(d.Dir, "journal")
+	if err := unix.Mkfifo(journal, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(journal, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	file := d.LogFile
+	d.LogFile = journal // into which what a start logs fits
+	d.crash()
+	d.LogFile = file
+	pid := d.PID()
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := d.run(d.hostPod("unlogged"))
+	p.start("c", "sleep 1000")
+	p.Remove()
+	if now := d.PID(); now != pid {
+		t.Errorf("the daemon is process %d, was %d: %s", now, pid, d.Exit())
+	}
+	d.witness.stillRuns()
+	d.crash() // with its own log again
+}
