@@ -13,7 +13,8 @@
 //   - A question is asked of each program in parallel, a few at once, and ended when it takes
 //     too long, with all that the program has started.
 //   - It is asked again when the file of the program is another one than last time, by Status or
-//     by a pod, and when the program did not answer in time, by the next pod of the handler.
+//     by a pod; when the program did not answer in time, by the next pod of the handler; and
+//     when it failed for any reason, by a Status some time later, each time after twice as long.
 //   - Of a handler nothing is announced but what its runtime has told and the host can do.
 //
 // # Locks

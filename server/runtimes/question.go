@@ -25,39 +25,61 @@ import (
 // long.
 const driverGrace = 2 * time.Second
 
+// maxRetry is the longest time that [Set.ask] lets pass after a question that failed: a shim
+// from before the question fails each time, and would be executed for nothing.
+const maxRetry = 10 * time.Minute
+
 // question is one question what a runtime can do. The fields below done are set when it is
 // closed.
 type question struct {
-	of   program
-	done chan struct{}
+	of    program
+	fails int   // how many questions before it have failed in a row
+	last  error // of the one before it
+	done  chan struct{}
 
 	features *runtimeapi.RuntimeHandlerFeatures // nil: not known
 	err      error                              // why they are not known
 	hung     bool                               // there was no answer in time
+	at       time.Time                          // of the answer
 }
 
 // ask gives the newest question about a handler. It begins one if the program was not asked
-// before, or with again if the last answer did not come in time.
+// before, if the last question has failed some time ago (see [Set.delay]), or with again if
+// the last answer did not come in time.
 func (s *Set) ask(h *handler, of program, again bool) *question {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if q := h.asked; q != nil && q.of == of {
-		select {
-		case <-q.done:
-			if !q.hung || !again {
-				return q
-			}
-		default:
-			return q
-		}
-	}
 	q := &question{of: of, done: make(chan struct{})}
+	if old := h.asked; old != nil && old.of == of {
+		if !s.isDue(old, again) {
+			return old
+		}
+		q.fails, q.last = old.fails+1, old.err
+	}
 	h.asked = q
 	s.asking.Go(func() {
 		defer close(q.done)
 		s.put(h, q)
+		q.at = time.Now()
 	})
 	return q
+}
+
+// isDue tells whether a question is to be repeated.
+func (s *Set) isDue(q *question, again bool) bool {
+	select {
+	case <-q.done:
+	default:
+		return false
+	}
+	return q.err != nil && s.ctx.Err() == nil && (again && q.hung || time.Since(q.at) >= s.delay(q.fails))
+}
+
+// delay is the time until a question is repeated that has failed, and so many in a row before
+// it. What made it fail may be over: a machine under load, a file that the runtime could not
+// read.
+func (s *Set) delay(fails int) time.Duration {
+	return min(s.opt.Retry<<min(fails, 10), max(maxRetry, s.opt.Retry))
 }
 
 // put asks the question and notes the answer.
@@ -84,7 +106,7 @@ func (s *Set) put(h *handler, q *question) {
 	default:
 		q.err = fmt.Errorf("runtime handler %q: its shim %s does not tell what it can do: %w", h.name, q.of.path, err)
 	}
-	if s.ctx.Err() == nil {
+	if s.ctx.Err() == nil && (q.last == nil || q.last.Error() != q.err.Error()) {
 		klog.FromContext(s.ctx).Error(q.err, "Of a runtime handler no features are announced", "handler", h.name)
 	}
 }

@@ -31,6 +31,8 @@ var (
 const (
 	// askTimeout bounds the question what a runtime can do.
 	askTimeout = 10 * time.Second
+	// askRetry is how long after a question that failed Status repeats it at the soonest.
+	askRetry = 10 * time.Second
 	// askedAtOnce is how many questions are asked at the same time.
 	askedAtOnce = 8
 	// maxSocketDir leaves room for the 64 digits that shims name their sockets by.
@@ -49,6 +51,9 @@ type Options struct {
 	Host *runtimeapi.RuntimeHandlerFeatures
 	// Timeout bounds a question; 0 is ten seconds.
 	Timeout time.Duration
+	// Retry is how long after a question that failed Status repeats it at the soonest, and
+	// twice as long after each that fails again; 0 is ten seconds.
+	Retry time.Duration
 }
 
 // Set are the runtime handlers. Make it with [New]; it may be used from any goroutine.
@@ -77,6 +82,9 @@ type handler struct {
 func New(ctx context.Context, opt Options) *Set {
 	if opt.Timeout == 0 {
 		opt.Timeout = askTimeout
+	}
+	if opt.Retry == 0 {
+		opt.Retry = askRetry
 	}
 	s := &Set{opt: opt, handlers: map[string]*handler{}, slots: make(chan struct{}, askedAtOnce)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -177,7 +185,8 @@ func (s *Set) States() []State {
 }
 
 // known are the features that a runtime has told, or why they are not known. A program that
-// is another one than last time is asked, without waiting for the answer.
+// is another one than last time is asked, and one again of which the last question has failed
+// some time ago, without waiting for the answer.
 func (s *Set) known(h *handler) (*runtimeapi.RuntimeHandlerFeatures, error) {
 	program, err := s.find(h)
 	if err != nil {
@@ -188,8 +197,11 @@ func (s *Set) known(h *handler) (*runtimeapi.RuntimeHandlerFeatures, error) {
 	case <-q.done:
 		return q.features, q.err
 	default:
-		return nil, fmt.Errorf("%s is being asked what it can do", program.path)
 	}
+	if q.last != nil {
+		return nil, q.last
+	}
+	return nil, fmt.Errorf("%s is being asked what it can do", program.path)
 }
 
 // program is a file that can be run, and what tells it from another of the same path.

@@ -203,6 +203,57 @@ func TestProgramThatHangs(t *testing.T) {
 	}
 }
 
+// TestFailedQuestionIsRepeated: by a Status some time later, and by no Status before that.
+func TestFailedQuestionIsRepeated(t *testing.T) {
+	for _, behaviour := range []string{"fails", "hangs"} {
+		s, dir := testSet(t, 2*time.Second, behaviour)
+		s.Wait()
+		for range 100 {
+			if f := announced(t, s, behaviour); f != nil {
+				t.Errorf("%s: features %v", behaviour, f)
+			}
+		}
+		s.Wait()
+		if n := asked(t, dir); n != 1 {
+			t.Errorf("%s: asked %d times by Status after Status", behaviour, n)
+		}
+		s.opt.Retry = time.Nanosecond // it is some time later
+		before := s.States()[0]       // asks
+		if !strings.Contains(before.Error, "shim-"+behaviour) || strings.Contains(before.Error, "being asked") {
+			t.Errorf("%s: while it is asked again: %+v", behaviour, before)
+		}
+		s.Wait()
+		if n := asked(t, dir); n != 2 {
+			t.Errorf("%s: asked %d times", behaviour, n)
+		}
+		write(t, filepath.Join(dir, "berth-shim-v2"), strings.ReplaceAll(answers, "shim-good", "shim-"+behaviour))
+		s.Announced() // asks
+		s.Wait()
+		if f := announced(t, s, behaviour); !f.GetUserNamespaces() {
+			t.Errorf("%s: features %v once it answers", behaviour, f)
+		}
+		s.Announced()
+		s.Wait()
+		if n := asked(t, dir); n != 3 || s.States()[0].Error != "" {
+			t.Errorf("%s: asked %d times, state %+v", behaviour, n, s.States())
+		}
+	}
+}
+
+// TestDelay: it grows to a bound, and no configuration makes it shorter than what it says.
+func TestDelay(t *testing.T) {
+	s := &Set{opt: Options{Retry: 10 * time.Second}}
+	for fails, want := range map[int]time.Duration{0: 10 * time.Second, 1: 20 * time.Second, 5: 320 * time.Second, 6: maxRetry, 1e6: maxRetry} {
+		if got := s.delay(fails); got != want {
+			t.Errorf("after %d failures %v, want %v", fails, got, want)
+		}
+	}
+	s.opt.Retry = time.Hour
+	if got := s.delay(3); got != time.Hour {
+		t.Errorf("%v, want an hour", got)
+	}
+}
+
 // TestCloseEndsQuestions: a daemon that stops waits for no foreign program.
 func TestCloseEndsQuestions(t *testing.T) {
 	s, _ := testSet(t, time.Hour, "hangs")
