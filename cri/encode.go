@@ -120,13 +120,16 @@ func (s *Server) registryName(ref string) string {
 
 // encodeImageSpec names the image as a person would: what the user wrote, else
 // a tag. The kubelet creates containers by image ID, which tells nobody anything.
+//
+// It says no runtime_handler, whatever the container was created with: with the feature gate
+// RuntimeClassInImageCriApi the kubelet removes images of which no container has the same ID
+// and handler, and a list of images has each of them once, without a handler (KEP-4216).
 func (s *Server) encodeImageSpec(c *sandbox.ContainerStatus) *runtimeapi.ImageSpec {
 	in := c.Config.GetImage()
 	return &runtimeapi.ImageSpec{
 		Image:              s.displayName(c),
 		Annotations:        in.GetAnnotations(),
 		UserSpecifiedImage: in.GetUserSpecifiedImage(),
-		RuntimeHandler:     in.GetRuntimeHandler(),
 		ImageRef:           in.GetImageRef(),
 	}
 }

@@ -47,7 +47,8 @@ func (s *imageService) PullImage(ctx context.Context, req *runtimeapi.PullImageR
 	return &runtimeapi.PullImageResponse{ImageRef: ref}, nil
 }
 
-// checkHandler: the empty name is the default handler. All share one store.
+// checkHandler: the empty name is the default handler. All share one store, in which an image
+// is unpacked once.
 func (s *Server) checkHandler(name string) error {
 	if name == "" {
 		return nil
@@ -83,7 +84,8 @@ func (s *imageService) RemoveImage(ctx context.Context, req *runtimeapi.RemoveIm
 	return &runtimeapi.RemoveImageResponse{}, err
 }
 
-// ImageStatus of an image that is not there is an empty answer, not an error.
+// ImageStatus of an image that is not there is an empty answer, not an error. The handler
+// makes no difference, nor does it to RemoveImage and lists: it may have no table any more.
 func (s *imageService) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
 	name, err := imageName(req.GetImage())
 	if err != nil {
@@ -97,6 +99,7 @@ func (s *imageService) ImageStatus(_ context.Context, req *runtimeapi.ImageStatu
 		return nil, err
 	}
 	resp := &runtimeapi.ImageStatusResponse{Image: encodeImage(img)}
+	resp.Image.Spec.RuntimeHandler = req.GetImage().GetRuntimeHandler() // whoever asks for an image of a handler gets that
 	shrinkImage(resp.Image, toldImage)
 	if req.GetVerbose() {
 		if resp.Info, err = imageInfo(img, s.opt.Images.RawConfig); err != nil {
@@ -147,7 +150,8 @@ func (s *Server) listImages(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, err
 	return out, nil
 }
 
-// encodeImage never says size 0: the kubelet takes that for a broken answer.
+// encodeImage never says size 0: the kubelet takes that for a broken answer. The images of
+// the store are those of the handler "", see encodeImageSpec.
 func encodeImage(img *image.Image) *runtimeapi.Image {
 	uid, name := imageUser(img.Config.User)
 	return &runtimeapi.Image{
