@@ -160,6 +160,26 @@ func resolveDevice(d *runtimeapi.Device, access string) ([]Device, error) {
 // ResolveNode is [ResolveDevices] for one device that a tenant asks for: a node, of which a
 // symbolic link may tell where below /dev it is, but no directory.
 func ResolveNode(d *runtimeapi.Device) ([]Device, error) {
+	found, err := resolveOne(d)
+	if err == nil {
+		found[0].bind = true
+	}
+	return found, err
+}
+
+// ResolveGiven is [ResolveNode] for a device that the operator gives to containers. The
+// node is made, as runtimes with a kernel of their own need it, which can't see the host's;
+// at another path than on the host it is a bind mount (see [deviceTable.makeNodes]).
+func ResolveGiven(d *runtimeapi.Device) ([]Device, error) {
+	found, err := resolveOne(d)
+	if err == nil {
+		found[0].bind = found[0].Path != found[0].Source
+	}
+	return found, err
+}
+
+// resolveOne finds one node below /dev.
+func resolveOne(d *runtimeapi.Device) ([]Device, error) {
 	found, err := ResolveDevices([]*runtimeapi.Device{d})
 	if err != nil {
 		return nil, err
@@ -167,7 +187,6 @@ func ResolveNode(d *runtimeapi.Device) ([]Device, error) {
 	if len(found) != 1 || found[0].Path != path.Clean(deviceDestination(d)) || !strings.HasPrefix(found[0].Source, "/dev/") {
 		return nil, invalid("devices: %s is no device node below /dev", clip(d.GetHostPath()))
 	}
-	found[0].bind = true
 	return found, nil
 }
 

@@ -24,8 +24,9 @@ type Pod struct {
 	// see; one with a * at its end matches all that begin like it. There are none for
 	// libcontainer, see [annotations].
 	Allowed []string
-	// NoHostDevices keeps the host's devices out of privileged containers.
-	NoHostDevices bool
+	// NoHostDevices keeps the host's devices out of privileged containers, which may still use
+	// any device with AllDevicesAllowed.
+	NoHostDevices, AllDevicesAllowed bool
 	// Files of the pod, bind-mounted unless the container's mounts already cover
 	// the path; "" when the pod has none.
 	ShmPath, HostnamePath, HostsPath, ResolvPath string
@@ -214,7 +215,9 @@ func newBuilder(p Pod, c Container, img ocispec.ImageConfig, h Host) (*builder, 
 func (b *builder) privileged() bool { return b.sc.GetPrivileged() }
 
 // allDevices tells whether the container may use every device of the host.
-func (b *builder) allDevices() bool { return b.privileged() && !b.pod.NoHostDevices }
+func (b *builder) allDevices() bool {
+	return b.privileged() && (!b.pod.NoHostDevices || b.pod.AllDevicesAllowed)
+}
 
 // annotations names the container to programs that read its spec, such as CDI hooks.
 // The user's own annotations are left out, because libcontainer acts on some keys

@@ -38,6 +38,7 @@ type containerPlan struct {
 	Owner   fileOwner            // the host's user and group that the container's root is
 	CDI     []string             // CDI devices, by their full names
 	Devices []*runtimeapi.Device `json:",omitempty"` // that the pod's annotations ask for
+	Given   []*runtimeapi.Device `json:",omitempty"` // that the pod's runtime handler gives to each container
 	// Declared are the volumes that the image declares. Each becomes a directory, and a
 	// mount when the root filesystem is read-only.
 	Declared     map[string]struct{}
@@ -89,7 +90,10 @@ func planContainer(w containerWish, h oci.Host, paths layout) (containerPlan, er
 	if plan.CDI, err = oci.CDINames(cfg); err != nil {
 		return plan, asDomain(err)
 	}
-	if plan.Devices, err = podDevices(w.Pod.config, h.AllowedDevices); err != nil {
+	if plan.Devices, err = podDevices(w.Pod.config, w.Pod.allowedDevices(h)); err != nil {
+		return plan, err
+	}
+	if plan.Given, err = w.Pod.givenDevices(); err != nil {
 		return plan, err
 	}
 	ctr := oci.Container{ID: w.ID, Config: cfg, Rootfs: plan.Rootfs.Target, TargetPID: w.TargetPID}
@@ -164,7 +168,8 @@ func ociPod(rec *podRecord, h oci.Host, paths layout) oci.Pod {
 		p.ShmPath = paths.shmPath(rec.ID)
 	}
 	if rec.Runtime != nil {
-		p.Allowed, p.NoHostDevices = rec.Runtime.Annotations, rec.Runtime.NoHostDevices
+		p.Allowed = rec.Runtime.Annotations
+		p.NoHostDevices, p.AllDevicesAllowed = rec.Runtime.NoHostDevices, rec.Runtime.AllDevicesAllowed
 	}
 	return p
 }

@@ -22,6 +22,8 @@ type wishInput struct {
 	ctr  *runtimeapi.ContainerConfig
 	img  ocispec.ImageConfig
 	host oci.Host
+	// runtime is the pod's handler h; nil: the pod names none.
+	runtime *Handler
 }
 
 // wishOf is a container of a pod with its own network and IPC, made of an image.
@@ -43,7 +45,7 @@ func (in *wishInput) security() *runtimeapi.LinuxContainerSecurityContext {
 // plan plans the container, whose ID is all 1 in a pod whose ID is all 0.
 func (in *wishInput) plan() (containerPlan, error) {
 	paths := layout{root: "/root", state: "/state"}
-	rec := &podRecord{Pod: record.Pod{ID: strings.Repeat("0", 64), PausePID: 42}, config: in.pod}
+	rec := &podRecord{Pod: record.Pod{ID: strings.Repeat("0", 64), PausePID: 42, Handler: "h", Runtime: in.runtime}, config: in.pod}
 	rec.derive(paths)
 	w := containerWish{
 		ID: strings.Repeat("1", 64), Config: in.ctr, Pod: rec, TargetPID: 77,

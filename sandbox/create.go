@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -116,7 +115,7 @@ func (v *containerVerbs) newContainer(ctx context.Context, s *Sandbox, cfg *runt
 	}
 	began := time.Now()
 	lctx, end := tracing.Begin(ctx, "look at node", "container", w.ID, "pod", s.id)
-	found, err := v.lookAtNode(lctx, w, plan.Devices)
+	found, err := v.lookAtNode(lctx, w, plan)
 	end(err)
 	if err == nil {
 		err = oci.CheckLabels(plan.Spec.Labels())
@@ -291,7 +290,7 @@ func (v *containerVerbs) completeSpec(ctx context.Context, m planned) (*specs.Sp
 
 // lookAtNode finds what a container names of the node and refuses what the node lacks.
 // But for the directory of a hostPath volume (see [oci.ResolveMounts]) it makes nothing.
-func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish, annotated []*runtimeapi.Device) (found oci.Found, err error) {
+func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish, plan containerPlan) (found oci.Found, err error) {
 	sc := w.Config.GetLinux().GetSecurityContext()
 	if err := oci.CheckAppArmor(sc, v.host); err != nil {
 		return found, err
@@ -311,7 +310,7 @@ func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish, annota
 	if err := v.checkIDMaps(ctx, found.Mounts, w.Pod.PausePID); err != nil {
 		return found, err
 	}
-	if found.Devices, err = v.lookAtDevices(ctx, w.Config.GetDevices(), annotated); err != nil {
+	if found.Devices, err = v.lookAtDevices(ctx, w.Config.GetDevices(), plan); err != nil {
 		return found, err
 	}
 	if sc.GetPrivileged() && !w.Pod.noHostDevices() {
@@ -323,23 +322,29 @@ func (v *containerVerbs) lookAtNode(ctx context.Context, w containerWish, annota
 	return found, nil
 }
 
-// lookAtDevices finds the devices that the pod's annotations name, then those that the
-// container does, which count where both name one path.
-func (v *containerVerbs) lookAtDevices(ctx context.Context, own, annotated []*runtimeapi.Device) ([]oci.Device, error) {
+// lookAtDevices finds the devices that the runtime handler gives, then those that the pod's
+// annotations name, then those that the container does: the last counts where several name
+// one path.
+func (v *containerVerbs) lookAtDevices(ctx context.Context, own []*runtimeapi.Device, plan containerPlan) ([]oci.Device, error) {
 	var out []oci.Device
-	for i, d := range slices.Concat(annotated, own) {
-		devices, err := lookAt(ctx, v.looks, d.GetHostPath(), func() ([]oci.Device, error) {
-			if i < len(annotated) {
-				return oci.ResolveNode(d)
+	find := func(list []*runtimeapi.Device, resolve func(*runtimeapi.Device) ([]oci.Device, error)) error {
+		for _, d := range list {
+			devices, err := lookAt(ctx, v.looks, d.GetHostPath(), func() ([]oci.Device, error) { return resolve(d) })
+			if err != nil {
+				return err
 			}
-			return oci.ResolveDevices([]*runtimeapi.Device{d})
-		})
-		if err != nil {
-			return nil, err
+			out = append(out, devices...)
 		}
-		out = append(out, devices...)
+		return nil
 	}
-	return out, nil
+	if err := find(plan.Given, oci.ResolveGiven); err != nil {
+		return nil, fmt.Errorf("devices of the pod's runtime handler in the node's configuration: %w", err)
+	}
+	err := find(plan.Devices, oci.ResolveNode)
+	if err == nil {
+		err = find(own, func(d *runtimeapi.Device) ([]oci.Device, error) { return oci.ResolveDevices([]*runtimeapi.Device{d}) })
+	}
+	return out, err
 }
 
 func (v *containerVerbs) checkIDMaps(ctx context.Context, mounts []oci.Mount, pid int) error {

@@ -25,10 +25,11 @@ const (
 // them, so only those in allowed are given, the host's nodes by their exact paths.
 func podDevices(cfg *runtimeapi.PodSandboxConfig, allowed []string) ([]*runtimeapi.Device, error) {
 	var out []*runtimeapi.Device
-	for _, key := range []string{DevicesAnnotation, crioDevicesAnnotation} {
-		text := cfg.GetAnnotations()[key]
+	for _, name := range []string{DevicesAnnotation, crioDevicesAnnotation} {
+		key := "annotation " + name
+		text := cfg.GetAnnotations()[name]
 		if strings.Count(text, ",") >= maxAnnotatedDevices {
-			return nil, failed(ErrInvalid, "annotation %s asks for more than %d devices", key, maxAnnotatedDevices)
+			return nil, failed(ErrInvalid, "%s asks for more than %d devices", key, maxAnnotatedDevices)
 		}
 		for _, entry := range strings.Split(text, ",") {
 			if entry == "" {
@@ -39,10 +40,10 @@ func podDevices(cfg *runtimeapi.PodSandboxConfig, allowed []string) ([]*runtimea
 				return nil, err
 			}
 			if !slices.Contains(allowed, d.GetHostPath()) {
-				return nil, failed(ErrInvalid, "annotation %s asks for the device %.100q, which allowed_devices in the node's configuration does not list", key, d.GetHostPath())
+				return nil, failed(ErrInvalid, "%s asks for the device %.100q, which allowed_devices in the node's configuration does not list", key, d.GetHostPath())
 			}
 			if slices.ContainsFunc(out, func(o *runtimeapi.Device) bool { return o.GetContainerPath() == d.GetContainerPath() }) {
-				return nil, failed(ErrInvalid, "annotation %s asks for two devices at %.100q", key, d.GetContainerPath())
+				return nil, failed(ErrInvalid, "%s asks for two devices at %.100q", key, d.GetContainerPath())
 			}
 			out = append(out, d)
 		}
@@ -50,7 +51,7 @@ func podDevices(cfg *runtimeapi.PodSandboxConfig, allowed []string) ([]*runtimea
 	return out, nil
 }
 
-// parseDevice reads one entry of an annotation.
+// parseDevice reads one entry of an annotation, or of what key says.
 func parseDevice(key, entry string) (*runtimeapi.Device, error) {
 	parts := strings.SplitN(entry, ":", 4)
 	d := &runtimeapi.Device{HostPath: parts[0], ContainerPath: parts[0], Permissions: "rwm"}
@@ -63,12 +64,12 @@ func parseDevice(key, entry string) (*runtimeapi.Device, error) {
 	}
 	switch {
 	case len(rest) > 0 || d.GetPermissions() == "":
-		return nil, failed(ErrInvalid, "annotation %s has %.100q; give HOST[:CONTAINER][:ACCESS] such as /dev/fuse:/dev/fuse:rw", key, entry)
+		return nil, failed(ErrInvalid, "%s has %.100q; give HOST[:CONTAINER][:ACCESS] such as /dev/fuse:/dev/fuse:rw", key, entry)
 	case !oci.IsOwnNode(d.GetContainerPath()):
-		return nil, failed(ErrInvalid, "annotation %s has the path %.100q in the container; give one below /dev that a container does not have anyway", key, d.GetContainerPath())
+		return nil, failed(ErrInvalid, "%s has the path %.100q in the container; give one below /dev that a container does not have anyway", key, d.GetContainerPath())
 	}
 	if err := oci.CheckDevice(d); err != nil {
-		return nil, failed(ErrInvalid, "annotation %s: %w", key, err)
+		return nil, failed(ErrInvalid, "%s: %w", key, err)
 	}
 	return d, nil
 }

@@ -76,6 +76,23 @@ func TestAttackDevicesByAnnotation(t *testing.T) {
 	if _, err := both.plan(); err == nil {
 		t.Error("two annotations put devices at one path")
 	}
+	other := wishOf() // of a handler that lists more, and gives more
+	other.pod.Annotations = map[string]string{DevicesAnnotation: "/dev/fuse,/dev/kvm:r"}
+	other.host.AllowedDevices = allowed
+	other.runtime = &Handler{AllowedDevices: []string{"/dev/kvm"}, Devices: []string{"/dev/loop-control", "/dev/a:/dev/own/b:rw"}}
+	plan, err := other.plan()
+	if err != nil || len(plan.Devices) != 2 || len(plan.Given) != 2 || plan.Given[0].GetPermissions() != "rwm" || plan.Given[1].GetContainerPath() != "/dev/own/b" {
+		t.Errorf("of a handler with devices of its own: %v and %v, %v", plan.Devices, plan.Given, err)
+	}
+	other.runtime.AllowedDevices = nil
+	if _, err := other.plan(); err == nil || !strings.Contains(err.Error(), `"/dev/kvm", which allowed_devices`) {
+		t.Errorf("a device of another handler: %v", err)
+	}
+	bad := wishOf()
+	bad.runtime = &Handler{Devices: []string{"/dev/null"}}
+	if _, err := bad.plan(); err == nil || !strings.Contains(err.Error(), "runtime.h.devices of the node's configuration has the path") {
+		t.Errorf("a handler that gives what each container has: %v", err)
+	}
 	none := wishOf()
 	none.pod.Annotations = map[string]string{DevicesAnnotation: "/dev/fuse"}
 	if _, err := none.plan(); err == nil || !strings.Contains(err.Error(), "allowed_devices") {

@@ -102,7 +102,7 @@ func (t *teardown) releaseSandboxImage(s *Sandbox) error {
 // bundleOf names a pod or container of it to the pod's foreign shim.
 func bundleOf(rec *podRecord, id, dir string) shimapi.Bundle {
 	r := rec.Runtime
-	return shimapi.Bundle{ID: id, Dir: dir, Runtime: shimapi.Runtime{Shim: r.Shim, Options: r.Options, SocketDir: r.SocketDir}}
+	return shimapi.Bundle{ID: id, Dir: dir, Runtime: shimapi.Runtime{Shim: r.Shim, Options: r.Options, SocketDir: r.SocketDir, ShimCgroup: r.ShimCgroup}}
 }
 
 // reclaimSandbox ends the foreign shim of a pod whose own shim is gone.

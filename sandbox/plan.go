@@ -49,8 +49,9 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 	if err := errors.Join(checkPodFiles(cfg), checkPorts(cfg), checkSysctls(cfg), checkPodAnnotations(cfg), checkPodLimits(cfg)); err != nil {
 		return podPlan{}, err
 	}
-	if _, err := podDevices(cfg, h.AllowedDevices); err != nil {
-		return podPlan{}, err // no container of it could be created
+	_, derr := podDevices(cfg, rec.allowedDevices(h))
+	if _, err := rec.givenDevices(); derr != nil || err != nil {
+		return podPlan{}, errors.Join(derr, err) // no container of it could be created
 	}
 	parent := cgroupParent(h, rec)
 	cgroup, err := oci.CgroupsPath(parent, rec.ID, h)

@@ -114,6 +114,9 @@ func (p *podVerbs) newPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 	rec.derive(p.paths)
 	plan, err := planPod(&rec, p.host, p.paths)
 	if err == nil {
+		err = rec.placeShim(p.host)
+	}
+	if err == nil {
 		err = errors.Join(asDomain(oci.CheckLabels(plan.Labels)), p.checkNode(&rec))
 	}
 	if err != nil {

@@ -27,6 +27,9 @@ func TestDocsAreTrue(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^(\w+) = `).FindAllStringSubmatch(printed.String(), -1) {
 		keys[m[1]] = true
 	}
+	for _, m := range regexp.MustCompile(`(?m)^#   (\w+): `).FindAllStringSubmatch(printed.String(), -1) { // of a table
+		keys[m[1]] = true
+	}
 	usage := commandsOf(t)
 	pages, err := filepath.Glob("../hack/docs/*.md")
 	if err != nil || len(pages) < 4 {

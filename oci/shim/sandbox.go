@@ -75,13 +75,13 @@ func (f foreigns) start(_ *call, r shimapi.StartSandboxRequest) (any, error) {
 	}
 	foreign, err := f.foreign.Start(ctx, r.Bundle)
 	if err != nil {
-		return nil, fault(shimapi.KindStartFailed, "%w", err)
+		return nil, errors.Join(fault(shimapi.KindStartFailed, "%w", err), removeForeignCgroup(r.Bundle.Runtime))
 	}
 	b := &sandbox{request: r, shim: foreign}
 	if r.Container {
 		if err := b.startContainer(ctx); err != nil {
 			err = fault(shimapi.KindStartFailed, "sandbox container: %w", err)
-			return nil, errors.Join(err, foreign.End(context.Background()), f.reclaim(r.Bundle))
+			return nil, errors.Join(err, foreign.End(context.Background()), f.reclaim(r.Bundle), removeForeignCgroup(r.Bundle.Runtime))
 		}
 	}
 	p.sandbox.Store(b)
@@ -157,6 +157,9 @@ func (f foreigns) end(b *sandbox) error {
 		if err := f.reclaim(b.request.Bundle); err != nil {
 			return err
 		}
+	}
+	if err := removeForeignCgroup(b.request.Bundle.Runtime); err != nil {
+		return err
 	}
 	b.over = true
 	return nil
@@ -262,7 +265,7 @@ func (f foreigns) reclaimPod(_ *call, r shimapi.ReclaimRequest) (any, error) {
 		errs = append(errs, f.reclaim(b))
 	}
 	if r.Pod.ID != "" {
-		errs = append(errs, f.reclaim(r.Pod))
+		errs = append(errs, f.reclaim(r.Pod), removeForeignCgroup(r.Pod.Runtime))
 	}
 	return nil, errors.Join(errs...)
 }

@@ -72,10 +72,20 @@ type Runtime struct {
 	// SocketDir is where the shim is asked to make its sockets; "" leaves them where it
 	// makes them.
 	SocketDir string `json:"socket_dir,omitempty"`
+	// ShimCgroup is the cgroup of the pod's foreign shim, as a container's is written in the
+	// runtime-spec; of a handler the cgroup above that, or "pod" for the pod's own. "" leaves
+	// the shim beside berth's.
+	ShimCgroup string `json:"shim_cgroup,omitempty"`
 	// Annotations are the keys that the runtime may see, see package oci.
 	Annotations []string `json:"annotations,omitempty"`
 	// NoHostDevices keeps the host's devices out of privileged containers.
 	NoHostDevices bool `json:"no_host_devices,omitempty"`
+	// AllDevicesAllowed lets these use any device all the same.
+	AllDevicesAllowed bool `json:"all_devices_allowed,omitempty"`
+	// Devices are the host's that each container gets, HOST[:CONTAINER][:ACCESS].
+	Devices []string `json:"devices,omitempty"`
+	// AllowedDevices are paths of those that pods may ask for beside the node's.
+	AllowedDevices []string `json:"allowed_devices,omitempty"`
 	// NoContainer leaves out the container that stands for the pod.
 	NoContainer bool `json:"no_container,omitempty"`
 	// Image is that container's; "": a program of berth's own.

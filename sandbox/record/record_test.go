@@ -17,8 +17,9 @@ func TestFormsDoNotChange(t *testing.T) {
 	pod := Pod{
 		Version: 1, ID: "p", Intent: Ready, Config: json.RawMessage(`{"metadata":{"name":"a"}}`), Handler: "h",
 		Runtime: &Runtime{
-			Shim: "/shim", Options: map[string]any{"BinaryName": "/runc"}, SocketDir: "/s", Annotations: []string{"a.*"},
-			NoHostDevices: true, NoContainer: true, Image: "registry.test/pause:1",
+			Shim: "/shim", Options: map[string]any{"BinaryName": "/runc"}, SocketDir: "/s", ShimCgroup: "/berth-p/shim", Annotations: []string{"a.*"},
+			NoHostDevices: true, AllDevicesAllowed: true, Devices: []string{"/dev/kvm"}, AllowedDevices: []string{"/dev/fuse"},
+			NoContainer: true, Image: "registry.test/pause:1",
 		}, CreatedAt: at,
 		BootID: "b", ShimID: "s", Network: &Network{IPs: []string{"10.0.0.1"}, Raw: json.RawMessage(`{"x":1}`)},
 		MadeCgroup: "/berth-p", SELinuxLevel: "s0:c1,c2", PausePID: 7, PauseStart: 8,

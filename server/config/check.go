@@ -56,10 +56,16 @@ var unlistable = regexp.MustCompile(`^/dev/(shm|mqueue|pts|fd)(/|$)`)
 // checkDevices wants paths of which a pod's annotation can name each.
 func (c Config) checkDevices(wrong func(key, format string, args ...any)) {
 	for _, p := range c.AllowedDevices {
-		if !strings.HasPrefix(p, "/dev/") || filepath.Clean(p) != p || strings.ContainsAny(p, ":,") || unlistable.MatchString(p) {
-			wrong("allowed_devices", "want a device below /dev such as /dev/fuse, without .. or a / at its end, a colon or a comma, and not in /dev/shm, mqueue, pts or fd, not %q", p)
+		if !isListable(p) {
+			wrong("allowed_devices", wantDevice, p)
 		}
 	}
+}
+
+const wantDevice = "want a device below /dev such as /dev/fuse, without .. or a / at its end, a colon or a comma, and not in /dev/shm, mqueue, pts or fd, not %q"
+
+func isListable(p string) bool {
+	return strings.HasPrefix(p, "/dev/") && filepath.Clean(p) == p && !strings.ContainsAny(p, ":,") && !unlistable.MatchString(p)
 }
 
 // checkWords wants values that are one of a few words.

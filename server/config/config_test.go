@@ -40,7 +40,8 @@ func TestPrintReadsBack(t *testing.T) {
 	want.Runtimes = map[string]Runtime{
 		"plain": {Type: Builtin},
 		"gvisor": {
-			Type: ShimV2, Shim: "/opt/shim", Annotations: []string{"dev.gvisor.*"}, PrivilegedWithoutHostDevices: true,
+			Type: ShimV2, Shim: "/opt/shim", ShimCgroup: "pod", Annotations: []string{"dev.gvisor.*"}, PrivilegedWithoutHostDevices: true,
+			Devices: []string{"/dev/kvm", "/dev/fuse:/dev/fuse:rw", "/dev/tty:r"}, AllowedDevices: []string{"/dev/loop-control"}, AllDevicesAllowed: true,
 			Options: map[string]any{"TypeUrl": "t", "ConfigPath": "/etc/\"x\"", "Deep": map[string]any{"n": int64(1)}},
 		},
 	}
@@ -72,7 +73,7 @@ func TestLoad(t *testing.T) {
 		"table for string":  {"[root]\na = 1", ":1: root: want a string in quotes, not a table"},
 		"syntax":            {"root = \"/r\"\nstate =\n", ":2: "},
 		"twice":             {"root = \"/r\"\nroot = \"/s\"\n", ":2: "},
-		"runtime's key":     {"[runtime.a]\ntype = \"builtin\"\nhsim = 1\n", ":1: runtime: [runtime.a]: unknown key hsim"},
+		"runtime's key":     {"[runtime.a]\ntype = \"builtin\"\nhsim = 1\n", ":1: runtime: [runtime.a]: unknown key hsim; a table has some of type, shim, options, "},
 		"runtime, no table": {"runtime = 1\n", ":1: runtime: want tables [runtime.NAME], not 1"},
 		"runtime's type":    {"\n[runtime.a]\nannotations = 1\n", ":2: runtime: [runtime.a]: "},
 		"old handlers":      {"runtime_handlers = [\"a\"]\n", ":1: runtime_handlers: unknown key; write a table for each handler, such as [runtime.runc]"},
@@ -249,6 +250,16 @@ func TestCheck(t *testing.T) {
 		"runtime.b.shim: want":            func(c *Config) { c.Runtimes["b"] = Runtime{Type: ShimV2} },
 		"runtime.c.shim: want":            func(c *Config) { c.Runtimes["c"] = Runtime{Type: ShimV2, Shim: "bin/shim"} },
 		"runtime.d: type \"builtin\"":     func(c *Config) { c.Runtimes["d"] = Runtime{Type: Builtin, Shim: "shim"} },
+		"runtime.i.shim_cgroup: want pod": func(c *Config) { c.Runtimes["i"] = Runtime{Type: ShimV2, Shim: "s", ShimCgroup: "pods"} },
+		`gvisor.slice, not "/a/../b"`:     func(c *Config) { c.Runtimes["i"] = Runtime{Type: ShimV2, Shim: "s", ShimCgroup: "/a/../b"} },
+		`gvisor.slice, not "/"`:           func(c *Config) { c.Runtimes["i"] = Runtime{Type: ShimV2, Shim: "s", ShimCgroup: "/"} },
+		`gvisor.slice, not "a:b.slice"`:   func(c *Config) { c.Runtimes["i"] = Runtime{Type: ShimV2, Shim: "s", ShimCgroup: "a:b.slice"} },
+		"no shim, options, shim_cgroup,":  func(c *Config) { c.Runtimes["j"] = Runtime{Type: Builtin, ShimCgroup: "pod"} },
+		"runtime.f.allowed_devices: want": func(c *Config) { c.Runtimes["f"] = Runtime{Type: Builtin, AllowedDevices: []string{"/dev/fuse:r"}} },
+		`runtime.g.devices: want HOST[`:   func(c *Config) { c.Runtimes["g"] = Runtime{Type: Builtin, Devices: []string{"/dev/fuse:x"}} },
+		`rw, not "/etc/passwd"`:           func(c *Config) { c.Runtimes["g"] = Runtime{Type: Builtin, Devices: []string{"/etc/passwd"}} },
+		`rw, not "/dev/fuse:/etc/fuse:r"`: func(c *Config) { c.Runtimes["g"] = Runtime{Type: Builtin, Devices: []string{"/dev/fuse:/etc/fuse:r"}} },
+		"it needs privileged_without_":    func(c *Config) { c.Runtimes["h"] = Runtime{Type: Builtin, AllDevicesAllowed: true} },
 		"runtime.e.annotations: want":     func(c *Config) { c.Runtimes["e"] = Runtime{Type: Builtin, Annotations: []string{"a*b"}} },
 	} {
 		c := Default()
@@ -292,6 +303,19 @@ func TestSocketPath(t *testing.T) {
 	}
 }
 
+// TestRuntimeKeysAreExplained: each key of a table has its line in what is printed.
+func TestRuntimeKeysAreExplained(t *testing.T) {
+	names, helps := runtimeKeys()
+	for _, tables := range []map[string]Runtime{nil, {"a": {Type: Builtin}}} {
+		text := literalRuntimes(tables)
+		for i, name := range names {
+			if helps[i] == "" || !strings.Contains(text, "#   "+name+": "+helps[i]+"\n") {
+				t.Errorf("key %q with help %q is not in\n%s", name, helps[i], text)
+			}
+		}
+	}
+}
+
 // TestPrintExplainsEachKey: an operator edits what --print-config writes.
 func TestPrintExplainsEachKey(t *testing.T) {
 	var text strings.Builder
@@ -299,7 +323,7 @@ func TestPrintExplainsEachKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Without tables there is an example, which is no setting.
-	printed := strings.Replace(text.String(), exampleRuntimes, "runtime = ", 1)
+	printed := strings.Replace(text.String(), literalRuntimes(nil), "runtime = ", 1)
 	blocks := strings.Split(strings.TrimSpace(printed)+" ", "\n\n")
 	fields := reflect.TypeFor[Config]()
 	if len(blocks) != fields.NumField() {

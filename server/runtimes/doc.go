@@ -21,6 +21,16 @@
 //
 // handler.mu guards the newest question about a handler. It is not held while that is asked.
 //
+// # Why not a snapshotter, a network or a base spec of each handler
+//
+// There is one kind of snapshot, a directory of an overlayfs, which every runtime with a shim
+// of containerd takes for a root filesystem. What makes other runtimes want another (a block
+// device for a machine, an image that is unpacked in the guest) is a store of its own, with
+// its own pulls, sizes and collection, and no option of this one; mount options differ by the
+// pod (user namespaces, SELinux), not by the runtime. A second network of a node has a
+// readiness of its own, for which Status has no room. What a base spec would change, NRI
+// plugins change by the pod's annotations and class, checked like any other change.
+//
 // # Why not refuse a runtime that does not tell
 //
 // Shims from before containerd 2.0 do not know the question and run pods all the same.

@@ -89,11 +89,14 @@ func New(ctx context.Context, opt Options) *Set {
 	s := &Set{opt: opt, handlers: map[string]*handler{}, slots: make(chan struct{}, askedAtOnce)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for name, table := range opt.Tables {
-		h := &handler{name: name, means: record.Runtime{Annotations: table.Annotations, NoHostDevices: table.PrivilegedWithoutHostDevices}}
+		h := &handler{name: name, means: record.Runtime{
+			Annotations: table.Annotations, Devices: table.Devices, AllowedDevices: table.AllowedDevices,
+			NoHostDevices: table.PrivilegedWithoutHostDevices, AllDevicesAllowed: table.AllDevicesAllowed,
+		}}
 		if table.Type == config.ShimV2 {
 			h.program = table.Shim
 			h.means.NoContainer, h.means.Image = table.NoSandboxContainer, table.SandboxImage
-			h.means.Options, h.means.SocketDir = s.shimOptions(table), s.socketDir()
+			h.means.Options, h.means.SocketDir, h.means.ShimCgroup = s.shimOptions(table), s.socketDir(), table.ShimCgroup
 		}
 		s.handlers[name] = h
 		if program, err := s.find(h); err == nil && h.program != "" {

@@ -22,6 +22,8 @@
 //   - A shim is no more trusted than a network peer: every call but a wait ends with its context,
 //     also when the shim does not read; the PID and the socket that it tells are checked.
 //   - What a program or a shim's log says is bounded in memory.
+//   - A program whose shim has a cgroup of its own is in there before its first instruction, so
+//     that nothing it uses is accounted elsewhere. It is traced until then, and not after.
 //
 // # Files
 //

@@ -30,7 +30,7 @@ func Describe(ctx context.Context, question io.Reader, answer io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout) // whoever asks may be gone
 	defer cancel()
-	output, err := output(ctx, groupCommand(ctx, r.Shim, "-info"), input)
+	output, err := output(ctx, groupCommand(ctx, r.Shim, "-info"), input, nil)
 	if err != nil {
 		return fmt.Errorf("%s -info: %w", r.Shim, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,11 +46,11 @@ func groupCommand(ctx context.Context, name string, args ...string) *exec.Cmd {
 }
 
 // output runs a program and returns what it prints to stdout. One that prints too much is
-// killed by SIGPIPE or by the end of ctx, that of the command.
-func output(ctx context.Context, cmd *exec.Cmd, input []byte) ([]byte, error) {
+// killed by SIGPIPE or by the end of ctx, that of the command. place is of runPlaced.
+func output(ctx context.Context, cmd *exec.Cmd, input []byte, place func(pid int) error) ([]byte, error) {
 	stdout, stderr := &bounded{flood: errFlood}, &bounded{}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), stdout, stderr
-	err := cmd.Run()
+	err := runPlaced(cmd, place)
 	switch {
 	case stdout.full:
 		return nil, errFlood
@@ -63,6 +64,55 @@ func output(ctx context.Context, cmd *exec.Cmd, input []byte) ([]byte, error) {
 	}
 	return nil, err
 }
+
+// runPlaced runs a program. Before its first instruction it calls place, unless that is nil,
+// so that all that the program and its children use is accounted where place puts it: the
+// program stops as it is executed, since it is traced until then (PTRACE_TRACEME in
+// ptrace(2)).
+func runPlaced(cmd *exec.Cmd, place func(pid int) error) error {
+	if place == nil {
+		return cmd.Run()
+	}
+	runtime.LockOSThread() // the tracer is a thread
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr.Ptrace = true
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	err := awaitTrap(cmd.Process.Pid)
+	if err == nil {
+		err = place(cmd.Process.Pid)
+	}
+	if err == nil {
+		err = unix.PtraceDetach(cmd.Process.Pid)
+	}
+	if err != nil {
+		_ = cmd.Cancel() // it may have been ended just now
+		return errors.Join(err, cmd.Wait())
+	}
+	return cmd.Wait()
+}
+
+// awaitTrap waits until a program is stopped where it begins. One that was killed before is
+// left to be waited for.
+func awaitTrap(pid int) error {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, pid, &info, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("wait for the program to begin: %w", err)
+		case info.Code != cldTrapped:
+			return errors.New("it ended before it began")
+		default:
+			return nil
+		}
+	}
+}
+
+// cldTrapped is CLD_TRAPPED of waitid(2): a traced child has stopped.
+const cldTrapped = 4
 
 // bounded keeps the first maxAnswer bytes that are written to it. More is dropped, or with
 // flood refused by that error. The buffer is not embedded: it would be read into past Write.

@@ -279,7 +279,11 @@ func (c *Client) run(ctx context.Context, b shimapi.Bundle, action string, input
 	cmd.Dir = b.Dir
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2", "MAX_SHIM_VERSION="+fmt.Sprint(newestVersion),
 		"TTRPC_ADDRESS="+c.socket, "GRPC_ADDRESS="+c.socket, "NAMESPACE="+namespace, podVariable+"="+b.ID)
-	said, err := output(ctx, cmd, input)
+	var place func(int) error
+	if cgroup := b.Runtime.ShimCgroup; action == "start" && cgroup != "" {
+		place = func(pid int) error { return shim.EnterCgroup(cgroup, pid) }
+	}
+	said, err := output(ctx, cmd, input, place)
 	if err != nil {
 		return nil, fmt.Errorf("action %s: %w", action, err)
 	}

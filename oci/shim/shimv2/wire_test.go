@@ -3,6 +3,7 @@ package shimv2
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -78,6 +79,47 @@ func TestOptions(t *testing.T) {
 		if _, err := encodeOptions(shimapi.Runtime{Shim: "/x/shim", Options: options}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: error %v", options, err)
 		}
+	}
+}
+
+// TestPlacedProgram: a program is placed before its first instruction, and does not run when
+// it can't be; one that is ended meanwhile is no success.
+func TestPlacedProgram(t *testing.T) {
+	ran := filepath.Join(t.TempDir(), "ran")
+	placed := 0
+	run := func(ctx context.Context, place func(pid int) error) (string, error) {
+		said, err := output(ctx, groupCommand(ctx, "/bin/sh", "-c", "echo $$; : > "+ran), nil, place)
+		return strings.TrimSpace(string(said)), err
+	}
+	said, err := run(t.Context(), func(pid int) error {
+		placed = pid
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err == nil && !strings.Contains(string(status), "State:\tt") {
+			t.Errorf("as it is placed the program is not stopped: %s", status)
+		}
+		return err
+	})
+	if _, serr := os.Stat(ran); err != nil || serr != nil || said != fmt.Sprint(placed) {
+		t.Errorf("process %d says %q, %v, %v", placed, said, err, serr)
+	}
+	if err := os.Remove(ran); err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("no room there")
+	if _, err := run(t.Context(), func(pid int) error { placed = pid; return full }); !errors.Is(err, full) {
+		t.Errorf("a program that can't be placed: %v", err)
+	}
+	if _, err := run(t.Context(), func(pid int) error { placed = pid; return unix.Kill(pid, unix.SIGKILL) }); err == nil {
+		t.Error("a program that was killed before it began has no error")
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("a program that was not placed has run")
+	}
+	if err := unix.Kill(placed, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("process %d is left: %v", placed, err)
+	}
+	if _, err := output(t.Context(), groupCommand(t.Context(), "/nonexistent"), nil, func(int) error { return nil }); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no program: %v", err)
 	}
 }
 
