@@ -37,8 +37,15 @@
 //     namespaces. Its sandbox container, where the runtime needs one, joins them.
 //   - The streams of a container of a foreign shim are fifos whose other ends are held here
 //     and by the daemon, like those of pipes: the container loses no output when either dies.
-//     When its foreign shim dies the container is ended, and the end recorded. A foreign shim
-//     that answers neither a kill nor the question after it is killed itself.
+//     When its foreign shim dies the container is ended, and the end recorded.
+//   - Each call to a foreign shim is bounded, and none makes the daemon wait longer than it waits
+//     for this process. A foreign shim is killed itself when it does not do a kill and either
+//     answers no question after it or has the container run on, and when it has done the kill
+//     and does not tell of the end. One that hangs in a start is cut off once its container has
+//     ended.
+//   - The cgroup of a pod's foreign shim, where it has one of its own, is made before the
+//     shim's first instruction and is removed, with what runs in it, after the shim and the
+//     containers have ended (shimcgroup.go).
 //   - This process may die. A daemon that notices starts another in the same directory and
 //     hands over the duplicates that it has kept: pipe ends, terminal masters, pidfds
 //     (adopt.go). Output that was read but not logged is lost, so every piece is logged

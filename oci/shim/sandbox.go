@@ -165,18 +165,65 @@ func (f foreigns) end(b *sandbox) error {
 	return nil
 }
 
+// followKill takes the answer of a foreign shim that was told to kill a container.
+func (b *sandbox) followKill(container string, p *taskProcess, err error) error {
+	if err != nil {
+		return b.killFailed(container, p, err)
+	}
+	if p.expected.CompareAndSwap(false, true) {
+		go b.expectEnd(container, p)
+	}
+	return nil
+}
+
 // killFailed takes the error of a foreign shim that was told to kill a container. A shim that
 // has not answered, and does not answer a second call either, is ended: nothing else would end
-// its containers. What a shim that is gone leaves is ended by who waits for its containers.
-func (b *sandbox) killFailed(container string, err error) error {
-	if errors.Is(err, context.DeadlineExceeded) && b.isStuck(container) {
-		slog.Error("foreign shim does not answer and is killed", "pod", b.request.Bundle.ID)
-		return b.shim.End(context.Background())
+// its containers. One that does answer that has some more time to do the kill. What a shim that
+// is gone leaves is ended by who waits for its containers.
+func (b *sandbox) killFailed(container string, p *taskProcess, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && (b.isStuck(container) || !b.endsWithin(p, stopGrace)) {
+		return b.endStuck()
 	}
-	if isClosed(b.shim.Gone()) {
+	if isClosed(b.shim.Gone()) || isClosed(p.over) {
 		return nil
 	}
 	return err
+}
+
+// endStuck ends a shim that does not do what it was told to, by force.
+func (b *sandbox) endStuck() error {
+	slog.Error("foreign shim does not do what it is told and is killed", "pod", b.request.Bundle.ID)
+	return b.shim.End(context.Background())
+}
+
+// endsWithin tells whether the end of a container is known in that time, or its shim is gone.
+func (b *sandbox) endsWithin(p *taskProcess, within time.Duration) bool {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-p.over:
+	case <-b.shim.Gone():
+	case <-timer.C:
+		return false
+	}
+	return true
+}
+
+// expectEnd ends a shim that has killed a container, says that it does not run, and yet does
+// not tell of its end to who waits for that: the container could never be stopped.
+func (b *sandbox) expectEnd(container string, p *taskProcess) {
+	if b.endsWithin(p, stuckGrace) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stuckGrace)
+	defer cancel()
+	running, err := b.shim.Task(container).Started(ctx)
+	if err == nil && running || b.endsWithin(p, stuckGrace) {
+		return // the kernel may not let it end, which is no fault of the shim
+	}
+	if err := b.endStuck(); err != nil {
+		slog.Error("foreign shim is not killed", "pod", b.request.Bundle.ID, "error", err)
+	}
 }
 
 func (b *sandbox) isStuck(container string) bool {

@@ -26,6 +26,8 @@ type taskProcess struct {
 	Task
 	ended atomic.Bool
 	over  chan struct{} // closed when wait has returned
+	// expected: somebody watches that a kill is followed by the end.
+	expected atomic.Bool
 	// lost is called when the shim is gone and can't tell how the process has ended.
 	lost func() (end, error)
 }
@@ -212,6 +214,7 @@ func hierarchyDir(controller string) string {
 func (ctr *container) startTask() error {
 	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
 	defer cancel()
+	defer ctr.cancelAtEnd(ctx, cancel)()
 	started := time.Now()
 	if _, err := ctr.task.Start(ctx); err != nil {
 		return fault(shimapi.KindStartFailed, "start container: %s", plainRuntimeError(err))
@@ -221,6 +224,29 @@ func (ctr *container) startTask() error {
 		rec.Status, rec.StartedAt = shimapi.StatusRunning, started
 	})
 	return nil
+}
+
+// cancelAtEnd cancels a call to the foreign shim that goes on for some time after the end of
+// the container, which is not recorded meanwhile. The returned function ends the watch.
+func (ctr *container) cancelAtEnd(ctx context.Context, cancel func()) (stop func()) {
+	p, ok := ctr.process.(*taskProcess)
+	if !ok {
+		return func() {}
+	}
+	watching, stop := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-p.over:
+		case <-watching.Done():
+			return
+		}
+		select {
+		case <-time.After(stuckGrace): // a command that ends at once may have ended before the answer
+			cancel()
+		case <-watching.Done():
+		}
+	}()
+	return stop
 }
 
 // releaseFifos is called when the foreign shim has opened its ends of the fifos, or will not
@@ -238,8 +264,8 @@ func (ctr *container) signalTask(sig syscall.Signal, all bool) error {
 		all = true
 	}
 	err := p.signalAll(sig, all)
-	if sig == unix.SIGKILL && err != nil {
-		err = ctr.sandbox.killFailed(ctr.id, err)
+	if sig == unix.SIGKILL {
+		err = ctr.sandbox.followKill(ctr.id, p, err)
 	}
 	switch {
 	case all && sig == unix.SIGKILL && ctr.groups.dir() != "":
@@ -252,16 +278,31 @@ func (ctr *container) signalTask(sig syscall.Signal, all bool) error {
 	return err
 }
 
-// deleteTask makes the foreign shim forget a container that has ended.
+// deleteGrace is how long a foreign shim may take to forget a container that has ended. It is
+// less than the daemon waits for this process (answerPatience in package shims) before it
+// counts as stuck itself, with the pods of every other foreign shim that it drives.
+const deleteGrace = 30 * time.Second
+
+// deleteTask makes the foreign shim forget a container that has ended, or ends by the shim's
+// program what a shim that is gone has left.
 func (ctr *container) deleteTask() error {
 	if ctr.reclaimed.Load() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), deleteGrace)
 	defer cancel()
 	err := ctr.task.Delete(ctx)
-	if isGone(err) {
+	if errors.Is(err, context.DeadlineExceeded) && ctr.sandbox.isStuck(ctr.id) {
+		if err := ctr.sandbox.endStuck(); err != nil {
+			return err
+		}
+	}
+	p, ok := ctr.process.(*taskProcess)
+	switch {
+	case err == nil, isGone(err):
 		return nil
+	case ok && p.lost != nil && isClosed(ctr.sandbox.shim.Gone()):
+		_, err = p.lost()
 	}
 	return err
 }

@@ -108,7 +108,11 @@ func (ctr *container) startExec(s *taskSession, r shimapi.ExecRequest) (pid int,
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
+	patience := foreignTimeout
+	if r.Timeout > 0 { // of the command; a probe must not wait for minutes
+		patience = min(patience, r.Timeout+stopGrace)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	t := TaskRequest{Terminal: r.Terminal}
 	t.Stdin, t.Stdout, t.Stderr = s.fifos.paths()

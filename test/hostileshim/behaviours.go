@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -73,6 +75,15 @@ var kinds = map[string]kind{
 	"shy":   {shy: true, silent: []string{"Shutdown"}},
 }
 
+// kindOf is the kind of a behaviour: one of kinds, or silent-CALL, which never answers that
+// call and does all else as it should.
+func kindOf(behaviour string) kind {
+	if call, ok := strings.CutPrefix(behaviour, "silent-"); ok {
+		return kind{silent: []string{call}}
+	}
+	return kinds[behaviour]
+}
+
 // serveTasks answers the calls of the task API.
 func serveTasks(l net.Listener, k kind) error {
 	server, err := ttrpc.NewServer()
@@ -126,7 +137,14 @@ func tasks(k kind) map[string]ttrpc.Method {
 		"Kill": func(context.Context, func(any) error) (any, error) {
 			return &emptypb.Empty{}, sleeper.Process.Kill()
 		},
-		"State": func(context.Context, func(any) error) (any, error) { return &task.StateResponse{}, nil },
+		"State": func(context.Context, func(any) error) (any, error) {
+			select {
+			case <-ended:
+				return &task.StateResponse{Status: tasktypes.Status_STOPPED}, nil
+			default:
+				return &task.StateResponse{Status: tasktypes.Status_RUNNING}, nil
+			}
+		},
 		"Stats": func(context.Context, func(any) error) (any, error) { return &task.StatsResponse{}, nil },
 		"Exec":  empty, "Update": empty,
 		"Delete": func(context.Context, func(any) error) (any, error) { return &task.DeleteResponse{}, nil },

@@ -3,7 +3,7 @@
 //
 // # What it owns
 //
-// The behaviours, see [behaviours] and [kinds]. The containers that some of them make are a
+// The behaviours, see [behaviours], [kinds] and [kindOf]. The containers that some of them make are a
 // process that sleeps, which ends with the shim.
 //
 // # Invariants

@@ -86,5 +86,5 @@ func serve(behaviour string) error {
 			go do(conn)
 		}
 	}
-	return serveTasks(l, kinds[behaviour])
+	return serveTasks(l, kindOf(behaviour))
 }
