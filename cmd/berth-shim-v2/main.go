@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -10,6 +11,7 @@ import (
 
 	"berth/oci/shim"
 	"berth/oci/shim/shimv2"
+	"berth/oci/shimapi"
 )
 
 func main() {
@@ -29,6 +31,11 @@ func describe() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+	}
+	switch {
+	case errors.Is(err, shimv2.ErrOptions):
+		os.Exit(shimapi.ExitOptions)
+	case err != nil:
 		os.Exit(1)
 	}
 }

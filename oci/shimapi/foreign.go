@@ -23,6 +23,10 @@ const (
 	ForeignProgram = "berth-shim-v2"
 )
 
+// ExitOptions is the exit code of [ForeignProgram] when it is asked what a runtime can do whose
+// options it does not understand: no pod can be run with them.
+const ExitOptions = 3
+
 // Runtime is a foreign shim: a program that speaks the shim API of containerd, and what it
 // is told.
 type Runtime struct {

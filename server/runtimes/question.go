@@ -40,6 +40,7 @@ type question struct {
 	features *runtimeapi.RuntimeHandlerFeatures // nil: not known
 	err      error                              // why they are not known
 	hung     bool                               // there was no answer in time
+	refused  bool                               // no pod can be run with the options of the table
 	at       time.Time                          // of the answer
 }
 
@@ -103,12 +104,23 @@ func (s *Set) put(h *handler, q *question) {
 		q.err = failure.New(ErrUnusable,
 			"runtime handler %q: its shim %s did not answer within %v what it can do; see whether it runs by hand with -v, or change runtime.%s.shim in the configuration",
 			h.name, q.of.path, s.opt.Timeout, h.name)
+	case exitCode(err) == shimapi.ExitOptions:
+		q.refused = true
+		q.err = failure.New(ErrUnusable, "runtime handler %q: %w; change runtime.%s.options in the configuration", h.name, err, h.name)
 	default:
 		q.err = fmt.Errorf("runtime handler %q: its shim %s does not tell what it can do: %w", h.name, q.of.path, err)
 	}
 	if s.ctx.Err() == nil && (q.last == nil || q.last.Error() != q.err.Error()) {
 		klog.FromContext(s.ctx).Error(q.err, "Of a runtime handler no features are announced", "handler", h.name)
 	}
+}
+
+// exitCode is that of a program that has ended with an error; 0: it did not exit.
+func exitCode(err error) int {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	return 0
 }
 
 // run asks by the driver's action "info".

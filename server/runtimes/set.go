@@ -139,7 +139,7 @@ func (s *Set) Handler(ctx context.Context, name string) (record.Runtime, error) 
 	case <-ctx.Done():
 		return record.Runtime{}, ctx.Err()
 	}
-	if q.hung {
+	if q.hung || q.refused {
 		return record.Runtime{}, q.err
 	}
 	means := h.means

@@ -24,6 +24,7 @@ case "$question" in
 *shim-good*) echo '{"mountOptions":["rro"],"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}' ;;
 *shim-hangs*) echo $$ > "$(dirname "$0")/pid"; exec sleep 1000 ;;
 *shim-garbage*) echo garbage ;;
+*shim-options*) echo 'option Nonsense is none of x' >&2; exit 3 ;;
 *shim-fails*) echo 'flag provided but not defined: -info' >&2; exit 1 ;;
 esac
 `
@@ -100,6 +101,21 @@ func TestAnswers(t *testing.T) {
 		if f := announced(t, s, state.Name); (f == nil) != (want != "") {
 			t.Errorf("%s has features %v", state.Name, f)
 		}
+	}
+}
+
+// TestOptionsThatAreNotUnderstood: pods are refused before anything of them is made, with the
+// option and the key to change.
+func TestOptionsThatAreNotUnderstood(t *testing.T) {
+	s, _ := testSet(t, time.Minute, "options")
+	_, err := s.Handler(t.Context(), "options")
+	for _, want := range []string{`runtime handler "options"`, "option Nonsense is none of x", "change runtime.options.options"} {
+		if !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q in it", err, want)
+		}
+	}
+	if st := s.States(); !st[0].Refused || announced(t, s, "options") != nil {
+		t.Errorf("states %+v", st)
 	}
 }
 
@@ -207,35 +223,34 @@ func TestProgramThatHangs(t *testing.T) {
 func TestFailedQuestionIsRepeated(t *testing.T) {
 	for _, behaviour := range []string{"fails", "hangs"} {
 		s, dir := testSet(t, 2*time.Second, behaviour)
+		h := s.handlers[behaviour]
 		s.Wait()
+		first := h.asked
 		for range 100 {
-			if f := announced(t, s, behaviour); f != nil {
-				t.Errorf("%s: features %v", behaviour, f)
+			if f := announced(t, s, behaviour); f != nil || h.asked != first {
+				t.Fatalf("%s: features %v, asked anew: %t", behaviour, f, h.asked != first)
 			}
 		}
-		s.Wait()
-		if n := asked(t, dir); n != 1 {
-			t.Errorf("%s: asked %d times by Status after Status", behaviour, n)
-		}
 		s.opt.Retry = time.Nanosecond // it is some time later
-		before := s.States()[0]       // asks
-		if !strings.Contains(before.Error, "shim-"+behaviour) || strings.Contains(before.Error, "being asked") {
-			t.Errorf("%s: while it is asked again: %+v", behaviour, before)
+		state := s.States()[0]        // asks
+		if !strings.Contains(state.Error, "shim-"+behaviour) || strings.Contains(state.Error, "being asked") {
+			t.Errorf("%s: while it is asked again: %+v", behaviour, state)
 		}
 		s.Wait()
-		if n := asked(t, dir); n != 2 {
-			t.Errorf("%s: asked %d times", behaviour, n)
+		if h.asked == first || h.asked.fails != 1 {
+			t.Errorf("%s: it is not asked again some time later", behaviour)
 		}
 		write(t, filepath.Join(dir, "berth-shim-v2"), strings.ReplaceAll(answers, "shim-good", "shim-"+behaviour))
+		s.opt.Timeout = time.Minute
 		s.Announced() // asks
 		s.Wait()
 		if f := announced(t, s, behaviour); !f.GetUserNamespaces() {
 			t.Errorf("%s: features %v once it answers", behaviour, f)
 		}
+		last := h.asked
 		s.Announced()
-		s.Wait()
-		if n := asked(t, dir); n != 3 || s.States()[0].Error != "" {
-			t.Errorf("%s: asked %d times, state %+v", behaviour, n, s.States())
+		if h.asked != last || s.States()[0].Error != "" {
+			t.Errorf("%s: it is asked again after its answer, or has an error: %+v", behaviour, s.States())
 		}
 	}
 }

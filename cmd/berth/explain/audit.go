@@ -74,9 +74,13 @@ func (s subject) isolation() Isolation {
 
 // hidden tells whether the runtime of a container keeps its processes where the machine's
 // kernel does not see them: it has put none of them into the cgroup that was asked for.
-func (s subject) hidden() bool {
-	r := s.pod.Runtime
-	return r != nil && r.Shim != "" && len(s.ctr.fact.CgroupPaths) == 0
+func (s subject) hidden() bool { return s.pod.isForeign() && len(s.ctr.fact.CgroupPaths) == 0 }
+
+func (p *pod) isForeign() bool { return p.Runtime != nil && p.Runtime.Shim != "" }
+
+// hidden tells whether nothing of a pod's containers is where the machine's kernel sees it.
+func (p *pod) hidden() bool {
+	return p.isForeign() && !slices.ContainsFunc(p.containers, func(c *container) bool { return len(c.fact.CgroupPaths) > 0 })
 }
 
 // shared are the machine's namespaces that the container is in.

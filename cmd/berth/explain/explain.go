@@ -91,8 +91,14 @@ func (l pauseLayer) tell() {
 	p := l.pod
 	file := filepath.Join(p.dir, record.PodFile)
 	l.fact("intent", file, "%s", p.Intent)
-	if r := p.Runtime; r != nil && r.Shim != "" {
-		l.fact("runtime", file, "handler %s: %s", p.Handler, r.Shim)
+	if p.isForeign() {
+		l.fact("runtime", file, "handler %s: %s", p.Handler, p.Runtime.Shim)
+		if group := p.Runtime.ShimCgroup; group != "" {
+			l.fact("shim's cgroup", file, "%s", group)
+		}
+		if p.hidden() && len(p.containers) > 0 {
+			l.fact("hidden", file, "the runtime keeps the containers in a kernel or machine of its own; what follows is how that looks from here")
+		}
 	}
 	switch {
 	case l.pause.alive():

@@ -171,6 +171,13 @@ func TestPodNetwork(t *testing.T) {
 			podNetwork(t, p.state, c.change)
 			found, facts := report(t, pods, "aaaa")
 			wantAll(t, name, found+"\n"+facts, c.want...)
+			p.Runtime = &record.Runtime{Shim: "/x/containerd-shim-runsc-v1", ShimCgroup: "/pods/a/berth-shim-1"}
+			found, facts = report(t, pods, "aaaa")
+			wantAll(t, name, facts, "process/shim's cgroup: /pods/a/berth-shim-1")
+			if name == "another address" && (!strings.Contains(facts, "network/address: 10.7.0.2 is on no interface here") || strings.Contains(found, "address 10.7.0.2")) {
+				t.Errorf("a network that the runtime took over:\n%s\n%s", found, facts)
+			}
+			p.Runtime = nil
 			if name == "whole" && strings.Contains(found, "network:") {
 				t.Errorf("a whole network is found fault with:\n%s", found)
 			}

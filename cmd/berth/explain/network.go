@@ -73,7 +73,11 @@ func (l networkLayer) interfaces(pinned string) {
 		l.fact("interfaces", pinned, "%d more", more)
 	}
 	for _, ip := range l.pod.ips() {
-		if !have[ip] {
+		switch {
+		case have[ip]:
+		case l.pod.hidden():
+			l.fact("address", pinned, "%s is on no interface here: a runtime with a network stack of its own takes it over, which can't be looked into", ip)
+		default:
 			l.find(strong, "remove the pod; the kubelet makes another", "address %s was given to the pod and is not on any interface", ip)
 		}
 	}

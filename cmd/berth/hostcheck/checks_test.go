@@ -252,4 +252,22 @@ func TestRuntimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFinding(t, "an answer", look(), Fine, "a, own, and the built-in one")
+	cfg.Runtimes["own"] = config.Runtime{Type: config.Builtin, Devices: []string{"/dev/full:/dev/given:rw"}}
+	wantFinding(t, "a device", look(), Fine, "a, own, and the built-in one")
+	for entry, want := range map[string]string{
+		"/dev/none-such": "runtime.own.devices: stat /dev/none-such: no such file", "/dev/full": "each container has something of its own at /dev/full",
+		"/dev/fd:/dev/given": "runtime.own.devices: /dev/fd is no device",
+	} {
+		cfg.Runtimes["own"] = config.Runtime{Type: config.Builtin, Devices: []string{entry}}
+		wantFinding(t, entry, look(), Limited, want)
+	}
+	cfg.Runtimes["own"] = config.Runtime{Type: config.ShimV2, Shim: filepath.Join(dir, "shim-a"), ShimCgroup: "/shims"}
+	wantFinding(t, "a path as the shims' cgroup", look(), Fine, "a, own, and the built-in one")
+	m := machine{cfg: cfg}
+	m.host.SystemdCgroup = true
+	wantFinding(t, "with systemd's driver", checkRuntimes(t.Context(), m), Limited, "runtime.own.shim_cgroup: /shims is no slice")
+	if err := os.WriteFile(cfg.ShimBinary+"-v2", []byte("#!/bin/sh\necho option X is none of Y >&2; exit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, "options", look(), Limited, "option X is none of Y; change runtime.a.options in the configuration")
 }

@@ -2,8 +2,14 @@ package hostcheck
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
 	"strings"
 
+	"berth/oci"
 	"berth/server/runtimes"
 )
 
@@ -23,7 +29,7 @@ func checkRuntimes(ctx context.Context, m machine) Finding {
 	})
 	defer set.Close()
 	set.Wait()
-	var refused, silent []string
+	refused, silent := unmet(m), []string{}
 	for _, state := range set.States() {
 		what := strings.Join(strings.Fields(state.Error), " ") // on one line
 		switch {
@@ -40,4 +46,40 @@ func checkRuntimes(ctx context.Context, m machine) Finding {
 		return limited(strings.Join(silent, "; "), "pods of these handlers get neither user namespaces nor recursive read-only mounts; see whether the shim is of containerd 2.0 or later")
 	}
 	return fine("%s, and the built-in one", strings.Join(set.Names(), ", "))
+}
+
+// unmet is what the tables ask of this machine that it does not have.
+func unmet(m machine) (what []string) {
+	for _, name := range slices.Sorted(maps.Keys(m.cfg.Runtimes)) {
+		r := m.cfg.Runtimes[name]
+		for _, entry := range r.Devices {
+			if problem := unfitDevice(entry); problem != "" {
+				what = append(what, fmt.Sprintf("runtime.%s.devices: %s", name, problem))
+			}
+		}
+		if c := r.ShimCgroup; m.host.SystemdCgroup && c != "" && c != "pod" && !strings.HasSuffix(c, ".slice") {
+			what = append(what, fmt.Sprintf("runtime.%s.shim_cgroup: %s is no slice, which cgroup_driver systemd needs", name, c))
+		}
+	}
+	return what
+}
+
+// unfitDevice tells why a device can't be given to containers; "" if it can.
+func unfitDevice(entry string) string {
+	parts := strings.Split(entry, ":")
+	at := parts[0]
+	if len(parts) > 1 && strings.HasPrefix(parts[1], "/") {
+		at = parts[1]
+	}
+	if !oci.IsOwnNode(at) {
+		return "each container has something of its own at " + at
+	}
+	info, err := os.Stat(parts[0])
+	switch {
+	case err != nil:
+		return err.Error()
+	case info.Mode()&fs.ModeDevice == 0:
+		return parts[0] + " is no device"
+	}
+	return ""
 }

@@ -3,6 +3,7 @@ package shimv2
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -11,6 +12,9 @@ import (
 
 	"berth/oci/shimapi"
 )
+
+// ErrOptions is wrapped by the error of [Describe] about options that no pod can be run with.
+var ErrOptions = errors.New("the options are not understood")
 
 // Describe asks the shim of a [shimapi.Runtime], which it reads as JSON, what its runtime can
 // do, and writes the answer: the features of the runtime-spec (features.md), {} when the
@@ -22,7 +26,7 @@ func Describe(ctx context.Context, question io.Reader, answer io.Writer) error {
 	}
 	options, err := encodeOptions(r)
 	if err != nil {
-		return err
+		return errors.Join(ErrOptions, err)
 	}
 	input, err := proto.Marshal(options)
 	if err != nil {
