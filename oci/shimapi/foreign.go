@@ -34,14 +34,14 @@ type Runtime struct {
 	Options map[string]any `json:"options,omitempty"`
 	// SocketDir is where shims that ask for it make their sockets; "" leaves them theirs.
 	SocketDir string `json:"socket_dir,omitempty"`
-}
-
-// Bundle is the directory that a foreign shim finds a container in (config.json and rootfs,
-// see the runtime-spec's bundle.md). Its last element is ID.
 	// ShimCgroup is the cgroup of a pod's shim alone, as the runtime-spec has one for a
 	// container: an absolute path, or slice:prefix:name where cgroups are systemd's; "" leaves
 	// the shim in that of the process which starts it.
 	ShimCgroup string `json:"shim_cgroup,omitempty"`
+}
+
+// Bundle is the directory that a foreign shim finds a container in (config.json and rootfs,
+// see the runtime-spec's bundle.md). Its last element is ID.
 type Bundle struct {
 	ID      string  `json:"id"`
 	Dir     string  `json:"dir"`
