@@ -1,8 +1,8 @@
 #!/bin/bash
 # cross.sh ARCH: builds the programs for another architecture than this machine's into
 # bin/linux_ARCH. The C compiler, its libraries and libseccomp are Debian 12's, so that the
-# shim runs with the C library of Debian 12 and later; their packages are fetched by apt,
-# with lists and caches of its own, and unpacked into bin/cross/ARCH: nothing is installed.
+# shim runs with the C library of Debian 12 and later; their packages are unpacked into
+# bin/cross/ARCH (debs.sh): nothing is installed.
 #
 # The environment has VERSION, GO and DEBIAN_MIRROR (another than deb.debian.org).
 set -euo pipefail
@@ -20,7 +20,7 @@ host=$(dpkg --print-architecture)
   echo "cross.sh: $arch is built on amd64; this is $host" >&2
   exit 1
 }
-root=$PWD/bin/cross/$arch keys=/usr/share/keyrings/debian-archive-keyring.gpg gcc=12
+root=$PWD/bin/cross/$arch gcc=12
 packages=(
   "gcc-$gcc-$triple" "cpp-$gcc-$triple" "binutils-$triple" "libgcc-$gcc-dev-$arch-cross" "libgcc-s1-$arch-cross"
   "libc6-$arch-cross" "libc6-dev-$arch-cross" "linux-libc-dev-$arch-cross"
@@ -30,37 +30,24 @@ packages=(
 
 # fetch makes the tree once.
 fetch() {
-  local half=$root.half
-  rm -rf "$half"
-  mkdir -p "$half"/apt/{state/lists/partial,cache/archives/partial,debs}
-  : >"$half/apt/status"
-  echo "deb [signed-by=$keys] ${DEBIAN_MIRROR:-http://deb.debian.org/debian} bookworm main" >"$half/apt/sources.list"
-  local apt=(apt-get -qq -o "Dir::State=$half/apt/state" -o "Dir::State::status=$half/apt/status" -o "Dir::Cache=$half/apt/cache"
-    -o "Dir::Etc::sourcelist=$half/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null
-    -o "APT::Architecture=$host" -o "APT::Architectures::=$host" -o "APT::Architectures::=$arch" -o APT::Sandbox::User=root)
+  local made=$root.made
+  rm -rf "$made"
   echo "Fetching a C compiler for $arch"
-  "${apt[@]}" update
-  (cd "$half/apt/debs" && "${apt[@]}" download "${packages[@]}")
-  for deb in "$half"/apt/debs/*.deb; do dpkg-deb -x "$deb" "$half"; done
+  hack/debs.sh bookworm "$made" "$host,$arch" alone "${packages[@]}"
   # A compiler that finds its own parts beside it, and these their libraries.
-  mkdir "$half/bin"
+  mkdir "$made/bin"
   for tool in gcc ar; do
     local name=$triple-$tool sysroot=
     [ $tool != gcc ] || name=$triple-gcc-$gcc sysroot='--sysroot="$root" -B"$root/usr/bin/'$triple'-"'
-    cat >"$half/bin/$triple-$tool" <<END
+    cat >"$made/bin/$triple-$tool" <<END
 #!/bin/sh
 root=$root
 export LD_LIBRARY_PATH="\$root/usr/lib/x86_64-linux-gnu"
 exec "\$root/usr/bin/$name" $sysroot "\$@"
 END
-    chmod 755 "$half/bin/$triple-$tool"
+    chmod 755 "$made/bin/$triple-$tool"
   done
-  rm -rf "$half/apt"
-  mv "$half" "$root"
-}
-[ -e "$keys" ] || {
-  echo "cross.sh: Debian's keys are missing: install debian-archive-keyring" >&2
-  exit 1
+  mv "$made" "$root"
 }
 [ -d "$root" ] || fetch
 
