@@ -2,6 +2,7 @@
 #   make run    a pod on this machine, until Ctrl-C     make test    all tests
 #   make build  bin/berthd bin/berth-shim bin/berth     make lint    the house rules
 #   make test-vm   tests in a Debian 13 guest with systemd and cgroup v2
+#   make test-arm64   a pod of the arm64 build on an emulated arm64 machine
 #   make unit   the tests that make no pods
 #   make attack | critest | bench | churn | soak | house | fmt | clean | install
 SHELL   := /bin/bash
@@ -16,7 +17,7 @@ PREFIX  ?= /usr/local
 # Where the programs are built; tests of upgrades have several builds.
 BIN     ?= bin
 
-.PHONY: all build static cni crictl shims shims-runc peers deps deps-test older run test unit test-vm attack critest bench bench-pull churn crash house lint fmt clean install deb debs archive release cross alerts go-is-here tools
+.PHONY: all build static cni crictl shims shims-runc peers deps deps-test older run test unit test-vm test-arm64 attack critest bench bench-pull churn crash house lint fmt clean install deb debs archive release cross alerts go-is-here tools
 .NOTPARALLEL: # packages are installed before they are used; go build is parallel by itself
 all: build
 
@@ -152,6 +153,11 @@ release: archive cross
 
 cross: tools
 	@[ "$$($(GO) env GOHOSTARCH)" != amd64 ] || GO="$(GO)" VERSION="$(VERSION)" hack/cross.sh arm64
+
+# A pod of the arm64 build on an arm64 machine that QEMU emulates: minutes.
+test-arm64: cross
+	@hack/deps.sh arm64
+	@GO="$(GO)" hack/arm64.sh
 
 # Two packages of this tree, whose later one upgrades the earlier, for tests in bin/life.
 debs: tools static

@@ -1,7 +1,7 @@
 #!/bin/bash
 # deps.sh GROUP...: installs what is missing on Debian or Ubuntu and is silent
 # when nothing is. Groups: go (only looked at), build, run,
-# test, vm.
+# test, vm, arm64.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin # a user may look from there, too
@@ -63,6 +63,10 @@ for group in "$@"; do
     want debootstrap debootstrap
     want mke2fs e2fsprogs
     want debugfs e2fsprogs
+    ;;
+  arm64)
+    want /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+    want mount mount
     ;;
   *)
     echo "deps.sh: no group $group" >&2

@@ -5,6 +5,7 @@
 //	demo image FILE               writes a docker archive of the image
 //	demo wait SOCKET              waits until the daemon serves
 //	demo run SOCKET LOGDIR [once] runs the pod, until a signal unless "once"
+//	demo exec SOCKET COMMAND...   runs a command in its container, and prints what that says
 //	demo clean SOCKET             removes every pod of the daemon at SOCKET
 //
 // # What it owns

@@ -12,10 +12,12 @@ import (
 	"berth/test/client"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// patience is how long everything up to the first line of log may take.
-const patience = time.Minute
+// patience is how long everything up to the first line of log may take; an emulated machine
+// sets $BERTH_TEST_PATIENCE.
+var patience = max(time.Minute, client.Patience)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
@@ -36,6 +38,8 @@ func run(ctx context.Context, args []string) error {
 	case verb == "run" && len(args) >= 3:
 		once := len(args) > 3 && args[3] == "once"
 		return withDaemon(args[1], func(d daemon) error { return d.demo(ctx, args[2], once) })
+	case verb == "exec" && len(args) > 2:
+		return withDaemon(args[1], func(d daemon) error { return d.exec(ctx, args[2:]) })
 	case verb == "clean" && len(args) == 2:
 		return withDaemon(args[1], func(d daemon) error {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -43,7 +47,7 @@ func run(ctx context.Context, args []string) error {
 			return d.clean(ctx)
 		})
 	}
-	return errors.New("want image FILE, wait SOCKET, run SOCKET LOGDIR [once] or clean SOCKET")
+	return errors.New("want image FILE, wait SOCKET, run SOCKET LOGDIR [once], exec SOCKET COMMAND... or clean SOCKET")
 }
 
 // daemon is a CRI runtime at the other end of a socket.
@@ -66,6 +70,32 @@ func (d daemon) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	_, err := d.cri.Pods(ctx, nil)
+	return err
+}
+
+// exec runs a command in the only container that runs, and prints what it says.
+func (d daemon) exec(ctx context.Context, command []string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	running, err := d.cri.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+	}})
+	if err != nil {
+		return err
+	}
+	if n := len(running.GetContainers()); n != 1 {
+		return fmt.Errorf("%d containers run, want one", n)
+	}
+	r, err := d.cri.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{
+		ContainerId: running.GetContainers()[0].GetId(), Cmd: command, Timeout: int64(patience.Seconds()),
+	})
+	if err != nil {
+		return err
+	}
+	if r.GetExitCode() != 0 {
+		return fmt.Errorf("%q ended with %d: %s", command, r.GetExitCode(), r.GetStderr())
+	}
+	_, err = os.Stdout.Write(r.GetStdout())
 	return err
 }
 

@@ -58,6 +58,9 @@ func (d daemon) start(ctx context.Context, logDir string) (string, error) {
 	}
 	config := client.Shell("hello", script)
 	config.Image.Image = imageName
+	config.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{
+		Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+	}
 	container, err := d.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: id, SandboxConfig: pod, Config: config})
 	if err != nil {
 		return "", err

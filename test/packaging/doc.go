@@ -25,7 +25,8 @@
 // linux-user/syscall.c says so), and libcontainer and the shim need them. With QEMU 10.0
 // berthd of arm64 gets ready, unpacks an image, starts its shim and attaches the pod to its
 // network; the start of pause then fails. QEMU 7.2 lacks openat2(2) and does not unpack. So
-// the programs are started, no more; pods take a whole emulated machine.
+// the programs are started, no more; a pod of arm64 takes a whole emulated machine, which is
+// `make test-arm64` (hack/arm64.sh).
 //
 // # Why not a shell script
 //
