@@ -5,7 +5,7 @@
 #
 # QEMU 7.2, of Debian 12, corrupts guests when it emulates; so QEMU is Debian 13's, unpacked
 # into bin/arm64/qemu, as the guest's kernel and programs are into bin/arm64/debian, once.
-# Remove these to fetch them anew.
+# Remove these to fetch them anew. The machine is ended after LIMIT seconds, 900 by default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || {
