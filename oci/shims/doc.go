@@ -25,6 +25,8 @@
 //     made again, which starts over.
 //   - New pods go only to shims of the daemon's own version. A shim of another version
 //     exits with its last pod.
+//   - A shim that does not answer when the set is opened is in it all the same, as one that
+//     is stuck; the replay of its events tells what it holds when it goes on.
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
 //     set is opened. A shim that was told to exit gets no pods, and a shim that has
 //     promised room for a pod is not told to exit.

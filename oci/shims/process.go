@@ -28,6 +28,7 @@ type process struct {
 	gone      chan struct{}   // closed when it has ended
 	stuck     atomic.Bool     // it did not answer the last call in time
 	crashes   int             // how many processes of the shim in a row ended within minLifetime before it
+	unasked   bool            // what it holds was not asked for: the replay of its events tells
 
 	followed bool // somebody watches for its end; guarded by Set.mu
 
@@ -35,21 +36,36 @@ type process struct {
 	replacement *process      // nil: nothing serves the shim any more; not read before decided
 }
 
-// connect reads which process serves the shim and checks that it answers, which ctx must bound.
-// reaped is closed when the process was waited for; nil for a process that is not our child.
-func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, error) {
+// identify reads which process serves the shim, and does not ask it. reaped is closed when
+// the process was waited for; nil for a process that is not our child.
+func (sh *Shim) identify(reaped <-chan struct{}) (*process, error) {
 	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), decided: make(chan struct{})}
 	var hello shimapi.HelloResponse
 	// The shim writes its identity when the socket is there.
 	if err := atomicfile.Read(filepath.Join(sh.dir, shimapi.IdentityName), &hello); err != nil {
 		return nil, err
 	}
+	p.is(hello)
+	return p, nil
+}
+
+func (p *process) is(hello shimapi.HelloResponse) {
+	p.pid, p.version, p.library, p.foreign = hello.PID, hello.Version, hello.Libcontainer, hello.Foreign
+}
+
+// connect is identify, and checks that the process answers, which ctx must bound.
+func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, error) {
+	p, err := sh.identify(reaped)
+	if err != nil {
+		return nil, err
+	}
 	c := p.dial(ctx)
 	c.WriteRequest(shimapi.MethodHello, struct{}{})
+	var hello shimapi.HelloResponse
 	if err := c.answer(ctx, &hello); err != nil {
 		return nil, err
 	}
-	p.pid, p.version, p.library, p.foreign = hello.PID, hello.Version, hello.Libcontainer, hello.Foreign
+	p.is(hello)
 	return p, nil
 }
 

@@ -127,10 +127,26 @@ func (s *Set) reconnect(ctx context.Context, id string) error {
 		}
 		select { // the previous daemon died while the shim was starting or exiting
 		case <-ctx.Done():
-			return fmt.Errorf("it holds its lock but does not serve: %w", err)
+			return s.connectLater(sh, err)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// connectLater adds a shim that lives and has not answered, such as one that was stopped by
+// SIGSTOP: one that hangs must not keep the daemon from serving the pods of the others. It
+// counts as stuck, and tells what it holds once it answers. cause is why it was not asked.
+func (s *Set) connectLater(sh *Shim, cause error) error {
+	p, err := sh.identify(nil)
+	if err == nil {
+		p.unasked = true
+		p.stuck.Store(true)
+		err = p.follow(nil)
+	}
+	if err != nil {
+		return fmt.Errorf("it holds its lock but does not serve: %w", errors.Join(cause, err))
+	}
+	return nil
 }
 
 // connectToPods connects to a living shim that a previous daemon started.

@@ -120,6 +120,12 @@ func (p *process) onEvent(e shimapi.Event) {
 	id := e.Record.ID
 	s.mu.Lock()
 	h := sh.handover[id]
+	if p.unasked && e.Replay {
+		p.stuck.Store(false)
+		if e.Record.Pod == "" {
+			sh.pods[id] = struct{}{}
+		}
+	}
 	switch {
 	case h == nil:
 	case e.Record.Status == shimapi.StatusStopped && e.Record.Pod == "":

@@ -9,6 +9,7 @@ import (
 
 	"berth/oci/shimapi"
 	"berth/oci/shims"
+	"berth/test/client"
 	"berth/test/shimnode"
 )
 
@@ -47,6 +48,54 @@ func TestStuckShim(t *testing.T) {
 	}
 	if first.Stuck() {
 		t.Error("it answers and is still marked")
+	}
+	n.Exit(r)
+}
+
+// TestShimStoppedAtTheStart: a shim that was stopped by SIGSTOP holds up the start of the
+// daemon for a bounded time. New pods go to another; when it goes on it is used again, and
+// tells what it holds.
+func TestShimStoppedAtTheStart(t *testing.T) {
+	n := shimnode.New(t)
+	pod := n.Pod()
+	r := n.Run(pod, "sleep 100")
+	id, pid := n.Shim.ID(), n.Shim.PID()
+	stop(t, n.Shim)
+	cont := func() { _ = unix.Kill(pid, unix.SIGCONT) }
+	defer cont()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	n.Open()
+	if took := time.Since(began); took > client.Bound(shims.Patience+5*time.Second) {
+		t.Errorf("the start took %v", took)
+	}
+	sh, err := n.Get(id)
+	if err != nil || sh.PID() != pid || !sh.Stuck() {
+		t.Fatalf("the shim is not there as one that is stuck: %v, %v", sh, err)
+	}
+	n.Shim = sh
+	if other, err := n.ForNewPod(n.Ctx); err != nil || other.ID() == id {
+		t.Errorf("a new pod gets the stuck shim: %v", err)
+	} else {
+		other.Release()
+	}
+	cont()
+	if e := n.Seen.Await(t, shimapi.EventStarted, r.ID); !e.Replay || e.Record.Pod != pod {
+		t.Errorf("when it goes on it tells of %+v", e)
+	}
+	if _, status, err := n.Exec(r, 0, "true"); err != nil || status.Code != 0 {
+		t.Errorf("an exec: %+v, %v", status, err)
+	}
+	if sh.Stuck() {
+		t.Error("it answers and is still marked")
+	}
+	if exited, err := n.ShutDownIfIdle(n.Ctx, sh); exited || err != nil {
+		t.Errorf("with a pod it is told to exit: %v, %v", exited, err)
+	}
+	if err := sh.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: int(unix.SIGKILL)}); err != nil {
+		t.Error(err)
 	}
 	n.Exit(r)
 }

@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -367,4 +368,53 @@ func TestHalfMadeContainerWithoutItsShim(t *testing.T) {
 	d.restart()
 	p.Remove()
 	d.settled("after a container of which half was made", before)
+}
+
+// TestShimIsStoppedWhenTheDaemonStarts: a shim that hangs holds up the start for a bounded
+// time, and only its own pods after that. When it goes on, all is as before.
+func TestShimIsStoppedWhenTheDaemonStarts(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true})
+	d.watch()
+	shim := d.shimPID()
+	goOn := func() {
+		if err := unix.Kill(shim, unix.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}
+	d.kill()
+	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer goOn()
+	began := time.Now()
+	d.restart()
+	if took := time.Since(began); took > bound(25*time.Second) {
+		t.Errorf("the start took %v", took)
+	}
+	d.witness.runsOn()
+	soon, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	began = time.Now()
+	if _, err := d.Exec(soon, d.witness.ID, "true"); err == nil || time.Since(began) > 2*time.Second+bound(2*time.Second) {
+		t.Errorf("after %v an exec by the shim that hangs: %v", time.Since(began), err)
+	}
+	p := d.pod("beside")
+	p.works()
+	p.Remove()
+	goOn()
+	eventually(t, "the shim serves again", func() bool {
+		out, err := d.Exec(within(t), d.witness.ID, "echo", "hello")
+		return err == nil && out == "hello\n"
+	})
+	d.unnoticed()
+	d.crash()
+	d.unnoticed()
+}
+
+// runsOn checks what needs no shim: a container that ran is known to run.
+func (c *ctr) runsOn() {
+	c.T.Helper()
+	if st, err := c.p.d.ContainerStatus(within(c.T), c.ID); err != nil || st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		c.T.Errorf("the container is %v, %v", st, err)
+	}
 }
