@@ -1,10 +1,16 @@
 package server
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/oci"
+	"berth/oci/shims"
+	"berth/server/config"
+	"berth/server/traces"
 )
 
 func TestLimitsNamesWhatIsMissing(t *testing.T) {
@@ -31,5 +37,30 @@ func TestLimitsNamesWhatIsMissing(t *testing.T) {
 		if !strings.Contains(strings.Join(said, "; "), want) {
 			t.Errorf("%q is not among %q", want, said)
 		}
+	}
+}
+
+// What is waited for at SIGTERM, one after the other, takes less than the unit gives the
+// daemon to end: what systemd kills has not closed what it had open.
+func TestEndIsWithinTheUnitsTime(t *testing.T) {
+	unit, err := os.ReadFile("../hack/berthd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := regexp.MustCompile(`(?m)^TimeoutStopSec=(\d+)$`).FindSubmatch(unit)
+	if given == nil {
+		t.Fatal("the unit has no TimeoutStopSec in seconds")
+	}
+	most, err := time.ParseDuration(string(given[1]) + "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounds, err := config.Default().TimeBounds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Calls that change something, those that do not, empty shims, a hand-over, and spans.
+	if sum := bounds.Drain + readersTimeout + shimsTimeout + shims.ClosePatience + traces.FlushTimeout; sum >= most {
+		t.Errorf("the end may take %v, the unit kills the daemon after %v", sum, most)
 	}
 }

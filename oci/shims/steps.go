@@ -12,12 +12,12 @@ import (
 // that is given up ends every container of the shim.
 const stepPatience = 30 * time.Second
 
-// closePatience bounds what is left of a handover when the set is closed. It is less than
+// ClosePatience bounds what is left of a handover when the set is closed. It is less than
 // systemd waits for the end of the daemon.
-const closePatience = patience
+const ClosePatience = patience
 
 // inSteps is a context for what is done in steps. It ends when a step takes more than
-// stepPatience, or more than closePatience after end has ended. next begins the next step,
+// stepPatience, or more than ClosePatience after end has ended. next begins the next step,
 // and done releases the context.
 func inSteps(end context.Context) (ctx context.Context, next, done func()) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(end))
@@ -28,8 +28,8 @@ func inSteps(end context.Context) (ctx context.Context, next, done func()) {
 	closing := context.AfterFunc(end, func() {
 		select {
 		case <-ctx.Done():
-		case <-time.After(closePatience):
-			late(closePatience)()
+		case <-time.After(ClosePatience):
+			late(ClosePatience)()
 		}
 	})
 	return ctx, func() { step.Reset(stepPatience) }, func() {

@@ -58,8 +58,8 @@ func TestStepsOfAClosedSet(t *testing.T) {
 		ctx, next, done := inSteps(end)
 		defer done()
 		closed()
-		if after := givenUp(ctx, t, next, closePatience/100); after != closePatience {
-			t.Errorf("given up after %v, want %v", after, closePatience)
+		if after := givenUp(ctx, t, next, ClosePatience/100); after != ClosePatience {
+			t.Errorf("given up after %v, want %v", after, ClosePatience)
 		}
 	})
 }

@@ -25,8 +25,8 @@ const (
 	perMillion = 1e6
 	// complainEvery is how often at most the log says that spans can't be delivered.
 	complainEvery = time.Minute
-	// flushTimeout bounds the last delivery, at the daemon's end.
-	flushTimeout = 2 * time.Second
+	// FlushTimeout bounds the last delivery, at the daemon's end.
+	FlushTimeout = 2 * time.Second
 )
 
 // Exporter sends spans to one collector.
@@ -74,7 +74,7 @@ func (e *Exporter) ServerOption() grpc.ServerOption {
 
 // Close delivers what waits, for a moment, and ends the exporter.
 func (e *Exporter) Close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	ctx, cancel := context.WithTimeout(ctx, FlushTimeout)
 	defer cancel()
 	return e.provider.Shutdown(ctx)
 }

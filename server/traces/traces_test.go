@@ -115,7 +115,7 @@ func TestCollectorIsGone(t *testing.T) {
 	}
 	began = time.Now()
 	_ = e.Close(t.Context()) // that not all was delivered
-	if took := time.Since(began); took > flushTimeout+2*time.Second {
+	if took := time.Since(began); took > FlushTimeout+2*time.Second {
 		t.Errorf("the end took %s", took)
 	}
 }
