@@ -24,11 +24,26 @@ mirror() {
   esac
 }
 
-# tree SUITE: makes $dir/SUITE once, with nothing but the minimal system, git and make.
+# tree SUITE: makes $dir/SUITE once, with nothing but the minimal system, git and make. A
+# debootstrap knows no release that is younger than it; the steps of all Ubuntu's are the same.
+# UBUNTU_KEYRING is the file of Ubuntu's keys, from its package ubuntu-keyring.
 tree() {
   [ ! -d "$dir/$1" ] || return 0
   rm -rf "$dir/$1.half"
-  debootstrap --variant=minbase --include=ca-certificates,git,make "$1" "$dir/$1.half" "$(mirror "$1")" >"$dir/$1.debootstrap.log" 2>&1 || {
+  local as=()
+  case $1 in
+  bookworm | trixie | sid) ;;
+  *)
+    local keys=${UBUNTU_KEYRING:-/usr/share/keyrings/ubuntu-archive-keyring.gpg}
+    [ -e "$keys" ] || {
+      echo "$1: $keys is missing: take it from Ubuntu's package ubuntu-keyring, and say UBUNTU_KEYRING=FILE where it is" >&2
+      return 1
+    }
+    as=(--keyring="$keys")
+    ;;
+  esac
+  debootstrap "${as[@]}" --variant=minbase --include=ca-certificates,git,make "$1" "$dir/$1.half" "$(mirror "$1")" \
+    ${as:+/usr/share/debootstrap/scripts/gutsy} >"$dir/$1.debootstrap.log" 2>&1 || {
     tail -n 5 "$dir/$1.debootstrap.log" >&2
     return 1
   }

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -84,22 +83,6 @@ func TestSystemdDaemonOutOfMemory(t *testing.T) {
 	}
 	v.resubscribe(t)
 	v.well("its end for want of memory")
-}
-
-// oomKills is how many processes below a cgroup the kernel has killed for want of memory.
-func oomKills(t *testing.T, dir string) (n int) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join(dir, "memory.events"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(data)) {
-		if _, err := fmt.Sscanf(line, "oom_kill %d", &n); err == nil {
-			return n
-		}
-	}
-	t.Fatalf("%s/memory.events: %q", dir, data)
-	return 0
 }
 
 // A reload of systemd's units, and its re-execution, leave the daemon's unit alone.
