@@ -38,6 +38,14 @@ type fileOwner struct{ UID, GID uint32 }
 // pauseOOMScore is what both peers give: the last of a pod to be killed.
 const pauseOOMScore = -998
 
+// checkPodDevices refuses a pod of which no container could be created, for the devices that
+// its annotations ask for or its runtime class gives.
+func checkPodDevices(rec *podRecord, h oci.Host) error {
+	_, asked := podDevices(rec.config, rec.allowedDevices(h))
+	_, given := rec.givenDevices()
+	return errors.Join(asked, given)
+}
+
 // planPod decides about a pod. rec has the ID, the configuration and what is derived of
 // them. The error wraps [ErrInvalid] or [ErrUnsupported] and says what to change.
 func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
@@ -46,12 +54,8 @@ func planPod(rec *podRecord, h oci.Host, paths layout) (podPlan, error) {
 	if err != nil {
 		return podPlan{}, asDomain(err)
 	}
-	if err := errors.Join(checkPodFiles(cfg), checkPorts(cfg), checkSysctls(cfg), checkPodAnnotations(cfg), checkPodLimits(cfg)); err != nil {
+	if err := errors.Join(checkPodFiles(cfg), checkPorts(cfg), checkSysctls(cfg), checkPodAnnotations(cfg), checkPodLimits(cfg), checkPodDevices(rec, h)); err != nil {
 		return podPlan{}, err
-	}
-	_, derr := podDevices(cfg, rec.allowedDevices(h))
-	if _, err := rec.givenDevices(); derr != nil || err != nil {
-		return podPlan{}, errors.Join(derr, err) // no container of it could be created
 	}
 	parent := cgroupParent(h, rec)
 	cgroup, err := oci.CgroupsPath(parent, rec.ID, h)

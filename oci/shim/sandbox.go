@@ -249,8 +249,11 @@ const programPatience = 10 * time.Second
 // reclaimWith ends a container by the program of its dead shim. Without the program, which
 // may have been uninstalled below its pods, it ends what the kernel knows of: a pod that could
 // not be ended for this would keep its node from being drained. How the container ended is
-// not known then.
+// not known then, nor when it was ended before, and its bundle is gone.
 func reclaimWith(f Foreign, b shimapi.Bundle) (end, error) {
+	if _, err := os.Lstat(b.Dir); errors.Is(err, fs.ErrNotExist) {
+		return unknownEnd(), nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
 	defer cancel()
 	for deadline := time.Now().Add(programPatience); ; time.Sleep(programPatience / 20) {

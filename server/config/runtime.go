@@ -134,10 +134,15 @@ func (r Runtime) checkDevices(key string, wrong func(key, format string, args ..
 // givenDevice is an entry of [Runtime.Devices].
 var givenDevice = regexp.MustCompile(`^(/[^:,]+)(?::(/[^:,]+))?(?::[rwm]{1,3})?$`)
 
+// hasShim tells whether the table has keys that only mean something with a shim.
+func (r Runtime) hasShim() bool {
+	return r.Shim != "" || len(r.Options) > 0 || r.ShimCgroup != "" || r.NoSandboxContainer || r.SandboxImage != ""
+}
+
 func (r Runtime) checkType(key string, wrong func(key, format string, args ...any)) {
 	switch r.Type {
 	case Builtin:
-		if r.Shim != "" || len(r.Options) > 0 || r.ShimCgroup != "" || r.NoSandboxContainer || r.SandboxImage != "" {
+		if r.hasShim() {
 			wrong(key, `type "builtin" takes no shim, options, shim_cgroup, no_sandbox_container or sandbox_image`)
 		}
 	case ShimV2:

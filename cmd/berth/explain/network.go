@@ -72,6 +72,12 @@ func (l networkLayer) interfaces(pinned string) {
 	if more := len(links) - manyInterfaces; more > 0 {
 		l.fact("interfaces", pinned, "%d more", more)
 	}
+	l.addresses(have, pinned)
+	l.routes(h, pinned)
+}
+
+// addresses looks for those that the pod was given among those of its interfaces.
+func (l networkLayer) addresses(have map[string]bool, pinned string) {
 	for _, ip := range l.pod.ips() {
 		switch {
 		case have[ip]:
@@ -81,7 +87,6 @@ func (l networkLayer) interfaces(pinned string) {
 			l.find(strong, "remove the pod; the kubelet makes another", "address %s was given to the pod and is not on any interface", ip)
 		}
 	}
-	l.routes(h, pinned)
 }
 
 // manyInterfaces is how many are shown: a workload that administers its network
