@@ -57,6 +57,47 @@ func TestClientRestart(t *testing.T) {
 	}
 }
 
+// TestMoreEventsThanAreHeld: a daemon finds more dead shims at its start than the channel of
+// events holds, and reads none of them yet, as in a recovery: neither the start nor a call to
+// a living shim waits for that, and no event is lost.
+func TestMoreEventsThanAreHeld(t *testing.T) {
+	n := shimnode.New(t)
+	pod := n.Pod()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const dead = 200 // the channel holds 64
+	for i := range dead {
+		if err := os.Mkdir(filepath.Join(n.Config.StateDir, "shims", fmt.Sprintf("dead-%d", i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set, err := shims.Open(n.Ctx, n.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Open()
+	defer set.Close()
+	alive, err := set.Get(n.Shim.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held, err := alive.List(n.Ctx); err != nil || len(held.Pods) != 1 || held.Pods[0].ID != pod {
+		t.Errorf("the living shim holds %+v, %v", held, err)
+	}
+	gone := map[string]bool{}
+	for len(gone) < dead {
+		select {
+		case e := <-set.Events():
+			if e.Kind == shims.EventGone {
+				gone[e.ShimID] = true
+			}
+		case <-n.Ctx.Done():
+			t.Fatalf("%d of %d shims are told to be gone: %v", len(gone), dead, n.Ctx.Err())
+		}
+	}
+}
+
 // TestShimHasItsName: ps, top and pgrep know a shim by the name of its program, though it is
 // executed from a descriptor, and tests its threads.
 func TestShimHasItsName(t *testing.T) {
