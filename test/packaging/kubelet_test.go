@@ -20,9 +20,14 @@ failSwapOn: false
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 `,
-	"etc/kubernetes/manifests/counts.yaml": `apiVersion: v1
+	// What a node has that moves to berth: another runtime's service.
+	"etc/systemd/system/containerd.service": "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
+}
+
+// staticPod is what a kubelet runs for as long as the file is there; NAME is the pod's.
+const staticPod = `apiVersion: v1
 kind: Pod
-metadata: {name: static, namespace: life}
+metadata: {name: NAME, namespace: life}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
@@ -30,13 +35,10 @@ spec:
     image: ` + imageName + `
     imagePullPolicy: Never
     command: ["sh", "-c", "` + client.Counter + `"]
-`,
-	// What a node has that moves to berth: another runtime's service.
-	"etc/systemd/system/containerd.service": "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
-}
+`
 
-// kubelet starts one, if the guest was given its program, whose static pod counts from then
-// on; and moves the node from another runtime, as far as its service goes.
+// kubelet starts one, if the guest was given its program, which runs the pods from then on;
+// and moves the node from another runtime, as far as its service goes.
 func (l *life) kubelet() {
 	if !l.systemd {
 		return
@@ -54,17 +56,22 @@ func (l *life) kubelet() {
 		return
 	}
 	l.step("a kubelet runs pods")
+	// It would remove those that are not its own.
+	l.shell("crictl rmp -fa", "")
+	l.pods, l.manifests = nil, "/etc/kubernetes/manifests"
 	l.shell("systemd-run --unit=kubelet "+filepath.Dir(program)+"/"+strings.Replace(start, "…", "--config=/etc/kubernetes/kubelet.yaml --hostname-override=guest -v=2", 1), "")
-	l.static()
+	l.run("first")
+	l.run("second")
 }
 
-// static waits for the kubelet's pod, which counts as the others do.
-func (l *life) static() {
+// static runs a pod of the kubelet's, which counts as the others do.
+func (l *life) static(name string) {
 	l.t.Helper()
+	write(l.t, l.manifests, name+".yaml", strings.Replace(staticPod, "NAME", name, 1))
 	var found *runtimeapi.Container
 	client.Eventually(l.t, "the kubelet's container runs", func() bool {
 		r, err := l.cri.Runtime.ListContainers(client.Within(l.t), &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
-			State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING}, LabelSelector: map[string]string{"io.kubernetes.pod.name": "static-guest"},
+			State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING}, LabelSelector: map[string]string{"io.kubernetes.pod.name": name + "-guest"},
 		}})
 		if err != nil {
 			return false
@@ -83,5 +90,6 @@ func (l *life) static() {
 func (l *life) stopKubelet() {
 	if l.systemd && len(l.pods) > 0 && strings.Contains(l.shell("systemctl list-units --plain --no-legend kubelet.service", ""), "kubelet.service") {
 		l.follow("migrate.md", "systemctl stop kubelet")
+		l.manifests = ""
 	}
 }
