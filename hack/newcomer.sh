@@ -39,7 +39,7 @@ tree() {
       echo "$1: $keys is missing: take it from Ubuntu's package ubuntu-keyring, and say UBUNTU_KEYRING=FILE where it is" >&2
       return 1
     }
-    as=(--keyring="$keys")
+    as=(--keyring="$keys" --components=main,universe) # what its installers enable
     ;;
   esac
   debootstrap "${as[@]}" --variant=minbase --include=ca-certificates,git,make "$1" "$dir/$1.half" "$(mirror "$1")" \

@@ -188,13 +188,11 @@ func (t *teardown) destroyContainer(ctx context.Context, c *Container) error {
 
 // releaseContainer: processes, shim state and cgroup → image volumes → rootfs.
 func (t *teardown) releaseContainer(ctx context.Context, c *Container) error {
-	var errs []error
-	errs = append(errs,
-		t.releaseProcess(ctx, c),
-		t.unmountVolumes(c.id),
-		t.images.Unmount(t.paths.rootfsPath(c.id)),
-		removeShell(t.paths.containerStateDir(c.id)),
-	)
+	ended := t.releaseProcess(ctx, c)
+	errs := []error{ended, t.unmountVolumes(c.id), t.images.Unmount(t.paths.rootfsPath(c.id))}
+	if ended == nil { // else the next try needs it: a foreign runtime ends a container by its bundle
+		errs = append(errs, removeShell(t.paths.containerStateDir(c.id)))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("release container %s: %w", c.id, err)
 	}

@@ -61,8 +61,9 @@ type container struct {
 	task      Task
 	sandbox   *sandbox // of its pod
 	bundle    string
-	fifos     *fifoSet    // nil: the shim has opened its ends
-	reclaimed atomic.Bool // the foreign shim was gone, and what it left was ended
+	fifos     *fifoSet            // nil: the shim has opened its ends
+	reclaimed atomic.Bool         // the foreign shim was gone, and what it left was ended
+	lost      func() (end, error) // ends by the shim's program what a foreign shim that is gone has left
 
 	op       sync.Mutex // start, update, delete; not held while waiting for done
 	sessions sessions

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -62,9 +61,7 @@ func run(c Config, level slog.Level, ready *os.File) error {
 		return errors.New("berth-shim is started by berthd; --dir must be absolute")
 	}
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
-	if err := nameThreads(filepath.Base(os.Args[0])); err != nil {
-		return err
-	}
+	nameThreads(filepath.Base(os.Args[0]))
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
@@ -88,27 +85,27 @@ func run(c Config, level slog.Level, ready *os.File) error {
 // operators and the package's scripts find it. The kernel has named them after the file that
 // was executed, which is a descriptor: "5" (proc_pid_comm(5)). A new thread has the name of
 // the thread that makes it, so this is done until all have it.
-func nameThreads(name string) error {
+func nameThreads(name string) {
+	name = name[:min(len(name), maxThreadName)]
 	for range 10 {
-		threads, err := filepath.Glob("/proc/self/task/[0-9]*/comm")
-		if err != nil || len(threads) == 0 {
-			return errors.New("the threads of the process are not in /proc")
-		}
+		threads, _ := filepath.Glob("/proc/self/task/[0-9]*/comm") // no error with this pattern
 		named := 0
 		for _, comm := range threads {
 			if was, _ := os.ReadFile(comm); strings.TrimSpace(string(was)) == name {
 				named++
-			} else if err := os.WriteFile(comm, []byte(name), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+			} else {
+				_ = os.WriteFile(comm, []byte(name), 0) // the thread may have ended
 			}
 		}
 		if named == len(threads) {
-			return nil
+			return
 		}
 	}
-	slog.Warn("some threads have no name")
-	return nil
+	slog.Warn("some threads do not have the program's name", "name", name)
 }
+
+// maxThreadName is what the kernel keeps of a name, TASK_COMM_LEN without the zero at its end.
+const maxThreadName = 15
 
 // detach frees the process from what it has inherited where it was started.
 func detach() error {

@@ -212,6 +212,7 @@ func (b *sandbox) endsWithin(p *taskProcess, within time.Duration) bool {
 // expectEnd ends a shim that has killed a container, says that it does not run, and yet does
 // not tell of its end to who waits for that: the container could never be stopped.
 func (b *sandbox) expectEnd(container string, p *taskProcess) {
+	defer p.expected.Store(false) // the next kill is watched as well
 	if b.endsWithin(p, stuckGrace) {
 		return
 	}
@@ -249,11 +250,8 @@ const programPatience = 10 * time.Second
 // reclaimWith ends a container by the program of its dead shim. Without the program, which
 // may have been uninstalled below its pods, it ends what the kernel knows of: a pod that could
 // not be ended for this would keep its node from being drained. How the container ended is
-// not known then, nor when it was ended before, and its bundle is gone.
+// not known then.
 func reclaimWith(f Foreign, b shimapi.Bundle) (end, error) {
-	if _, err := os.Lstat(b.Dir); errors.Is(err, fs.ErrNotExist) {
-		return unknownEnd(), nil
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
 	defer cancel()
 	for deadline := time.Now().Add(programPatience); ; time.Sleep(programPatience / 20) {

@@ -156,10 +156,14 @@ func (cs *containers) createTask(ctr *container, b *sandbox, r TaskRequest, spec
 // useTask makes a task of a foreign shim what carries the container out.
 func (ctr *container) useTask(t Task, f Foreign, b shimapi.Bundle) {
 	p := newTaskProcess(t)
-	p.lost = func() (end, error) {
-		ctr.reclaimed.Store(true)
-		return reclaimWith(f, b)
+	ctr.lost = func() (end, error) {
+		e, err := reclaimWith(f, b)
+		if err == nil {
+			ctr.reclaimed.Store(true)
+		}
+		return e, err
 	}
+	p.lost = ctr.lost
 	ctr.task, ctr.process = t, p
 }
 
@@ -292,17 +296,14 @@ func (ctr *container) deleteTask() error {
 	ctx, cancel := context.WithTimeout(context.Background(), deleteGrace)
 	defer cancel()
 	err := ctr.task.Delete(ctx)
-	if errors.Is(err, context.DeadlineExceeded) && ctr.sandbox.isStuck(ctr.id) {
-		if err := ctr.sandbox.endStuck(); err != nil {
-			return err
-		}
-	}
-	p, ok := ctr.process.(*taskProcess)
 	switch {
 	case err == nil, isGone(err):
 		return nil
-	case ok && p.lost != nil && isClosed(ctr.sandbox.shim.Gone()):
-		_, err = p.lost()
+	case errors.Is(err, context.DeadlineExceeded) && ctr.sandbox.isStuck(ctr.id):
+		// The next try ends the rest by the shim's program: there is no time for that now.
+		return errors.Join(err, ctr.sandbox.endStuck())
+	case ctr.lost != nil && isClosed(ctr.sandbox.shim.Gone()):
+		_, err = ctr.lost()
 	}
 	return err
 }

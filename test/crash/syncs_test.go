@@ -67,6 +67,9 @@ func TestSyncsOfEachVerb(t *testing.T) {
 			made = append(made, tr.flushed()...)
 		}
 		t.Logf("%d flushes of %s", len(made), c.verb)
+		if len(made) == 0 && (c.verb == "RunPodSandbox" || c.verb == "PullImage") {
+			t.Errorf("%s has no flush to disk: is the daemon followed?", c.verb)
+		}
 		if len(made) > len(c.why) {
 			t.Errorf("%s has %d flushes to disk:\n\t%s\nIt may have %d:\n\t%s", c.verb,
 				len(made), strings.Join(made, "\n\t"), len(c.why), strings.Join(c.why, "\n\t"))

@@ -3,13 +3,19 @@ package hostcheck
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 )
 
-// checkDevices looks at the nodes of allowed_devices. One that is missing may come with its
+// checkDevices looks at the nodes of allowed_devices, of the node and of its runtimes. One that is missing may come with its
 // module or its hardware, so pods that don't ask for it run.
 func checkDevices(_ context.Context, m machine) Finding {
-	allowed := m.cfg.AllowedDevices
+	allowed := slices.Clone(m.cfg.AllowedDevices)
+	for _, r := range m.cfg.Runtimes {
+		allowed = append(allowed, r.AllowedDevices...)
+	}
+	slices.Sort(allowed)
+	allowed = slices.Compact(allowed)
 	if len(allowed) == 0 {
 		return fine("pods may ask for none, as allowed_devices is empty")
 	}

@@ -17,8 +17,13 @@ func TestDevices(t *testing.T) {
 		"there":       {[]string{"/dev/null", "/dev/zero"}, Fine, "/dev/null, /dev/zero"},
 		"missing":     {[]string{"/dev/null", "/dev/berth-none"}, Limited, "/dev/berth-none: no such file"},
 		"no device":   {[]string{file}, Limited, file + " is not a device"},
-		"both wrongs": {[]string{file, "/dev/berth-none"}, Limited, "is not a device; stat /dev/berth-none"},
+		"both wrongs": {[]string{file, "/dev/berth-none"}, Limited, file + " is not a device"},
+		"twice":       {[]string{"/dev/zero", "/dev/null", "/dev/zero"}, Fine, "ask for /dev/null, /dev/zero"},
 	} {
-		wantFinding(t, name, checkDevices(t.Context(), machine{cfg: config.Config{AllowedDevices: c.allowed}}), c.level, c.seen)
+		ofNode := config.Config{AllowedDevices: c.allowed}
+		ofHandler := config.Config{Runtimes: map[string]config.Runtime{"a": {AllowedDevices: c.allowed}}}
+		for _, cfg := range []config.Config{ofNode, ofHandler} {
+			wantFinding(t, name, checkDevices(t.Context(), machine{cfg: cfg}), c.level, c.seen)
+		}
 	}
 }
