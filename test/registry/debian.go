@@ -109,17 +109,31 @@ func closure(packages []string) ([]string, error) {
 			return nil, fmt.Errorf("apt-cache depends %v: %w", next, err)
 		}
 		next = nil
-		for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
-			kind, pkg, ok := strings.Cut(strings.TrimSpace(s.Text()), "Depends: ")
-			if !ok || kind != "" && kind != "Pre" || slices.Contains(all, pkg) {
-				continue
-			}
-			if strings.HasPrefix(pkg, "lib") || strings.HasPrefix(pkg, "zlib") {
+		for _, pkg := range dependencies(out) {
+			isLibrary := strings.HasPrefix(pkg, "lib") || strings.HasPrefix(pkg, "zlib")
+			if isLibrary && !slices.Contains(all, pkg) {
 				all, next = append(all, pkg), append(next, pkg)
 			}
 		}
 	}
 	return all, nil
+}
+
+// dependencies are the packages that `apt-cache depends` tells of. After a name that only
+// others provide, as libssl3t64 does libssl3, these follow a line each; the first is taken.
+func dependencies(out []byte) (packages []string) {
+	virtual := false
+	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
+		kind, pkg, ok := strings.Cut(strings.TrimSpace(s.Text()), "Depends: ")
+		if virtual && !ok {
+			kind, pkg, ok = "", kind, true
+		}
+		virtual = ok && strings.HasPrefix(pkg, "<")
+		if ok && !virtual && (kind == "" || kind == "Pre") {
+			packages = append(packages, pkg)
+		}
+	}
+	return packages
 }
 
 func command(dir, name string, args ...string) error {
