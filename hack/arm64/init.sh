@@ -124,6 +124,6 @@ wait $daemon || true
 start
 runs
 say demo clean $socket
-nothing
 say kill -TERM $daemon
 wait $daemon || fail "berthd ended with $?"
+nothing
