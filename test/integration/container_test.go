@@ -173,13 +173,16 @@ func TestStop(t *testing.T) {
 		code        int32
 		least, most time.Duration
 	}{
-		"handled": {"trap 'exit 3' TERM; while :; do sleep 0.05; done", 10 * time.Second, 3, 0, 3 * time.Second},
-		"ignored": {"trap '' TERM; while :; do sleep 0.05; done", time.Second, 137, time.Second, 4 * time.Second},
-		"at-once": {"trap '' TERM; while :; do sleep 0.05; done", 0, 137, 0, 2 * time.Second},
+		"handled": {"trap 'exit 3' TERM; echo set; while :; do sleep 0.05; done", 10 * time.Second, 3, 0, 3 * time.Second},
+		"ignored": {"trap '' TERM; echo set; while :; do sleep 0.05; done", time.Second, 137, time.Second, 4 * time.Second},
+		"at-once": {"trap '' TERM; echo set; while :; do sleep 0.05; done", 0, 137, 0, 2 * time.Second},
 	}
 	for name, c := range cases {
 		run := p.start(name, c.script)
-		run.Sh("true") // the shell has set its trap
+		eventually(t, "the shell has set its trap", func() bool {
+			text, err := os.ReadFile(run.LogFile())
+			return err == nil && strings.Contains(string(text), " set\n")
+		})
 		began := time.Now()
 		run.Stop(c.grace)
 		if took := time.Since(began); took < c.least || took > client.Bound(c.most) {
