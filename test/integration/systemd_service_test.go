@@ -44,6 +44,15 @@ func (v *served) mainPID() int {
 	return n
 }
 
+// replaces waits until systemd has started another daemon than that process.
+func (v *served) replaces(daemon int) {
+	v.t.Helper()
+	eventually(v.t, "systemd has started another daemon", func() bool {
+		n := v.mainPID()
+		return n != 0 && n != daemon && property(v.t, v.unit, "ActiveState") == "active"
+	})
+}
+
 // well checks that the unit serves, that the container is the process that it was, and that
 // pods are made and removed.
 func (v *served) well(after string) {
@@ -74,10 +83,7 @@ func TestSystemdDaemonOutOfMemory(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "memory.max"), []byte("4096"), 0); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "systemd has started another daemon", func() bool {
-		n := v.mainPID()
-		return n != 0 && n != daemon && property(t, v.unit, "ActiveState") == "active"
-	})
+	v.replaces(daemon)
 	if now := oomKills(t, filepath.Dir(dir)); now == killed {
 		t.Errorf("the kernel counts %d kills for want of memory, as before", now)
 	}
@@ -116,10 +122,7 @@ func TestSystemdJournalIsDead(t *testing.T) {
 	if err := unix.Kill(v.mainPID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "systemd has started another daemon", func() bool {
-		n := v.mainPID()
-		return n != 0 && n != daemon && property(t, v.unit, "ActiveState") == "active"
-	})
+	v.replaces(daemon)
 	v.resubscribe(t)
 	v.well("a start without the journal")
 }

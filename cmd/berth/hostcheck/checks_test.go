@@ -256,7 +256,7 @@ func TestRuntimes(t *testing.T) {
 	wantFinding(t, "a device", look(), Fine, "a, own, and the built-in one")
 	for entry, want := range map[string]string{
 		"/dev/none-such": "runtime.own.devices: stat /dev/none-such: no such file", "/dev/full": "each container has something of its own at /dev/full",
-		"/dev/fd:/dev/given": "runtime.own.devices: /dev/fd is no device",
+		"/dev/fd:/dev/given": "runtime.own.devices: /dev/fd is not a device",
 	} {
 		cfg.Runtimes["own"] = config.Runtime{Type: config.Builtin, Devices: []string{entry}}
 		wantFinding(t, entry, look(), Limited, want)

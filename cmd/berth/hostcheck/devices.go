@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// checkDevices looks at the nodes of allowed_devices, of the node and of its runtimes. One that is missing may come with its
-// module or its hardware, so pods that don't ask for it run.
+// checkDevices looks at the devices of allowed_devices, of the node and of its runtimes. One
+// that is missing may come with its module or its hardware, so pods that don't ask for it run.
 func checkDevices(_ context.Context, m machine) Finding {
 	allowed := slices.Clone(m.cfg.AllowedDevices)
 	for _, r := range m.cfg.Runtimes {
@@ -21,16 +21,24 @@ func checkDevices(_ context.Context, m machine) Finding {
 	}
 	var wrong []string
 	for _, path := range allowed {
-		info, err := os.Stat(path)
-		switch {
-		case err != nil:
-			wrong = append(wrong, err.Error())
-		case info.Mode()&os.ModeDevice == 0:
-			wrong = append(wrong, path+" is not a device")
+		if problem := noDevice(path); problem != "" {
+			wrong = append(wrong, problem)
 		}
 	}
 	if len(wrong) > 0 {
 		return limited(strings.Join(wrong, "; "), "load their modules, or take them out of allowed_devices: pods that ask for them don't start")
 	}
 	return fine("pods may ask for %s", strings.Join(allowed, ", "))
+}
+
+// noDevice tells why there is no device at path; "" if there is one.
+func noDevice(path string) string {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err.Error()
+	case info.Mode()&os.ModeDevice == 0:
+		return path + " is not a device"
+	}
+	return ""
 }

@@ -3,9 +3,7 @@ package hostcheck
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -74,12 +72,5 @@ func unfitDevice(entry string) string {
 	if !oci.IsOwnNode(at) {
 		return "each container has something of its own at " + at
 	}
-	info, err := os.Stat(parts[0])
-	switch {
-	case err != nil:
-		return err.Error()
-	case info.Mode()&fs.ModeDevice == 0:
-		return parts[0] + " is no device"
-	}
-	return ""
+	return noDevice(parts[0])
 }
