@@ -186,6 +186,12 @@ func TestErrorsOfTheShim(t *testing.T) {
 	if asDomain(nil) != nil {
 		t.Error("an error of none")
 	}
+	var rec podRecord
+	rec.ShimID = "none"
+	orphan := newSandbox("", rec)
+	if _, err := orphan.shimIn(&shims.Set{}); !errors.Is(err, ErrNotReady) || !errors.Is(err, shims.ErrGone) {
+		t.Errorf("a call that finds no shim fails with %v", err)
+	}
 	internal := &shimapi.Error{Kind: shimapi.KindInternal, Message: "bug"}
 	if got := asDomain(internal); !errors.Is(got, internal) || errors.Is(got, ErrInvalid) {
 		t.Errorf("an internal error became %v", got)

@@ -40,9 +40,12 @@ func newSandbox(file string, rec podRecord) *Sandbox {
 	return s
 }
 
-// shimIn is the shim that holds the pod; the error wraps [shims.ErrGone] when it is
-// no more.
-func (s *Sandbox) shimIn(all *shims.Set) (*shims.Shim, error) { return all.Get(s.rec.get().ShimID) }
+// shimIn is the shim that holds the pod; when it is no more, the error wraps both
+// [shims.ErrGone] and [ErrNotReady], since the call comes before the pod is known to have ended.
+func (s *Sandbox) shimIn(all *shims.Set) (*shims.Shim, error) {
+	shim, err := all.Get(s.rec.get().ShimID)
+	return shim, asDomain(err)
+}
 
 // Container is a container of a sandbox. See doc.go for its locks.
 type Container struct {

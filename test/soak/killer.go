@@ -26,9 +26,27 @@ const (
 	hastyMost = 3
 )
 
+// haste counts the shims of a phase that were killed soon after they began, in all its
+// rounds: berthd, which does not know of rounds, counts them as well.
+type haste struct {
+	since time.Time // when the last shim took over
+	quick int       // how many in a row
+}
+
+// allows tells whether a shim may be killed without berthd's giving up.
+func (h *haste) allows() bool { return h.quick < hastyMost || time.Since(h.since) >= hasty }
+
+// killing counts the shim that is killed now.
+func (h *haste) killing() {
+	if time.Since(h.since) < hasty {
+		h.quick++
+	} else {
+		h.quick = 0
+	}
+}
+
 // killer kills one program after the other until ctx is done; then all are up again.
 func (p *phase) killer(ctx context.Context, r *rand.Rand) error {
-	shimSince, quick := time.Time{}, 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -39,16 +57,10 @@ func (p *phase) killer(ctx context.Context, r *rand.Rand) error {
 		switch {
 		case p.opts.both > 0 && r.IntN(p.opts.both) == 0:
 			err = p.killBoth(ctx, r.IntN(2) == 0)
-		case r.IntN(2) == 0 || quick >= hastyMost && time.Since(shimSince) < hasty:
+		case r.IntN(2) == 0 || !p.haste.allows():
 			err = p.killDaemon(ctx, r)
 		default:
-			if time.Since(shimSince) < hasty {
-				quick++
-			} else {
-				quick = 0
-			}
 			err = p.killShim(ctx)
-			shimSince = time.Now()
 		}
 		if err != nil {
 			return err
@@ -116,11 +128,14 @@ func (p *phase) shims() ([]int, error) {
 func (p *phase) killShim(ctx context.Context) error {
 	p.outages.Add(1)
 	defer p.outages.Add(1)
+	p.haste.killing()
 	if err := p.killShims(); err != nil {
 		return err
 	}
 	p.killed.shim++
-	return p.answers(context.WithoutCancel(ctx))
+	err := p.answers(context.WithoutCancel(ctx))
+	p.haste.since = time.Now()
+	return err
 }
 
 func (p *phase) killShims() error {

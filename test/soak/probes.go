@@ -135,7 +135,6 @@ func (p *phase) killAll(ctx context.Context) error {
 		order[i] = true
 	}
 	r.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-	shimSince := time.Time{}
 	for _, shim := range order {
 		if ctx.Err() != nil || p.Problems() > 0 {
 			return context.Cause(ctx)
@@ -147,11 +146,12 @@ func (p *phase) killAll(ctx context.Context) error {
 			}
 			continue
 		}
-		time.Sleep(hasty/2 - time.Since(shimSince)) // five hasty ends in a row would be taken for a fault
+		if !p.haste.allows() {
+			time.Sleep(hasty - time.Since(p.haste.since))
+		}
 		if err := p.killShim(ctx); err != nil {
 			return err
 		}
-		shimSince = time.Now()
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ type phase struct {
 	most      atomic.Int64  // pods at the same time
 	alive     atomic.Int64
 	killed    killCount
+	haste     haste
 }
 
 // soak runs the phases one after the other.

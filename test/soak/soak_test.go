@@ -100,3 +100,27 @@ func TestLogsAreJudged(t *testing.T) {
 		t.Errorf("missing is %q", got)
 	}
 }
+
+// TestHasteIsCountedAsBerthdDoes: no order of kills, in however many rounds, makes the five
+// hasty ends of shims in a row after which berthd gives the pods up.
+func TestHasteIsCountedAsBerthdDoes(t *testing.T) {
+	var h haste
+	kill := func() { h.killing(); h.since = time.Now() }
+	kill() // the first of the phase: no shim was killed before it
+	for range hastyMost {
+		if !h.allows() {
+			t.Fatalf("no kill is allowed after %d hasty ones", h.quick)
+		}
+		kill()
+	}
+	if h.allows() {
+		t.Errorf("another is allowed after %d hasty ones", h.quick)
+	}
+	h.since = time.Now().Add(-hasty)
+	if !h.allows() {
+		t.Error("none is allowed of a shim that has lived long enough")
+	}
+	if kill(); h.quick != 0 {
+		t.Errorf("%d in a row after a long life", h.quick)
+	}
+}
