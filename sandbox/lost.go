@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -22,6 +23,18 @@ func (w *shimWatch) shimsOfPods() map[string]bool {
 		used[s.rec.get().ShimID] = true
 	}
 	return used
+}
+
+// endUnknown is endUnknownToShim for all shims side by side, so that several that hang hold up
+// the start no longer than one. A shim that did not answer before is asked when it does.
+func (w *shimWatch) endUnknown(ctx context.Context) {
+	var all sync.WaitGroup
+	for id := range w.shimsOfPods() {
+		if shim, err := w.shims.Get(id); err == nil && shim.Asked() {
+			all.Go(func() { w.endUnknownToShim(ctx, id) })
+		}
+	}
+	all.Wait()
 }
 
 // endUnknownToShim ends the pods and containers whose records name this shim but which

@@ -58,9 +58,7 @@ func (r *recovery) Recover(ctx context.Context) error {
 	if err := r.sweepState(ctx, tasks); err != nil {
 		klog.FromContext(ctx).Error(err, "Leftovers of earlier pods could not all be removed")
 	}
-	for shim := range r.watch.shimsOfPods() {
-		r.watch.endUnknownToShim(ctx, shim)
-	}
+	r.watch.endUnknown(ctx)
 	go r.watch.follow(ctx)
 	r.settle(ctx, tasks)
 	return nil

@@ -52,6 +52,9 @@ func (w *shimWatch) handle(ctx context.Context, ev shims.Event) {
 	case ev.Kind == shims.EventReplaced:
 		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
 		w.endUnknownToShim(ctx, ev.ShimID)
+	case ev.Kind == shims.EventAnswers:
+		klog.FromContext(ctx).Info("A shim that did not answer when the daemon started does now", "shim", ev.ShimID)
+		w.endUnknownToShim(ctx, ev.ShimID)
 	case ev.Kind == shims.EventLost:
 		w.endNotAdopted(ctx, ev.Record)
 	case ev.Replay && !w.knowsAny(ev.Record):

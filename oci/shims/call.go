@@ -179,7 +179,7 @@ func (p *process) noteAnswer(err error, patience time.Duration) error {
 	case errors.Is(err, ErrStuck):
 		p.stuck.Store(true)
 		advice := "end it if it is past help, for another to take over"
-		if p.unasked {
+		if p.unasked.Load() {
 			advice = "let it go on: it did not answer when berthd started either, so no other can take over, and its end is that of its containers"
 		}
 		return fmt.Errorf("shim %s, pid %d, has not answered for %s; see its state in /proc/%d/status, and %s: %w", p.shim.id, p.pid, patience, p.pid, advice, ErrStuck)

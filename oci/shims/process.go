@@ -28,7 +28,7 @@ type process struct {
 	gone      chan struct{}   // closed when it has ended
 	stuck     atomic.Bool     // it did not answer the last call in time
 	crashes   int             // how many processes of the shim in a row ended within minLifetime before it
-	unasked   bool            // what it holds was not asked for: the replay of its events tells
+	unasked   atomic.Bool     // it did not answer when the set was opened, and has not told what it holds
 
 	followed bool // somebody watches for its end; guarded by Set.mu
 
@@ -130,7 +130,11 @@ func (p *process) awaitEnd(pidfd *os.File) {
 func (p *process) relayEvents() {
 	s := p.shim.set
 	for s.ctx.Err() == nil && !p.isGone() {
-		p.watch(s.ctx)
+		if p.unasked.Load() {
+			p.askAtLast(s.ctx)
+		} else {
+			p.watch(s.ctx)
+		}
 		// A living shim closes the connection when we read too slowly. The next one
 		// starts with a replay.
 		p.waitIfDying(s.ctx, watchPause)
@@ -138,6 +142,17 @@ func (p *process) relayEvents() {
 	if p.isGone() {
 		s.onDeath(p)
 	}
+}
+
+// askAtLast waits until a shim that did not answer when the set was opened does, and asks it
+// for what it holds.
+func (p *process) askAtLast(ctx context.Context) {
+	if p.ask(ctx) != nil {
+		return // it has closed the connection, or ended
+	}
+	p.unasked.Store(false)
+	p.stuck.Store(false)
+	p.shim.set.report(Event{ShimID: p.shim.id, Event: shimapi.Event{Kind: EventAnswers}})
 }
 
 // watch passes events on until the connection ends.

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"berth/oci/flock"
 	"berth/oci/shimapi"
 )
@@ -35,7 +37,13 @@ const (
 	// EventLost: the replacement could not adopt this pod or container. Its Record has
 	// only ID and Pod.
 	EventLost = "lost"
+	// EventAnswers: the shim, which did not answer when the set was opened, does now.
+	EventAnswers = "answers"
 )
+
+// reconnectedTogether is how many shims are asked side by side when the set is opened, so
+// that several that hang take no longer than one.
+const reconnectedTogether = 16
 
 // patience bounds the wait for a shim that is starting or exiting.
 const patience = 10 * time.Second
@@ -85,10 +93,18 @@ func Open(ctx context.Context, c Config) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("directory of the shims: %w", err)
 	}
+	var all errgroup.Group
+	all.SetLimit(reconnectedTogether)
 	for _, e := range entries {
-		if err := s.reconnect(ctx, e.Name()); err != nil {
-			return nil, errors.Join(fmt.Errorf("shim %s: %w", e.Name(), err), s.Close())
-		}
+		all.Go(func() error {
+			if err := s.reconnect(ctx, e.Name()); err != nil {
+				return fmt.Errorf("shim %s: %w", e.Name(), err)
+			}
+			return nil
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -139,7 +155,7 @@ func (s *Set) reconnect(ctx context.Context, id string) error {
 func (s *Set) connectLater(sh *Shim, cause error) error {
 	p, err := sh.identify(nil)
 	if err == nil {
-		p.unasked = true
+		p.unasked.Store(true)
 		p.stuck.Store(true)
 		err = p.follow(nil)
 	}
@@ -157,16 +173,9 @@ func (s *Set) connectToPods(ctx context.Context, sh *Shim) error {
 	if err != nil {
 		return err
 	}
-	var held shimapi.ListResponse
-	c := p.dial(ctx)
-	c.WriteRequest(shimapi.MethodList, struct{}{})
-	if err := c.answer(ctx, &held); err != nil {
+	if err := p.ask(ctx); err != nil {
 		return err
 	}
-	for _, pod := range held.Pods {
-		sh.pods[pod.ID] = struct{}{}
-	}
-	p.requestStates(ctx, append(held.Pods, held.Containers...))
 	return p.follow(nil)
 }
 

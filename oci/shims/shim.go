@@ -32,6 +32,14 @@ func (sh *Shim) PID() int {
 	return sh.process.pid
 }
 
+// Asked tells whether it is known what the shim holds. It is not of a shim that did not answer
+// when the set was opened, until an event of the kind [EventAnswers].
+func (sh *Shim) Asked() bool {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	return !sh.process.unasked.Load()
+}
+
 // live returns the process that serves the shim. If that is dead it waits for the
 // replacement. Without a replacement it returns the dead process.
 func (sh *Shim) live(ctx context.Context) *process {

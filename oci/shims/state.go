@@ -120,12 +120,6 @@ func (p *process) onEvent(e shimapi.Event) {
 	id := e.Record.ID
 	s.mu.Lock()
 	h := sh.handover[id]
-	if p.unasked && e.Replay {
-		p.stuck.Store(false)
-		if e.Record.Pod == "" {
-			sh.pods[id] = struct{}{}
-		}
-	}
 	switch {
 	case h == nil:
 	case e.Record.Status == shimapi.StatusStopped && e.Record.Pod == "":
@@ -138,6 +132,29 @@ func (p *process) onEvent(e shimapi.Event) {
 	s.mu.Unlock()
 	if h == nil && e.Replay {
 		p.requestState(s.ctx, id)
+	}
+}
+
+// ask asks a shim of a previous daemon which pods it holds, and for what a replacement of it
+// would need, until ctx ends.
+func (p *process) ask(ctx context.Context) error {
+	var held shimapi.ListResponse
+	c := p.dial(ctx)
+	c.WriteRequest(shimapi.MethodList, struct{}{})
+	if err := c.answer(ctx, &held); err != nil {
+		return err
+	}
+	p.shim.holds(held.Pods)
+	p.requestStates(ctx, append(held.Pods, held.Containers...))
+	return nil
+}
+
+// holds notes the pods that the shim was given by a previous daemon.
+func (sh *Shim) holds(pods []shimapi.Record) {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	for _, pod := range pods {
+		sh.pods[pod.ID] = struct{}{}
 	}
 }
 

@@ -72,7 +72,7 @@ func TestShimStoppedAtTheStart(t *testing.T) {
 		t.Errorf("the start took %v", took)
 	}
 	sh, err := n.Get(id)
-	if err != nil || sh.PID() != pid || !sh.Stuck() {
+	if err != nil || sh.PID() != pid || !sh.Stuck() || sh.Asked() {
 		t.Fatalf("the shim is not there as one that is stuck: %v, %v", sh, err)
 	}
 	n.Shim = sh
@@ -88,7 +88,7 @@ func TestShimStoppedAtTheStart(t *testing.T) {
 	if _, status, err := n.Exec(r, 0, "true"); err != nil || status.Code != 0 {
 		t.Errorf("an exec: %+v, %v", status, err)
 	}
-	if sh.Stuck() {
+	if n.Seen.Await(t, shims.EventAnswers, ""); sh.Stuck() || !sh.Asked() {
 		t.Error("it answers and is still marked")
 	}
 	if exited, err := n.ShutDownIfIdle(n.Ctx, sh); exited || err != nil {
@@ -98,4 +98,38 @@ func TestShimStoppedAtTheStart(t *testing.T) {
 		t.Error(err)
 	}
 	n.Exit(r)
+}
+
+// TestManyShimsStoppedAtTheStart: shims that hang hold up the start side by side.
+func TestManyShimsStoppedAtTheStart(t *testing.T) {
+	n := shimnode.New(t)
+	n.Config.PodsPerShim = 1
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.Open()
+	var ids []string
+	for range 3 {
+		n.Pod()
+		ids = append(ids, n.Shim.ID())
+		stop(t, n.Shim)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	n.Open()
+	if took := time.Since(began); took > client.Bound(shims.Patience+5*time.Second) {
+		t.Errorf("the start beside %d shims that hang took %v", len(ids), took)
+	}
+	for _, id := range ids {
+		sh, err := n.Get(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(sh.PID(), unix.SIGCONT); err != nil {
+			t.Error(err)
+		}
+		shimnode.Eventually(t, "it has told what it holds", sh.Asked)
+	}
 }

@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/atomicfile"
+	"berth/oci/shims"
 	"berth/test/client"
 	"berth/test/node"
 )
@@ -416,5 +417,58 @@ func (c *ctr) runsOn() {
 	c.T.Helper()
 	if st, err := c.p.d.ContainerStatus(within(c.T), c.ID); err != nil || st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		c.T.Errorf("the container is %v, %v", st, err)
+	}
+}
+
+// TestHungShimDoesNotHoldAll: a container that a shim, which hangs when the daemon starts, does
+// not hold is found lost when the shim goes on: nobody else would ever tell of its end.
+func TestHungShimDoesNotHoldAll(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true})
+	d.watch()
+	c := d.pod("beside").start("c", "sleep 1000")
+	d.kill()
+	d.forgotten(c)
+	shim := d.shimPID()
+	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := func() error { return unix.Kill(shim, unix.SIGCONT) }
+	defer goOn() // a second time, unless the test has failed
+	d.restart()
+	if err := goOn(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the container has ended", func() bool {
+		st, err := d.ContainerStatus(within(t), c.ID)
+		return err == nil && st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED
+	})
+	c.p.Remove()
+	d.unnoticed()
+}
+
+// forgotten makes the shim forget a container, while there is no daemon, as when both died
+// before a record of it was written.
+func (d *daemon) forgotten(c *ctr) {
+	d.t.Helper()
+	status := filepath.Join(d.Root, "pods", c.p.ID, "containers", c.ID, "status.json")
+	running, err := os.ReadFile(status)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	ctx := within(d.t)
+	set, err := shims.Open(ctx, shims.Config{StateDir: d.State})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	go func() {
+		for range set.Events() {
+		}
+	}()
+	sh, err := set.Get(d.shims()[0])
+	if err == nil {
+		err = errors.Join(sh.Delete(ctx, c.ID), set.Close(), os.WriteFile(status, running, 0o600))
+	}
+	if err != nil {
+		d.t.Fatal(err)
 	}
 }
