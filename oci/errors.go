@@ -2,6 +2,10 @@ package oci
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"berth/oci/failure"
 )
@@ -14,8 +18,18 @@ var (
 	ErrUnsupported = errors.New("not supported on this host")
 )
 
-// invalid makes an error that matches [ErrInvalid]. The format is as that of fmt.Errorf.
-func invalid(format string, args ...any) error { return failure.New(ErrInvalid, format, args...) }
+// shortages are what a host lacks for a while, whatever the configuration asks for.
+var shortages = []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EAGAIN, unix.EINTR, unix.EIO}
+
+// invalid makes an error that matches [ErrInvalid], unless it wraps a shortage of the host,
+// after which the same configuration works. The format is as that of fmt.Errorf.
+func invalid(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	if slices.ContainsFunc(shortages, func(s error) bool { return errors.Is(err, s) }) {
+		return err
+	}
+	return failure.New(ErrInvalid, "%w", err)
+}
 
 // unsupported makes an error that matches [ErrUnsupported].
 func unsupported(format string, args ...any) error {

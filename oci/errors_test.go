@@ -1,0 +1,41 @@
+package oci
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestAShortageIsNotInvalid: an image's /etc/passwd that can't be opened for want of
+// descriptors says nothing about the image, and the call may be repeated.
+func TestAShortageIsNotInvalid(t *testing.T) {
+	root := t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("a:x:1:1::/:\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	probe, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer probe.Close()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(probe.Fd()) + 2, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = openAccounts(root)
+	if serr := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); serr != nil {
+		t.Fatal(serr)
+	}
+	if !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrInvalid) {
+		t.Errorf("without descriptors it fails with %v, invalid: %v", err, errors.Is(err, ErrInvalid))
+	}
+	if err := invalid("port %d: use 1 to 65535", 0); !errors.Is(err, ErrInvalid) || err.Error() != "port 0: use 1 to 65535" {
+		t.Errorf("another is %v", err)
+	}
+}
