@@ -26,7 +26,11 @@
 //   - New pods go only to shims of the daemon's own version. A shim of another version
 //     exits with its last pod.
 //   - A shim that does not answer when the set is opened is in it all the same, as one that
-//     is stuck; the replay of its events tells what it holds when it goes on.
+//     is stuck; it is asked for what it holds when it goes on.
+//   - A shim that dies five times within seconds of its start is given up, which ends its
+//     containers. A replacement that can't be started, since the host lacks process IDs,
+//     memory, descriptors or space, does not count: the containers run on, and their calls
+//     wait, until one can be. Only a program that is missing gives the shim up at once.
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
 //     set is opened. A shim that was told to exit gets no pods, and a shim that has
 //     promised room for a pod is not told to exit.

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"berth/oci/flock"
 	"berth/oci/shimapi"
 )
@@ -20,6 +22,11 @@ const (
 	// adopts kills it.
 	minLifetime = 2 * time.Second
 	maxCrashes  = 5
+
+	// firstDelay is the time until another replacement is started after one that could not
+	// be started; it doubles up to lastDelay.
+	firstDelay = 100 * time.Millisecond
+	lastDelay  = 5 * time.Second
 )
 
 // awaitReplacements waits for the replacements of all shims that are dead, so that a
@@ -85,7 +92,7 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 	if time.Since(dead.connected) < minLifetime {
 		crashes = dead.crashes + 1
 	}
-	for ; crashes < maxCrashes; crashes++ {
+	for delay := firstDelay; crashes < maxCrashes; {
 		replacement, lost, err = s.handOver(dead, states)
 		if err == nil {
 			replacement.crashes = crashes
@@ -94,11 +101,53 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 		if s.ctx.Err() != nil {
 			break
 		}
+		if !mayStartLater(err) {
+			crashes++
+			continue
+		}
+		s.reportDelay(sh.id, err)
+		wait(s.ctx, delay)
+		delay = min(2*delay, lastDelay)
 	}
 	if err == nil {
 		err = fmt.Errorf("%d shims in a row ended within %v", crashes, minLifetime)
 	}
 	return nil, nil, err
+}
+
+// reportDelay tells why a replacement has to wait. It does not wait itself for who reads the
+// events, since the reader may wait for the replacement.
+func (s *Set) reportDelay(id string, why error) {
+	select {
+	case s.events <- Event{ShimID: id, Event: shimapi.Event{Kind: EventDelayed, Record: shimapi.Record{Message: why.Error()}}}:
+	default: // the next one tells the same
+	}
+}
+
+// notStarted is why no process of a shim could be started.
+type notStarted struct{ error }
+
+func (e notStarted) Unwrap() error { return e.error }
+
+// mayStartLater tells whether a replacement could not be started for a reason that passes,
+// such as a lack of process IDs, memory, descriptors or space. The containers of the dead shim
+// run meanwhile, and to give them up would end them. A program that is missing, or that can't
+// be executed, stays so.
+func mayStartLater(err error) bool {
+	if _, is := errors.AsType[notStarted](err); !is {
+		return false
+	}
+	return !slices.ContainsFunc([]error{os.ErrNotExist, os.ErrPermission, unix.ENOEXEC}, func(e error) bool { return errors.Is(err, e) })
+}
+
+// wait returns after that time, or when ctx has ended.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // handOver tries once to start a replacement and make it adopt all. It fails when the
@@ -110,7 +159,7 @@ func (s *Set) handOver(dead *process, states []*handover) (replacement *process,
 	defer done()
 	c, err := s.launcher(dead.foreign).restart(ctx, sh.dir)
 	if err != nil {
-		return nil, nil, fmt.Errorf("start a replacement of the shim: %w", err)
+		return nil, nil, notStarted{fmt.Errorf("start a replacement of the shim: %w", err)}
 	}
 	defer func() {
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -111,6 +112,55 @@ func TestShimHasItsName(t *testing.T) {
 		if name, err := os.ReadFile(file); err != nil || string(name) != "berth-shim\n" {
 			t.Errorf("%s: %q, %v", file, name, err)
 		}
+	}
+}
+
+// TestReplacementCanNotBeStartedYet: while no process can be started, the containers of a dead
+// shim run on, and a call waits; then another shim takes over.
+func TestReplacementCanNotBeStartedYet(t *testing.T) {
+	n := shimnode.New(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	binary, link := n.Config.Binary, filepath.Join(n.Dir, "berth-shim")
+	leadsTo := func(target string) {
+		if err := errors.Join(os.Symlink(target, link+"-new"), os.Rename(link+"-new", link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leadsTo(binary)
+	n.Config.Binary = link
+	n.Open()
+	r := n.Run(n.Pod(), "sleep 100")
+	id := n.Shim.ID()
+	leadsTo("berth-shim") // itself, for which the kernel has an error that is not that of a missing file
+	if err := unix.Kill(n.Shim.PID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	n.Seen.Await(t, shims.EventDelayed, id)
+	called := make(chan error, 1)
+	go func() {
+		_, err := n.Shim.List(n.Ctx)
+		called <- err
+	}()
+	select {
+	case err := <-called:
+		t.Errorf("a call did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond): // that it waits shows only in time
+	}
+	leadsTo(binary)
+	n.Seen.Await(t, shims.EventReplaced, id)
+	if err := <-called; err != nil {
+		t.Errorf("the call that waited: %v", err)
+	}
+	if n.Shim, _ = n.Get(id); n.Shim == nil {
+		t.Fatal("the shim is gone")
+	}
+	if err := n.Shim.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: int(unix.SIGKILL)}); err != nil {
+		t.Error(err)
+	}
+	if rec := n.Exit(r); rec.ExitCode != 137 {
+		t.Errorf("the container ended with %d", rec.ExitCode)
 	}
 }
 

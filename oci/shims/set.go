@@ -37,6 +37,9 @@ const (
 	// EventLost: the replacement could not adopt this pod or container. Its Record has
 	// only ID and Pod.
 	EventLost = "lost"
+	// EventDelayed: the shim has died, and another can't be started now; Record.Message tells
+	// why. Its containers run on, and calls of the shim wait. It is tried again.
+	EventDelayed = "delayed"
 	// EventAnswers: the shim, which did not answer when the set was opened, does now.
 	EventAnswers = "answers"
 )

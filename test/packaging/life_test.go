@@ -356,6 +356,11 @@ func (l *life) purges() {
 		units := func() string {
 			return output(l.t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "berth*.scope", "berth*.service")
 		}
+		defer func() {
+			if l.t.Failed() {
+				l.t.Logf("the units:\n%s", units())
+			}
+		}()
 		client.Eventually(l.t, "no unit of berth is left", func() bool { return strings.TrimSpace(units()) == "" })
 	}
 	l.pods = nil
