@@ -268,12 +268,18 @@ func (ctr *container) signalTask(sig syscall.Signal, all bool) error {
 		all = true
 	}
 	err := p.signalAll(sig, all)
+	inGroups := all && sig == unix.SIGKILL && ctr.groups.dir() != ""
+	if inGroups { // also what is frozen, or what the runtime does not see
+		if err := ctr.groups.killAll(); err != nil {
+			return err // the kernel does not let it end, which is no fault of the shim
+		}
+	}
 	if sig == unix.SIGKILL {
 		err = ctr.sandbox.followKill(ctr.id, p, err)
 	}
 	switch {
-	case all && sig == unix.SIGKILL && ctr.groups.dir() != "":
-		return ctr.groups.killAll() // also what is frozen, or what the runtime does not see
+	case inGroups:
+		return nil
 	case isGone(err) && all:
 		return nil
 	case isGone(err):

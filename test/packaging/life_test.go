@@ -353,14 +353,9 @@ func (l *life) purges() {
 		l.t.Errorf("a purge leaves the mounts\n%s", strings.Join(left, "\n"))
 	}
 	if l.systemd {
-		units := func() string {
-			return output(l.t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "berth*.scope", "berth*.service")
+		units := func() string { // the guest's own begin with berth- as well
+			return output(l.t, "systemctl", "list-units", "--all", "--plain", "--no-legend", "berth*.scope", "berthd.service")
 		}
-		defer func() {
-			if l.t.Failed() {
-				l.t.Logf("the units:\n%s", units())
-			}
-		}()
 		client.Eventually(l.t, "no unit of berth is left", func() bool { return strings.TrimSpace(units()) == "" })
 	}
 	l.pods = nil
