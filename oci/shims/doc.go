@@ -30,7 +30,7 @@
 //   - A shim that dies five times within seconds of its start is given up, which ends its
 //     containers. A replacement that can't be started, since the host lacks process IDs,
 //     memory, descriptors or space, does not count: the containers run on, and their calls
-//     wait, until one can be. Only a program that is missing gives the shim up at once.
+//     wait for a minute, until one can be. Only a program that is missing gives the shim up at once.
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
 //     set is opened. A shim that was told to exit gets no pods, and a shim that has
 //     promised room for a pod is not told to exit.

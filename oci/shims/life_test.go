@@ -138,6 +138,11 @@ func TestReplacementCanNotBeStartedYet(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Seen.Await(t, shims.EventDelayed, id)
+	restore := shims.SetAnswerPatience(200 * time.Millisecond)
+	if _, err := n.Shim.List(n.Ctx); !errors.Is(err, shims.ErrGone) {
+		t.Errorf("a call that has waited for long enough: %v", err)
+	}
+	restore()
 	called := make(chan error, 1)
 	go func() {
 		_, err := n.Shim.List(n.Ctx)

@@ -192,11 +192,14 @@ func (p *process) waitIfDying(ctx context.Context, atMost time.Duration) {
 }
 
 // awaitReplacement waits for the process that takes over from p, which is dead or
-// dying; nil: there is none, or ctx or the set has ended.
+// dying; nil: there is none, or it could not be started within answerPatience, or ctx or the
+// set has ended.
 func (p *process) awaitReplacement(ctx context.Context) *process {
 	if !p.isFollowed() {
 		return nil // nobody would replace it
 	}
+	ctx, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
 	select {
 	case <-p.decided:
 		return p.replacement
@@ -204,6 +207,16 @@ func (p *process) awaitReplacement(ctx context.Context) *process {
 	case <-p.shim.set.ctx.Done():
 	}
 	return nil
+}
+
+// isReplaceable tells whether p lives, or another process has taken over or may do so yet.
+func (p *process) isReplaceable() bool {
+	select {
+	case <-p.decided:
+		return p.replacement != nil
+	default:
+		return true
+	}
 }
 
 func (p *process) isFollowed() bool {

@@ -200,13 +200,14 @@ func (s *Set) report(e Event) {
 // that does not read it holds up the events, but no call.
 func (s *Set) Events() <-chan Event { return s.events }
 
-// Get returns a living shim by its ID. While a dead one is being replaced, which takes
-// milliseconds, Get waits. The error wraps [ErrGone].
+// Get returns a shim by its ID. It may be dead and about to be replaced, for which its calls
+// wait. The error wraps [ErrGone].
 func (s *Set) Get(id string) (*Shim, error) {
 	s.mu.Lock()
 	sh := s.shims[id]
+	there := sh != nil && sh.process.isReplaceable()
 	s.mu.Unlock()
-	if sh == nil || sh.live(s.ctx).isGone() {
+	if !there {
 		return nil, fmt.Errorf("shim %q: %w", id, ErrGone)
 	}
 	return sh, nil

@@ -63,6 +63,7 @@ func TestGuestPackageLife(t *testing.T) {
 	l.refused()
 	l.upgrades()
 	l.reloads()
+	l.stops()
 	l.downgrades()
 	l.removes()
 	l.purges()
@@ -282,6 +283,16 @@ func (l *life) reloads() {
 		l.t.Errorf("a reload replaced the daemon: %s, was %s", now, pid)
 	}
 	l.live("the reloads")
+}
+
+// stops: what belongs to no pod is looked for while the daemon is stopped, and pods go on.
+func (l *life) stops() {
+	l.step("stopped, to look for leaks")
+	l.follow("operations.md", "systemctl stop berthd")
+	l.shell("berth check --leaks --repair", "")
+	l.count("the daemon was stopped")
+	l.shell("systemctl start berthd", "")
+	l.live("the daemon was started again")
 }
 
 func (l *life) mainPID() string {
