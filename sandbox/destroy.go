@@ -109,7 +109,7 @@ func (t *teardown) releasePause(ctx context.Context, s *Sandbox) error {
 		err = t.killPause(rec) // the shim's replacement may not know a process that the shim had just started
 	}
 	if err != nil {
-		return fmt.Errorf("end the pause process: %w", err)
+		return fmt.Errorf("end the pause process: %w", asDomain(err))
 	}
 	return nil
 }
@@ -222,7 +222,7 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 		return t.killOrphan(c)
 	}
 	if err != nil {
-		return err
+		return asDomain(err)
 	}
 	// The exit event may still be on its way; a container never created has none.
 	t.refreshFact(c)

@@ -41,7 +41,7 @@ func asDomain(err error) error {
 		return failed(ErrState, "%w", err)
 	case isKind(err, shimapi.KindNotFound):
 		return failed(ErrNotFound, "%w", err)
-	case errors.Is(err, shims.ErrGone): // while another takes over
+	case errors.Is(err, shims.ErrGone), errors.Is(err, shims.ErrDelayed): // while another takes over
 		return failed(ErrNotReady, "%w; try again", err)
 	default:
 		return err

@@ -91,11 +91,22 @@ func (h *health) shimReady() error {
 	if h.shim == nil {
 		return nil
 	}
+	h.probeLocked()
+	return fmt.Errorf("no shim can be started, so no pod can run: %w", h.shim)
+}
+
+// probe finds out whether a shim can be started, unless that was tried just now.
+func (h *health) probe() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.probeLocked()
+}
+
+func (h *health) probeLocked() {
 	if h.probing == nil && time.Since(h.tried) >= shimPause {
 		h.probing = make(chan struct{})
 		go h.probeShim(h.probing)
 	}
-	return fmt.Errorf("no shim can be started, so no pod can run: %w", h.shim)
 }
 
 func (h *health) probeShim(done chan struct{}) {

@@ -55,7 +55,11 @@ func (t *teardown) stop(ctx context.Context, c *Container, grace time.Duration) 
 		grace = 0
 	}
 	if grace > 0 {
-		if err := t.signalOnce(ctx, c); err != nil {
+		err := t.signalOnce(ctx, c)
+		if errors.Is(err, shims.ErrDelayed) {
+			return asDomain(err) // nobody can send it yet, and the next stop has its whole grace
+		}
+		if err != nil {
 			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
 			grace = 0
 		}
@@ -118,7 +122,7 @@ func (t *teardown) kill(ctx context.Context, c *Container) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("kill container %s: %w", c.id, err)
+		return fmt.Errorf("kill container %s: %w", c.id, asDomain(err))
 	}
 	timer := time.NewTimer(t.stopTimeout)
 	defer timer.Stop()

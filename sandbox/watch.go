@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -54,7 +53,7 @@ func (w *shimWatch) handle(ctx context.Context, ev shims.Event) {
 		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
 		w.endUnknownToShim(ctx, ev.ShimID)
 	case ev.Kind == shims.EventDelayed:
-		w.health.noteShim(fmt.Errorf("shim %s died and can't be replaced yet: %s", ev.ShimID, ev.Record.Message))
+		w.health.probe()
 		klog.FromContext(ctx).Error(nil, "A shim died and can't be replaced yet; its containers run on, and their calls wait", "shim", ev.ShimID, "reason", ev.Record.Message)
 	case ev.Kind == shims.EventAnswers:
 		klog.FromContext(ctx).Info("A shim that did not answer when the daemon started does now", "shim", ev.ShimID)

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked is wrapped when another process has the lock.
-var ErrLocked error = unix.EWOULDBLOCK
+// ErrLocked is wrapped when another process has the lock. It is not the kernel's EWOULDBLOCK,
+// which is also EAGAIN, the error of a fork without process IDs.
+var ErrLocked = errors.New("another process has it")
 
 // Try makes the lock file at path if there is none, and locks it without waiting. The
 // lock lasts until the file is closed. The file is not open for writing, which would keep
@@ -20,7 +21,11 @@ func Try(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
 	return f, nil

@@ -41,9 +41,11 @@ func (sh *Shim) call(ctx context.Context, method string, request, response any) 
 		if err = p.noteAnswer(err, answerPatience); !errors.Is(err, ErrGone) {
 			return err
 		}
-		if p = p.awaitReplacement(ctx); p == nil {
-			return err
+		next := p.awaitReplacement(ctx)
+		if next == nil {
+			return p.unreplaced(err)
 		}
+		p = next
 	}
 }
 
@@ -57,9 +59,12 @@ func (sh *Shim) open(ctx context.Context, method string, request any, files ...*
 			return c
 		}
 		c.close()
-		if p = p.awaitReplacement(ctx); p == nil {
+		next := p.awaitReplacement(ctx)
+		if next == nil {
+			c.cause = p.unreplaced(c.cause)
 			return c
 		}
+		p = next
 	}
 }
 

@@ -44,10 +44,10 @@ func (s *Set) Shutdown(ctx context.Context) error {
 // A shim that has pods is left alone without an error. It reports whether the shim has
 // exited.
 func (s *Set) shutDownIfIdle(ctx context.Context, sh *Shim) (exited bool, err error) {
-	p := sh.live(ctx)
 	if !sh.retire() {
 		return false, nil
 	}
+	p := sh.live(ctx)
 	c := p.dial(ctx)
 	c.WriteRequest(shimapi.MethodShutdown, struct{}{})
 	err = c.answer(ctx, nil)

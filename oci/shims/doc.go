@@ -27,10 +27,11 @@
 //     exits with its last pod.
 //   - A shim that does not answer when the set is opened is in it all the same, as one that
 //     is stuck; it is asked for what it holds when it goes on.
-//   - A shim that dies five times within seconds of its start is given up, which ends its
-//     containers. A replacement that can't be started, since the host lacks process IDs,
-//     memory, descriptors or space, does not count: the containers run on, and their calls
-//     wait for a minute, until one can be. Only a program that is missing gives the shim up at once.
+//   - A shim that dies five times within seconds of its start, or whose program is missing, is
+//     given up, which ends its containers. A replacement that can't be started otherwise,
+//     since the host lacks process IDs, memory, descriptors or space, does not count: the
+//     containers run on until one can be, and so long their calls fail with [ErrDelayed], in
+//     the first minute after they have waited. A new pod gets another shim meanwhile.
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
 //     set is opened. A shim that was told to exit gets no pods, and a shim that has
 //     promised room for a pod is not told to exit.

@@ -29,14 +29,24 @@ const (
 	lastDelay  = 5 * time.Second
 )
 
-// awaitReplacements waits for the replacements of all shims that are dead, so that a
-// new pod does not get a shim of its own instead.
-func (s *Set) awaitReplacements(ctx context.Context) {
+// awaitReplacements waits for the replacements of all shims that are dead, so that a new pod,
+// with a foreign shim or without, does not get a shim of its own instead.
+func (s *Set) awaitReplacements(ctx context.Context, foreign bool) {
 	s.mu.Lock()
-	all := slices.Collect(maps.Values(s.shims))
+	var dead []*process
+	for _, sh := range s.shims {
+		if p := sh.process; p.isGone() && p.foreign == foreign && !p.delayed.Load() {
+			dead = append(dead, p)
+		}
+	}
 	s.mu.Unlock()
-	for _, sh := range all {
-		sh.live(ctx)
+	for _, p := range dead {
+		select {
+		case <-p.decided:
+		case <-p.waits:
+		case <-ctx.Done():
+		case <-s.ctx.Done():
+		}
 	}
 }
 
@@ -78,21 +88,18 @@ func (s *Set) onDeath(p *process) {
 // to hand over.
 func (s *Set) replace(dead *process) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
-	s.mu.Lock()
-	states := slices.Collect(maps.Values(sh.handover))
-	s.mu.Unlock()
+	states := sh.statesInOrder()
 	if _, err := os.Lstat(sh.dir); err != nil || len(states) == 0 {
 		return nil, nil, nil //nolint:nilerr // it has exited as it was told to
-	}
-	slices.SortFunc(states, func(a, b *handover) int { return len(a.Pod) - len(b.Pod) }) // pods before their containers
-	for _, h := range states {
-		sh.collectExit(h)
 	}
 	crashes := 0
 	if time.Since(dead.connected) < minLifetime {
 		crashes = dead.crashes + 1
 	}
 	for delay := firstDelay; crashes < maxCrashes; {
+		for _, h := range states {
+			sh.collectExit(h)
+		}
 		replacement, lost, err = s.handOver(dead, states)
 		if err == nil {
 			replacement.crashes = crashes
@@ -101,13 +108,14 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 		if s.ctx.Err() != nil {
 			break
 		}
-		if !mayStartLater(err) {
+		if mayStartLater(err) {
+			s.reportDelay(dead, err)
+		} else {
 			crashes++
-			continue
 		}
-		s.reportDelay(sh.id, err)
 		wait(s.ctx, delay)
 		delay = min(2*delay, lastDelay)
+		states = sh.statesInOrder() // with what a call told of in the last moment
 	}
 	if err == nil {
 		err = fmt.Errorf("%d shims in a row ended within %v", crashes, minLifetime)
@@ -115,11 +123,21 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 	return nil, nil, err
 }
 
-// reportDelay tells why a replacement has to wait. It does not wait itself for who reads the
-// events, since the reader may wait for the replacement.
-func (s *Set) reportDelay(id string, why error) {
+// statesInOrder are the states of all that the shim holds, pods before their containers.
+func (sh *Shim) statesInOrder() []*handover {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	return slices.SortedFunc(maps.Values(sh.handover), func(a, b *handover) int { return len(a.Pod) - len(b.Pod) })
+}
+
+// reportDelay tells why the replacement of a dead process has to wait. It does not wait itself
+// for the reader of the events, which may wait for the replacement.
+func (s *Set) reportDelay(dead *process, why error) {
+	if dead.delayed.CompareAndSwap(false, true) {
+		close(dead.waits)
+	}
 	select {
-	case s.events <- Event{ShimID: id, Event: shimapi.Event{Kind: EventDelayed, Record: shimapi.Record{Message: why.Error()}}}:
+	case s.events <- Event{ShimID: dead.shim.id, Event: shimapi.Event{Kind: EventDelayed, Record: shimapi.Record{Message: why.Error()}}}:
 	default: // the next one tells the same
 	}
 }
@@ -129,15 +147,17 @@ type notStarted struct{ error }
 
 func (e notStarted) Unwrap() error { return e.error }
 
-// mayStartLater tells whether a replacement could not be started for a reason that passes,
-// such as a lack of process IDs, memory, descriptors or space. The containers of the dead shim
-// run meanwhile, and to give them up would end them. A program that is missing, or that can't
-// be executed, stays so.
+// shortages are what a host lacks for a while.
+var shortages = []error{unix.EAGAIN, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.ENOSPC}
+
+// mayStartLater tells whether a replacement could not be started for a reason that may pass,
+// such as a lack of process IDs, memory, descriptors or space, or a program that ends before
+// it serves. The containers of the dead shim run meanwhile, and to give them up would end them.
 func mayStartLater(err error) bool {
-	if _, is := errors.AsType[notStarted](err); !is {
-		return false
+	if _, is := errors.AsType[notStarted](err); is {
+		return !errors.Is(err, errNoProgram)
 	}
-	return !slices.ContainsFunc([]error{os.ErrNotExist, os.ErrPermission, unix.ENOEXEC}, func(e error) bool { return errors.Is(err, e) })
+	return slices.ContainsFunc(shortages, func(e error) bool { return errors.Is(err, e) })
 }
 
 // wait returns after that time, or when ctx has ended.
@@ -198,6 +218,9 @@ func (sh *Shim) handOverLate(ctx context.Context, dead *process, id string) erro
 	adopted := h == nil || h.holder != dead
 	sh.set.mu.Unlock()
 	err := fmt.Errorf("shim %s: %w", sh.id, ErrGone)
+	if replacement == nil && dead.isReplaceable() {
+		return dead.unreplaced(err) // the replacement will adopt it with all others
+	}
 	if replacement != nil {
 		if adopted {
 			return nil

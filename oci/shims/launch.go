@@ -17,6 +17,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"berth/oci/failure"
 	"berth/oci/flock"
 	"berth/oci/memfd"
 	"berth/oci/shimapi"
@@ -113,7 +114,7 @@ func (l launcher) execute(ctx context.Context, dir string, files []*os.File) (*o
 		filepath.Base(l.Binary), "--dir", dir, "--version", l.Version, "--log-level", strconv.Itoa(level),
 	}, attr)
 	if err != nil {
-		return nil, fmt.Errorf("execute %s: %w", l.Binary, err)
+		return nil, programFault("execute "+l.Binary, err)
 	}
 	err = groups.join(proc.Pid)
 	if l.Scopes {
@@ -165,10 +166,23 @@ func awaitReady(ctx context.Context, ready *os.File, log string) error {
 func sealedCopy(path string) (*os.File, error) {
 	src, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("shim binary: %w", err)
+		return nil, programFault("shim binary", err)
 	}
 	defer src.Close()
 	return memfd.Sealed("berth-shim", src, 0o511)
+}
+
+// errNoProgram: the program of the shims is missing, or can't be executed.
+var errNoProgram = errors.New("no program")
+
+// programFault is the error of opening or executing the program of the shims.
+func programFault(what string, err error) error {
+	for _, lasting := range []error{os.ErrNotExist, os.ErrPermission, unix.ENOEXEC} {
+		if errors.Is(err, lasting) {
+			return failure.New(errNoProgram, "%s: %w", what, err)
+		}
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // fileSet opens several files and keeps the first error.

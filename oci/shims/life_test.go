@@ -139,7 +139,7 @@ func TestReplacementCanNotBeStartedYet(t *testing.T) {
 	}
 	n.Seen.Await(t, shims.EventDelayed, id)
 	restore := shims.SetAnswerPatience(200 * time.Millisecond)
-	if _, err := n.Shim.List(n.Ctx); !errors.Is(err, shims.ErrGone) {
+	if _, err := n.Shim.List(n.Ctx); !errors.Is(err, shims.ErrDelayed) || errors.Is(err, shims.ErrGone) {
 		t.Errorf("a call that has waited for long enough: %v", err)
 	}
 	restore()
@@ -150,7 +150,7 @@ func TestReplacementCanNotBeStartedYet(t *testing.T) {
 	}()
 	select {
 	case err := <-called:
-		t.Errorf("a call did not wait: %v", err)
+		t.Fatalf("a call did not wait: %v", err)
 	case <-time.After(50 * time.Millisecond): // that it waits shows only in time
 	}
 	leadsTo(binary)

@@ -26,7 +26,10 @@ type process struct {
 	connected time.Time
 	reaped    <-chan struct{} // closed when we have waited for it; nil: it is not our child
 	gone      chan struct{}   // closed when it has ended
+	ended     time.Time       // set when gone is closed
 	stuck     atomic.Bool     // it did not answer the last call in time
+	delayed   atomic.Bool     // it is dead, and another could not be started yet
+	waits     chan struct{}   // closed when delayed is set
 	crashes   int             // how many processes of the shim in a row ended within minLifetime before it
 	unasked   atomic.Bool     // it did not answer when the set was opened, and has not told what it holds
 
@@ -39,7 +42,7 @@ type process struct {
 // identify reads which process serves the shim, and does not ask it. reaped is closed when
 // the process was waited for; nil for a process that is not our child.
 func (sh *Shim) identify(reaped <-chan struct{}) (*process, error) {
-	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), decided: make(chan struct{})}
+	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), waits: make(chan struct{}), decided: make(chan struct{})}
 	var hello shimapi.HelloResponse
 	// The shim writes its identity when the socket is there.
 	if err := atomicfile.Read(filepath.Join(sh.dir, shimapi.IdentityName), &hello); err != nil {
@@ -122,6 +125,7 @@ func (p *process) awaitEnd(pidfd *os.File) {
 	if p.reaped != nil {
 		<-p.reaped // immediately, since the process has ended
 	}
+	p.ended = time.Now()
 	close(p.gone)
 }
 
@@ -192,21 +196,44 @@ func (p *process) waitIfDying(ctx context.Context, atMost time.Duration) {
 }
 
 // awaitReplacement waits for the process that takes over from p, which is dead or
-// dying; nil: there is none, or it could not be started within answerPatience, or ctx or the
-// set has ended.
+// dying; nil: there is none, or none yet when p has been dead for answerPatience, or ctx or
+// the set has ended. See unreplaced.
 func (p *process) awaitReplacement(ctx context.Context) *process {
 	if !p.isFollowed() {
 		return nil // nobody would replace it
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerPatience)
-	defer cancel()
+	late := answerPatience
+	if p.isGone() {
+		late -= time.Since(p.ended)
+	}
+	timer := time.NewTimer(late)
+	defer timer.Stop()
 	select {
 	case <-p.decided:
-		return p.replacement
+	case <-timer.C:
 	case <-ctx.Done():
 	case <-p.shim.set.ctx.Done():
 	}
-	return nil
+	return p.successor()
+}
+
+// successor is the process that has taken over from p; nil: there is none, or none yet.
+func (p *process) successor() *process {
+	select {
+	case <-p.decided:
+		return p.replacement
+	default:
+		return nil
+	}
+}
+
+// unreplaced is why a call has failed for whose process, which has ended, no other could be
+// waited for: err, which the end caused, when there will be none.
+func (p *process) unreplaced(err error) error {
+	if p.isFollowed() && p.isReplaceable() {
+		return fmt.Errorf("shim %s: %w", p.shim.id, ErrDelayed)
+	}
+	return err
 }
 
 // isReplaceable tells whether p lives, or another process has taken over or may do so yet.

@@ -23,6 +23,10 @@ import (
 // ErrGone is wrapped by the calls of a shim that has died and has no replacement.
 var ErrGone = errors.New("shim is gone")
 
+// ErrDelayed is wrapped by the calls of a shim that has died and can't be replaced yet. Its
+// containers run on, and the calls may be repeated.
+var ErrDelayed = errors.New("shim is dead, and another can't be started yet")
+
 // errClosed is returned by what is called after Close.
 var errClosed = errors.New("the shims are disconnected")
 
@@ -251,7 +255,7 @@ func (s *Set) forNewPod(ctx context.Context, foreign bool) (*Shim, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.starting }()
-	s.awaitReplacements(ctx)
+	s.awaitReplacements(ctx, foreign)
 	if s.ctx.Err() != nil {
 		return nil, errClosed
 	}

@@ -181,9 +181,11 @@ func (sh *Shim) Start(ctx context.Context, id string) (err error) {
 		if !errors.Is(err, ErrGone) {
 			return err
 		}
-		if p = p.awaitReplacement(ctx); p == nil {
-			return err
+		next := p.awaitReplacement(ctx)
+		if next == nil {
+			return p.unreplaced(err)
 		}
+		p = next
 	}
 }
 

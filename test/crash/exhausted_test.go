@@ -166,6 +166,38 @@ func TestOutOfPIDs(t *testing.T) {
 	}
 }
 
+// TestShimDiesOutOfFiles: the shim dies while berthd can open no file for another. Its
+// containers run on, a call is refused for now, and nothing is lost when there are files again.
+func TestShimDiesOutOfFiles(t *testing.T) {
+	d := start(t, node.Options{Tmpfs: true})
+	d.watch()
+	var was unix.Rlimit
+	if err := unix.Prlimit(d.PID(), unix.RLIMIT_NOFILE, nil, &was); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(files uint64) {
+		if err := unix.Prlimit(d.PID(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: was.Max}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(uint64(openFiles(t, d.PID())))
+	defer limit(was.Cur)
+	d.killShim()
+	eventually(t, "berthd tells that it can't start a shim", func() bool { return d.logged("can't be replaced yet") })
+	d.witness.runsOn()
+	soon, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := d.Exec(soon, d.witness.ID, "true"); err == nil {
+		t.Error("a command ran without a shim")
+	}
+	limit(was.Cur)
+	eventually(t, "another shim serves", func() bool {
+		out, err := d.Exec(within(t), d.witness.ID, "echo", "hello")
+		return err == nil && out == "hello\n"
+	})
+	d.unnoticed()
+}
+
 // onlyPIDs lets a process have so many threads and children more, until the function that it
 // gives is called, which tells how often the kernel refused one.
 func onlyPIDs(t *testing.T, d *daemon, pid, spare int) (enough func() (refused int)) {

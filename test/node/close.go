@@ -166,7 +166,7 @@ func (n *Node) filesLeft() ([]string, error) {
 	for _, pattern := range []string{
 		n.Root + "/pods/*", n.Root + "/quarantine/*", n.Root + "/layers/[0-9a-f]*", n.Root + "/cni/pods/*", n.Root + "/cni/results/*",
 		n.State + "/pods/*", n.State + "/containers/*", n.State + "/shims/*",
-		n.State + "/s/*", n.State + "/runc/*/[!.]*", // of foreign runtimes; crun keeps its seccomp filters in .cache
+		n.State + "/s/*", n.State + "/runc/*/[^.]*", // of foreign runtimes; crun keeps its seccomp filters in .cache
 	} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
