@@ -218,7 +218,9 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 	if err == nil {
 		err = shim.Delete(ctx, c.id)
 	}
-	if errors.Is(err, shims.ErrGone) {
+	// What was never whole, no replacement of its shim will know.
+	unknown := errors.Is(err, shims.ErrDelayed) && c.rec.get().Intent == record.Making
+	if errors.Is(err, shims.ErrGone) || unknown {
 		return t.killOrphan(c)
 	}
 	if err != nil {
@@ -233,12 +235,7 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 // killOrphan ends what is left of a container whose shim is gone, by its
 // cgroup, where pids can't be mistaken for another's. The cgroup goes with it.
 func (t *teardown) killOrphan(c *Container) error {
-	c.mu.Lock()
-	paths := c.fact.CgroupPaths
-	c.mu.Unlock()
-	if len(paths) == 0 { // its creation was cut off before the shim had written them down
-		paths = containerCgroups(t.host, c.pod.rec.get(), c.id)
-	}
+	paths := t.cgroupsOf(c)
 	if err := t.reclaimContainer(c); err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}
@@ -248,6 +245,17 @@ func (t *teardown) killOrphan(c *Container) error {
 	t.refreshFact(c)
 	t.recordLoss(c)
 	return removeEmptied(paths)
+}
+
+// cgroupsOf are the cgroups of a container by controller.
+func (t *teardown) cgroupsOf(c *Container) map[string]string {
+	c.mu.Lock()
+	paths := c.fact.CgroupPaths
+	c.mu.Unlock()
+	if len(paths) == 0 { // its creation was cut off before the shim had written them down
+		return containerCgroups(t.host, c.pod.rec.get(), c.id)
+	}
+	return paths
 }
 
 // recordLoss notes, in memory and in the record, that a container's process is gone

@@ -11,10 +11,13 @@ import (
 	"berth/oci/shimapi"
 )
 
-// killPID kills a process that is told from a later one of the same number by
-// its start time (field 22 of /proc/PID/stat), and waits for its end. 0 or a
-// process that is gone is fine.
-func killPID(pid int, start uint64) error {
+// killPID is signalPID of SIGKILL, and waits for the end of the process.
+func killPID(pid int, start uint64) error { return signalPID(pid, start, unix.SIGKILL, killTimeout) }
+
+// signalPID sends a signal to a process that is told from a later one of the same number by
+// its start time (field 22 of /proc/PID/stat), and waits for its end for at most that time. 0
+// or a process that is gone is fine.
+func signalPID(pid int, start uint64, sig unix.Signal, wait time.Duration) error {
 	if pid <= 1 {
 		return nil
 	}
@@ -26,10 +29,10 @@ func killPID(pid int, start uint64) error {
 	if now, err := shimapi.StartTime(pid); err != nil || now != start {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process %d: %w", pid, err)
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("send %v to process %d: %w", sig, pid, err)
 	}
-	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((10*time.Second)/time.Millisecond))
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait/time.Millisecond))
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("wait for process %d: %w", pid, err)
 	}

@@ -113,14 +113,16 @@ func (h *health) probeShim(done chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), shimPatience)
 	defer cancel()
 	shim, err := h.shims.ForNewPod(ctx)
-	h.noteShim(err)
+	if err == nil || ctx.Err() == nil { // else it says nothing: others may be starting one
+		h.noteShim(err)
+	}
 	if err == nil {
 		shim.Release()
 		klog.Background().Info("Shims can be started again", "shim", shim.ID())
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.probing = nil
+	h.probing, h.tried = nil, time.Now()
 	close(done)
 }
 

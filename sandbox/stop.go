@@ -55,11 +55,7 @@ func (t *teardown) stop(ctx context.Context, c *Container, grace time.Duration) 
 		grace = 0
 	}
 	if grace > 0 {
-		err := t.signalOnce(ctx, c)
-		if errors.Is(err, shims.ErrDelayed) {
-			return asDomain(err) // nobody can send it yet, and the next stop has its whole grace
-		}
-		if err != nil {
+		if err := t.signalOnce(ctx, c); err != nil {
 			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
 			grace = 0
 		}
@@ -102,10 +98,26 @@ func (t *teardown) signal(ctx context.Context, c *Container, sig int, all bool) 
 		return err
 	}
 	err = shim.Kill(ctx, &shimapi.KillRequest{ID: c.id, Signal: sig, All: all})
+	if errors.Is(err, shims.ErrDelayed) {
+		return t.signalWithoutShim(c, unix.Signal(sig), all)
+	}
 	if isKind(err, shimapi.KindNotRunning) {
 		return nil
 	}
 	return err
+}
+
+// signalWithoutShim is signal for a container whose shim is dead and can't be replaced yet: the
+// container may be what takes the processes or the memory that another shim needs. How it ends
+// is kept for that shim to tell.
+func (t *teardown) signalWithoutShim(c *Container, sig unix.Signal, all bool) error {
+	if all {
+		return killCgroup(t.cgroupsOf(c))
+	}
+	c.mu.Lock()
+	pid, start := c.fact.PID, c.fact.StartTime
+	c.mu.Unlock()
+	return signalPID(pid, start, sig, 0)
 }
 
 // kill ends every process of a container and waits for the end to be recorded.

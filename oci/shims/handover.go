@@ -72,8 +72,8 @@ func (s *Set) onDeath(p *process) {
 	expected := sh.leaving
 	sh.handover.dropAll()
 	s.mu.Unlock()
-	if !expected { // else the shim has removed its directory itself
-		_ = os.RemoveAll(sh.dir) // on an error the next daemon tries again
+	_ = os.RemoveAll(sh.dir) // a shim that was told to exit has done so; on an error the next daemon tries again
+	if !expected {
 		e := shimapi.Event{Kind: EventGone}
 		if err != nil {
 			e.Record.Message = err.Error()
@@ -88,15 +88,15 @@ func (s *Set) onDeath(p *process) {
 // to hand over.
 func (s *Set) replace(dead *process) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
-	states := sh.statesInOrder()
-	if _, err := os.Lstat(sh.dir); err != nil || len(states) == 0 {
-		return nil, nil, nil //nolint:nilerr // it has exited as it was told to
-	}
 	crashes := 0
 	if time.Since(dead.connected) < minLifetime {
 		crashes = dead.crashes + 1
 	}
 	for delay := firstDelay; crashes < maxCrashes; {
+		states := sh.statesInOrder() // with what a call has told of in the last moment
+		if _, err := os.Lstat(sh.dir); errors.Is(err, os.ErrNotExist) || len(states) == 0 {
+			return nil, nil, nil // it has exited as it was told to
+		}
 		for _, h := range states {
 			sh.collectExit(h)
 		}
@@ -110,12 +110,11 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 		}
 		if mayStartLater(err) {
 			s.reportDelay(dead, err)
-		} else {
-			crashes++
+		} else if crashes++; crashes == maxCrashes {
+			break
 		}
 		wait(s.ctx, delay)
 		delay = min(2*delay, lastDelay)
-		states = sh.statesInOrder() // with what a call told of in the last moment
 	}
 	if err == nil {
 		err = fmt.Errorf("%d shims in a row ended within %v", crashes, minLifetime)

@@ -3,6 +3,7 @@ package shims
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"berth/oci/shimapi"
 )
@@ -93,6 +94,10 @@ func (sh *Shim) RunPod(ctx context.Context, r *shimapi.RunPodRequest) (pause shi
 		state.NetNSPath = r.NetNSPath
 	}
 	p := sh.live(ctx)
+	if p.isGone() {
+		sh.Release()
+		return pause, p.unreplaced(fmt.Errorf("shim %s: %w", sh.id, ErrGone))
+	}
 	sh.set.mu.Lock()
 	sh.pods[r.ID] = struct{}{}
 	sh.reserved = max(0, sh.reserved-1)

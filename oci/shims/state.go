@@ -2,6 +2,8 @@ package shims
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"sync"
 
@@ -53,7 +55,7 @@ func newHandover(p *process, state shimapi.HandoverState, files []*os.File) *han
 		case state.Files[i] == shimapi.FilePidfd:
 			h.pidfd = f
 		default:
-			if fd := duplicate(f); fd >= 0 {
+			if fd, err := duplicate(f); err == nil {
 				h.streams[state.Files[i]] = fd
 			}
 			_ = f.Close() // the duplicate is kept
@@ -62,17 +64,14 @@ func newHandover(p *process, state shimapi.HandoverState, files []*os.File) *han
 	return h
 }
 
-// duplicate returns another descriptor of the same open file, -1 on an error.
-func duplicate(f *os.File) int {
-	fd := -1
+// duplicate returns another descriptor of the same open file.
+func duplicate(f *os.File) (fd int, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return fd
+		return -1, err
 	}
-	if err := raw.Control(func(old uintptr) { fd, _ = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) }); err != nil {
-		return -1
-	}
-	return fd
+	cerr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
+	return fd, errors.Join(cerr, err)
 }
 
 // handovers has what a replacement of one shim would need, by ID of pod or container. It is
@@ -195,21 +194,27 @@ func (h *handover) sendTo(ctx context.Context, p *process) error {
 	s.mu.Lock()
 	r := shimapi.AdoptRequest{HandoverState: h.HandoverState, Exit: h.exit}
 	var files []*os.File
-	add := func(name string, fd int) {
-		if fd >= 0 {
-			r.Files, files = append(r.Files, name), append(files, os.NewFile(uintptr(fd), name))
+	var errs []error
+	add := func(name string, fd int, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("a duplicate of the %s of %s: %w", name, h.ID, err))
+			return
 		}
+		r.Files, files = append(r.Files, name), append(files, os.NewFile(uintptr(fd), name))
 	}
 	for name, fd := range h.streams {
-		if copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
-			add(name, copied)
-		}
+		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		add(name, copied, err)
 	}
 	if h.pidfd != nil {
-		add(shimapi.FilePidfd, duplicate(h.pidfd))
+		fd, err := duplicate(h.pidfd)
+		add(shimapi.FilePidfd, fd, err)
 	}
 	s.mu.Unlock()
 	defer shimapi.CloseFiles(files)
+	if len(errs) > 0 {
+		return errors.Join(errs...) // without its streams the container would be refused, and lost
+	}
 	c := p.dial(ctx)
 	c.WriteRequest(shimapi.MethodAdopt, r, files...)
 	return c.answer(ctx, nil)

@@ -167,21 +167,15 @@ func TestOutOfPIDs(t *testing.T) {
 }
 
 // TestShimDiesOutOfFiles: the shim dies while berthd can open no file for another. Its
-// containers run on, a call is refused for now, and nothing is lost when there are files again.
+// containers run on, a command is refused for now, a stop is not, since the container may be
+// what takes the files; nothing is lost when there are files again.
 func TestShimDiesOutOfFiles(t *testing.T) {
 	d := start(t, node.Options{Tmpfs: true})
 	d.watch()
-	var was unix.Rlimit
-	if err := unix.Prlimit(d.PID(), unix.RLIMIT_NOFILE, nil, &was); err != nil {
-		t.Fatal(err)
-	}
-	limit := func(files uint64) {
-		if err := unix.Prlimit(d.PID(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: was.Max}, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	limit(uint64(openFiles(t, d.PID())))
-	defer limit(was.Cur)
+	stops := d.pod("stops").start("c", "trap 'exit 7' TERM; : >/ready; while :; do usleep 10000; done")
+	stops.Sh("while [ ! -e /ready ]; do usleep 1000; done")
+	ended := openPID(t, stops.pid)
+	enough := onlyFiles(t, d.PID())
 	d.killShim()
 	eventually(t, "berthd tells that it can't start a shim", func() bool { return d.logged("can't be replaced yet") })
 	d.witness.runsOn()
@@ -190,12 +184,37 @@ func TestShimDiesOutOfFiles(t *testing.T) {
 	if _, err := d.Exec(soon, d.witness.ID, "true"); err == nil {
 		t.Error("a command ran without a shim")
 	}
-	limit(was.Cur)
-	eventually(t, "another shim serves", func() bool {
-		out, err := d.Exec(within(t), d.witness.ID, "echo", "hello")
-		return err == nil && out == "hello\n"
-	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- d.StopContainer(t.Context(), stops.ID, patience) }()
+	// By its signal, which berthd sends when it has waited for a shim for a minute.
+	if ended.lives(bound(90 * time.Second)) {
+		t.Error("the container was not stopped")
+	}
+	enough()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if st := stops.Status(); st.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || st.GetExitCode() != 7 {
+		t.Errorf("the container that was stopped is %v with code %d, %s", st.GetState(), st.GetExitCode(), st.GetReason())
+	}
+	stops.p.Remove()
 	d.unnoticed()
+}
+
+// onlyFiles lets a process open no more files until the function that it gives is called.
+func onlyFiles(t *testing.T, pid int) (enough func()) {
+	t.Helper()
+	var was unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
+		t.Fatal(err)
+	}
+	less := unix.Rlimit{Cur: uint64(openFiles(t, pid)), Max: was.Max}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &less, nil); err != nil {
+		t.Fatal(err)
+	}
+	enough = func() { _ = unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil) } // it may have ended
+	t.Cleanup(enough)
+	return enough
 }
 
 // onlyPIDs lets a process have so many threads and children more, until the function that it
