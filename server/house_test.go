@@ -49,7 +49,7 @@ var local = map[string][]string{
 	"oci/tinyinit":        {"oci/atomicfile"},
 	"oci/shim":            {"oci/shimapi", "oci/atomicfile", "oci/cgroup", "oci/idmap", "oci/memfd", "oci/procfs", "oci/thread"},
 	"oci/shim/shimv2":     {"oci/shim", "oci/shimapi", "oci/atomicfile"},
-	"oci/shims":           {"oci/shimapi", "oci/atomicfile", "oci/flock", "oci/memfd", "oci/tracing"},
+	"oci/shims":           {"oci/shimapi", "oci/atomicfile", "oci/failure", "oci/flock", "oci/memfd", "oci/tracing"},
 	"oci/cgroup":          {},
 	"oci/failure":         {},
 	"oci/flock":           {},
