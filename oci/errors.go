@@ -3,7 +3,6 @@ package oci
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -18,14 +17,11 @@ var (
 	ErrUnsupported = errors.New("not supported on this host")
 )
 
-// shortages are what a host lacks for a while, whatever the configuration asks for.
-var shortages = []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EAGAIN, unix.EINTR, unix.EIO}
-
-// invalid makes an error that matches [ErrInvalid], unless it wraps a shortage of the host,
-// after which the same configuration works. The format is as that of fmt.Errorf.
+// invalid makes an error that matches [ErrInvalid], unless it wraps a fault of the host, such
+// as a shortage, after which the same configuration works. The format is as that of fmt.Errorf.
 func invalid(format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
-	if slices.ContainsFunc(shortages, func(s error) bool { return errors.Is(err, s) }) {
+	if failure.IsShortage(err) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.EIO) {
 		return err
 	}
 	return failure.New(ErrInvalid, "%w", err)

@@ -1,8 +1,9 @@
-// Package failure makes errors that match a sentinel without printing it.
+// Package failure makes errors that match a sentinel without printing it, and tells those
+// that pass from those that stay.
 //
 // # What it owns
 //
-// [New]. A sentinel such as "invalid" says to a program what kind of error it has; to a
+// [New] and [IsShortage]. A sentinel such as "invalid" says to a program what kind of error it has; to a
 // reader it says nothing that the text of a good error does not.
 //
 // # Invariants

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 var errKind = errors.New("kind")
@@ -23,5 +25,16 @@ func TestAKindIsMatchedAndNotPrinted(t *testing.T) {
 	}
 	if errors.Is(New(errKind, "x"), fs.ErrNotExist) {
 		t.Error("it matches what it does not wrap")
+	}
+}
+
+func TestAShortageIsToldFromALastingFault(t *testing.T) {
+	for err, want := range map[error]bool{
+		unix.EMFILE: true, unix.EAGAIN: true, unix.ENOSPC: true,
+		fs.ErrNotExist: false, unix.EIO: false, errKind: false,
+	} {
+		if got := IsShortage(fmt.Errorf("open: %w", err)); got != want {
+			t.Errorf("%v: a shortage is %v, want %v", err, got, want)
+		}
 	}
 }

@@ -10,8 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"berth/oci/failure"
 	"berth/oci/flock"
 	"berth/oci/shimapi"
 )
@@ -35,7 +34,7 @@ func (s *Set) awaitReplacements(ctx context.Context, foreign bool) {
 	s.mu.Lock()
 	var dead []*process
 	for _, sh := range s.shims {
-		if p := sh.process; p.isGone() && p.foreign == foreign && !p.delayed.Load() {
+		if p := sh.process; p.isGone() && p.foreign == foreign {
 			dead = append(dead, p)
 		}
 	}
@@ -43,7 +42,7 @@ func (s *Set) awaitReplacements(ctx context.Context, foreign bool) {
 	for _, p := range dead {
 		select {
 		case <-p.decided:
-		case <-p.waits:
+		case <-p.delayed:
 		case <-ctx.Done():
 		case <-s.ctx.Done():
 		}
@@ -132,8 +131,10 @@ func (sh *Shim) statesInOrder() []*handover {
 // reportDelay tells why the replacement of a dead process has to wait. It does not wait itself
 // for the reader of the events, which may wait for the replacement.
 func (s *Set) reportDelay(dead *process, why error) {
-	if dead.delayed.CompareAndSwap(false, true) {
-		close(dead.waits)
+	select {
+	case <-dead.delayed: // reported before
+	default:
+		close(dead.delayed)
 	}
 	select {
 	case s.events <- Event{ShimID: dead.shim.id, Event: shimapi.Event{Kind: EventDelayed, Record: shimapi.Record{Message: why.Error()}}}:
@@ -146,9 +147,6 @@ type notStarted struct{ error }
 
 func (e notStarted) Unwrap() error { return e.error }
 
-// shortages are what a host lacks for a while.
-var shortages = []error{unix.EAGAIN, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.ENOSPC}
-
 // mayStartLater tells whether a replacement could not be started for a reason that may pass,
 // such as a lack of process IDs, memory, descriptors or space, or a program that ends before
 // it serves. The containers of the dead shim run meanwhile, and to give them up would end them.
@@ -156,7 +154,7 @@ func mayStartLater(err error) bool {
 	if _, is := errors.AsType[notStarted](err); is {
 		return !errors.Is(err, errNoProgram)
 	}
-	return slices.ContainsFunc(shortages, func(e error) bool { return errors.Is(err, e) })
+	return failure.IsShortage(err)
 }
 
 // wait returns after that time, or when ctx has ended.

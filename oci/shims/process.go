@@ -28,8 +28,7 @@ type process struct {
 	gone      chan struct{}   // closed when it has ended
 	ended     time.Time       // set when gone is closed
 	stuck     atomic.Bool     // it did not answer the last call in time
-	delayed   atomic.Bool     // it is dead, and another could not be started yet
-	waits     chan struct{}   // closed when delayed is set
+	delayed   chan struct{}   // closed when it is dead and another could not be started yet
 	crashes   int             // how many processes of the shim in a row ended within minLifetime before it
 	unasked   atomic.Bool     // it did not answer when the set was opened, and has not told what it holds
 
@@ -42,7 +41,7 @@ type process struct {
 // identify reads which process serves the shim, and does not ask it. reaped is closed when
 // the process was waited for; nil for a process that is not our child.
 func (sh *Shim) identify(reaped <-chan struct{}) (*process, error) {
-	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), waits: make(chan struct{}), decided: make(chan struct{})}
+	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), delayed: make(chan struct{}), decided: make(chan struct{})}
 	var hello shimapi.HelloResponse
 	// The shim writes its identity when the socket is there.
 	if err := atomicfile.Read(filepath.Join(sh.dir, shimapi.IdentityName), &hello); err != nil {

@@ -108,21 +108,12 @@ func TestOutOfFiles(t *testing.T) {
 // the limit was what refused it.
 func (d *daemon) withFiles(pid, limit int, c *runtimeapi.PodSandboxConfig) bool {
 	d.t.Helper()
-	var was unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
-		d.t.Fatal(err)
-	}
-	less := unix.Rlimit{Cur: uint64(limit), Max: was.Max}
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &less, nil); err != nil {
-		d.t.Fatal(err)
-	}
+	enough := onlyFiles(d.t, pid, limit)
 	reached := d.starved(c, unix.EMFILE.Error())
 	if why := d.conditions(); why != "" {
 		d.t.Logf("not ready: %s", why)
 	}
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil); err != nil {
-		d.t.Fatal(err)
-	}
+	enough()
 	d.fedAgain(c)
 	return reached
 }
@@ -175,7 +166,8 @@ func TestShimDiesOutOfFiles(t *testing.T) {
 	stops := d.pod("stops").start("c", "trap 'exit 7' TERM; : >/ready; while :; do usleep 10000; done")
 	stops.Sh("while [ ! -e /ready ]; do usleep 1000; done")
 	ended := openPID(t, stops.pid)
-	enough := onlyFiles(t, d.PID())
+	enough := onlyFiles(t, d.PID(), openFiles(t, d.PID()))
+	defer enough() // a second time, unless the test has failed
 	d.killShim()
 	eventually(t, "berthd tells that it can't start a shim", func() bool { return d.logged("can't be replaced yet") })
 	d.witness.runsOn()
@@ -201,20 +193,23 @@ func TestShimDiesOutOfFiles(t *testing.T) {
 	d.unnoticed()
 }
 
-// onlyFiles lets a process open no more files until the function that it gives is called.
-func onlyFiles(t *testing.T, pid int) (enough func()) {
+// onlyFiles lets a process have so many files until the function that it gives is called.
+func onlyFiles(t *testing.T, pid, limit int) (enough func()) {
 	t.Helper()
 	var was unix.Rlimit
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
 		t.Fatal(err)
 	}
-	less := unix.Rlimit{Cur: uint64(openFiles(t, pid)), Max: was.Max}
+	less := unix.Rlimit{Cur: uint64(limit), Max: was.Max}
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &less, nil); err != nil {
 		t.Fatal(err)
 	}
-	enough = func() { _ = unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil) } // it may have ended
-	t.Cleanup(enough)
-	return enough
+	return func() {
+		t.Helper()
+		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // onlyPIDs lets a process have so many threads and children more, until the function that it
