@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
-	"berth/oci/shimapi"
+	"berth/oci/procfs"
 	"berth/sandbox/record"
 )
 
@@ -46,13 +46,18 @@ func (t *teardown) pinAgain(rec *podRecord) error {
 		return nil
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", rec.PausePID))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // the pause process ended, and its namespace with it
+	}
 	if err != nil {
-		return nil //nolint:nilerr // the pause process ended, and its namespace with it
+		return fmt.Errorf("network namespace of the pause process: %w", err)
 	}
 	defer func() { _ = ns.Close() }()
 	// Looked at after the open: it is then surely not another process's namespace.
-	if start, err := shimapi.StartTime(rec.PausePID); err != nil || start != rec.PauseStart {
-		return nil //nolint:nilerr // as above
+	if err := procfs.Lives(rec.PausePID, rec.PauseStart); errors.Is(err, procfs.ErrEnded) {
+		return nil // as above
+	} else if err != nil {
+		return err
 	}
 	return t.mounts.PinNamespace(ns, rec.netns)
 }

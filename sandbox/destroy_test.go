@@ -13,6 +13,7 @@ import (
 
 	"berth/oci/shimapi"
 	"berth/sandbox/record"
+	"berth/test/fewfiles"
 )
 
 func mustWrite(t *testing.T, path string) {
@@ -105,6 +106,11 @@ func TestKillPIDKnowsItsProcess(t *testing.T) {
 	}
 	if err := unix.Kill(cmd.Process.Pid, 0); err != nil {
 		t.Fatal("a process with another start time was killed")
+	}
+	enough := fewfiles.Spare(t, 0)
+	err = killPID(cmd.Process.Pid, start)
+	if enough(); err == nil {
+		t.Error("without descriptors a process that lives counts as killed")
 	}
 	if err := killPID(cmd.Process.Pid, start); err != nil {
 		t.Fatal(err)

@@ -34,8 +34,8 @@ func TestKillCgroupEndsItsMembers(t *testing.T) {
 	if err := os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if pids := cgroup.PIDs(group); len(pids) != 1 || pids[0] != cmd.Process.Pid {
-		t.Errorf("members %v", pids)
+	if pids, err := cgroup.PIDs(group); err != nil || len(pids) != 1 || pids[0] != cmd.Process.Pid {
+		t.Errorf("members %v, %v", pids, err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- killCgroup(map[string]string{"": group}) }()

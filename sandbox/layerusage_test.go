@@ -11,6 +11,7 @@ import (
 
 	"berth/oci/dirtree"
 	"berth/sandbox/record"
+	"berth/test/fewfiles"
 )
 
 func layerOf(t *testing.T, u *layerUsage, dir string) dirtree.Usage {
@@ -135,14 +136,7 @@ func TestAttackLayerTooDeepToRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	unix.Close(fd)
-	var old unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: old.Max}); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }()
+	defer fewfiles.Limit(t, os.Getpid(), 256)()
 	if err := eraseDir(t.Context(), dir, record.ContainerFile); err != nil {
 		t.Error(err)
 	}

@@ -13,8 +13,11 @@ import (
 	"berth/oci/shims"
 )
 
-// listTimeout bounds a list call to a shim.
-const listTimeout = 10 * time.Second
+const (
+	// listTimeout bounds a list call to a shim, listAgain is the time to the next one.
+	listTimeout = 10 * time.Second
+	listAgain   = 5 * time.Second
+)
 
 // shimsOfPods are the IDs of the shims that the records of pods name.
 func (w *shimWatch) shimsOfPods() map[string]bool {
@@ -40,19 +43,37 @@ func (w *shimWatch) endUnknown(ctx context.Context) {
 // endUnknownToShim ends the pods and containers whose records name this shim but which
 // the shim does not list. That happens when a daemon died while it handed the pods of a
 // dead shim over to the replacement, or when a shim died before the next daemon had
-// copies of its containers' streams. Such a container would stay "running" for ever.
+// copies of its containers' streams. Such a container would stay "running" for ever, so a
+// shim that does not answer is asked again.
 func (w *shimWatch) endUnknownToShim(ctx context.Context, shimID string) {
+	err := w.endUnlisted(ctx, shimID)
+	if err == nil {
+		return
+	}
+	klog.FromContext(ctx).Error(err, "A shim does not tell what it holds; it is asked again", "shim", shimID)
+	go func() {
+		for err != nil && ctx.Err() == nil { // a shim that has ended is not asked any more
+			select {
+			case <-time.After(listAgain):
+				err = w.endUnlisted(ctx, shimID)
+			case <-ctx.Done():
+			}
+		}
+	}()
+}
+
+// endUnlisted is one try of endUnknownToShim.
+func (w *shimWatch) endUnlisted(ctx context.Context, shimID string) error {
 	shim, err := w.shims.Get(shimID)
 	if err != nil {
-		return // it tells of its end itself
+		return nil //nolint:nilerr // it tells of its end itself
 	}
 	lost := w.liveIn(shimID) // first: what becomes whole meanwhile is held by then
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	listing, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	held, err := shim.List(ctx)
+	held, err := shim.List(listing)
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "A shim does not tell what it holds", "shim", shimID)
-		return
+		return err
 	}
 	for _, r := range append(held.Pods, held.Containers...) {
 		delete(lost, r.ID)
@@ -60,6 +81,7 @@ func (w *shimWatch) endUnknownToShim(ctx context.Context, shimID string) {
 	for _, r := range lost {
 		w.endNotAdopted(ctx, r)
 	}
+	return nil
 }
 
 // liveIn returns the ready pods and the created or running containers whose records name

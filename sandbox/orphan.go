@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/cgroup"
-	"berth/oci/shimapi"
+	"berth/oci/procfs"
 )
 
 // killPID is signalPID of SIGKILL, and waits for the end of the process.
@@ -21,14 +21,14 @@ func signalPID(pid int, start uint64, sig unix.Signal, wait time.Duration) error
 	if pid <= 1 {
 		return nil
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return nil // gone
-	}
-	defer unix.Close(fd)
-	if now, err := shimapi.StartTime(pid); err != nil || now != start {
+	fd, err := procfs.Pidfd(pid, start, 0)
+	if errors.Is(err, procfs.ErrEnded) {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("send %v: %w", sig, err)
+	}
+	defer unix.Close(fd)
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("send %v to process %d: %w", sig, pid, err)
 	}

@@ -14,7 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/oci/atomicfile"
-	"berth/oci/shimapi"
+	"berth/oci/procfs"
 	"berth/oci/shims"
 	"berth/sandbox/record"
 )
@@ -125,8 +125,8 @@ func (r *recovery) pauseLives(rec *podRecord) bool {
 	if _, err := r.shims.Get(rec.ShimID); err != nil {
 		return false
 	}
-	start, err := shimapi.StartTime(rec.PausePID)
-	return err == nil && start == rec.PauseStart
+	// Its shim tells of the end that can't be seen here.
+	return !errors.Is(procfs.Lives(rec.PausePID, rec.PauseStart), procfs.ErrEnded)
 }
 
 // quarantine moves a pod's directory away and gives the task that releases what the pod

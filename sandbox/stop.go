@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 	"berth/oci/shims"
 	"berth/sandbox/inflight"
@@ -55,23 +56,41 @@ func (t *teardown) stop(ctx context.Context, c *Container, grace time.Duration) 
 		grace = 0
 	}
 	if grace > 0 {
-		if err := t.signalOnce(ctx, c); err != nil {
-			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
-			grace = 0
-		}
-	}
-	if grace > 0 {
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		select {
-		case <-c.done:
-			return nil
-		case <-timer.C:
-		case <-ctx.Done():
-			return fmt.Errorf("stop of container %s: %w", c.id, context.Cause(ctx))
+		if ended, err := t.askToEnd(ctx, c, grace); ended || err != nil {
+			return err
 		}
 	}
 	return t.kill(ctx, c)
+}
+
+// signalPause is the time until a stop signal is sent again that the host lacked what it takes
+// to send.
+const signalPause = 100 * time.Millisecond
+
+// askToEnd sends the stop signal and waits for the end for at most grace. While the host lacks
+// descriptors or memory the signal is sent again: the container has been promised its grace. It
+// returns early, and not ended, when the signal can't be sent at all.
+func (t *teardown) askToEnd(ctx context.Context, c *Container, grace time.Duration) (ended bool, err error) {
+	over := time.NewTimer(grace)
+	defer over.Stop()
+	for {
+		var again <-chan time.Time
+		if err := t.signalOnce(ctx, c); failure.IsShortage(err) {
+			again = time.After(signalPause)
+		} else if err != nil {
+			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
+			return false, nil
+		}
+		select {
+		case <-again:
+		case <-c.done:
+			return true, nil
+		case <-over.C:
+			return false, nil
+		case <-ctx.Done():
+			return false, fmt.Errorf("stop of container %s: %w", c.id, context.Cause(ctx))
+		}
+	}
 }
 
 // signalOnce sends the stop signal unless an earlier stop did.
@@ -142,6 +161,9 @@ func (t *teardown) kill(ctx context.Context, c *Container) error {
 	case <-c.done:
 		return nil
 	case <-timer.C:
+		if shim, err := c.pod.shimIn(t.shims); err == nil && shim.Delayed() {
+			return failed(ErrNotReady, "container %s was killed, and its end will be known when its shim, which is dead, can be replaced; try again", c.id)
+		}
 		return failed(ErrTimeout, "container %s did not end within %s of SIGKILL: a process of it is probably in uninterruptible sleep, see /proc/%d/stack", c.id, t.stopTimeout, c.pid())
 	case <-ctx.Done():
 		return fmt.Errorf("kill of container %s: %w", c.id, context.Cause(ctx))

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/oci/procfs"
 	"berth/oci/shimapi"
 )
 
@@ -136,8 +137,8 @@ func writeLateSysctls(rec *podRecord, late map[string]string) error {
 		return fmt.Errorf("open the UTS namespace of the pod: %w", err)
 	}
 	defer func() { _ = names.Close() }()
-	if start, err := shimapi.StartTime(rec.PausePID); err != nil || start != rec.PauseStart {
-		return failed(ErrState, "the pause process ended while the pod was made")
+	if err := procfs.Lives(rec.PausePID, rec.PauseStart); err != nil {
+		return failed(ErrState, "the pause process while the pod was made: %w", err)
 	}
 	net, err := os.Open(rec.netns)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/test/fewfiles"
 )
 
 const (
@@ -186,6 +187,29 @@ func TestStopKillsAfterTheGrace(t *testing.T) {
 	}
 	if err := n.m.StopContainer(t.Context(), "unknown", 0); err != nil {
 		t.Errorf("stop of an unknown container: %v", err)
+	}
+}
+
+// A daemon that has no descriptor left to send the stop signal with does not kill instead: the
+// container gets its signal, and the time that it was promised, when there are some.
+func TestStopWithoutDescriptorsKeepsTheGrace(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	enough := fewfiles.Spare(t, 0)
+	defer enough()
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.m.StopContainer(context.Background(), id, time.Minute) }()
+	select {
+	case err := <-stopped:
+		t.Errorf("the stop returned %v before there were descriptors", err)
+	case <-time.After(3 * signalPause): // so that it has tried
+	}
+	enough()
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	if k := n.shim.kills; len(k) != 1 || k[0].Signal != 15 {
+		t.Errorf("signals %+v, want 15 alone", k)
 	}
 }
 

@@ -57,8 +57,8 @@ func TestOwnProcessIsLeftOut(t *testing.T) {
 	dir := t.TempDir()
 	list(t, dir, "0", strconv.Itoa(os.Getpid()), "no number")
 	list(t, filepath.Join(dir, "below"), strconv.Itoa(os.Getpid()), "5000001")
-	if got := PIDs(dir); !slices.Equal(got, []int{5000001}) {
-		t.Errorf("PIDs = %v, want 5000001 alone", got)
+	if got, err := PIDs(dir); err != nil || !slices.Equal(got, []int{5000001}) {
+		t.Errorf("PIDs = %v, %v, want 5000001 alone", got, err)
 	}
 	got := make(chan os.Signal, 2)
 	signal.Notify(got, unix.SIGUSR1, unix.SIGUSR2)
@@ -76,8 +76,8 @@ func TestOwnProcessIsLeftOut(t *testing.T) {
 
 func TestNoCgroupHasNoProcesses(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone")
-	if got := PIDs(gone); len(got) != 0 {
-		t.Errorf("PIDs of a cgroup that does not exist = %v, want none", got)
+	if got, err := PIDs(gone); err != nil || len(got) != 0 {
+		t.Errorf("PIDs of a cgroup that does not exist = %v, %v, want none", got, err)
 	}
 	killed := func() { t.Error("killed was called without a cgroup") }
 	for _, dir := range []string{"", gone} {

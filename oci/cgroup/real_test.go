@@ -2,6 +2,8 @@ package cgroup
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/test/fewfiles"
 )
 
 // newCgroup makes a cgroup of the kernel with one below it, and removes both. On cgroup v1
@@ -94,8 +98,8 @@ func TestKill(t *testing.T) {
 	if err := Kill(dir, 30*time.Second, func() { rounds++ }); err != nil {
 		t.Fatal(err)
 	}
-	if left := PIDs(dir); len(left) != 0 || rounds == 0 {
-		t.Errorf("after Kill the cgroup has %v, and killed was called %d times; want no process and at least one call", left, rounds)
+	if left, err := PIDs(dir); err != nil || len(left) != 0 || rounds == 0 {
+		t.Errorf("after Kill the cgroup has %v (%v), and killed was called %d times; want no process and at least one call", left, err, rounds)
 	}
 	for name, c := range map[string]*exec.Cmd{"the deaf one": deaf, "the forking one": forking} {
 		if got := signalOf(c); got != syscall.SIGKILL {
@@ -133,20 +137,75 @@ func TestSignal(t *testing.T) {
 func TestMemberExists(t *testing.T) {
 	dir, _ := newCgroup(t)
 	c := start(t, dir, `echo; exec sleep 1000`)
-	all := Open(dir)
-	defer all.Close()
-	if len(all) != 1 || all[0].PID != c.Process.Pid {
-		t.Fatalf("Open found %v, want the process %d", all, c.Process.Pid)
+	found := 0
+	err := Each(dir, func(m Member) error {
+		if found++; m.PID != c.Process.Pid {
+			t.Errorf("process %d is found, want %d", m.PID, c.Process.Pid)
+		}
+		if err := c.Process.Kill(); err != nil {
+			return err
+		}
+		m.await(time.Now().Add(30 * time.Second))
+		if !m.Exists() {
+			t.Error("a process that was not reaped does not exist")
+		}
+		_ = c.Wait() // it was killed
+		if m.Exists() {
+			t.Error("a process that was reaped exists")
+		}
+		return nil
+	})
+	if err != nil || found != 1 {
+		t.Errorf("%d processes are found, %v; want one", found, err)
 	}
-	if err := c.Process.Kill(); err != nil {
-		t.Fatal(err)
+}
+
+// crowd starts so many processes in a cgroup.
+func crowd(t *testing.T, dir string, size int) *exec.Cmd {
+	t.Helper()
+	return start(t, dir, fmt.Sprintf(`n=0; while [ $n -lt %d ]; do sleep 1000 & n=$((n+1)); done; echo; wait`, size))
+}
+
+// TestKillHoldsFewDescriptors: a container with more processes than its shim may open files
+// must neither use up what the other containers need, nor stay alive.
+func TestKillHoldsFewDescriptors(t *testing.T) {
+	dir, below := newCgroup(t)
+	many := crowd(t, below, 3*heldTogether)
+	most := 0
+	if err := Each(dir, func(Member) error {
+		open, err := os.ReadDir("/proc/self/fd")
+		most = max(most, len(open))
+		return err
+	}); err != nil {
+		t.Error(err)
 	}
-	all.await(time.Now().Add(30 * time.Second))
-	if !all[0].Exists() {
-		t.Error("a process that was not reaped does not exist")
+	if most > heldTogether+32 {
+		t.Errorf("%d files are open at the same time, for %d processes", most, 3*heldTogether)
 	}
-	_ = c.Wait() // it was killed
-	if all[0].Exists() {
-		t.Error("a process that was reaped exists")
+	enough := fewfiles.Spare(t, 4)
+	err := Kill(dir, 30*time.Second, nil)
+	if enough(); err != nil {
+		t.Errorf("with few descriptors: %v", err)
+	}
+	if got := signalOf(many); got != syscall.SIGKILL {
+		t.Errorf("the first process ended by %v, want SIGKILL", got)
+	}
+}
+
+// TestKillWithoutDescriptors: that nothing can be looked at is not that nothing is there.
+func TestKillWithoutDescriptors(t *testing.T) {
+	dir, _ := newCgroup(t)
+	c := start(t, dir, `echo; exec sleep 1000`)
+	enough := fewfiles.Spare(t, 0)
+	err := Kill(dir, 100*time.Millisecond, nil)
+	enough()
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("Kill without descriptors = %v, want EMFILE", err)
+	}
+	if err := c.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the process: %v, want it alive", err)
+	}
+	if err := Kill(dir, 30*time.Second, nil); err != nil {
+		t.Error(err)
 	}
 }

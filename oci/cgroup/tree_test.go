@@ -67,18 +67,25 @@ func TestKillEndsTheTree(t *testing.T) {
 	outer, inner := made(t)
 	first := runIn(t, outer, "i=0; while [ $i -lt 50 ]; do sleep 100 & i=$((i+1)); done; wait")
 	second := runIn(t, inner, "sleep 100 & sleep 100")
-	all := Open(outer)
+	var all []int
+	if err := Each(outer, func(m Member) error {
+		if m.Exists() {
+			all = append(all, m.PID)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 	for _, cmd := range []*exec.Cmd{first, second} {
-		if !slices.ContainsFunc(all, func(m Member) bool { return m.PID == cmd.Process.Pid && m.Exists() }) {
+		if !slices.Contains(all, cmd.Process.Pid) {
 			t.Errorf("process %d is not among the members", cmd.Process.Pid)
 		}
 	}
-	all.Close()
 	if err := Kill(outer, 30*time.Second, nil); err != nil {
 		t.Error(err)
 	}
-	if left := PIDs(outer); len(left) != 0 {
-		t.Errorf("left are %v", left)
+	if left, err := PIDs(outer); err != nil || len(left) != 0 {
+		t.Errorf("left are %v, %v", left, err)
 	}
 	for _, cmd := range []*exec.Cmd{first, second} {
 		_ = cmd.Wait()

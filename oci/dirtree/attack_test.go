@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/test/fewfiles"
 )
 
 // tmpfs mounts a file system of its own for a tree of so many inodes.
@@ -32,20 +34,9 @@ func tmpfs(t *testing.T, inodes int) string {
 // squeeze leaves the test little stack and few descriptors.
 func squeeze(t *testing.T) {
 	t.Helper()
-	var old unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: old.Max}); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(fewfiles.Limit(t, os.Getpid(), 64))
 	stack := debug.SetMaxStack(1 << 20)
-	t.Cleanup(func() {
-		debug.SetMaxStack(stack)
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { debug.SetMaxStack(stack) })
 }
 
 // A container nests directories by the ten thousand, with BERTH_SOAK=1 three

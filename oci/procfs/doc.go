@@ -5,12 +5,14 @@
 //
 // The parsers of /proc/PID/stat (proc_pid_stat(5)) and of the boot ID. The kernel reuses
 // the PID of a process that has ended, but a PID together with the start time of the
-// process and the boot ID is unique.
+// process and the boot ID is unique. [Lives] and [Pidfd] are the two questions asked of it.
 //
 // # Invariants
 //
 //   - It reads files of the kernel only, none that a workload could have replaced.
-//   - It holds nothing: each call reads anew.
+//   - It holds nothing: each call reads anew. A pidfd is the caller's.
+//   - A process counts as ended only when the kernel has said so. A daemon without descriptors
+//     that took "can't tell" for "ended" would give up pods that run.
 //
 // # Why not prometheus/procfs
 //

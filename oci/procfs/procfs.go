@@ -2,10 +2,13 @@ package procfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Stat is a part of /proc/PID/stat, see proc_pid_stat(5).
@@ -48,6 +51,45 @@ func parseStat(pid int, data []byte) (Stat, error) {
 		return Stat{}, fmt.Errorf("start time in /proc/%d/stat: %w", pid, err)
 	}
 	return s, nil
+}
+
+// ErrEnded is wrapped when a process has surely ended, also when another has its PID now.
+var ErrEnded = errors.New("the process has ended")
+
+// Lives returns nil when the process with this PID began at start, field 22 of its
+// /proc/PID/stat. The error wraps [ErrEnded] or tells why neither is known.
+func Lives(pid int, start uint64) error {
+	if pid <= 0 {
+		return ErrEnded
+	}
+	s, err := ReadStat(pid)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) { // ESRCH: it ended between open(2) and read(2)
+		return fmt.Errorf("%w: %w", ErrEnded, err)
+	}
+	if err == nil && s.Start != start {
+		return fmt.Errorf("process %d is another one: %w", pid, ErrEnded)
+	}
+	return err
+}
+
+// Pidfd opens a descriptor of the process that [Lives] tells of, with flags of pidfd_open(2).
+// It is never one of a process that has the PID later. The errors are those of Lives.
+func Pidfd(pid int, start uint64, flags int) (int, error) {
+	if pid <= 0 {
+		return -1, ErrEnded
+	}
+	fd, err := unix.PidfdOpen(pid, flags)
+	if errors.Is(err, unix.ESRCH) {
+		return -1, fmt.Errorf("process %d: %w", pid, ErrEnded)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("pidfd of process %d: %w", pid, err)
+	}
+	if err := Lives(pid, start); err != nil { // looked at while the descriptor holds the PID's owner
+		_ = unix.Close(fd) // nothing is buffered
+		return -1, err
+	}
+	return fd, nil
 }
 
 // Ended tells whether the process has ended, and only its parent has not waited for it.

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"berth/test/fewfiles"
 )
 
 func TestParseStat(t *testing.T) {
@@ -60,6 +62,48 @@ func TestReadStat(t *testing.T) {
 	_ = cmd.Wait()
 	if s, err := ReadStat(pid); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("of none: got %+v, %v; want an error that is fs.ErrNotExist", s, err)
+	}
+}
+
+// A process that lives is told from one that has ended, and from one that can't be looked at.
+func TestLivesAndPidfd(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	s, err := ReadStat(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pidfd := func(start uint64) error {
+		fd, err := Pidfd(pid, start, 0)
+		if err == nil {
+			_ = syscall.Close(fd)
+		}
+		return err
+	}
+	for name, ask := range map[string]func(uint64) error{
+		"Lives": func(start uint64) error { return Lives(pid, start) }, "Pidfd": pidfd,
+	} {
+		if err := ask(s.Start); err != nil {
+			t.Errorf("%s of a process that lives: %v", name, err)
+		}
+		if err := ask(s.Start + 1); !errors.Is(err, ErrEnded) {
+			t.Errorf("%s of another process with its PID: %v, want ErrEnded", name, err)
+		}
+		enough := fewfiles.Spare(t, 0)
+		err := ask(s.Start)
+		if enough(); !errors.Is(err, syscall.EMFILE) || errors.Is(err, ErrEnded) {
+			t.Errorf("%s without descriptors: %v, want EMFILE", name, err)
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	for _, err := range []error{Lives(0, 0), Lives(pid, s.Start), pidfd(s.Start)} {
+		if !errors.Is(err, ErrEnded) {
+			t.Errorf("of none, or of one that has ended: %v, want ErrEnded", err)
+		}
 	}
 }
 

@@ -100,7 +100,11 @@ func (s *subgroup) killAll() error { return cgroup.Kill(s.dir, stopGrace, nil) }
 // container has made cgroups of its own, the cgroup is removed with the container.
 func (s *subgroup) remove() {
 	for range 100 { // processes may fork while they are moved
-		left := cgroup.PIDs(s.dir)
+		left, err := cgroup.PIDs(s.dir)
+		if err != nil {
+			slog.Warn("cgroup of a session not removed", "error", err)
+			return
+		}
 		if len(left) == 0 {
 			break
 		}

@@ -29,7 +29,11 @@ func (g group) gather(id string, pid int) *subgroup {
 	for again := true; again; { // what is moved may have forked just before
 		again = false
 		sub.take(pid)
-		for _, p := range cgroup.PIDs(sub.parent) {
+		all, err := cgroup.PIDs(sub.parent)
+		if err != nil {
+			slog.Warn("children of an exec may stay in the container's cgroup", "error", err)
+		}
+		for _, p := range all {
 			stat, err := procfs.ReadStat(p)
 			if err == nil && !moved[p] && moved[stat.Parent] {
 				moved[p], again = true, true

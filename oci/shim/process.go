@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci/procfs"
 	"berth/oci/shimapi"
 )
 
@@ -119,13 +120,14 @@ const unknownMessage = "the exit status was lost: the shim that was the parent o
 // opens the pidfd of the recorded PID, if the start time is the recorded one.
 func newAdopted(rec shimapi.Record, pidfd *os.File) (p *adopted, err error) {
 	if pidfd == nil {
-		if pidfd, err = openPidfd(rec.PID); err != nil {
+		fd, err := procfs.Pidfd(rec.PID, rec.StartTime, unix.PIDFD_NONBLOCK)
+		if errors.Is(err, procfs.ErrEnded) {
 			return nil, fault(shimapi.KindNotFound, "%w", err)
 		}
-		if began, err := shimapi.StartTime(rec.PID); err != nil || began != rec.StartTime {
-			_ = pidfd.Close() // of another process, which has the PID now
-			return nil, fault(shimapi.KindNotFound, "process %d has ended", rec.PID)
+		if err != nil {
+			return nil, err
 		}
+		pidfd = os.NewFile(uintptr(fd), "pidfd")
 	}
 	return &adopted{pidfd, reapPatience, make(chan shimapi.ExitStatus, 1)}, nil
 }

@@ -71,16 +71,15 @@ func (g group) adjustOOM(was *int, to int) error {
 }
 
 func adjustOnce(dir, was, to string) (changed bool, err error) {
-	all := cgroup.Open(dir)
-	defer all.Close()
-	for _, m := range all {
+	err = cgroup.Each(dir, func(m cgroup.Member) error {
 		did, err := adjustProcess(m, was, to)
 		if err != nil {
-			return changed, fmt.Errorf("oom_score_adj of process %d: %w", m.PID, err)
+			return fmt.Errorf("oom_score_adj of process %d: %w", m.PID, err)
 		}
 		changed = changed || did
-	}
-	return changed, nil
+		return nil
+	})
+	return changed, err
 }
 
 func adjustProcess(m cgroup.Member, was, to string) (changed bool, err error) {

@@ -41,6 +41,19 @@ func (sh *Shim) Asked() bool {
 	return !sh.process.unasked.Load()
 }
 
+// Delayed tells whether the shim is dead, and another could not be started yet.
+func (sh *Shim) Delayed() bool {
+	sh.set.mu.Lock()
+	p := sh.process
+	sh.set.mu.Unlock()
+	select {
+	case <-p.delayed:
+		return p.successor() == nil && p.isReplaceable()
+	default:
+		return false
+	}
+}
+
 // live returns the process that serves the shim. If that is dead it waits for the
 // replacement. Without a replacement it returns the dead process.
 func (sh *Shim) live(ctx context.Context) *process {

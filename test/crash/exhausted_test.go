@@ -17,6 +17,7 @@ import (
 
 	"berth/oci/cgroup"
 	"berth/test/client"
+	"berth/test/fewfiles"
 	"berth/test/node"
 )
 
@@ -108,7 +109,7 @@ func TestOutOfFiles(t *testing.T) {
 // the limit was what refused it.
 func (d *daemon) withFiles(pid, limit int, c *runtimeapi.PodSandboxConfig) bool {
 	d.t.Helper()
-	enough := onlyFiles(d.t, pid, limit)
+	enough := fewfiles.Limit(d.t, pid, limit)
 	reached := d.starved(c, unix.EMFILE.Error())
 	if why := d.conditions(); why != "" {
 		d.t.Logf("not ready: %s", why)
@@ -166,7 +167,7 @@ func TestShimDiesOutOfFiles(t *testing.T) {
 	stops := d.pod("stops").start("c", "trap 'exit 7' TERM; : >/ready; while :; do usleep 10000; done")
 	stops.Sh("while [ ! -e /ready ]; do usleep 1000; done")
 	ended := openPID(t, stops.pid)
-	enough := onlyFiles(t, d.PID(), openFiles(t, d.PID()))
+	enough := fewfiles.Limit(t, d.PID(), openFiles(t, d.PID()))
 	defer enough() // a second time, unless the test has failed
 	d.killShim()
 	eventually(t, "berthd tells that it can't start a shim", func() bool { return d.logged("can't be replaced yet") })
@@ -191,25 +192,6 @@ func TestShimDiesOutOfFiles(t *testing.T) {
 	}
 	stops.p.Remove()
 	d.unnoticed()
-}
-
-// onlyFiles lets a process have so many files until the function that it gives is called.
-func onlyFiles(t *testing.T, pid, limit int) (enough func()) {
-	t.Helper()
-	var was unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &was); err != nil {
-		t.Fatal(err)
-	}
-	less := unix.Rlimit{Cur: uint64(limit), Max: was.Max}
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &less, nil); err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		t.Helper()
-		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &was, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // onlyPIDs lets a process have so many threads and children more, until the function that it
@@ -263,7 +245,11 @@ func onlyPIDs(t *testing.T, d *daemon, pid, spare int) (enough func() (refused i
 			t.Fatal(err)
 		}
 		eventually(t, "nothing is left in the cgroup", func() bool {
-			for _, pid := range cgroup.PIDs(dir) { // and the pause processes that it started
+			pids, err := cgroup.PIDs(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, pid := range pids { // and the pause processes that it started
 				if err := move(pid, filepath.Join(top, was)); err != nil && !errors.Is(err, unix.ESRCH) {
 					t.Fatal(err)
 				}

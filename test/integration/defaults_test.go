@@ -67,6 +67,9 @@ func TestShmAnnotation(t *testing.T) {
 			c.Annotations = map[string]string{sandbox.ShmAnnotation: size}
 			if limit > 0 {
 				c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: limit}
+				if systemdDriver(t) { // only a slice can have limits, and its owner sets them
+					c.Linux.CgroupParent = "system.slice"
+				}
 			}
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/procfs"
-	"berth/oci/shimapi"
 )
 
 // process is a living one that is known to be the one recorded; the zero value
@@ -23,10 +22,7 @@ type process struct{ pid int }
 
 // livingProcess is pid while its start time is the recorded one.
 func livingProcess(pid int, start uint64) process {
-	if pid <= 0 {
-		return process{}
-	}
-	if now, err := shimapi.StartTime(pid); err != nil || now != start {
+	if procfs.Lives(pid, start) != nil {
 		return process{}
 	}
 	return process{pid: pid}

@@ -198,27 +198,29 @@ const shimName = "berth-shim"
 // process is one that goes by SIGKILL.
 func process(pid int, name string) owned {
 	stat, err := procfs.ReadStat(pid)
-	same := func() bool {
-		now, err := procfs.ReadStat(pid)
-		return err == nil && now.Start == stat.Start && !now.Ended()
+	if err != nil {
+		stat.Start = 0 // that of no process: it has ended since it was found
 	}
 	return owned{Thing: Thing{
 		Kind: kindProcess, Name: fmt.Sprintf("%d (%s)", pid, name),
-		gone:   func() bool { return err != nil || !same() },
-		remove: func(context.Context) error { return kill(pid, same) },
+		gone: func() bool {
+			now, err := procfs.ReadStat(pid)
+			return errors.Is(err, os.ErrNotExist) || err == nil && (now.Start != stat.Start || now.Ended())
+		},
+		remove: func(context.Context) error { return kill(pid, stat.Start) },
 	}}
 }
 
-// kill ends a process, if it is still the same when it is held, and waits for its end.
-func kill(pid int, same func() bool) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return nil //nolint:nilerr // it has ended
-	}
-	defer unix.Close(fd)
-	if !same() {
+// kill ends the process that began at start, and waits for its end.
+func kill(pid int, start uint64) error {
+	fd, err := procfs.Pidfd(pid, start, 0)
+	if errors.Is(err, procfs.ErrEnded) {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("kill: %w", err)
+	}
+	defer unix.Close(fd)
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill: %w", err)
 	}

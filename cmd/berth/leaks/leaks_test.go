@@ -200,8 +200,11 @@ func TestLeaksOfEachKind(t *testing.T) {
 			t.Errorf("%s has an owner and is gone", path)
 		}
 	}
-	if dirs := cgroup.MarkedFor(p.State); len(dirs) != 1 || len(cgroup.PIDs(dirs["berth-"+p.id(livingPod)[:13]][0])) != 1 {
+	dirs := cgroup.MarkedFor(p.State)
+	if own := dirs["berth-"+p.id(livingPod)[:13]]; len(dirs) != 1 || len(own) == 0 {
 		t.Errorf("of the cgroups are left: %v", dirs)
+	} else if pids, err := cgroup.PIDs(own[0]); err != nil || len(pids) != 1 {
+		t.Errorf("in the cgroup of the pod that lives are %v, %v", pids, err)
 	}
 	if got := neighbour.found(); !slices.Equal(got, leaksOfEachKind) {
 		t.Errorf("of the neighbour are left\n%s", strings.Join(got, "\n"))

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"berth/oci/atomicfile"
+	"berth/oci/procfs"
 	"berth/oci/shim"
 	"berth/oci/shimapi"
 )
@@ -355,17 +356,14 @@ func (a address) removeSockets(b shimapi.Bundle) error {
 // kill gives the shim some time to end and kills it then. The PID is not that of another
 // process, as the start time tells.
 func (a address) kill(after time.Duration) error {
-	if a.PID <= 0 {
+	fd, err := procfs.Pidfd(a.PID, a.StartTime, 0)
+	if errors.Is(err, procfs.ErrEnded) {
 		return nil
 	}
-	fd, err := unix.PidfdOpen(a.PID, 0)
 	if err != nil {
-		return nil //nolint:nilerr // it has ended
+		return fmt.Errorf("kill shim %d: %w", a.PID, err)
 	}
 	defer unix.Close(fd)
-	if began, err := shimapi.StartTime(a.PID); err != nil || began != a.StartTime {
-		return nil //nolint:nilerr // it has ended, and another has its PID
-	}
 	if ended(fd, after) {
 		return nil
 	}
