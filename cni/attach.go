@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/oci/atomicfile"
+	"berth/oci/failure"
 )
 
 // Attachment names a pod that is to stay attached, see [Network.GC].
@@ -82,6 +83,9 @@ func (n *Network) Del(ctx context.Context, r Request) error {
 		return fmt.Errorf("detach the pod: %w", err)
 	}
 	list, rt, err := n.remembered(r.PodID)
+	if failure.IsShortage(err) { // what was not read now is there for the next try
+		return fmt.Errorf("detach the pod: %w", err)
+	}
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "What a pod was attached with can't be read; detaching it from the present network", "podID", r.PodID)
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/failure"
 	"berth/oci/procfs"
 )
 
@@ -61,11 +62,17 @@ func (n *Network) endAttempt(pod string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if failure.IsShortage(err) {
+		return fmt.Errorf("record of the last ADD: %w", err)
+	}
 	if boot, err := procfs.BootID(); err != nil || a.BootID != boot {
 		a = attempt{} // the numbers mean nothing; the environment still tells
 	}
 	for deadline := time.Now().Add(attemptPatience); ; {
-		left := a.left(pod)
+		left, err := a.left(pod)
+		if err != nil {
+			return fmt.Errorf("what an ADD left running: %w", err)
+		}
 		if len(left) == 0 {
 			return forgetFile(path)
 		}
@@ -78,17 +85,27 @@ func (n *Network) endAttempt(pod string) error {
 	}
 }
 
-// left are the processes that the attempt started and that run still.
-func (a attempt) left(pod string) []int {
-	all := runningProcesses()
+// left are the processes that the attempt started and that run still. With an error, such as
+// want of descriptors, they are not known.
+func (a attempt) left(pod string) ([]int, error) {
+	all, err := runningProcesses()
+	if err != nil {
+		return nil, err
+	}
 	whole := a.hasGroup(all)
 	var left []int
 	for _, p := range all {
-		if p.PID == a.PID && p.Start == a.Start || isAddOf(p.PID, pod) || whole && p.Group == a.PID {
+		ours := p.PID == a.PID && p.Start == a.Start || whole && p.Group == a.PID
+		if !ours {
+			if ours, err = isAddOf(p.PID, pod); err != nil {
+				return nil, err
+			}
+		}
+		if ours {
 			left = append(left, p.PID)
 		}
 	}
-	return left
+	return left, nil
 }
 
 // attemptTicks is how long after the plugin its children may have begun, in clock
@@ -112,10 +129,10 @@ func (a attempt) hasGroup(all []procfs.Stat) bool {
 }
 
 // runningProcesses are all but this one and those that only wait to be waited for.
-func runningProcesses() []procfs.Stat {
+func runningProcesses() ([]procfs.Stat, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var out []procfs.Stat
 	for _, e := range entries {
@@ -123,22 +140,29 @@ func runningProcesses() []procfs.Stat {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if p, err := procfs.ReadStat(pid); err == nil && !p.Ended() {
+		p, err := procfs.ReadStat(pid)
+		if failure.IsShortage(err) {
+			return nil, err
+		}
+		if err == nil && !p.Ended() { // or it has ended meanwhile
 			out = append(out, p)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // kill ends a process that is still the attempt's once a pidfd holds it.
 func (a attempt) kill(pid int, pod string, deadline time.Time) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return // gone
+		return // gone, or found again
 	}
 	defer func() { _ = unix.Close(fd) }()
 	p, err := procfs.ReadStat(pid)
-	if err != nil || p.Group != a.PID && !isAddOf(p.PID, pod) {
+	if err != nil {
+		return // as above
+	}
+	if ours, err := isAddOf(p.PID, pod); p.Group != a.PID && (!ours || err != nil) {
 		return
 	}
 	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // gone: good
@@ -150,18 +174,21 @@ const maxEnviron = 1 << 20
 
 // isAddOf tells whether the process was started for an ADD of the pod: plugins hand
 // the variables of the protocol on to those they delegate to.
-func isAddOf(pid int, pod string) bool {
+func isAddOf(pid int, pod string) (bool, error) {
 	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/environ")
+	if failure.IsShortage(err) {
+		return false, err
+	}
 	if err != nil {
-		return false
+		return false, nil //nolint:nilerr // it has ended
 	}
 	defer f.Close()
 	env, err := io.ReadAll(io.LimitReader(f, maxEnviron))
 	if err != nil {
-		return false
+		return false, nil //nolint:nilerr // as above
 	}
 	env = append([]byte{0}, env...)
-	return bytes.Contains(env, []byte("\x00CNI_COMMAND=ADD\x00")) && bytes.Contains(env, []byte("\x00CNI_CONTAINERID="+pod+"\x00"))
+	return bytes.Contains(env, []byte("\x00CNI_COMMAND=ADD\x00")) && bytes.Contains(env, []byte("\x00CNI_CONTAINERID="+pod+"\x00")), nil
 }
 
 func forgetFile(path string) error {

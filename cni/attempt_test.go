@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/test/fewfiles"
 )
 
 const (
@@ -273,4 +275,26 @@ func TestGCGivesWayToAdd(t *testing.T) {
 		t.Error(err)
 	}
 	turns.endGC()
+}
+
+// Processes that can't be looked for are not processes that have ended: the attempt is kept, and
+// the pod's address with it.
+func TestAttemptIsKeptWithoutDescriptors(t *testing.T) {
+	n := &Network{opt: Options{CacheDir: t.TempDir()}}
+	if err := noteAttempt(n.opt.CacheDir, "pod", os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
+	enough := fewfiles.Spare(t, 0)
+	_, lerr := attempt{}.left("pod")
+	err := n.endAttempt("pod")
+	enough()
+	if !errors.Is(lerr, unix.EMFILE) || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("without descriptors: %v, %v; want EMFILE", lerr, err)
+	}
+	if _, err := os.Stat(n.attemptPath("pod")); err != nil {
+		t.Errorf("the attempt: %v, want it kept", err)
+	}
+	if _, err := (attempt{}).left("pod"); err != nil {
+		t.Errorf("with descriptors: %v", err)
+	}
 }

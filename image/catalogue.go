@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/oci/atomicfile"
+	"berth/oci/failure"
 )
 
 // badSuffix is appended to the file names of records that can't be used.
@@ -64,6 +65,9 @@ func openCatalogue(dir string, pinned []string, layers layerKeeper) (*catalogue,
 			r, err := c.readRecord(path)
 			if err == nil {
 				err = layers.ref(r.Layers)
+			}
+			if failure.IsShortage(err) {
+				return nil, fmt.Errorf("read the record of an image: %w", err) // it is whole, as far as is known
 			}
 			if err != nil { // renamed, so that Check reports it
 				os.Rename(path, path+badSuffix) //nolint:errcheck // on a read-only disk it stays

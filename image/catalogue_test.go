@@ -9,15 +9,20 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // refCounts is a [layerKeeper] that has every layer but those that are gone.
 type refCounts struct {
 	refs map[string]int
 	gone map[string]bool
+	fail error // of every ref
 }
 
 func (c *refCounts) ref(layers []layerRecord) error {
+	if c.fail != nil {
+		return c.fail
+	}
 	for _, l := range layers {
 		if c.gone[l.ChainID] {
 			return missing(l.ChainID)
@@ -37,7 +42,7 @@ func (c *refCounts) unref(chains []string) {
 
 func newCatalogue(t *testing.T, dir string) (*catalogue, *refCounts) {
 	t.Helper()
-	layers := &refCounts{map[string]int{}, map[string]bool{}}
+	layers := &refCounts{refs: map[string]int{}, gone: map[string]bool{}}
 	c, err := openCatalogue(dir, []string{"reg.test/pinned:*"}, layers)
 	if err != nil {
 		t.Fatal(err)
@@ -193,6 +198,21 @@ func TestCatalogueWithoutLayer(t *testing.T) {
 	}
 	if bad, err := c.unreadable(); err != nil || len(bad) != 1 || bad[r.ID] == "" {
 		t.Errorf("the records left out are %v, %v; want that of %s", bad, err, r.ID)
+	}
+}
+
+// A daemon that lacks descriptors as it starts has not lost its images.
+func TestCatalogueIsNotOpenedWithoutDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	c, layers := newCatalogue(t, dir)
+	put(t, c, recordOf(t, "joe", "a"), "")
+	layers.fail = unix.EMFILE
+	if _, err := openCatalogue(dir, nil, layers); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("opened without descriptors: %v, want EMFILE", err)
+	}
+	layers.fail = nil
+	if c, err := openCatalogue(dir, nil, layers); err != nil || len(c.view().records) != 1 {
+		t.Errorf("opened later with %d records, %v; want one", len(c.view().records), err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"berth/image/layer"
 	"berth/oci/dirtree"
+	"berth/oci/failure"
 )
 
 // Report is what [Store.Check] found.
@@ -87,6 +88,9 @@ func (c *checker) faults(ctx context.Context, l layerRecord) ([]string, error) {
 		if err := layer.Assemble(dir, &contextWriter{ctx, new(counter)}); err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
+			}
+			if failure.IsShortage(err) {
+				return nil, fmt.Errorf("check layer %s: %w", l.ChainID, err)
 			}
 			return []string{err.Error()}, nil
 		}

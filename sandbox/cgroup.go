@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -62,34 +63,35 @@ func podLimits(cfg *runtimeapi.PodSandboxConfig, h oci.Host, parent string) (*sh
 
 // cgroupDirs are the directories of a cgroup: one, or on v1 one a hierarchy.
 // With the systemd driver slices are systemd's to make and remove: none.
-func cgroupDirs(h oci.Host, path string) []string {
+func cgroupDirs(h oci.Host, path string) ([]string, error) {
 	if h.SystemdCgroup || path == "" || path == "/" {
-		return nil
+		return nil, nil
 	}
 	rel := filepath.Clean("/" + path)
 	if h.CgroupV2 {
-		return []string{cgroupRoot + rel}
+		return []string{cgroupRoot + rel}, nil
 	}
 	var out []string
 	entries, err := os.ReadDir(cgroupRoot)
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("hierarchies of cgroup %s: %w", path, err)
 	}
 	for _, e := range entries {
 		if e.IsDir() { // not the symlinks of joined controllers
 			out = append(out, filepath.Join(cgroupRoot, e.Name(), rel))
 		}
 	}
-	return out
+	return out, nil
 }
 
+// cgroupExists is true, too, of one that can't be looked at.
 func cgroupExists(h oci.Host, path string) bool {
-	dirs := cgroupDirs(h, path)
-	if dirs == nil {
-		return true // not ours to make or remove
+	dirs, err := cgroupDirs(h, path)
+	if err != nil || dirs == nil {
+		return true // unknown, or not ours to make or remove
 	}
 	for _, d := range dirs {
-		if _, err := os.Stat(d); err == nil {
+		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENAMETOOLONG) {
 			return true
 		}
 	}
@@ -99,8 +101,9 @@ func cgroupExists(h oci.Host, path string) bool {
 // removeCgroup removes an empty cgroup. One in use stays, because rmdir refuses
 // it; what is below it may be another pod's that is just being made.
 func removeCgroup(h oci.Host, path string) error {
-	var errs []error
-	for _, dir := range cgroupDirs(h, path) {
+	dirs, err := cgroupDirs(h, path)
+	errs := []error{err}
+	for _, dir := range dirs {
 		err := os.Remove(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENAMETOOLONG) {
 			errs = append(errs, err)
@@ -111,14 +114,17 @@ func removeCgroup(h oci.Host, path string) error {
 
 // containerCgroups are the cgroups of a container that exist, by their names, with the
 // hierarchy as the key. A scope is systemd's, which removes it when it is empty: none.
-func containerCgroups(h oci.Host, rec *podRecord, id string) map[string]string {
+func containerCgroups(h oci.Host, rec *podRecord, id string) (map[string]string, error) {
 	out := make(map[string]string)
-	for _, dir := range cgroupDirs(h, filepath.Join(cgroupParent(h, rec), id)) {
-		if _, err := os.Stat(dir); err == nil {
+	dirs, err := cgroupDirs(h, filepath.Join(cgroupParent(h, rec), id))
+	for _, dir := range dirs {
+		if _, serr := os.Stat(dir); serr == nil {
 			out[strings.TrimPrefix(dir, cgroupRoot)] = dir
+		} else if !errors.Is(serr, fs.ErrNotExist) {
+			err = serr
 		}
 	}
-	return out
+	return out, err
 }
 
 // topMissing is the highest of a cgroup and those above it that is not there yet:

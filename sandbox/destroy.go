@@ -16,6 +16,7 @@ import (
 	"berth/oci"
 	"berth/oci/atomicfile"
 	"berth/oci/dirtree"
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 	"berth/oci/shims"
 	"berth/sandbox/record"
@@ -227,7 +228,9 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 		return asDomain(err)
 	}
 	// The exit event may still be on its way; a container never created has none.
-	t.refreshFact(c)
+	if err := t.refreshFact(c); err != nil {
+		return err
+	}
 	t.recordLoss(c)
 	return nil
 }
@@ -235,27 +238,32 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 // killOrphan ends what is left of a container whose shim is gone, by its
 // cgroup, where pids can't be mistaken for another's. The cgroup goes with it.
 func (t *teardown) killOrphan(c *Container) error {
-	paths := t.cgroupsOf(c)
+	paths, err := t.cgroupsOf(c)
+	if err != nil {
+		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
+	}
 	if err := t.reclaimContainer(c); err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}
 	if err := killCgroup(paths); err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}
-	t.refreshFact(c)
+	if err := t.refreshFact(c); err != nil {
+		return err
+	}
 	t.recordLoss(c)
 	return removeEmptied(paths)
 }
 
 // cgroupsOf are the cgroups of a container by controller.
-func (t *teardown) cgroupsOf(c *Container) map[string]string {
+func (t *teardown) cgroupsOf(c *Container) (map[string]string, error) {
 	c.mu.Lock()
 	paths := c.fact.CgroupPaths
 	c.mu.Unlock()
 	if len(paths) == 0 { // its creation was cut off before the shim had written them down
 		return containerCgroups(t.host, c.pod.rec.get(), c.id)
 	}
-	return paths
+	return paths, nil
 }
 
 // recordLoss notes, in memory and in the record, that a container's process is gone
@@ -276,11 +284,19 @@ func (t *teardown) recordLoss(c *Container) {
 
 // refreshFact reads the shim's record of a container, for when no event of the shim will
 // come, or not in time.
-func (t *teardown) refreshFact(c *Container) {
+//
+// A record that could not be read for want of descriptors or memory is the error: it may tell
+// of an end that must not be called lost. Any other is as good as none.
+func (t *teardown) refreshFact(c *Container) error {
 	var r shimapi.Record
-	if err := atomicfile.Read(t.paths.containerFile(c.pod.id, c.id, shimapi.RecordName), &r); err == nil {
+	err := atomicfile.Read(t.paths.containerFile(c.pod.id, c.id, shimapi.RecordName), &r)
+	if failure.IsShortage(err) {
+		return fmt.Errorf("record of container %s: %w", c.id, err)
+	}
+	if err == nil {
 		c.learn(r)
 	}
+	return nil
 }
 
 // eraseContainer: measuring → hold on the layers → directory, record last.

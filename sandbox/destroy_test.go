@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci"
 	"berth/oci/shimapi"
 	"berth/sandbox/record"
 	"berth/test/fewfiles"
@@ -198,5 +199,24 @@ func TestAttackSubPathOfAnotherKind(t *testing.T) {
 	}
 	if got, err := subPath(dir, "file"); err != nil || got != filepath.Join(dir, "file") {
 		t.Errorf("a regular file: %q, %v", got, err)
+	}
+}
+
+// What can't be read for want of descriptors may tell of an end: a container is not called lost
+// by it, nor without a cgroup.
+func TestNothingIsLostForWantOfDescriptors(t *testing.T) {
+	n := newFakeNode(t)
+	c := n.m.index.containerByID(n.run(n.pod("a"), "c"))
+	td := n.m.recovery.teardown
+	enough := fewfiles.Spare(t, 0)
+	err := td.refreshFact(c)
+	_, gerr := cgroupDirs(oci.Host{}, "/berth-none")
+	exists := cgroupExists(oci.Host{}, "/berth-none")
+	enough()
+	if !errors.Is(err, unix.EMFILE) || !errors.Is(gerr, unix.EMFILE) || !exists {
+		t.Errorf("without descriptors: the record %v, the cgroups %v, there %v; want EMFILE twice, and there", err, gerr, exists)
+	}
+	if err := td.refreshFact(c); err != nil {
+		t.Error(err)
 	}
 }

@@ -115,8 +115,13 @@ func (t *teardown) reclaimSandbox(ctx context.Context, rec *podRecord) error {
 func (t *teardown) reclaimContainer(c *Container) error {
 	rec := c.pod.rec.get()
 	dir := t.paths.containerStateDir(c.id)
-	if _, err := os.Stat(filepath.Join(dir, "config.json")); !rec.isForeign() || rec.BootID != t.bootID || err != nil {
-		return nil //nolint:nilerr // there is nothing
+	if !rec.isForeign() || rec.BootID != t.bootID {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(dir, "config.json")); errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was made
+	} else if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), reclaimTimeout)
 	defer cancel()

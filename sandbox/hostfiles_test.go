@@ -89,10 +89,17 @@ func TestCgroupOfAPod(t *testing.T) {
 	if sandboxCgroup(systemd, "x.slice", "p") != "" {
 		t.Error("pause has a cgroup where cgroups are systemd's to make")
 	}
-	if cgroupDirs(systemd, "/x") != nil || cgroupDirs(oci.Host{CgroupV2: true}, "/") != nil {
+	dirs := func(h oci.Host, path string) []string {
+		got, err := cgroupDirs(h, path)
+		if err != nil {
+			t.Error(err)
+		}
+		return got
+	}
+	if dirs(systemd, "/x") != nil || dirs(oci.Host{CgroupV2: true}, "/") != nil {
 		t.Error("cgroups that are not ours to make or remove")
 	}
-	if got := cgroupDirs(oci.Host{CgroupV2: true}, "a/../b"); len(got) != 1 || got[0] != "/sys/fs/cgroup/b" {
+	if got := dirs(oci.Host{CgroupV2: true}, "a/../b"); len(got) != 1 || got[0] != "/sys/fs/cgroup/b" {
 		t.Errorf("directories %v", got)
 	}
 	if top := topMissing(oci.Host{CgroupV2: true}, "/nonexistent-berth/x/y"); top != "/nonexistent-berth" {

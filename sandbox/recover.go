@@ -183,7 +183,9 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, id string) 
 	r.tell.adopt(c)
 	defer c.startEndNotice(r.tell.whenEnded)
 	r.index.addContainer(c)
-	r.teardown.refreshFact(c)
+	if err := r.teardown.refreshFact(c); err != nil {
+		return err
+	}
 	c.publish()
 	c.startEvents(r.events.publish)
 	if rec.Intent.CutShort() {

@@ -150,7 +150,8 @@ func (p *podVerbs) acquire(ctx context.Context, s *Sandbox, plan podPlan) error 
 		return fmt.Errorf("start the pause process: %w", err)
 	}
 	if s.rec.get().MadeCgroup != "" {
-		cgroup.Mark(cgroupDirs(p.host, plan.CgroupParent), p.paths.state)
+		dirs, _ := cgroupDirs(p.host, plan.CgroupParent) // an error: not marked, as any that can't be
+		cgroup.Mark(dirs, p.paths.state)
 	}
 	if err := s.change(inMemory, func(rec *podRecord) { rec.PausePID, rec.PauseStart = res.PID, res.StartTime }); err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/klog/v2"
+
 	"berth/sandbox/inflight"
 )
 
@@ -56,7 +58,9 @@ func (v *containerVerbs) startHeld(ctx context.Context, c *Container) error {
 		return errors.Join(err, v.teardown.kill(context.WithoutCancel(ctx), c))
 	}
 	err = shim.Start(ctx, c.id)
-	v.teardown.refreshFact(c) // the shim wrote it before it answered
+	if unread := v.teardown.refreshFact(c); unread != nil { // the shim wrote it before it answered
+		klog.FromContext(ctx).Error(unread, "The status of a container that has started waits for its event")
+	}
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, asDomain(err))
 	}

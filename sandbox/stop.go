@@ -131,7 +131,8 @@ func (t *teardown) signal(ctx context.Context, c *Container, sig int, all bool) 
 // is kept for that shim to tell.
 func (t *teardown) signalWithoutShim(c *Container, sig unix.Signal, all bool) error {
 	if all {
-		return killCgroup(t.cgroupsOf(c))
+		paths, err := t.cgroupsOf(c)
+		return errors.Join(err, killCgroup(paths))
 	}
 	c.mu.Lock()
 	pid, start := c.fact.PID, c.fact.StartTime
@@ -148,7 +149,9 @@ func (t *teardown) kill(ctx context.Context, c *Container) error {
 	if isKind(err, shimapi.KindNotFound) {
 		// A shim forgets what it was told to delete; its word on the end may not
 		// have reached the disk.
-		t.refreshFact(c)
+		if err := t.refreshFact(c); err != nil {
+			return err
+		}
 		t.recordLoss(c)
 		return nil
 	}

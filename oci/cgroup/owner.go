@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,9 @@ const (
 )
 
 // madeForPod are the cgroups that the daemon makes at the top of a hierarchy for pods
-// without a parent of their own.
-var madeForPod = regexp.MustCompile(`^berth-[0-9a-f]{13}$`)
+// without a parent of their own. The expression is compiled when first needed, because the first
+// process of every container and exec also runs the initialization of this package.
+var madeForPod = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^berth-[0-9a-f]{13}$`) })
 
 // Mark notes in the cgroups at dirs, those of them that exist, which daemon they were made
 // for: the one with that state directory. The name of a cgroup has an ID of a pod, which
@@ -39,7 +41,7 @@ func MarkedFor(state string) map[string][]string {
 	all, marked := map[string][]string{}, map[string]bool{}
 	for _, dir := range Named("berth-*") {
 		name := filepath.Base(dir)
-		if !madeForPod.MatchString(name) {
+		if !madeForPod().MatchString(name) {
 			continue
 		}
 		all[name] = append(all[name], dir)

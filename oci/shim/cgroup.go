@@ -99,6 +99,9 @@ func (s *subgroup) killAll() error { return cgroup.Kill(s.dir, stopGrace, nil) }
 // container's cgroup, and removes the session's. If they can't be moved, because the
 // container has made cgroups of its own, the cgroup is removed with the container.
 func (s *subgroup) remove() {
+	if unix.Rmdir(s.dir) == nil {
+		return // of most commands nothing is left
+	}
 	for range 100 { // processes may fork while they are moved
 		left, err := cgroup.PIDs(s.dir)
 		if err != nil {

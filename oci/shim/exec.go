@@ -133,7 +133,13 @@ func (e execs) exec(c *call, r shimapi.ExecRequest) (any, error) {
 	if answered != nil {
 		x.end()
 	}
-	return x.wait(gone, r.Timeout)
+	status, err := x.wait(gone, r.Timeout)
+	if err != nil || status.TimedOut {
+		return status, err // when all that the command started is gone, see endSession
+	}
+	// The client of a command that ended by itself does not wait for the end of its cgroup.
+	_ = c.answer(status, nil) // an error: the client has hung up
+	return nil, errAnswered
 }
 
 func checkExec(ctr *container, r shimapi.ExecRequest, files int) error {

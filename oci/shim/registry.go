@@ -116,7 +116,8 @@ func (reg *registry) tracersOf(pod string) []*container {
 	return all
 }
 
-var namespaceOf = regexp.MustCompile(`^/proc/([0-9]+)/ns/`)
+// namespaceOf is compiled when first needed, as [reasons] is.
+var namespaceOf = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^/proc/([0-9]+)/ns/`) })
 
 // joined returns the processes behind the /proc/PID/ns paths of a spec. A PID can be reused
 // between this check and the join, so each process must belong to the pod now and be alive
@@ -124,7 +125,7 @@ var namespaceOf = regexp.MustCompile(`^/proc/([0-9]+)/ns/`)
 func (reg *registry) joined(pod string, namespaces []specs.LinuxNamespace) ([]process, error) {
 	var all []process
 	for _, ns := range namespaces {
-		match := namespaceOf.FindStringSubmatch(ns.Path)
+		match := namespaceOf().FindStringSubmatch(ns.Path)
 		if match == nil {
 			continue // a new namespace, or one that a bind mount keeps
 		}

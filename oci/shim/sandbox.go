@@ -236,8 +236,10 @@ func (b *sandbox) isStuck(container string) bool {
 
 // reclaim ends what a dead shim has left of a container.
 func (f foreigns) reclaim(b shimapi.Bundle) error {
-	if _, err := os.Stat(filepath.Join(b.Dir, "config.json")); err != nil {
-		return nil //nolint:nilerr // nothing was made
+	if _, err := os.Stat(filepath.Join(b.Dir, "config.json")); errors.Is(err, os.ErrNotExist) {
+		return nil // nothing was made
+	} else if err != nil {
+		return err
 	}
 	_, err := reclaimWith(f.foreign, b)
 	return err

@@ -112,10 +112,25 @@ func cgroupKey(t *testing.T, dir, onV1, onV2, key string) uint64 {
 // oomKills is the kernel's count of processes it killed for memory.
 func oomKills(t *testing.T, dir string) uint64 {
 	t.Helper()
-	if _, err := os.Stat(dir); err != nil && v2 {
-		dir = filepath.Dir(dir) // systemd was quick to remove it; the parent counts too
-	}
 	return cgroupKey(t, dir, "memory.oom_control", "memory.events", "oom_kill")
+}
+
+// oomKillsFromNow counts the kills from now on, also when systemd has removed the cgroup
+// meanwhile: on v2 the one above it counts them too, with those of others before.
+func oomKillsFromNow(t *testing.T, dir string) func() uint64 {
+	t.Helper()
+	above := filepath.Dir(dir)
+	var before uint64
+	if v2 {
+		before = oomKills(t, above)
+	}
+	return func() uint64 {
+		t.Helper()
+		if _, err := os.Stat(dir); err != nil && v2 {
+			return oomKills(t, above) - before
+		}
+		return oomKills(t, dir)
+	}
 }
 
 func number(t *testing.T, text string) uint64 {

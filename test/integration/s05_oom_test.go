@@ -55,14 +55,14 @@ func killedFirst(t *testing.T, p *pod, limit func(*runtimeapi.ContainerConfig)) 
 		t.Fatal(err)
 	}
 	c := p.ctr(id)
-	dir := cgroupDir(t, c.hostPID(), "memory")
+	kills := oomKillsFromNow(t, cgroupDir(t, c.hostPID(), "memory"))
 	if err := c.TryStart(); err != nil {
 		t.Fatal(err)
 	}
 	if st := c.Ended(); st.GetExitCode() != 137 || st.GetReason() != "OOMKilled" {
 		t.Errorf("%d %s %s", st.GetExitCode(), st.GetReason(), st.GetMessage())
 	}
-	if n := oomKills(t, dir); n != 1 {
+	if n := kills(); n != 1 {
 		t.Errorf("the kernel killed %d times", n)
 	}
 	stops := slices.DeleteFunc(shared.events.kinds(id), func(k runtimeapi.ContainerEventType) bool {

@@ -12,6 +12,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/oci/procfs"
 	"berth/test/client"
 	"berth/test/node"
 )
@@ -63,6 +64,24 @@ func (c *ctr) grows(t *testing.T) {
 	}
 }
 
+// borrowed counts the pipes and pidfds of a daemon: it keeps the streams and the processes of
+// containers for the next shim.
+func borrowed(t *testing.T, daemon int) (count int) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", daemon)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		to, _ := os.Readlink(filepath.Join(dir, e.Name())) // "" of one that was closed meanwhile
+		if strings.HasPrefix(to, "pipe:") || strings.HasSuffix(to, "[pidfd]") {
+			count++
+		}
+	}
+	return count
+}
+
 // The shim is killed while 20 pods run: another takes over and they never notice.
 // With a daemon that did not start the shim it is the same.
 func TestKilledShimHasAnHeir(t *testing.T) {
@@ -85,6 +104,7 @@ func killShim(t *testing.T, restarted bool) {
 		time.Sleep(time.Millisecond)
 	}
 	if restarted {
+		held := borrowed(t, s.PID())
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +112,7 @@ func killShim(t *testing.T, restarted bool) {
 			t.Fatal(err)
 		}
 		s.resubscribe(t)
-		time.Sleep(200 * time.Millisecond) // it has borrowed what there is; nobody tells
+		client.Eventually(t, "the daemon has what the one before it had of the containers", func() bool { return borrowed(t, s.PID()) >= held })
 	}
 	pid, endsPID := counters[0].hostPID(), ends.hostPID()
 	dead := s.shim(t)
@@ -105,7 +125,10 @@ func killShim(t *testing.T, restarted bool) {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(100 * time.Millisecond) // until it is a zombie
+	client.Eventually(t, "the container has ended, and its shim has not waited for it", func() bool {
+		stat, err := procfs.ReadStat(endsPID)
+		return err == nil && stat.Ended()
+	})
 	if err := syscall.Kill(dead, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
