@@ -48,7 +48,7 @@ var local = map[string][]string{
 	"oci/shimapi":         {"oci/idmap", "oci/procfs"},
 	"oci/tinyinit":        {"oci/atomicfile"},
 	"oci/shim":            {"oci/shimapi", "oci/atomicfile", "oci/cgroup", "oci/idmap", "oci/memfd", "oci/procfs", "oci/thread"},
-	"oci/shim/shimv2":     {"oci/shim", "oci/shimapi", "oci/atomicfile"},
+	"oci/shim/shimv2":     {"oci/shim", "oci/shimapi", "oci/atomicfile", "oci/failure", "oci/procfs"},
 	"oci/shims":           {"oci/shimapi", "oci/atomicfile", "oci/failure", "oci/flock", "oci/memfd", "oci/tracing"},
 	"oci/cgroup":          {},
 	"oci/failure":         {},

@@ -15,6 +15,7 @@ import (
 
 	"berth/oci/shim"
 	"berth/oci/shimapi"
+	"berth/test/fewfiles"
 	"berth/test/program"
 )
 
@@ -76,7 +77,10 @@ func processesOf(pod string) (left []int) {
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range all {
 		var pid int
-		if _, err := fmt.Sscanf(p, "/proc/%d", &pid); err == nil && belongs(pid, pod) {
+		if _, err := fmt.Sscanf(p, "/proc/%d", &pid); err != nil {
+			continue
+		}
+		if ours, err := belongs(pid, pod); err == nil && ours {
 			left = append(left, pid)
 		}
 	}
@@ -387,5 +391,19 @@ func TestAnotherHasItsPID(t *testing.T) {
 	}
 	if err := (address{PID: 1 << 30}).kill(0); err != nil {
 		t.Error(err)
+	}
+}
+
+// A foreign shim that can't be looked for is not one that has ended.
+func TestKillOfWithoutDescriptors(t *testing.T) {
+	enough := fewfiles.Spare(t, 0)
+	err := killOf("none")
+	_, berr := belongs(os.Getpid(), "none")
+	enough()
+	if !errors.Is(err, unix.EMFILE) || !errors.Is(berr, unix.EMFILE) {
+		t.Errorf("without descriptors: %v, %v; want EMFILE", err, berr)
+	}
+	if err := killOf("none"); err != nil {
+		t.Errorf("with descriptors: %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
@@ -138,18 +139,21 @@ func (w *bounded) Write(p []byte) (int, error) {
 const podVariable = "BERTH_POD"
 
 // belongs tells whether a process is of the shim of a pod: it has inherited podVariable, or
-// names the pod in its arguments, as shims do.
-func belongs(pid int, pod string) bool {
+// names the pod in its arguments, as shims do. The error is want of descriptors or memory.
+func belongs(pid int, pod string) (bool, error) {
 	for file, wants := range map[string]string{"environ": podVariable + "=" + pod, "cmdline": pod} {
 		// Of a process that may be ended: its parts are long, and the pod's name comes early.
-		text, _ := readStart(fmt.Sprintf("/proc/%d/%s", pid, file))
+		text, err := readStart(fmt.Sprintf("/proc/%d/%s", pid, file))
+		if failure.IsShortage(err) {
+			return false, err
+		}
 		for part := range bytes.SplitSeq(text, []byte{0}) {
 			if string(part) == wants {
-				return true
+				return true, nil
 			}
 		}
 	}
-	return false
+	return false, nil
 }
 
 // readStart reads at most 2 MiB, the most that arguments and environment have
@@ -163,6 +167,18 @@ func readStart(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 2<<20))
 }
 
+// killNow ends the process that has this PID now.
+func killNow(pid int) error {
+	began, err := shimapi.StartTime(pid)
+	if failure.IsShortage(err) {
+		return err
+	}
+	if err != nil {
+		return nil //nolint:nilerr // it has ended
+	}
+	return address{PID: pid, StartTime: began}.kill(0)
+}
+
 // killOf kills every process of the shim of a pod that can be found. It is for shims whose
 // own PID is not known.
 func killOf(pod string) error {
@@ -173,13 +189,14 @@ func killOf(pod string) error {
 	var errs []error
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() || !belongs(pid, pod) {
+		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		began, err := shimapi.StartTime(pid)
-		if err == nil {
-			errs = append(errs, address{PID: pid, StartTime: began}.kill(0))
+		ours, err := belongs(pid, pod)
+		if err == nil && ours {
+			err = killNow(pid)
 		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

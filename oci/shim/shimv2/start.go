@@ -176,11 +176,14 @@ func (c *connection) identify(ctx context.Context) error {
 		return fmt.Errorf("it does not answer the call Connect within %v", identifyTimeout)
 	case errors.Is(err, ttrpc.ErrClosed) || isClosed(c.gone):
 		return errors.New("it closes the connection at the call Connect")
-	case err != nil || pid <= 0 || !belongs(pid, c.bundle.ID):
+	case err != nil || pid <= 0:
 		return nil //nolint:nilerr // it is found by its environment then
 	}
-	c.where.PID = pid
-	c.where.StartTime, _ = shimapi.StartTime(pid) // 0 when it has ended: the connection tells
+	began, err := shimapi.StartTime(pid)
+	if ours, berr := belongs(pid, c.bundle.ID); err != nil || berr != nil || !ours {
+		return nil //nolint:nilerr // as above; when it has ended the connection tells
+	}
+	c.where.PID, c.where.StartTime = pid, began
 	return atomicfile.WriteVolatile(filepath.Join(c.bundle.Dir, addressName), c.where)
 }
 
