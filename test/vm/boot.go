@@ -46,13 +46,16 @@ func boot(ctx context.Context, o options) (*results, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := append(accelerator(), "-m", "6144", "-smp", strconv.Itoa(o.cpus), "-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none",
+	args := append(accelerator(), "-m", "6144", "-smp", strconv.Itoa(o.cpus), "-display", "none", "-monitor", "none", "-nic", "none",
 		"-kernel", kernel, "-initrd", initrd,
 		"-append", kernelArgs+" "+o.append,
 		"-drive", "file=/vm/disk.img,if=virtio,format=raw,cache=unsafe,snapshot=on",
 		"-drive", "file=/vm/share.img,if=virtio,format=raw,cache=unsafe",
 		"-serial", "file:/vm/console.log",
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=results,signal=off", "-device", "virtserialport,chardev=results,name="+portName)
+	if !o.reboots {
+		args = append(args, "-no-reboot") // after a panic it ends
+	}
 	began := time.Now()
 	c := exec.Command("/usr/bin/qemu-system-x86_64", args...)
 	c.SysProcAttr = &syscall.SysProcAttr{Chroot: tree}

@@ -33,6 +33,7 @@ type needs struct {
 	packages                    string // expression of those of test/attack
 	crash, critest, node, bench bool
 	deb                         bool // the life of the Debian package
+	reboot                      bool // the machine restarts
 	selinux                     bool // the kernel's security module, instead of AppArmor
 }
 
@@ -44,7 +45,7 @@ const (
 var suites = map[string]needs{
 	"integration": {packages: integration}, "scenarios": {packages: integration}, "attack": {packages: "."}, "packages": {packages: "."},
 	"crash": {crash: true}, "critest": {critest: true}, "node": {node: true}, "bench": {bench: true},
-	"selinux": {packages: "^test/selinux$", selinux: true}, "deb": {deb: true},
+	"selinux": {packages: "^test/selinux$", selinux: true}, "deb": {deb: true}, "reboot": {reboot: true},
 }
 
 // choose checks the suites that were asked for.
@@ -62,6 +63,9 @@ func choose(o options) ([]string, error) {
 		}
 		if n.selinux && len(o.suites) > 1 {
 			return nil, fmt.Errorf("suite %s is run alone: it boots with another security module than the others", s)
+		}
+		if n.reboot && len(o.suites) > 1 {
+			return nil, fmt.Errorf("suite %s is run alone: the machine forgets the others", s)
 		}
 		if n.deb && o.suites[len(o.suites)-1] != s {
 			return nil, fmt.Errorf("suite %s comes last: it installs berth as the machine's runtime", s)
@@ -116,6 +120,11 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 			return run(ctx, "go", "test", "-c", "-buildvcs=false", "-tags", tags, "-o", filepath.Join(bundle, "test/crash", testBinary), "./test/crash")
 		})
 	}
+	if all.reboot {
+		steps = append(steps, func() error {
+			return run(ctx, "go", "test", "-c", "-buildvcs=false", "-tags", tags, "-o", filepath.Join(bundle, rebootPackage, testBinary), "./"+rebootPackage)
+		})
+	}
 	if all.critest {
 		steps = append(steps, func() error {
 			return run(ctx, "go", "run", "-buildvcs=false", "./test/critest", "-build", filepath.Join(bundle, "bin/critest"))
@@ -150,7 +159,7 @@ func (p plan) needs() needs {
 		}
 		all.crash, all.critest = all.crash || n.crash, all.critest || n.critest
 		all.node, all.bench, all.deb = all.node || n.node, all.bench || n.bench, all.deb || n.deb
-		all.selinux = all.selinux || n.selinux
+		all.selinux, all.reboot = all.selinux || n.selinux, all.reboot || n.reboot
 	}
 	return all
 }

@@ -8,6 +8,7 @@
 //	make test-vm SUITES=bench PEER=DIR              beside the containerd and runc in DIR
 //	make test-vm SUITES=selinux                     on an enforcing kernel
 //	make test-vm SUITES=deb NODE=DIR                the life of the Debian package
+//	make test-vm SUITES=reboot                      pods on both sides of a restart
 //
 // The suites: integration (without the next two), scenarios (TestS01… of it), attack (all
 // that test/attack finds), packages (all tests of the packages that have attacks), crash,
@@ -15,7 +16,8 @@
 // bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn,dp}.tar, its test images), bench, deb
 // (the package installed, upgraded below running pods, reloaded, downgraded, removed and
 // purged by the commands of hack/docs, with a kubelet where NODE has bin/kubelet; its log is
-// the transcript; it is the last suite of a run), and selinux, which is run alone, as it
+// the transcript; it is the last suite of a run), reboot (test/reboot; it is run alone, as the
+// machine forgets the other suites), and selinux, which is run alone, as it
 // boots with SELinux instead of AppArmor; what the kernel
 // denied is in its denied.log, and VMFLAGS=-permissive has it only log that.
 // RUN chooses functions, or specs of critest and of node, there also serial ones. In an

@@ -28,9 +28,14 @@ type guest struct {
 	told   io.Writer
 }
 
-// serve runs the plan's suites and powers the machine off.
+// serve runs the plan's suites and powers the machine off, unless it restarts.
 func serve(ctx context.Context, share string) error {
-	defer powerOff()
+	restarts := false
+	defer func() {
+		if !restarts {
+			powerOff()
+		}
+	}()
 	g := &guest{share: share, bundle: filepath.Join(share, "bundle"), out: filepath.Join(share, "out")}
 	port, err := os.OpenFile("/dev/virtio-ports/"+portName, os.O_WRONLY, 0)
 	if err != nil {
@@ -54,7 +59,11 @@ func serve(ctx context.Context, share string) error {
 	for _, s := range g.plan.Suites {
 		began := time.Now()
 		one := result{Suite: s, Outcome: passed}
-		if err := g.suite(ctx, s); err != nil {
+		err := g.suite(ctx, s)
+		if restarts = errors.Is(err, errRestarts); restarts {
+			return nil
+		}
+		if err != nil {
 			one.Outcome, one.Message = failed, err.Error()
 		}
 		one.Seconds = time.Since(began).Seconds()
@@ -128,6 +137,8 @@ func (g *guest) suite(ctx context.Context, name string) error {
 		return g.bench(ctx)
 	case "deb":
 		return g.life(ctx)
+	case "reboot":
+		return g.reboot(ctx)
 	}
 	c, ok := chosen[name]
 	if !ok {

@@ -31,6 +31,7 @@ type options struct {
 	append   string // to the kernel's command line
 	patience string // BERTH_TEST_PATIENCE in the guest
 	guest    string // this process is the service in the guest
+	reboots  bool   // the guest restarts
 	// permissive: suite selinux does without enforcement.
 	permissive bool
 }
@@ -106,6 +107,7 @@ func host(ctx context.Context, o options) (err error) {
 	}); err != nil {
 		return err
 	}
+	o.reboots = suites[chosen[0]].reboot
 	if suites[chosen[0]].selinux {
 		o.append += selinuxArgs
 	}
