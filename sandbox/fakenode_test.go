@@ -54,6 +54,15 @@ func newFakeNode(t *testing.T) *fakeNode {
 // begin starts a daemon on what is on disk.
 func (n *fakeNode) begin() {
 	n.t.Helper()
+	if err := n.tryBegin(); err != nil {
+		n.t.Fatal(err)
+	}
+	<-n.m.Settled()
+}
+
+// tryBegin is begin for a daemon that may fail to recover what is on disk.
+func (n *fakeNode) tryBegin() error {
+	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	var err error
@@ -70,10 +79,7 @@ func (n *fakeNode) begin() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.m.Recover(ctx); err != nil {
-		n.t.Fatal(err)
-	}
-	<-n.m.Settled()
+	return n.m.Recover(ctx)
 }
 
 func (n *fakeNode) end() {

@@ -13,7 +13,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"berth/oci/atomicfile"
 	"berth/oci/procfs"
 	"berth/oci/shims"
 	"berth/sandbox/record"
@@ -38,21 +37,22 @@ type recovery struct {
 
 // Recover loads the pods on disk and brings memory in line with the facts: what
 // lives is adopted, what was half-made is destroyed, what another boot left is
-// reported as ended and its network released. A pod whose record can't be read
-// is put aside; the node goes on. What takes long, as the network may, goes on when it
+// reported as ended and its network released. A pod whose record is damaged
+// is put aside; the node goes on. Where a record can't be read for another reason, Recover
+// fails before it changes anything. What takes long, as the network may, goes on when it
 // has returned, see [Runtime.Settled]. It then follows the shims' events until ctx ends.
 func (r *recovery) Recover(ctx context.Context) error {
-	entries, err := os.ReadDir(r.paths.podsDir())
+	pods, err := r.load(ctx)
 	if err != nil {
-		return fmt.Errorf("list pods: %w", err)
+		return err
 	}
 	r.finishBy = time.Now().Add(finishTime)
 	var tasks []task
-	for _, e := range entries {
-		left, err := r.recoverPod(ctx, e.Name())
+	for _, p := range pods {
+		left, err := r.recoverPod(ctx, p)
 		tasks = append(tasks, left...)
 		if err != nil {
-			klog.FromContext(ctx).Error(err, "A pod sandbox could not be recovered", "pod", e.Name())
+			klog.FromContext(ctx).Error(err, "A pod sandbox could not be recovered", "pod", p.id)
 		}
 	}
 	if err := r.sweepState(ctx, tasks); err != nil {
@@ -64,18 +64,14 @@ func (r *recovery) Recover(ctx context.Context) error {
 	return nil
 }
 
-// recoverPod loads a pod and says what is left to do about it.
-func (r *recovery) recoverPod(ctx context.Context, id string) ([]task, error) {
-	var rec podRecord
-	err := readOwn(ctx, r.paths.podFile(id, record.PodFile), &rec)
-	if errors.Is(err, fs.ErrNotExist) {
+// recoverPod takes a pod in and says what is left to do about it.
+func (r *recovery) recoverPod(ctx context.Context, left leftPod) ([]task, error) {
+	id, rec := left.id, left.rec
+	if errors.Is(left.err, fs.ErrNotExist) {
 		return nil, eraseDir(ctx, r.paths.podDir(id), record.PodFile) // made no further than its directory
 	}
-	if err == nil {
-		err = rec.decode()
-	}
-	if err != nil {
-		return r.quarantine(id, err)
+	if left.err != nil {
+		return r.quarantine(id, left.err)
 	}
 	rec.ID = id // the directory's name counts, as for all other paths
 	rec.derive(r.paths)
@@ -83,7 +79,11 @@ func (r *recovery) recoverPod(ctx context.Context, id string) ([]task, error) {
 	r.tell.adoptPod(s)
 	r.index.addPod(s)
 	// A container that can't be recovered must not keep its pod from being settled.
-	err = r.recoverContainers(ctx, s)
+	var errs []error
+	for _, c := range left.containers {
+		errs = append(errs, r.recoverContainer(ctx, s, c))
+	}
+	err := errors.Join(errs...)
 	switch {
 	case rec.Intent.CutShort():
 		return []task{r.unfinished(s)}, err
@@ -143,39 +143,11 @@ func (r *recovery) quarantine(id string, cause error) ([]task, error) {
 	return left, fmt.Errorf("record is unreadable, the pod was put aside in %s: %w", to, cause)
 }
 
-func (r *recovery) recoverContainers(ctx context.Context, s *Sandbox) error {
-	entries, err := os.ReadDir(r.paths.containersDir(s.id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, r.recoverContainer(ctx, s, e.Name()))
-	}
-	return errors.Join(errs...)
-}
-
-// readOwn reads a record that an earlier daemon wrote, which may have been killed as it
-// wrote.
-func readOwn(ctx context.Context, path string, v any) error {
-	if err := atomicfile.DropCutOff(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		klog.FromContext(ctx).Error(err, "A cut-off record stays", "record", path)
-	}
-	return atomicfile.Read(path, v)
-}
-
-func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, id string) error {
-	var rec containerRecord
-	err := readOwn(ctx, r.paths.containerFile(s.id, id, record.ContainerFile), &rec)
-	if err == nil {
-		err = rec.decode()
-	}
-	if err != nil {
+func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftContainer) error {
+	id, rec := left.id, left.rec
+	if left.err != nil {
 		// Without its record the container can't be told of, only removed.
-		klog.FromContext(ctx).Error(err, "A container's record can't be read; the container is removed", "container", id, "pod", s.id)
+		klog.FromContext(ctx).Error(left.err, "A container's record is of no use; the container is removed", "container", id, "pod", s.id)
 		rec = containerRecord{config: &runtimeapi.ContainerConfig{}, Container: record.Container{ID: id, PodID: s.id, Intent: record.Making}}
 	}
 	rec.ID = id

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -165,6 +166,60 @@ func TestRecoverPutsATornPodAside(t *testing.T) {
 				return len(n.shim.containers) == 0 && len(n.shim.pods) == 1
 			})
 		})
+	}
+}
+
+// A record that can't be read for a reason that says nothing of it, here a link to itself for
+// a faulty disk or a lack of descriptors, keeps the daemon from starting, and ends nothing.
+func TestRecoverEndsNothingThatItCantRead(t *testing.T) {
+	for _, unread := range []string{"pod.json", "containers/ID/container.json", "containers"} {
+		t.Run(unread, func(t *testing.T) {
+			n := newFakeNode(t)
+			pod := n.pod("a")
+			id := n.run(pod, "c")
+			path := filepath.Join(n.podDirOf(pod), strings.ReplaceAll(unread, "ID", id))
+			kept := filepath.Join(t.TempDir(), "kept")
+			n.end()
+			n.shim.called() // those before do not count
+			move(t, path, kept)
+			if err := os.Symlink(path, path); err != nil {
+				t.Fatal(err)
+			}
+			err := n.tryBegin()
+			if err == nil || !strings.Contains(err.Error(), path) {
+				t.Errorf("the start: %v, want an error that names %s", err, path)
+			}
+			n.end()
+			if calls := n.shim.called(); slices.ContainsFunc(calls, isEnding) {
+				t.Errorf("calls of the shim: %v, want none that ends what it holds", calls)
+			}
+			if !exists(filepath.Join(n.state, "containers", id)) {
+				t.Error("the state of the container was swept")
+			}
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			move(t, kept, path)
+			n.begin()
+			if st := n.podStatus(pod); st.State != podReady {
+				t.Errorf("the pod, once its record can be read: %+v", st)
+			}
+			if st := n.container(id); st.State != ctrRunning {
+				t.Errorf("the container, once its record can be read: %+v", st)
+			}
+		})
+	}
+}
+
+// isEnding tells whether a call of a shim ends a pod or container.
+func isEnding(call string) bool {
+	return slices.ContainsFunc([]string{"kill", "delete", "stop-pod", "remove-pod"}, func(m string) bool { return strings.HasPrefix(call, m) })
+}
+
+func move(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
 	}
 }
 
