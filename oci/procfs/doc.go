@@ -5,7 +5,8 @@
 //
 // The parsers of /proc/PID/stat (proc_pid_stat(5)) and of the boot ID. The kernel reuses
 // the PID of a process that has ended, but a PID together with the start time of the
-// process and the boot ID is unique. [Lives] and [Pidfd] are the two questions asked of it.
+// process and the boot ID is unique. [Lives] and [Pidfd] are the two questions asked of it, and
+// [Await] waits for the end of the process of a pidfd.
 //
 // # Invariants
 //

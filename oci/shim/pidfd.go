@@ -2,23 +2,24 @@ package shim
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/procfs"
 )
 
-// awaitEnd returns when a child that was not waited for has ended (it is a zombie then). It
-// sleeps in Go's poller: os.Process.Wait would keep a thread, some 20 KiB, for every
-// process.
+// awaitEnd returns nil when a child that was not waited for has ended (it is a zombie then).
 func awaitEnd(pid int) error {
-	f, err := openPidfd(pid)
+	pidfd, err := openPidfd(pid)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	return awaitPidfd(f)
+	defer pidfd.Close()
+	return procfs.AwaitEnd(context.Background(), pidfd)
 }
 
 func openPidfd(pid int) (*os.File, error) {
@@ -27,21 +28,6 @@ func openPidfd(pid int) (*os.File, error) {
 		return nil, fmt.Errorf("pidfd of %d: %w", pid, err)
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
-}
-
-// awaitPidfd returns when the process has ended, or when the pidfd is closed.
-func awaitPidfd(f *os.File) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Read(func(fd uintptr) bool { return hasEnded(int(fd)) })
-}
-
-func hasEnded(pidfd int) bool {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n > 0
 }
 
 // comm is the name of a process, also of a zombie; "": there is no such process.

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -68,7 +69,7 @@ func newStarted(c child, pid int) *started {
 // process.
 func (p *started) wait() end {
 	if p.pidfd != nil {
-		if err := awaitPidfd(p.pidfd); err != nil {
+		if err := procfs.AwaitEnd(context.Background(), p.pidfd); err != nil {
 			slog.Error("process not watched, waiting with a thread", "pid", p.pid, "error", err)
 		}
 		_ = p.pidfd.Close() // nothing is buffered
@@ -166,17 +167,18 @@ func (p *adopted) wait() end {
 	unknown := func(finished time.Time) end {
 		return end{ExitStatus: shimapi.ExitStatus{Code: shimapi.CodeUnknown, FinishedAt: finished}, lost: true}
 	}
-	if err := awaitPidfd(p.pidfd); err != nil {
+	if err := procfs.AwaitEnd(context.Background(), p.pidfd); err != nil { // closed: nobody does that before
 		slog.Error("adopted process not watched", "error", err)
 		return unknown(time.Now())
 	}
 	finished := time.Now()
-	_ = p.pidfd.SetReadDeadline(finished.Add(p.patience)) // no error: pidfds can be polled
+	patience, cancel := context.WithTimeout(context.Background(), p.patience)
+	defer cancel()
 	asked := make(chan *shimapi.ExitStatus, 1)
-	go func() { asked <- p.askKernel(finished) }()
+	go func() { asked <- p.askKernel(patience, finished) }()
 	select {
 	case status := <-p.reported:
-		_ = p.pidfd.SetReadDeadline(finished) // ends the goroutine
+		cancel()
 		<-asked
 		return end{ExitStatus: status}
 	case status := <-asked:
@@ -193,16 +195,12 @@ func (p *adopted) wait() end {
 }
 
 // askKernel asks for the exit status (PIDFD_GET_INFO, Linux 6.15) until the kernel has it
-// or the deadline has passed, nil then. The pidfd becomes readable again when the process
+// or the context has ended, nil then. The pidfd becomes readable again when the process
 // is reaped.
-func (p *adopted) askKernel(finished time.Time) (status *shimapi.ExitStatus) {
-	raw, err := p.pidfd.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	_ = raw.Read(func(fd uintptr) bool { // the only error is the deadline
+func (p *adopted) askKernel(ctx context.Context, finished time.Time) (status *shimapi.ExitStatus) {
+	_ = procfs.Await(ctx, p.pidfd, func(fd int) bool { // an error: the status stays nil
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-		if unix.IoctlPidfdInfo(int(fd), &info) != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		if unix.IoctlPidfdInfo(fd, &info) != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
 			return false
 		}
 		status = &shimapi.ExitStatus{FinishedAt: finished}

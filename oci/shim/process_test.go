@@ -72,6 +72,42 @@ func TestAdoptedIsReported(t *testing.T) {
 	}
 }
 
+// An adopted process whose pidfd Go's poller did not accept has not ended for that. One that
+// blocks stands for it.
+func TestAdoptedRunsWithoutThePoller(t *testing.T) {
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := newAdopted(shimapi.Record{}, os.NewFile(uintptr(fd), "pidfd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan end, 1)
+	go func() { over <- o.wait() }()
+	select {
+	case got := <-over:
+		t.Fatalf("it counts as ended while it runs: %+v", got)
+	case <-time.After(300 * time.Millisecond):
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.report(shimapi.ExitStatus{Code: 7})
+	if got := <-over; got.lost || got.Code != 7 {
+		t.Errorf("got %+v, want the status that was reported", got)
+	}
+	_ = cmd.Wait()
+}
+
 func recordOf(t *testing.T, pid int) shimapi.Record {
 	t.Helper()
 	started, err := shimapi.StartTime(pid)

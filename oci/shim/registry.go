@@ -8,6 +8,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"berth/oci/procfs"
 	"berth/oci/shimapi"
 )
 
@@ -174,7 +175,7 @@ func pidfdLives(f *os.File) bool {
 		return false
 	}
 	lives := false
-	err = raw.Control(func(fd uintptr) { lives = !hasEnded(int(fd)) })
+	err = raw.Control(func(fd uintptr) { lives = !procfs.HasEnded(int(fd)) })
 	return err == nil && lives
 }
 

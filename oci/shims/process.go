@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/procfs"
 	"berth/oci/shimapi"
 )
 
@@ -104,21 +105,8 @@ func (p *process) isGone() bool {
 
 // awaitEnd closes gone when the process has ended. It returns early at Close.
 func (p *process) awaitEnd(pidfd *os.File) {
-	stop := context.AfterFunc(p.shim.set.ctx, func() { _ = pidfd.SetReadDeadline(time.Now()) })
-	defer stop()
 	defer pidfd.Close()
-	raw, err := pidfd.SyscallConn()
-	if err != nil {
-		return
-	}
-	ended := false
-	_ = raw.Read(func(fd uintptr) bool { // the only error is the deadline, at Close
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, perr := unix.Poll(fds, 0)
-		ended = perr == nil && n > 0
-		return ended
-	})
-	if !ended {
+	if procfs.AwaitEnd(p.shim.set.ctx, pidfd) != nil {
 		return
 	}
 	if p.reaped != nil {

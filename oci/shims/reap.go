@@ -1,10 +1,10 @@
 package shims
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci/procfs"
 	"berth/oci/shimapi"
 )
 
@@ -98,22 +99,32 @@ func zombie() int {
 	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info.Siginfo), pidOffset)))
 }
 
-// isAwaited reports whether this process has a pidfd of the child open. Package os has
-// one of each child from its start until it was waited for, and handover.pidfd is one of
-// a container.
-func isAwaited(pid int) bool {
-	const fds = "/proc/self/fd/"
-	entries, err := os.ReadDir(fds)
+// isAwaited reports whether this process has a pidfd of the child open, or may have: a child
+// that is awaited and reaped here would lose its status. Package os has one of each child
+// from its start until it was waited for, and handover.pidfd is one of a container.
+func isAwaited(pid int) bool { return mayHold("/proc/self", pid) }
+
+// mayHold tells whether the process of a directory of /proc has a pidfd of pid. It does so
+// too when that can't be told.
+func mayHold(proc string, pid int) bool {
+	entries, err := os.ReadDir(filepath.Join(proc, "fd"))
 	if err != nil {
 		return true
 	}
 	line := "Pid:\t" + strconv.Itoa(pid) + "\n"
 	for _, e := range entries {
-		if link, err := os.Readlink(fds + e.Name()); err != nil || !strings.Contains(link, "pidfd") {
+		link, err := os.Readlink(filepath.Join(proc, "fd", e.Name()))
+		if err == nil && !strings.Contains(link, "pidfd") {
 			continue
 		}
-		info, err := os.ReadFile("/proc/self/fdinfo/" + e.Name())
-		if err == nil && strings.Contains(string(info), line) {
+		var info []byte
+		if err == nil {
+			info, err = os.ReadFile(filepath.Join(proc, "fdinfo", e.Name()))
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			continue // closed since the descriptors were listed
+		}
+		if err != nil || strings.Contains(string(info), line) {
 			return true
 		}
 	}
@@ -161,18 +172,15 @@ func isChild(pidfd *os.File) bool {
 
 // reap waits for a child by its pidfd, until Close.
 func (s *Set) reap(pidfd *os.File) (status shimapi.ExitStatus, ok bool) {
-	stop := context.AfterFunc(s.ctx, func() { _ = pidfd.SetReadDeadline(time.Now()) })
-	defer stop()
-	raw, err := pidfd.SyscallConn()
-	if err != nil {
-		return status, false
-	}
 	var info unix.Siginfo
-	_ = raw.Read(func(fd uintptr) bool { // the only error is the deadline, at Close
-		info = unix.Siginfo{}
-		err := unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG, nil)
+	_ = procfs.Await(s.ctx, pidfd, func(fd int) bool { // an error comes at Close only
+		err := error(unix.EINTR)
+		for errors.Is(err, unix.EINTR) {
+			info = unix.Siginfo{}
+			err = unix.Waitid(unix.P_PIDFD, fd, &info, unix.WEXITED|unix.WNOHANG, nil)
+		}
 		ok = err == nil && info.Signo != 0
-		return ok || err != nil && !errors.Is(err, unix.EINTR)
+		return ok || err != nil
 	})
 	if !ok {
 		return status, false
