@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -22,22 +23,32 @@ import (
 //
 // The kernel lists children by the thread that cloned them, and no other goroutine runs on
 // this thread meanwhile. So the new entries of the list are what this start has left.
-type startWatch struct{ before []int }
+type startWatch struct {
+	before []int
+	err    error // why before is not known
+}
 
 // watchStart locks the goroutine to its thread until [startWatch.end]. If a panic comes
 // between the two, the thread ends with the goroutine.
 func watchStart() startWatch {
 	runtime.LockOSThread()
-	return startWatch{threadChildren()}
+	before, err := threadChildren()
+	return startWatch{before, err}
 }
 
-// end kills and reaps what the start has left, if err says that it has failed.
+// end kills and reaps what the start has left, if err says that it has failed. It does nothing
+// when what was there before is not known, which may be containers.
 func (w startWatch) end(err error) {
 	defer runtime.UnlockOSThread()
 	if err == nil {
 		return
 	}
-	for _, pid := range threadChildren() {
+	after, lerr := threadChildren()
+	if lerr = errors.Join(w.err, lerr); lerr != nil {
+		slog.Warn("what a failed start has left is not known", "error", lerr)
+		return
+	}
+	for _, pid := range after {
 		if !slices.Contains(w.before, pid) {
 			go reap(pid)
 		}
@@ -45,19 +56,21 @@ func (w startWatch) end(err error) {
 }
 
 // threadChildren lists the children that the calling thread has cloned and that were not
-// waited for. It is empty on kernels without CONFIG_PROC_CHILDREN.
-func threadChildren() []int {
+// waited for. Kernels without CONFIG_PROC_CHILDREN have no such list.
+func threadChildren() ([]int, error) {
 	list, err := os.ReadFile("/proc/thread-self/children")
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("children of this thread: %w", err)
 	}
 	var all []int
 	for field := range bytes.FieldsSeq(list) {
-		if pid, err := strconv.Atoi(string(field)); err == nil {
-			all = append(all, pid)
+		pid, err := strconv.Atoi(string(field))
+		if err != nil {
+			return nil, fmt.Errorf("children of this thread: %w", err)
 		}
+		all = append(all, pid)
 	}
-	return all
+	return all, nil
 }
 
 // reap kills a child and waits for it. Until then no other process can have its PID.
