@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/failure"
 )
 
 // stateDir is the directory in which libcontainer keeps the state of each container.
@@ -49,7 +50,7 @@ func (d stateDir) noteCgroup(id string, c *cgroups.Cgroup) error {
 func (d stateDir) removeNoted(id string) error {
 	var config cgroups.Cgroup
 	err := atomicfile.Read(filepath.Join(d.of(id), cgroupName), &config)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, atomicfile.ErrUnreadable) {
 		return nil
 	}
 	if err != nil {
@@ -71,17 +72,27 @@ func endCgroup(config *cgroups.Cgroup) error {
 }
 
 // deleteRest removes what is left of a container whose creation was cut off by the death of
-// the shim.
+// the shim. After an error its directory is there still, for the next try.
 func (d stateDir) deleteRest(id string) error {
 	if !isSessionName(id) {
 		return nil
 	}
-	if _, err := os.Lstat(d.of(id)); err != nil {
-		return nil //nolint:nilerr // nothing is left
+	_, err := os.Lstat(d.of(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	lc, err := libcontainer.Load(string(d), id)
+	if failure.IsShortage(err) {
+		return err
+	}
 	if err != nil {
-		return errors.Join(d.removeNoted(id), os.RemoveAll(d.of(id)))
+		if err := d.removeNoted(id); err != nil {
+			return err // without its directory nobody would find the cgroup
+		}
+		return os.RemoveAll(d.of(id))
 	}
 	was, err := lc.State()
 	if err != nil {

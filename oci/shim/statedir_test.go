@@ -2,12 +2,15 @@ package shim
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"berth/test/fewfiles"
 )
 
 // TestReleaseFifo: a reader that is blocked in open(2) goes on.
@@ -66,6 +69,36 @@ func TestDeleteRest(t *testing.T) {
 	}
 	if _, err := os.Lstat(d.of("cut")); err == nil {
 		t.Error("its directory is left")
+	}
+}
+
+// A container whose cgroup can't be ended, or not be found, keeps its directory, which names it.
+func TestDeleteRestKeepsWhatNamesTheCgroup(t *testing.T) {
+	d := stateDir(t.TempDir())
+	if err := os.Mkdir(d.of("cut"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	note := filepath.Join(d.of("cut"), cgroupName)
+	if err := os.Symlink(note, note); err != nil { // can't be read, as on a faulty disk
+		t.Fatal(err)
+	}
+	if err := d.deleteRest("cut"); err == nil {
+		t.Error("no error where the name of the cgroup can't be read")
+	}
+	enough := fewfiles.Spare(t, 0)
+	err := d.deleteRest("cut")
+	if enough(); err == nil {
+		t.Error("no error without descriptors")
+	}
+	if _, err := os.Lstat(note); err != nil {
+		t.Errorf("the name of the cgroup is gone: %v", err)
+	}
+	link := stateDir(filepath.Join(t.TempDir(), "link"))
+	if err := os.Symlink(string(link), string(link)); err != nil {
+		t.Fatal(err)
+	}
+	if err := link.deleteRest("c"); err == nil {
+		t.Error("no error where nothing is known of the directory")
 	}
 }
 
