@@ -156,7 +156,7 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftCo
 	defer c.startEndNotice(r.tell.whenEnded)
 	r.index.addContainer(c)
 	if err := r.teardown.refreshFact(c); err != nil {
-		return err
+		klog.FromContext(ctx).Error(err, "The status of a container waits for an event of its shim", "container", c.id)
 	}
 	c.publish()
 	c.startEvents(r.events.publish)
