@@ -23,6 +23,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/test/client"
 )
 
 // attackEnv tells the test binary to be the process whose memory is attacked.
@@ -64,8 +66,8 @@ func peak() int {
 // maxGrowth is how many MiB one hostile image may cost while it is taken in or refused.
 const maxGrowth = 96
 
-// attackTime bounds what is done in seconds.
-const attackTime = time.Minute
+// attackTime bounds what is done in seconds, on an emulated machine in minutes.
+var attackTime = client.Bound(time.Minute)
 
 // costs runs the operation in a process of its own and gives its error's text.
 func costs(t *testing.T, root, op, arg string) string {
