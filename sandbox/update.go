@@ -127,6 +127,7 @@ func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw 
 // status then shows; nil ones keep their value. A cgroup that the client named stays as the
 // client has written it; see [podLimits].
 func (p *podVerbs) UpdatePodResources(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {
+	overhead, resources = clampLimits(overhead), clampLimits(resources)
 	digest := inflight.Digest(&runtimeapi.UpdatePodSandboxResourcesRequest{Overhead: overhead, Resources: resources})
 	for _, r := range []*runtimeapi.LinuxContainerResources{overhead, resources} {
 		if err := oci.CheckResources(r); err != nil {
@@ -136,6 +137,20 @@ func (p *podVerbs) UpdatePodResources(ctx context.Context, id string, overhead, 
 	call := inflight.Call{Name: fmt.Sprintf("UpdatePodSandboxResources of %s to %.12s", id, digest), Request: digest}
 	_, err := p.calls.Do(ctx, call, func(ctx context.Context) (string, error) { return "", p.update(ctx, id, overhead, resources) })
 	return err
+}
+
+// clampLimits gives a copy in which a limit below -1 is -1, no limit. The kubelet of 1.37
+// reads what it sends from the pod's cgroup, where no limit is -1 to it, and subtracts the
+// pod's overhead without a look at the sign.
+func clampLimits(r *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	if r == nil {
+		return nil
+	}
+	out := proto.Clone(r).(*runtimeapi.LinuxContainerResources)
+	for _, limit := range []*int64{&out.CpuQuota, &out.MemoryLimitInBytes, &out.MemorySwapLimitInBytes} {
+		*limit = max(*limit, -1)
+	}
+	return out
 }
 
 func (p *podVerbs) update(ctx context.Context, id string, overhead, resources *runtimeapi.LinuxContainerResources) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/atomicfile"
@@ -263,6 +264,32 @@ func TestUpdatePodResources(t *testing.T) {
 	if got := n.shim.podUpdates; len(got) != 2 || *got[0].Limits.Resources.CPU.Shares != 5 {
 		t.Errorf("the pod's own cgroup was given %v, want 2 and 3 shares as one limit", got)
 	}
+}
+
+// The kubelet subtracts the overhead from a cgroup's limits even where there is none, -1.
+func TestUpdatePodResourcesFromNoLimit(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	over := &runtimeapi.LinuxContainerResources{CpuPeriod: 100_000, CpuQuota: 25_000, MemoryLimitInBytes: 120 << 20}
+	res := &runtimeapi.LinuxContainerResources{CpuPeriod: 100_000, CpuQuota: -25_001, MemoryLimitInBytes: -1 - 120<<20, MemorySwapLimitInBytes: -2}
+	sent := proto.Clone(res)
+	if err := n.m.UpdatePodResources(t.Context(), pod, over, res); err != nil {
+		t.Fatal(err)
+	}
+	if !proto.Equal(res, sent) {
+		t.Errorf("the request was changed to %v", res)
+	}
+	l := n.podStatus(pod).Config.GetLinux()
+	if got := l.GetResources(); got.GetCpuQuota() != -1 || got.GetMemoryLimitInBytes() != -1 || got.GetMemorySwapLimitInBytes() != -1 || !proto.Equal(l.GetOverhead(), over) {
+		t.Errorf("recorded are %v", l)
+	}
+	if got := n.shim.podUpdates; len(got) != 1 || *got[0].Limits.Resources.CPU.Quota != -1 || *got[0].Limits.Resources.Memory.Limit != -1 {
+		t.Errorf("the pod's own cgroup was given %v, want no limit", got)
+	}
+	err := n.m.UpdatePodResources(t.Context(), pod, nil, &runtimeapi.LinuxContainerResources{CpuShares: 1})
+	wantError(t, "shares that no kernel takes", err, ErrInvalid)
+	err = n.m.UpdateContainer(t.Context(), n.run(pod, "c"), &runtimeapi.LinuxContainerResources{CpuQuota: -25_001}, nil)
+	wantError(t, "such a quota of a container", err, ErrInvalid)
 }
 
 // A cgroup that the client names is the client's to limit.
