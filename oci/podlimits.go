@@ -34,7 +34,7 @@ func addResources(r, over *runtimeapi.LinuxContainerResources) *runtimeapi.Linux
 		CpuQuota:               addLimit(r.GetCpuQuota(), quotaIn(over, r.GetCpuPeriod())),
 		CpuShares:              min(addLimit(r.GetCpuShares(), over.GetCpuShares()), maxCPUShares),
 		MemoryLimitInBytes:     addLimit(r.GetMemoryLimitInBytes(), over.GetMemoryLimitInBytes()),
-		MemorySwapLimitInBytes: addLimit(r.GetMemorySwapLimitInBytes(), over.GetMemorySwapLimitInBytes()),
+		MemorySwapLimitInBytes: addLimit(r.GetMemorySwapLimitInBytes(), memoryAndSwap(over)),
 		CpusetCpus:             cmp.Or(r.GetCpusetCpus(), over.GetCpusetCpus()),
 		CpusetMems:             cmp.Or(r.GetCpusetMems(), over.GetCpusetMems()),
 		HugepageLimits:         addPages(r.GetHugepageLimits(), over.GetHugepageLimits()),
@@ -45,6 +45,12 @@ func addResources(r, over *runtimeapi.LinuxContainerResources) *runtimeapi.Linux
 	}
 	maps.Copy(sum.Unified, r.GetUnified())
 	return sum
+}
+
+// memoryAndSwap is what the overhead may use of both together: an overhead that names no
+// swap still needs its memory in a limit that counts both.
+func memoryAndSwap(over *runtimeapi.LinuxContainerResources) int64 {
+	return max(over.GetMemorySwapLimitInBytes(), over.GetMemoryLimitInBytes())
 }
 
 // addLimit adds two limits of which 0 is none named and -1 is no limit. Where the pod's

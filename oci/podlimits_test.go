@@ -43,3 +43,29 @@ func TestPodLimits(t *testing.T) {
 		t.Errorf("raw files of cgroup v2 on v1: %v", err)
 	}
 }
+
+// A limit of memory and swap together has room for the memory of the overhead.
+func TestPodLimitsOfSwap(t *testing.T) {
+	type res = runtimeapi.LinuxContainerResources
+	h := Host{Controllers: map[string]bool{"memory": true}, SwapAccount: true}
+	for name, c := range map[string]struct {
+		resources, overhead *res
+		memory, swap        int64
+	}{
+		"none named": {&res{MemoryLimitInBytes: 100}, &res{MemoryLimitInBytes: 50}, 150, 150},
+		"no swap":    {&res{MemoryLimitInBytes: 100, MemorySwapLimitInBytes: 100}, &res{MemoryLimitInBytes: 50}, 150, 150},
+		"some swap":  {&res{MemoryLimitInBytes: 100, MemorySwapLimitInBytes: 130}, &res{MemoryLimitInBytes: 50}, 150, 180},
+		"of both":    {&res{MemoryLimitInBytes: 100, MemorySwapLimitInBytes: 130}, &res{MemoryLimitInBytes: 50, MemorySwapLimitInBytes: 60}, 150, 190},
+		"any swap":   {&res{MemoryLimitInBytes: 100, MemorySwapLimitInBytes: -1}, &res{MemoryLimitInBytes: 50}, 150, -1},
+		"over any":   {&res{MemoryLimitInBytes: 100, MemorySwapLimitInBytes: 100}, &res{MemoryLimitInBytes: 50, MemorySwapLimitInBytes: -1}, 150, 150},
+	} {
+		got, err := PodLimits(c.resources, c.overhead, h)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if m := got.Memory; *m.Limit != c.memory || *m.Swap != c.swap {
+			t.Errorf("%s: memory %d, with swap %d; want %d, %d", name, *m.Limit, *m.Swap, c.memory, c.swap)
+		}
+	}
+}
