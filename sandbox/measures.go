@@ -42,7 +42,7 @@ type Measures struct {
 	AnonRefaults             *runtimeapi.UInt64Value
 	Kernel                   *runtimeapi.UInt64Value // bytes of the kernel's memory
 	PeakMemory               *runtimeapi.UInt64Value // bytes, the highest usage
-	MemoryReserved           *runtimeapi.UInt64Value // bytes that are taken back last, 0 for none
+	MemoryReserved           *runtimeapi.UInt64Value // bytes, 0 for none: on v2 what is never taken back, on v1 what is taken back last
 	MemoryLimitHits          *runtimeapi.UInt64Value // how often the limit was met
 	Swap                     *runtimeapi.UInt64Value // bytes
 
@@ -206,7 +206,7 @@ func (g cgroupReader) memoryMeasures(out *Measures) {
 		events := g.keyed("", "memory.events")
 		out.OOMKills, out.MemoryLimitHits = of(events, "oom_kill"), of(events, "max")
 		out.HighEvents, out.MaxEvents = of(events, "high"), of(events, "max")
-		out.PeakMemory, out.MemoryReserved = g.value("", "memory.peak"), g.limit("", "memory.low")
+		out.PeakMemory, out.MemoryReserved = g.value("", "memory.peak"), g.limit("", "memory.min")
 		return
 	}
 	out.OOMKills = of(g.keyed("memory", "memory.oom_control"), "oom_kill")

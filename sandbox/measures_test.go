@@ -38,7 +38,7 @@ func TestMeasures(t *testing.T) {
 		"memory.events": "low 0\nhigh 17\nmax 6\noom 3\noom_kill 2\noom_group_kill 0\n", "memory.stat": "file 100\nfile_mapped 50\nkernel 40\npgfault 8\npgmajfault 9\n" +
 			"active_file 11\ninactive_file 12\nfile_dirty 13\nfile_writeback 14\nworkingset_refault_file 15\nworkingset_refault_anon 16\npgscan 18\npgsteal 19\n",
 		"memory.max": "1000\n", "memory.swap.max": "max\n", "cpu.max": "max 100000\n", "cpu.weight": "39\n", "hugetlb.2MB.events": "max 5\n",
-		"memory.peak": "900\n", "memory.low": "0\n", "pids.current": "9\n", "pids.max": "max\n", "cgroup.procs": pid,
+		"memory.peak": "900\n", "memory.low": "5\n", "memory.min": "0\n", "pids.current": "9\n", "pids.max": "max\n", "cgroup.procs": pid,
 		"io.stat": "9999:7 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0 cost.usage=1 cost.wait=2 cost.indebt=3 cost.indelay=4\n", "hugetlb.2MB.current": "2097152\n", "hugetlb.2MB.rsvd.current": "1\n",
 	})
 	all := map[string]string{"cpu": v1, "cpuacct": v1, "memory": v1, "pids": v1, "blkio": v1, "hugetlb": v1}
