@@ -307,6 +307,25 @@ func TestMetricsMatchTheirDescriptors(t *testing.T) {
 	}
 }
 
+// The limit of swap is the kernel's, which on v2 is of swap alone, and the CRI's without one.
+func TestSwapLimitOfAContainer(t *testing.T) {
+	c := &sandbox.ContainerStatus{Config: containerConfig("c"), Resources: &runtimeapi.ContainerResources{Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 100, MemorySwapLimitInBytes: 130}}}
+	f := newFake()
+	s, _ := serve(t, options(f))
+	for want, kernel := range map[uint64]*runtimeapi.UInt64Value{30: {Value: 30}, 0: {}, 130: nil} {
+		m := s.measureContainer(c, measured("c"), sandbox.Measures{Limits: sandbox.Limits{Swap: kernel}}, nil)
+		var got []uint64
+		for _, v := range m.GetMetrics() {
+			if v.GetName() == specSwap.name {
+				got = append(got, v.GetValue().GetValue())
+			}
+		}
+		if !slices.Equal(got, []uint64{want}) {
+			t.Errorf("the kernel says %v: sent are %v, want %d", kernel, got, want)
+		}
+	}
+}
+
 // TestMetricsOfThisHostAlone: what the host does not count is not described.
 func TestMetricsOfThisHostAlone(t *testing.T) {
 	zero := &runtimeapi.UInt64Value{}

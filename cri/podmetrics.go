@@ -176,7 +176,7 @@ func (s *Server) measureContainer(c *sandbox.ContainerStatus, st *runtimeapi.Con
 	out.devices(m)
 	out.pressures(st.GetCpu(), st.GetMemory(), st.GetIo())
 	out.times(c.CreatedAt, c.StartedAt)
-	out.limits(c.Resources.GetLinux())
+	out.limits(c.Resources.GetLinux(), m.Limits.Swap)
 	return &runtimeapi.ContainerMetrics{ContainerId: c.ID, Metrics: out.list}
 }
 
@@ -279,8 +279,14 @@ func (s *samples) devices(m sandbox.Measures) {
 	}
 }
 
-// limits are 0 where there is none; the CRI writes that 0 or -1.
-func (s *samples) limits(r *runtimeapi.LinuxContainerResources) {
+// limits are 0 where there is none; the CRI writes that 0 or -1. The limit of swap is the
+// kernel's, unless it has none to tell, as cAdvisor has it: on v2 it is of swap alone, while
+// the CRI's counts memory and swap together on either version.
+func (s *samples) limits(r *runtimeapi.LinuxContainerResources, swap *runtimeapi.UInt64Value) {
+	if swap == nil {
+		swap = &runtimeapi.UInt64Value{Value: uint64(max(r.GetMemorySwapLimitInBytes(), 0))}
+	}
+	s.put(specSwap, swap)
 	for _, l := range []struct {
 		m metric
 		v int64
@@ -289,7 +295,6 @@ func (s *samples) limits(r *runtimeapi.LinuxContainerResources) {
 		{specQuota, r.GetCpuQuota()},
 		{specShares, r.GetCpuShares()},
 		{specMemory, r.GetMemoryLimitInBytes()},
-		{specSwap, r.GetMemorySwapLimitInBytes()},
 	} {
 		s.add(l.m, uint64(max(l.v, 0)))
 	}
