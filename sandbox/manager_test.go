@@ -78,6 +78,25 @@ func TestBroadcastCutsTheSlowReader(t *testing.T) {
 	}
 }
 
+// Of two readers that overlap, the slower one must not take the other's reading for one of
+// before a restart.
+func TestNanoCoresOfReadersThatOverlap(t *testing.T) {
+	t0 := time.Unix(1000, 0)
+	for name, late := range map[string]time.Duration{"older": -100 * time.Millisecond, "later, with a lower count": 100 * time.Millisecond} {
+		var u usageSample
+		u.nanoCores(t0, 5e9)
+		if r, ok := u.nanoCores(t0.Add(2*time.Second), 6e9); !ok || r != 5e8 {
+			t.Fatalf("rate %d %v, want half a core", r, ok)
+		}
+		if r, ok := u.nanoCores(t0.Add(2*time.Second+late), 6e9-1e6); !ok || r != 5e8 {
+			t.Errorf("%s: rate %d %v, want the last one", name, r, ok)
+		}
+		if r, ok := u.nanoCores(t0.Add(4*time.Second), 8e9); !ok || r != 1e9 {
+			t.Errorf("%s: the next rate is %d %v, want one core", name, r, ok)
+		}
+	}
+}
+
 func TestNanoCores(t *testing.T) {
 	var u usageSample
 	t0 := time.Unix(1000, 0)

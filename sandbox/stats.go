@@ -28,15 +28,18 @@ const minSample = 500 * time.Millisecond
 
 // nanoCores takes a reading in and returns the rate since the last one; ok is
 // false for the first.
+//
+// Readers that overlap come here in any order, so a reading may be older than the last one
+// or have the lower count. Neither is a restart of the count while they are this close.
 func (u *usageSample) nanoCores(at time.Time, cpu uint64) (rate uint64, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	span := at.Sub(u.at)
-	if u.at.IsZero() || cpu < u.cpu {
-		u.at, u.cpu, u.seen = at, cpu, false
-		return 0, false
-	}
-	if span >= minSample {
+	switch span := at.Sub(u.at); {
+	case !u.at.IsZero() && span < minSample: // negative for an older reading
+		return u.rate, u.seen
+	case u.at.IsZero() || cpu < u.cpu:
+		u.at, u.cpu, u.rate, u.seen = at, cpu, 0, false
+	default:
 		u.rate = uint64(float64(cpu-u.cpu) / span.Seconds())
 		u.at, u.cpu, u.seen = at, cpu, true
 	}
