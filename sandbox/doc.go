@@ -64,8 +64,9 @@
 //  5. mu of a Sandbox or Container guards the facts in memory; it is held
 //     for assignments only, and innermost.
 //  6. keptFiles.mu is read-locked while a file of a cgroup is read, and held to open or close
-//     one. layerUsage.mu guards the last measure of a layer, looks.mu which paths of the host
-//     are looked at, health.mu why the node may not be ready, shimWatch.mu the pods in
+//     one. layerUsage.mu guards the last measure of a layer, usageSample.mu the last reading
+//     of the CPU, silence.mu when a foreign shim is asked again, looks.mu which paths of the
+//     host are looked at, health.mu why the node may not be ready, shimWatch.mu the pods in
 //     quarantine; for assignments only.
 //
 // Readers take none of 2 to 5: a status is an immutable value behind an atomic

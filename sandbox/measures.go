@@ -88,8 +88,8 @@ type InterfacePackets struct {
 // MeasurePods reads the usage of the pod sandboxes named and of their containers; pods
 // that have gone meanwhile are left out. Each file is read once.
 func (u *statistics) MeasurePods(ctx context.Context, ids []string) []*PodMeasures {
-	wait, cancel := context.WithTimeout(ctx, layerPatience)
-	defer cancel()
+	wait, end := newPatience(ctx)
+	defer end()
 	own, disk := u.ownCgroups(), measureDisk(u.paths.root)
 	out := make([]*PodMeasures, len(ids))
 	parallel(ctx, len(ids), func(i int) {

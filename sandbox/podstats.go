@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"context"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -15,9 +14,9 @@ import (
 
 // podStats reads the pod's own cgroup, whose counters keep what ended containers used;
 // own is where that is (see ownCgroups). What is not told there is the sum over the
-// containers. It waits as containerStats does. If more is not nil, the
-// measures are put there as well, see its methods own and add.
-func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string, more *PodMeasures) *runtimeapi.PodSandboxStats {
+// containers. If more is not nil, the measures are put there as well, see its methods own
+// and add.
+func (u *statistics) podStats(wait patience, s *Sandbox, own string, more *PodMeasures) *runtimeapi.PodSandboxStats {
 	st := s.status.Load()
 	if st == nil {
 		return nil
@@ -45,7 +44,7 @@ func (u *statistics) podStats(ctx context.Context, s *Sandbox, own string, more 
 	}
 	more.own(g, devices)
 	for _, c := range u.index.containersOf(s) {
-		cs, cg := u.containerStats(ctx, c)
+		cs, cg := u.containerStats(wait, c)
 		if cs == nil {
 			continue
 		}

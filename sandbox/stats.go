@@ -2,14 +2,15 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"berth/oci"
+	"berth/oci/shimapi"
 	"berth/oci/shims"
 )
 
@@ -60,23 +61,38 @@ func newStatistics(paths layout, ix *index, host oci.Host, all *shims.Set) *stat
 	return &statistics{paths: paths, index: ix, host: host, shims: all, counted: countedOn(host, paths.root), layerWalks: make(chan struct{}, layerWalks)}
 }
 
+// patience bounds what one call for statistics waits for, for all of its pods and
+// containers together. The rest is read from memory and from the kernel, and is told
+// whether or not either is over.
+type patience struct {
+	layers  context.Context // for measures of writable layers
+	foreign context.Context // for foreign shims
+}
+
+// newPatience gives that of a call, and what frees it.
+func newPatience(ctx context.Context) (patience, func()) {
+	layers, endLayers := context.WithTimeout(ctx, layerPatience)
+	foreign, endForeign := context.WithTimeout(ctx, foreignPatience)
+	return patience{layers, foreign}, func() { endLayers(); endForeign() }
+}
+
 // ContainerStats reads the usage of one container from its cgroup.
 func (u *statistics) ContainerStats(ctx context.Context, id string) (*runtimeapi.ContainerStats, error) {
 	c, err := u.index.container(id)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, layerPatience)
-	defer cancel()
-	st, _ := u.containerStats(ctx, c)
+	wait, end := newPatience(ctx)
+	defer end()
+	st, _ := u.containerStats(wait, c)
 	return st, nil
 }
 
 // ListContainerStats reads the usage of the containers named; those that have
 // gone meanwhile are left out.
 func (u *statistics) ListContainerStats(ctx context.Context, ids []string) []*runtimeapi.ContainerStats {
-	wait, cancel := context.WithTimeout(ctx, layerPatience)
-	defer cancel()
+	wait, end := newPatience(ctx)
+	defer end()
 	out := make([]*runtimeapi.ContainerStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
 		if c, err := u.index.container(ids[i]); err == nil {
@@ -92,16 +108,16 @@ func (u *statistics) PodStats(ctx context.Context, id string) (*runtimeapi.PodSa
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, layerPatience)
-	defer cancel()
-	return u.podStats(ctx, s, u.ownCgroups()[s.id], nil), nil
+	wait, end := newPatience(ctx)
+	defer end()
+	return u.podStats(wait, s, u.ownCgroups()[s.id], nil), nil
 }
 
 // ListPodStats reads the usage of the pod sandboxes named; those that have gone
 // meanwhile are left out.
 func (u *statistics) ListPodStats(ctx context.Context, ids []string) []*runtimeapi.PodSandboxStats {
-	wait, cancel := context.WithTimeout(ctx, layerPatience)
-	defer cancel()
+	wait, end := newPatience(ctx)
+	defer end()
 	own := u.ownCgroups()
 	out := make([]*runtimeapi.PodSandboxStats, len(ids))
 	parallel(ctx, len(ids), func(i int) {
@@ -113,7 +129,7 @@ func (u *statistics) ListPodStats(ctx context.Context, ids []string) []*runtimea
 }
 
 // statsReaders is how many cgroups are read side by side; the reads are short
-// and hardly block (see layerPatience), so a few hide the system call latency.
+// and hardly block (see patience), so a few hide the system call latency.
 const statsReaders = 8
 
 func parallel(ctx context.Context, n int, do func(i int)) {
@@ -146,9 +162,9 @@ func compact[T any](in []*T) []*T {
 	return out
 }
 
-// containerStats waits for the measure of the writable layer until ctx ends. It also gives
-// what it read the rest from, which has no paths when the container does not run.
-func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtimeapi.ContainerStats, cgroupReader) {
+// containerStats also gives what it read from, which has no paths when the container does
+// not run.
+func (u *statistics) containerStats(wait patience, c *Container) (*runtimeapi.ContainerStats, cgroupReader) {
 	st := c.status.Load()
 	if st == nil {
 		return nil, cgroupReader{}
@@ -157,14 +173,14 @@ func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtime
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.id, Metadata: st.Config.GetMetadata(), Labels: st.Config.GetLabels(), Annotations: st.Config.GetAnnotations(),
 		},
-		WritableLayer: u.writableLayer(ctx, c),
+		WritableLayer: u.writableLayer(wait.layers, c),
 	}
 	if st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return out, cgroupReader{}
 	}
 	now := time.Now()
 	if len(st.Cgroups) == 0 && c.pod.rec.get().isForeign() {
-		u.foreignStats(ctx, c, out)
+		u.foreignStats(wait.foreign, c, out)
 		setRate(&c.usage, now, out.Cpu)
 		return out, cgroupReader{}
 	}
@@ -176,40 +192,75 @@ func (u *statistics) containerStats(ctx context.Context, c *Container) (*runtime
 }
 
 const (
-	// foreignPatience is how long a foreign shim may take to say what a container uses. The
-	// usage of all others is told with it.
+	// foreignPatience is how long the foreign shims of one call may take together to say
+	// what their containers use. The usage of all others is told with it.
 	foreignPatience = 2 * time.Second
-	// silentTime is how long a foreign shim is not asked again that did not answer.
-	silentTime = 10 * time.Second
+	// fairPatience is the least that a foreign shim must have had before its silence counts:
+	// others may have used up most of the call's patience.
+	fairPatience = foreignPatience / 2
+	// silentTime is how long a foreign shim is not asked again after it did not answer. It
+	// doubles with each time in a row, up to maxSilentTime: the kubelet asks every ten
+	// seconds, and would wait for a shim that hangs every time.
+	silentTime    = 10 * time.Second
+	maxSilentTime = 5 * time.Minute
 )
 
-// silence says since when a foreign shim has not answered.
-type silence struct{ since atomic.Int64 }
-
-func (s *silence) mayAsk(now time.Time) bool {
-	return now.Sub(time.Unix(0, s.since.Load())) >= silentTime
+// silence says until when a foreign shim is not asked, since it did not answer.
+type silence struct {
+	mu    sync.Mutex // held for assignments only
+	since time.Time  // when the last question came to nothing
+	span  time.Duration
 }
 
-func (s *silence) note(now time.Time) { s.since.Store(now.UnixNano()) }
+func (s *silence) mayAsk(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Sub(s.since) >= s.span
+}
+
+// note takes in that a question has come to nothing. Questions that overlap count once.
+func (s *silence) note(asked, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if asked.Before(s.since) {
+		return
+	}
+	s.since, s.span = now, min(max(silentTime, 2*s.span), maxSilentTime)
+}
+
+// end takes in that the shim has answered.
+func (s *silence) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.span = 0
+}
+
+// askForeign asks the foreign shim of a container, unless it is known to be silent. It
+// reports false when there is no answer.
+func (u *statistics) askForeign(ctx context.Context, c *Container) (shimapi.Usage, bool) {
+	silent, asked := &c.pod.silent, time.Now()
+	shim, err := c.pod.shimIn(u.shims)
+	if err != nil || ctx.Err() != nil || !silent.mayAsk(asked) {
+		return shimapi.Usage{}, false
+	}
+	usage, err := shim.Usage(ctx, c.id)
+	switch now := time.Now(); {
+	case ctx.Err() == nil:
+		silent.end()
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && now.Sub(asked) >= fairPatience:
+		silent.note(asked, now)
+	}
+	if err != nil {
+		klog.FromContext(ctx).V(4).Info("A runtime does not tell what its container uses", "container", c.id, "reason", err.Error())
+	}
+	return usage, err == nil
+}
 
 // foreignStats asks the foreign shim of a container whose cgroup is not known here. What the
 // runtime does not tell is left out.
 func (u *statistics) foreignStats(ctx context.Context, c *Container, out *runtimeapi.ContainerStats) {
-	shim, err := c.pod.shimIn(u.shims)
-	if err != nil {
-		return
-	}
-	if !c.pod.silent.mayAsk(time.Now()) {
-		return
-	}
-	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), foreignPatience) // longer than ctx, which bounds what is read here
-	defer cancel()
-	usage, err := shim.Usage(wait, c.id)
-	if wait.Err() != nil {
-		c.pod.silent.note(time.Now())
-	}
-	if err != nil {
-		klog.FromContext(ctx).V(4).Info("A runtime does not tell what its container uses", "container", c.id, "reason", err.Error())
+	usage, ok := u.askForeign(ctx, c)
+	if !ok {
 		return
 	}
 	at := usage.At.UnixNano()
