@@ -134,7 +134,8 @@ func (t *teardown) killPause(rec *podRecord) error {
 	return killPID(fact.PID, fact.StartTime)
 }
 
-// erasePod: containers → shim's memory of the pod → directory, record last.
+// erasePod: containers → shim's memory of the pod → directory, record last. Whoever saw the
+// pod is told.
 func (t *teardown) erasePod(ctx context.Context, s *Sandbox) error {
 	if s.rec.get().Intent != record.Making {
 		t.intend(ctx, s, record.Removing)
@@ -155,7 +156,9 @@ func (t *teardown) erasePod(ctx context.Context, s *Sandbox) error {
 	if err := eraseDir(ctx, t.paths.podDir(s.id), record.PodFile); err != nil {
 		return fmt.Errorf("remove pod directory: %w", err)
 	}
-	t.index.forgetPod(s.id)
+	if t.index.forgetPod(s.id) && s.status.Load() != nil {
+		t.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT))
+	}
 	return nil
 }
 
@@ -299,7 +302,8 @@ func (t *teardown) refreshFact(c *Container) error {
 	return nil
 }
 
-// eraseContainer: measuring → hold on the layers → directory, record last.
+// eraseContainer: measuring → hold on the layers → directory, record last. Whoever saw the
+// container is told at once: when more fails, another try finds it no more.
 func (t *teardown) eraseContainer(ctx context.Context, c *Container) error {
 	t.tell.removed(ctx, c)
 	c.layer.stop()
@@ -307,7 +311,9 @@ func (t *teardown) eraseContainer(ctx context.Context, c *Container) error {
 	if err := eraseDir(ctx, t.paths.containerDir(c.pod.id, c.id), record.ContainerFile); err != nil {
 		return fmt.Errorf("remove directory of container %s: %w", c.id, err)
 	}
-	t.index.forgetContainer(c.id)
+	if t.index.forgetContainer(c.id) && c.status.Load() != nil {
+		t.events.publish(containerEvent(c, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT))
+	}
 	return nil
 }
 

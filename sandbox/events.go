@@ -3,6 +3,9 @@ package sandbox
 import (
 	"context"
 	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // eventBacklog is how many events a subscriber may be behind. One that is further behind
@@ -51,6 +54,14 @@ func (b *broadcaster) cut(ch chan Event) {
 		delete(b.subs, ch)
 		close(ch)
 	}
+}
+
+func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
+	return Event{Type: t, PodID: s.id, ContainerID: s.id, At: time.Now()}
+}
+
+func containerEvent(c *Container, t runtimeapi.ContainerEventType) Event {
+	return Event{Type: t, PodID: c.pod.id, ContainerID: c.id, At: time.Now()}
 }
 
 func (b *broadcaster) publish(e Event) {

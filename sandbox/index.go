@@ -83,24 +83,32 @@ func (ix *index) addContainer(c *Container) {
 	put(ix.named, containerNameOf(c.pod.id, c.rec.get().config.GetMetadata()), c.id, c)
 }
 
-func (ix *index) forgetPod(id string) {
+// forgetPod reports false when the pod was forgotten before.
+func (ix *index) forgetPod(id string) bool {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if s := ix.pods[id]; s != nil {
-		delete(ix.pods, id)
-		drop(ix.podsOf, podNameOf(s.rec.get().config.GetMetadata()), id)
-		ix.dropLevelLocked(s.rec.get().SELinuxLevel)
+	s := ix.pods[id]
+	if s == nil {
+		return false
 	}
+	delete(ix.pods, id)
+	drop(ix.podsOf, podNameOf(s.rec.get().config.GetMetadata()), id)
+	ix.dropLevelLocked(s.rec.get().SELinuxLevel)
+	return true
 }
 
-func (ix *index) forgetContainer(id string) {
+// forgetContainer reports false when the container was forgotten before.
+func (ix *index) forgetContainer(id string) bool {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if c := ix.containers[id]; c != nil {
-		delete(ix.containers, id)
-		drop(ix.containerOf, c.pod, id)
-		drop(ix.named, containerNameOf(c.pod.id, c.rec.get().config.GetMetadata()), id)
+	c := ix.containers[id]
+	if c == nil {
+		return false
 	}
+	delete(ix.containers, id)
+	drop(ix.containerOf, c.pod, id)
+	drop(ix.named, containerNameOf(c.pod.id, c.rec.get().config.GetMetadata()), id)
+	return true
 }
 
 // hasPodPart tells whether the ID of a pod begins with part.

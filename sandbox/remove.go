@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
-
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/sandbox/inflight"
 )
@@ -36,14 +33,9 @@ func (p *podVerbs) remove(ctx context.Context, id string) error {
 		return err
 	}
 	defer s.slot.free()
-	containers := p.index.containersOf(s)
 	if err := p.teardown.destroyPod(ctx, s); err != nil {
 		return fmt.Errorf("remove pod sandbox %s: %w", s.id, err)
 	}
-	for _, c := range containers {
-		p.events.publish(deleted(c))
-	}
-	p.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT))
 	return nil
 }
 
@@ -74,11 +66,5 @@ func (v *containerVerbs) remove(ctx context.Context, id string) error {
 	if err := v.teardown.destroyContainer(ctx, c); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
-	v.events.publish(deleted(c))
 	return nil
-}
-
-// deleted is the last event of a container.
-func deleted(c *Container) Event {
-	return Event{Type: runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT, PodID: c.pod.id, ContainerID: c.id, At: time.Now()}
 }

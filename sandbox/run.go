@@ -74,10 +74,6 @@ func (p *podVerbs) RunPod(ctx context.Context, cfg *runtimeapi.PodSandboxConfig,
 	return p.calls.Do(ctx, runPodCall(cfg, handler), work)
 }
 
-func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
-	return Event{Type: t, PodID: s.id, ContainerID: s.id, At: time.Now()}
-}
-
 // checkNode refuses a pod that can't run on this node as it is now.
 func (p *podVerbs) checkNode(rec *podRecord) error {
 	cfg := rec.config

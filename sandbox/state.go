@@ -156,7 +156,7 @@ func (c *Container) publishEventsLocked(st *ContainerStatus) {
 		}
 		c.published = i + 1
 		if c.publishEvent != nil {
-			c.publishEvent(Event{Type: event, PodID: c.pod.id, ContainerID: c.id, At: time.Now()})
+			c.publishEvent(containerEvent(c, event))
 		}
 	}
 }

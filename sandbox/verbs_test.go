@@ -16,6 +16,7 @@ import (
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/sandbox/record"
 	"berth/test/fewfiles"
 )
 
@@ -481,5 +482,67 @@ func TestEventsOfVerbs(t *testing.T) {
 	want := []string{"pod created", "pod started", "container created", "container started", "container stopped", "container deleted", "pod deleted"}
 	if !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
+	}
+}
+
+// A removal that fails halfway tells of the containers that went with it, and the next of
+// the rest: each once, the pod last.
+func TestEventsOfARemovalInTwoTries(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	one, two := n.run(pod, "c"), n.run(pod, "d")
+	events := n.m.Subscribe(t.Context())
+	refused := false
+	n.shim.onCall(func(method, _ string) *shimapi.Error {
+		if method != shimapi.MethodRemovePod || refused {
+			return nil
+		}
+		refused = true
+		return &shimapi.Error{Kind: shimapi.KindInternal, Message: "not now"}
+	})
+	if err := n.m.RemovePod(t.Context(), pod); err == nil || len(n.m.Containers()) > 0 {
+		t.Fatalf("the first try: %v; containers %v", err, n.m.Containers())
+	}
+	if err := n.m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	n.pod("end")
+	var got []string
+	for e := range events {
+		if e.Type == runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT {
+			break
+		}
+		if e.Type == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT {
+			got = append(got, e.ContainerID)
+		}
+	}
+	if len(got) == 3 && got[0] == two {
+		got[0], got[1] = got[1], got[0]
+	}
+	if want := []string{one, two, pod}; !slices.Equal(got, want) {
+		t.Errorf("deleted %q, want %q", got, want)
+	}
+}
+
+// What is erased twice, by calls that overlap, is told once; what nobody saw is not told.
+func TestEventsOfAnErasure(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	c := n.m.index.containerByID(n.create(pod, "c"))
+	hidden := newContainer(c.pod, filepath.Join(n.podDirOf(pod), "unused"), containerRecord{
+		Container: record.Container{ID: newID(), PodID: pod, Intent: record.Making}, config: containerConfig("d"),
+	})
+	n.m.index.addContainer(hidden)
+	events := n.m.Subscribe(t.Context())
+	for _, e := range []*Container{c, c, hidden} {
+		if err := n.m.podVerbs.teardown.eraseContainer(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(events); n != 1 {
+		t.Fatalf("told %d times", n)
+	}
+	if e := <-events; e.ContainerID != c.id {
+		t.Errorf("told of %s", e.ContainerID)
 	}
 }
