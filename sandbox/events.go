@@ -57,16 +57,18 @@ func (b *broadcaster) cut(ch chan Event) {
 }
 
 func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
-	return Event{Type: t, PodID: s.id, ContainerID: s.id, At: time.Now()}
+	return Event{Type: t, PodID: s.id, ContainerID: s.id}
 }
 
 func containerEvent(c *Container, t runtimeapi.ContainerEventType) Event {
-	return Event{Type: t, PodID: c.pod.id, ContainerID: c.id, At: time.Now()}
+	return Event{Type: t, PodID: c.pod.id, ContainerID: c.id}
 }
 
+// publish stamps the event, so that times are in the order of the events.
 func (b *broadcaster) publish(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	e.At = time.Now()
 	b.counts.Published++
 	for ch := range b.subs {
 		select {

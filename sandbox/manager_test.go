@@ -78,6 +78,19 @@ func TestBroadcastCutsTheSlowReader(t *testing.T) {
 	}
 }
 
+// Publishers that overlap get here in any order; the times are those of the queue.
+func TestPublishStampsInTheOrderOfTheQueue(t *testing.T) {
+	b := newBroadcaster()
+	events := b.subscribe(t.Context())
+	now := time.Now()
+	b.publish(Event{At: now})
+	b.publish(Event{At: now.Add(-time.Second)})
+	first, second := <-events, <-events
+	if first.At.Before(now) || second.At.Before(first.At) {
+		t.Errorf("the second of two events is %v older than the first", first.At.Sub(second.At))
+	}
+}
+
 // Of two readers that overlap, the slower one must not take the other's reading for one of
 // before a restart.
 func TestNanoCoresOfReadersThatOverlap(t *testing.T) {
