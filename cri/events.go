@@ -21,12 +21,8 @@ func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out 
 	stopping := s.opt.Calls.Lifetime()
 	defer context.AfterFunc(stopping, cancel)()
 	events := s.opt.Domain.Subscribe(ctx)
-	last := make(map[string]*sandbox.PodStatus)
-	for _, p := range s.opt.Domain.Pods() {
-		last[p.ID] = p
-	}
 	for e := range events {
-		if err := out.Send(s.encodeEvent(e, last)); err != nil {
+		if err := out.Send(s.encodeEvent(e)); err != nil {
 			return err
 		}
 	}
@@ -40,9 +36,8 @@ func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, out 
 }
 
 // encodeEvent adds the statuses as they are now. The pod's is never nil, even
-// when it has just been removed: the kubelet reads its metadata unasked. last
-// remembers the pods for that, one per pod that exists.
-func (s *Server) encodeEvent(e sandbox.Event, last map[string]*sandbox.PodStatus) *runtimeapi.ContainerEventResponse {
+// when it has been removed: the kubelet reads its metadata unasked.
+func (s *Server) encodeEvent(e sandbox.Event) *runtimeapi.ContainerEventResponse {
 	resp := &runtimeapi.ContainerEventResponse{
 		ContainerId:        e.ContainerID,
 		ContainerEventType: e.Type,
@@ -51,14 +46,10 @@ func (s *Server) encodeEvent(e sandbox.Event, last map[string]*sandbox.PodStatus
 		ContainersStatuses: s.encodeContainerStatuses(s.opt.Domain.ContainersOf(e.PodID)),
 	}
 	if p, err := s.opt.Domain.Pod(e.PodID); err == nil {
-		last[e.PodID] = p
 		resp.PodSandboxStatus = encodePodStatus(p)
-	} else if p := last[e.PodID]; p != nil {
-		resp.PodSandboxStatus = encodePodStatus(p)
+	} else if e.Pod != nil {
+		resp.PodSandboxStatus = encodePodStatus(e.Pod)
 		resp.PodSandboxStatus.State = runtimeapi.PodSandboxState_SANDBOX_NOTREADY
-	}
-	if e.Type == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && e.ContainerID == e.PodID {
-		delete(last, e.PodID)
 	}
 	return resp
 }

@@ -225,9 +225,15 @@ func TestEventsCarryStatusesEvenOfRemovedPods(t *testing.T) {
 	f.mu.Lock()
 	f.pods = nil
 	f.mu.Unlock()
-	m := next(sandbox.Event{Type: runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT, PodID: "p", ContainerID: "p", At: at})
+	gone := &sandbox.PodStatus{ID: "p", Config: podConfig("p"), State: runtimeapi.PodSandboxState_SANDBOX_READY}
+	m := next(sandbox.Event{Type: runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT, PodID: "p", ContainerID: "p", Pod: gone, At: at})
 	if m.GetPodSandboxStatus().GetMetadata().GetUid() != "u-p" || m.GetPodSandboxStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		t.Errorf("deleted: %v", m)
+	}
+	gone = &sandbox.PodStatus{ID: "q", Config: podConfig("q"), State: runtimeapi.PodSandboxState_SANDBOX_READY}
+	m = next(sandbox.Event{Type: runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, PodID: "q", ContainerID: "q", Pod: gone, At: at})
+	if m.GetPodSandboxStatus().GetMetadata().GetUid() != "u-q" || m.GetPodSandboxStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		t.Errorf("of a pod that came and went meanwhile: %v", m)
 	}
 	if m := next(sandbox.Event{PodID: "never seen", ContainerID: "c", At: at}); m.GetPodSandboxStatus().GetMetadata() == nil {
 		t.Errorf("unknown pod: %v", m)

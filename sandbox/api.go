@@ -68,6 +68,7 @@ type Streams struct {
 type Event struct {
 	Type        runtimeapi.ContainerEventType
 	PodID       string
-	ContainerID string // the pod's ID for events of the sandbox itself
+	ContainerID string     // the pod's ID for events of the sandbox itself
+	Pod         *PodStatus // as it was then; nil when it was never whole
 	At          time.Time
 }

@@ -56,12 +56,14 @@ func (b *broadcaster) cut(ch chan Event) {
 	}
 }
 
+// podEvent and containerEvent carry the pod as it is now, since it may be gone when a
+// subscriber reads them. No lock of the pod is taken: c.mu may be held.
 func podEvent(s *Sandbox, t runtimeapi.ContainerEventType) Event {
-	return Event{Type: t, PodID: s.id, ContainerID: s.id}
+	return Event{Type: t, PodID: s.id, ContainerID: s.id, Pod: s.status.Load()}
 }
 
 func containerEvent(c *Container, t runtimeapi.ContainerEventType) Event {
-	return Event{Type: t, PodID: c.pod.id, ContainerID: c.id}
+	return Event{Type: t, PodID: c.pod.id, ContainerID: c.id, Pod: c.pod.status.Load()}
 }
 
 // publish stamps the event, so that times are in the order of the events.

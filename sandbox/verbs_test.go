@@ -546,3 +546,19 @@ func TestEventsOfAnErasure(t *testing.T) {
 		t.Errorf("told of %s", e.ContainerID)
 	}
 }
+
+// One who reads late learns of a pod that has come and gone meanwhile all the same.
+func TestEventsCarryTheirPod(t *testing.T) {
+	n := newFakeNode(t)
+	events := n.m.Subscribe(t.Context())
+	pod := n.pod("a")
+	n.run(pod, "c")
+	if err := n.m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	for range 7 { // see TestEventsOfVerbs
+		if e := <-events; e.Pod == nil || e.Pod.ID != pod || e.Pod.Config.GetMetadata().GetName() != "a" {
+			t.Errorf("%v of %s carries %v", e.Type, e.ContainerID, e.Pod)
+		}
+	}
+}
