@@ -15,7 +15,9 @@
 //   - A cgroup whose last name has 64 digits and small letters in a row is asked for by
 //     those. Once refused it stays nameless for good, so half-made pods and containers are
 //     told of as well: their cgroups are made before they are whole. Until the process is
-//     there Tasks.Get answers NotFound, which is asked again for three seconds.
+//     there Tasks.Get answers NotFound, which is asked again for three seconds. Of what has
+//     ended it tells no process, which reads no network, and the exit code, which is asked
+//     for when the cgroup is gone.
 //   - The labels io.kubernetes.* name pod, namespace and container. Of a container with the
 //     label io.cri-containerd.kind=sandbox the network is read, in /proc/PID/net of its
 //     process; of any other it is not, since all of a pod have the same.

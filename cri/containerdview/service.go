@@ -132,11 +132,12 @@ func (t *tasks) Get(ctx context.Context, r *tasksapi.GetRequest) (*tasksapi.GetR
 	if r.GetExecID() != "" && r.GetExecID() != s.ID {
 		return nil, status.Errorf(codes.NotFound, "process %.64q of container %s: sessions are not shown", r.GetExecID(), s.ID)
 	}
-	if s.PID <= 0 {
+	ended := s.State == runtimeapi.ContainerState_CONTAINER_EXITED
+	if s.PID <= 0 && !ended {
 		return nil, status.Errorf(codes.NotFound, "container %s has no process yet", s.ID)
 	}
-	p := &tasktypes.Process{ContainerID: s.ID, ID: s.ID, Pid: uint32(s.PID), Status: taskStatus[s.State]}
-	if s.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+	p := &tasktypes.Process{ContainerID: s.ID, ID: s.ID, Pid: uint32(max(s.PID, 0)), Status: taskStatus[s.State]}
+	if ended {
 		p.ExitStatus = uint32(s.ExitCode)
 		if !s.FinishedAt.IsZero() {
 			p.ExitedAt = timestamppb.New(s.FinishedAt)

@@ -51,7 +51,7 @@ func subjects() domain {
 			Labels: map[string]string{"io.kubernetes.pod.name": "p", kindLabel: kindContainer},
 		},
 		ctrID: {
-			ID: ctrID, PodID: podID, PID: 11, CreatedAt: time.Unix(101, 0), State: runtimeapi.ContainerState_CONTAINER_EXITED, ExitCode: 3, FinishedAt: time.Unix(102, 0),
+			ID: ctrID, PodID: podID, CreatedAt: time.Unix(101, 0), State: runtimeapi.ContainerState_CONTAINER_EXITED, ExitCode: 3, FinishedAt: time.Unix(102, 0),
 			Labels: map[string]string{"io.kubernetes.container.name": "c", kindLabel: kindSandbox}, Image: &runtimeapi.ImageSpec{UserSpecifiedImage: "example.org/i"},
 		},
 		newID: {ID: newID, PodID: podID},
@@ -134,7 +134,7 @@ func TestTasks(t *testing.T) {
 		t.Errorf("task of the sandbox: %v, %v", p, err)
 	}
 	r, err = client.Get(ctx, &tasksapi.GetRequest{ContainerID: ctrID})
-	if p := r.GetProcess(); err != nil || p.GetStatus() != tasktypes.Status_STOPPED || p.GetExitStatus() != 3 || p.GetExitedAt().AsTime().Unix() != 102 {
+	if p := r.GetProcess(); err != nil || p.GetStatus() != tasktypes.Status_STOPPED || p.GetPid() != 0 || p.GetExitStatus() != 3 || p.GetExitedAt().AsTime().Unix() != 102 {
 		t.Errorf("task of the container: %v, %v", p, err)
 	}
 	_, err = client.Get(ctx, &tasksapi.GetRequest{ContainerID: newID})
