@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"berth/oci/flock"
 	"berth/server/config"
 )
 
@@ -94,6 +94,10 @@ func (f *containerdFront) close() error {
 // lentSocket is a socket at a path that belongs to another program, while that does not
 // run. It is put there without ever replacing what anybody answers at, and known by its
 // inode, which nothing else gets while it is served.
+//
+// It is made, and what is in its way is moved, under two fixed names beside the path, so
+// that the next daemon can remove what a killed one left there. A lock on the directory
+// keeps the daemons that come and go at once apart.
 type lentSocket struct {
 	path     string
 	listener net.Listener
@@ -116,6 +120,11 @@ func lend(ctx context.Context, path string) (_ *lentSocket, err error) {
 			s.giveUp()
 		}
 	}()
+	lock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
 	// Watched before it is there, so that no change is missed.
 	if s.changes, err = fsnotify.NewWatcher(); err != nil {
 		return nil, err
@@ -127,7 +136,8 @@ func lend(ctx context.Context, path string) (_ *lentSocket, err error) {
 	if err != nil {
 		return nil, err
 	}
-	hidden := s.hidden()
+	hidden := s.beside(hiddenName)
+	s.clear()
 	if s.listener, err = bind(ctx, hidden, forClients); err != nil {
 		return nil, err
 	}
@@ -155,9 +165,41 @@ func (s *lentSocket) giveUp() {
 	s.removeDir()
 }
 
-// hidden is an unused name beside the path.
-func (s *lentSocket) hidden() string {
-	return filepath.Join(filepath.Dir(s.path), ".b"+rand.Text()[:6])
+const (
+	// hiddenName is what the socket is called until it is at its path. It is short, since
+	// the path of a socket has 107 bytes at most.
+	hiddenName = ".berth"
+	// asideName is what a socket in the way is called while it is looked at a last time.
+	asideName = ".berth-old"
+)
+
+func (s *lentSocket) beside(name string) string { return filepath.Join(filepath.Dir(s.path), name) }
+
+// lock takes the directory, which daemons have for moments only.
+func (s *lentSocket) lock() (*os.File, error) {
+	dir := filepath.Dir(s.path)
+	f, err := flock.WaitDir(dir, lockPatience)
+	if err != nil {
+		return nil, err
+	}
+	locked, err := f.Stat()
+	if err == nil {
+		var now fs.FileInfo
+		if now, err = os.Stat(dir); err == nil && !os.SameFile(locked, now) {
+			err = fmt.Errorf("%s was made anew meanwhile", dir)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// clear removes what a daemon left that was killed while it had the lock.
+func (s *lentSocket) clear() {
+	for _, name := range []string{hiddenName, asideName} {
+		_ = os.Remove(s.beside(name)) // what stays is met again when the name is used
+	}
 }
 
 // isLost tells whether the path is another's. A path that is only gone is not: a client
@@ -178,7 +220,15 @@ func isSame(a, b fs.FileInfo) bool { return os.SameFile(a, b) && a.ModTime().Equ
 // takeAway removes the socket unless the path is another's, and the directory if it was
 // made for it.
 func (s *lentSocket) takeAway() error {
-	err := s.remove(s.own)
+	lock, err := s.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the path has gone with its directory
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	err = s.remove(s.own)
 	s.removeDir()
 	return err
 }
@@ -190,12 +240,12 @@ func (s *lentSocket) removeDir() {
 }
 
 // remove removes what is at the path if it is known there. It is moved aside first: what
-// has come since the last look at it is put back.
+// has come since the last look at it is put back. The caller has the lock.
 func (s *lentSocket) remove(known fs.FileInfo) error {
 	if info, err := os.Lstat(s.path); err != nil || !isSame(info, known) {
 		return nil // gone, or another's
 	}
-	aside := s.hidden()
+	aside := s.beside(asideName)
 	if err := os.Rename(s.path, aside); err != nil {
 		return err
 	}

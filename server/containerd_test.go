@@ -107,6 +107,26 @@ func TestLendReplacesWhatNobodyAnswersAt(t *testing.T) {
 	}
 }
 
+// A daemon that is killed while it puts its socket there leaves the names beside it.
+func TestLendClearsWhatAKilledDaemonLeft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "containerd.sock")
+	for _, name := range []string{".berth", ".berth-old"} {
+		listenAt(t, filepath.Join(filepath.Dir(path), name)).Close()
+	}
+	s, err := lend(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onlyFile(t, path)
+	if err := s.takeAway(); err != nil {
+		t.Error(err)
+	}
+	s.giveUp()
+	if err := s.takeAway(); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
 func TestLendTakesNothingFromOthers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "containerd.sock")
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {

@@ -1,8 +1,9 @@
-// Package flock takes a lock file for the life of a process.
+// Package flock takes a lock file for the life of a process, or a directory for a moment.
 //
 // # What it owns
 //
-// [Try] and [Wait], which open a lock file and lock it (flock(2)).
+// [Try] and [Wait], which open a lock file and lock it (flock(2)), and [WaitDir] for places
+// where berth must leave no file.
 //
 // # Invariants
 //

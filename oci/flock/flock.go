@@ -37,6 +37,21 @@ func Wait(path string, patience time.Duration) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	return wait(f, patience)
+}
+
+// WaitDir is [Wait] for a lock on a directory itself, which must be there. Nothing is left
+// in it.
+func WaitDir(dir string, patience time.Duration) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return wait(f, patience)
+}
+
+// wait locks a file that it takes over: after an error it is closed, or will be.
+func wait(f *os.File, patience time.Duration) (*os.File, error) {
 	// The kernel waits without a deadline. After patience the wait goes on by itself until
 	// the other process gives the lock up, and closes the file then.
 	locked, givenUp := make(chan error), make(chan struct{})
@@ -54,11 +69,11 @@ func Wait(path string, patience time.Duration) (*os.File, error) {
 	select {
 	case err := <-locked:
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 		}
 		return f, nil
 	case <-time.After(patience):
 		close(givenUp)
-		return nil, fmt.Errorf("lock %s: %w", path, ErrLocked)
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), ErrLocked)
 	}
 }
