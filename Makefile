@@ -9,7 +9,8 @@ SHELL   := /bin/bash
 GO      ?= go
 export PATH := $(PATH):/usr/local/go/bin
 VERSION ?= $(shell hack/version.sh)
-BUILD   := $(GO) build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BUILD   := $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)"
 # Of libcontainer: with seccomp, without checkpoints, which would need another program.
 TAGS    := seccomp,runc_nocriu
 TEST    := $(GO) test -buildvcs=false -tags $(TAGS)
@@ -27,10 +28,12 @@ go-is-here:
 tools:
 	@hack/deps.sh go build
 
-# The shim is the only program that links C (libseccomp, through libcontainer).
+# Only the shims link C (libseccomp, through libcontainer). They are static: each container and
+# exec executes the shim, which has no libraries to find and to map then.
 build: tools static
 	CGO_ENABLED=0 $(BUILD) -tags nri_no_wasm -o $(BIN)/ ./cmd/berthd ./cmd/berth
-	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o $(BIN)/ ./cmd/berth-shim ./cmd/berth-shim-v2
+	CGO_ENABLED=1 $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS) -linkmode external -extldflags -static" \
+		-tags $(TAGS),osusergo,netgo -o $(BIN)/ ./cmd/berth-shim ./cmd/berth-shim-v2
 
 # The programs without libc: pause and init.
 static:

@@ -25,7 +25,7 @@ flock -n 9 || {
 }
 # Of the tree that QEMU runs in, and what packs the guest's files there.
 host=(base-files coreutils dash findutils mount kmod xz-utils cpio qemu-system-arm)
-guest=(base-files linux-image-arm64 kmod busybox-static iptables libseccomp2)
+guest=(base-files linux-image-arm64 kmod busybox-static iptables)
 
 # unpacked NAME ARCH PACKAGE…: makes bin/arm64/NAME once of these packages.
 unpacked() {

@@ -56,7 +56,9 @@ mkdir -p "$out"
 export GOARCH=$arch CC=$root/bin/$triple-gcc AR=$root/bin/$triple-ar
 export PKG_CONFIG_LIBDIR=$root/usr/lib/$triple/pkgconfig PKG_CONFIG_SYSROOT_DIR=$root
 hack/build-static.sh "$arch"
-build=("$go" build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$version" -o "$out/")
+flags="-s -w -X main.version=$version"
+build=("$go" build -buildvcs=false -trimpath -o "$out/")
 set -x
-CGO_ENABLED=0 "${build[@]}" -tags nri_no_wasm ./cmd/berthd ./cmd/berth
-CGO_ENABLED=1 "${build[@]}" -tags seccomp,runc_nocriu ./cmd/berth-shim ./cmd/berth-shim-v2
+CGO_ENABLED=0 "${build[@]}" -ldflags "$flags" -tags nri_no_wasm ./cmd/berthd ./cmd/berth
+CGO_ENABLED=1 "${build[@]}" -ldflags "$flags -linkmode external -extldflags -static" -tags seccomp,runc_nocriu,osusergo,netgo \
+  ./cmd/berth-shim ./cmd/berth-shim-v2

@@ -47,7 +47,7 @@ Architecture: $arch
 Maintainer: berth developers <berth@localhost>
 Section: admin
 Priority: optional
-Depends: libc6, libseccomp2 (>= 2.5), mount
+Depends: mount
 Recommends: iptables, apparmor, containernetworking-plugins
 Installed-Size: $(du -sk "$root" | cut -f1)
 Description: Kubernetes container runtime (CRI)

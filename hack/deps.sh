@@ -81,8 +81,8 @@ if ! command -v apt-get >/dev/null; then
     names=() # as Fedora calls them
     for package in "${missing[@]}"; do
       case $package in
-      libc6-dev) names+=(glibc-devel) ;;
-      libseccomp-dev) names+=(libseccomp-devel) ;;
+      libc6-dev) names+=(glibc-devel glibc-static) ;;
+      libseccomp-dev) names+=(libseccomp-devel libseccomp-static) ;;
       pkg-config) names+=(pkgconf-pkg-config) ;;
       iproute2) names+=(iproute) ;;
       mount) names+=(util-linux) ;;

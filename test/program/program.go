@@ -47,8 +47,9 @@ func Build(pkg, file string) error {
 		}
 	}
 	cgo := "CGO_ENABLED=0"
-	if linksC[pkg] {
+	if linksC[pkg] { // static, as the Makefile's
 		cgo = "CGO_ENABLED=1"
+		c.Args = slices.Replace(c.Args, 5, 8, "seccomp,runc_nocriu,osusergo,netgo", "-ldflags", "-s -w -linkmode external -extldflags -static")
 	}
 	c.Env = append(os.Environ(), cgo)
 	if out, err := c.CombinedOutput(); err != nil {
