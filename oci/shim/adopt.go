@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -120,18 +121,21 @@ func (h handovers) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 	return nil, h.containers.adopt(r, rec, files)
 }
 
-// lastRecord reads what the dead shim has recorded last.
+// lastRecord reads what the dead shim has recorded last. Only a record that surely can't be
+// used is [shimapi.KindNotFound].
 func lastRecord(r shimapi.AdoptRequest, bootID string) (rec shimapi.Record, err error) {
 	path := filepath.Join(r.Dir, shimapi.RecordName)
 	if err := atomicfile.DropCutOff(path); err != nil { // the shim before us may have been killed as it wrote
 		slog.Warn("cut-off record stays", "id", r.ID, "error", err)
 	}
 	err = atomicfile.Read(path, &rec)
-	if err == nil && (rec.ID != r.ID || rec.BootID != bootID) {
-		err = fmt.Errorf("its record is of %q in boot %s", rec.ID, rec.BootID)
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, atomicfile.ErrUnreadable):
 		return rec, fault(shimapi.KindNotFound, "adopt %s: %w", r.ID, err)
+	case err != nil:
+		return rec, fmt.Errorf("adopt %s: %w", r.ID, err)
+	case rec.ID != r.ID || rec.BootID != bootID:
+		return rec, fault(shimapi.KindNotFound, "adopt %s: its record is of %q in boot %s", r.ID, rec.ID, rec.BootID)
 	}
 	return rec, nil
 }
@@ -188,8 +192,11 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 		return cs.takeOverTask(ctr, r, files)
 	}
 	lc, err := libcontainer.Load(string(cs.state), ctr.id)
-	if err != nil {
+	if errors.Is(err, libcontainer.ErrNotExist) {
 		return fault(shimapi.KindNotFound, "state of container %s: %w", ctr.id, err)
+	}
+	if err != nil {
+		return fmt.Errorf("state of container %s: %w", ctr.id, err)
 	}
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.lc, ctr.process, ctr.io = lc, ended{}, &stdio{}

@@ -9,12 +9,21 @@ import (
 	"strings"
 	"sync"
 
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
-// fault makes an error of a kind that crosses the wire.
+// fault makes an error of a kind that crosses the wire. Where it wraps a shortage it is of that
+// kind, since the errno does not cross the wire.
 func fault(kind shimapi.Kind, format string, args ...any) error {
-	return &shimapi.Error{Kind: kind, Message: fmt.Errorf(format, args...).Error()}
+	return wireError(kind, fmt.Errorf(format, args...))
+}
+
+func wireError(kind shimapi.Kind, err error) *shimapi.Error {
+	if failure.IsShortage(err) {
+		kind = shimapi.KindShortage
+	}
+	return &shimapi.Error{Kind: kind, Message: err.Error()}
 }
 
 func asWireError(err error) *shimapi.Error {
@@ -22,7 +31,7 @@ func asWireError(err error) *shimapi.Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return &shimapi.Error{Kind: shimapi.KindInternal, Message: err.Error()}
+	return wireError(shimapi.KindInternal, err)
 }
 
 func stack() string { return string(debug.Stack()) }

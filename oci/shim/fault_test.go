@@ -2,9 +2,15 @@ package shim
 
 import (
 	"errors"
+	"fmt"
+	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/test/fewfiles"
 )
 
 func TestStartFault(t *testing.T) {
@@ -27,6 +33,53 @@ func TestStartFault(t *testing.T) {
 	var got *shimapi.Error
 	if !errors.As(startFault(refused), &got) || got.Kind != shimapi.KindInvalid {
 		t.Errorf("the kind is lost: %+v", got)
+	}
+}
+
+// What the shim lacks for a while is told from what stays, whatever else the error is.
+func TestAShortageCrossesTheWire(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want shimapi.Kind
+	}{
+		"a shortage":        {fmt.Errorf("open: %w", unix.EMFILE), shimapi.KindShortage},
+		"one with a kind":   {fault(shimapi.KindNotFound, "state: %w", unix.ENOMEM), shimapi.KindShortage},
+		"one of two":        {errors.Join(fault(shimapi.KindInvalid, "log: %w", unix.ENOSPC), errors.New("x")), shimapi.KindShortage},
+		"another":           {fmt.Errorf("open: %w", unix.EIO), shimapi.KindInternal},
+		"another of a kind": {fault(shimapi.KindNotFound, "state: %w", unix.ENOENT), shimapi.KindNotFound},
+	} {
+		if got := asWireError(c.err); got.Kind != c.want {
+			t.Errorf("%s: the kind of %q is %s, want %s", name, got.Message, got.Kind, c.want)
+		}
+	}
+}
+
+// A record that can't be read for want of descriptors is not one that is not there.
+func TestLastRecordIsNotFoundOnlyIfItIsNot(t *testing.T) {
+	dir := t.TempDir()
+	r := shimapi.AdoptRequest{HandoverState: shimapi.HandoverState{ID: "c", Dir: dir}}
+	kind := func(bootID string) (k shimapi.Kind) {
+		if _, err := lastRecord(r, bootID); err != nil {
+			k = asWireError(err).Kind
+		}
+		return k
+	}
+	if k := kind("b"); k != shimapi.KindNotFound {
+		t.Errorf("of a record that is not there: %q", k)
+	}
+	if err := atomicfile.WriteVolatile(filepath.Join(dir, shimapi.RecordName), shimapi.Record{ID: "c", BootID: "b"}); err != nil {
+		t.Fatal(err)
+	}
+	enough := fewfiles.Spare(t, 0)
+	k := kind("b")
+	if enough(); k != shimapi.KindShortage {
+		t.Errorf("without descriptors: %q", k)
+	}
+	if k := kind("b"); k != "" {
+		t.Errorf("of a good one: %q", k)
+	}
+	if k := kind("another"); k != shimapi.KindNotFound {
+		t.Errorf("of another boot: %q", k)
 	}
 }
 

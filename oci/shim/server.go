@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
+	"berth/oci/failure"
 	"berth/oci/procfs"
 	"berth/oci/shim/pause"
 	"berth/oci/shimapi"
@@ -159,6 +160,9 @@ func (s *Server) serve(conn *net.UnixConn) {
 	files, err := shimapi.ReadFrame(conn, &request)
 	if err != nil {
 		slog.Warn("unreadable request", "error", err)
+		if failure.IsShortage(err) { // the client sends it again
+			(&call{conn: conn}).finish(nil, err)
+		}
 		return
 	}
 	c := &call{conn: conn, method: request.Method, body: request.Body, files: files}

@@ -105,7 +105,7 @@ func readHeader(conn *net.UnixConn) (size uint32, files []*os.File, err error) {
 	}
 	files, err = received(rights[:rn])
 	if err == nil && flags&unix.MSG_CTRUNC != 0 {
-		err = fmt.Errorf("%w: more than %d files", ErrFrame, MaxFiles)
+		err = truncated(len(files))
 	}
 	if err == nil && n < headerSize {
 		_, err = io.ReadFull(conn, header[n:])
@@ -115,6 +115,15 @@ func readHeader(conn *net.UnixConn) (size uint32, files []*os.File, err error) {
 		err = fmt.Errorf("%w: %d bytes announced", ErrFrame, size)
 	}
 	return size, files, err
+}
+
+// truncated is why the kernel has delivered only so many files of a frame: those fill our buffer,
+// or there are no descriptors for more (scm_detach_fds in net/core/scm.c).
+func truncated(files int) error {
+	if files < MaxFiles {
+		return fmt.Errorf("receive the files of a frame: %w", unix.EMFILE)
+	}
+	return fmt.Errorf("%w: more than %d files", ErrFrame, MaxFiles)
 }
 
 // received makes files of control messages. It does so even if one of the messages is

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"berth/test/fewfiles"
 )
 
 func pair(t testing.TB) (a, b *net.UnixConn) {
@@ -40,6 +42,20 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// A frame whose files can't be received for want of descriptors says so: it is none too many.
+func TestFrameWithoutDescriptors(t *testing.T) {
+	a, b := pair(t)
+	if err := WriteFrame(a, Request{Method: MethodList}, os.Stdin); err != nil {
+		t.Fatal(err)
+	}
+	enough := fewfiles.Spare(t, 0)
+	var got Request
+	_, err := ReadFrame(b, &got)
+	if enough(); !errors.Is(err, unix.EMFILE) || errors.Is(err, ErrFrame) {
+		t.Errorf("got %v, want EMFILE", err)
+	}
 }
 
 func TestFrameCarriesFiles(t *testing.T) {

@@ -28,9 +28,9 @@
 //   - A shim that does not answer when the set is opened is in it all the same, as one that
 //     is stuck; it is asked for what it holds when it goes on.
 //   - A shim that dies five times within seconds of its start, or whose program is missing, is
-//     given up, which ends its containers. A replacement that can't be started otherwise,
-//     since the host lacks process IDs, memory, descriptors or space, does not count: the
-//     containers run on until one can be, and so long their calls fail with [ErrDelayed], in
+//     given up, which ends its containers. A replacement that can't be started otherwise, or
+//     can't adopt them all, since the host lacks process IDs, memory, descriptors or space,
+//     does not count: the containers run on until one can, and so long their calls fail with [ErrDelayed], in
 //     the first minute after they have waited. A new pod gets another shim meanwhile.
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
 //     set is opened. A shim that was told to exit gets no pods, and a shim that has

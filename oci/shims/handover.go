@@ -154,7 +154,13 @@ func mayStartLater(err error) bool {
 	if _, is := errors.AsType[notStarted](err); is {
 		return !errors.Is(err, errNoProgram)
 	}
-	return failure.IsShortage(err)
+	return isShortage(err)
+}
+
+// isShortage tells whether we or the shim, which then says so, lack what may be there later.
+func isShortage(err error) bool {
+	refusal, is := errors.AsType[*shimapi.Error](err)
+	return is && refusal.Kind == shimapi.KindShortage || failure.IsShortage(err)
 }
 
 // wait returns after that time, or when ctx has ended.
@@ -168,7 +174,7 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // handOver tries once to start a replacement and make it adopt all. It fails when the
-// replacement does.
+// replacement does, or lacks for now what an adoption takes: what it can't adopt is ended.
 func (s *Set) handOver(dead *process, states []*handover) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
 	// Close waits for it: the next daemon would not have the files.
@@ -189,7 +195,7 @@ func (s *Set) handOver(dead *process, states []*handover) (replacement *process,
 	for _, h := range states {
 		next()
 		err := h.sendTo(ctx, replacement)
-		if _, refused := errors.AsType[*shimapi.Error](err); err != nil && !refused {
+		if _, refused := errors.AsType[*shimapi.Error](err); err != nil && (!refused || isShortage(err)) {
 			return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
 		}
 		if err != nil {

@@ -163,6 +163,41 @@ func TestLostContainer(t *testing.T) {
 	shimnode.Eventually(t, "it is gone", func() bool { return !shimnode.OnDisk(fmt.Sprintf("/proc/%d", pid)) })
 }
 
+// TestReplacementWaitsOutAShortage: a container that a replacement can't adopt for a lack, here
+// of room for its log, runs on, and is adopted when there is room.
+func TestReplacementWaitsOutAShortage(t *testing.T) {
+	n := shimnode.New(t)
+	small := n.Mkdir("small")
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "nr_inodes=2"); err != nil { // the directory, and one file
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(small, unix.MNT_DETACH) })
+	pod := n.Pod()
+	id := n.Shim.ID()
+	r := n.Run(pod, "sleep 1000", func(r *shimapi.CreateRequest, _ *specs.Spec) { r.LogPath = filepath.Join(small, "0.log") })
+	other := n.Run(pod, "sleep 1000")
+	rotated := filepath.Join(small, "0.log.1")
+	if err := os.Rename(r.LogPath, rotated); err != nil {
+		t.Fatal(err)
+	}
+	dead := n.Shim.PID()
+	if err := unix.Kill(dead, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.Seen.Await(t, shims.EventDelayed, id); !strings.Contains(e.Record.Message, "no space left on device") {
+		t.Errorf("the reason of the delay is %q", e.Record.Message)
+	}
+	if err := os.Remove(rotated); err != nil {
+		t.Fatal(err)
+	}
+	n.TakeReplacement(id, dead)
+	for _, c := range []*shimapi.CreateRequest{r, other} {
+		if _, status, err := n.Exec(c, 0, "true"); err != nil || status.Code != 0 {
+			t.Errorf("an exec after the hand-over: %+v, %v", status, err)
+		}
+	}
+}
+
 // TestHandoverFilesAreFew: the client keeps at most four descriptors of a container, and none
 // after its end.
 func TestHandoverFilesAreFew(t *testing.T) {
