@@ -39,7 +39,10 @@ func (h handovers) state(c *call, r shimapi.IDRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, files := ctr.handoverState()
+	state, files, err := ctr.handoverState()
+	if err != nil {
+		return nil, err
+	}
 	defer shimapi.CloseFiles(files)
 	if err := c.answer(state, nil, files...); err != nil {
 		slog.Debug("files for a handover not sent", "container", ctr.id, "error", err)
@@ -58,17 +61,23 @@ func (h handovers) reportExit(_ *call, r shimapi.ReportExitRequest) (any, error)
 }
 
 // handoverState describes the container to the shim that may replace this one, with
-// duplicates of the files that keep its streams open. There are none after its end.
-func (ctr *container) handoverState() (state shimapi.HandoverState, files []*os.File) {
-	state = shimapi.HandoverState{
+// duplicates of the files that keep its streams open. There are none after its end. A state
+// without a file that there is would be worth nothing, so it is an error.
+func (ctr *container) handoverState() (shimapi.HandoverState, []*os.File, error) {
+	state := shimapi.HandoverState{
 		ID: ctr.id, Pod: ctr.pod, Dir: ctr.dir, Command: ctr.command,
 		Terminal: ctr.io.terminal, Stdin: ctr.stdin, StdinOnce: ctr.stdinOnce, Bundle: ctr.bundle,
 	}
 	if ctr.io.log != nil {
 		state.LogRoot, state.LogPath, state.LogLimits = ctr.io.log.root, ctr.io.log.path, ctr.io.log.limits
 	}
+	var files []*os.File
+	var errs []error
 	add := func(name string, f *os.File) {
-		if f = duplicate(f); f != nil {
+		switch f, err := duplicate(f); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("a duplicate of the %s of container %s: %w", name, ctr.id, err))
+		case f != nil:
 			state.Files, files = append(state.Files, name), append(files, f)
 		}
 	}
@@ -81,20 +90,27 @@ func (ctr *container) handoverState() (state shimapi.HandoverState, files []*os.
 		}
 	}
 	add(shimapi.FilePidfd, ctr.process.file())
-	return state, files
+	if len(errs) > 0 {
+		shimapi.CloseFiles(files)
+		return state, nil, errors.Join(errs...)
+	}
+	return state, files, nil
 }
 
 // duplicate returns another descriptor of the same open file; nil: f is nil or closed.
-func duplicate(f *os.File) *os.File {
-	raw, err := f.SyscallConn() // an error for nil
+func duplicate(f *os.File) (*os.File, error) {
+	raw, err := f.SyscallConn()
 	if err != nil {
-		return nil
+		return nil, nil //nolint:nilerr // f is nil
 	}
-	fd := -1
-	if err := raw.Control(func(old uintptr) { fd, _ = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) }); err != nil || fd < 0 {
-		return nil
+	var fd int
+	if raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) }) != nil {
+		return nil, nil // f is closed
 	}
-	return os.NewFile(uintptr(fd), f.Name())
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // adopt takes over a pod or container of the dead shim that this one replaces.

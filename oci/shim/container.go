@@ -115,9 +115,14 @@ func (cs *containers) create(c *call, r shimapi.CreateRequest) (any, error) {
 		cs.recordFailure(ctr, failure)
 		return nil, failure
 	}
-	state, files := ctr.handoverState()
+	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.current().StartTime, CgroupPaths: ctr.groups}
+	state, files, err := ctr.handoverState()
+	if err == nil {
+		created.Handover = &state
+	} else {
+		slog.Warn("files for a handover not given", "container", ctr.id, "error", err)
+	}
 	defer shimapi.CloseFiles(files)
-	created := shimapi.CreateResponse{PID: ctr.pid, StartTime: ctr.current().StartTime, CgroupPaths: ctr.groups, Handover: &state}
 	if err := c.answer(created, nil, files...); err != nil {
 		slog.Debug("answer not delivered", "container", ctr.id, "error", err)
 	}

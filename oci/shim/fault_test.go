@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -81,6 +82,27 @@ func TestLastRecordIsNotFoundOnlyIfItIsNot(t *testing.T) {
 	if k := kind("another"); k != shimapi.KindNotFound {
 		t.Errorf("of another boot: %q", k)
 	}
+}
+
+// A state without the files of the container would be worth nothing.
+func TestNoHandoverStateWithoutItsFiles(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	ctr := &container{id: "c", io: &stdio{stdin: w}, process: ended{}}
+	enough := fewfiles.Spare(t, 0)
+	_, files, err := ctr.handoverState()
+	if enough(); asWireError(err).Kind != shimapi.KindShortage || len(files) > 0 {
+		t.Errorf("without descriptors: %d files, %v; want a shortage", len(files), err)
+	}
+	state, files, err := ctr.handoverState()
+	if err != nil || len(files) != 1 || state.Files[0] != shimapi.FileStdin {
+		t.Errorf("with them: %v, %v", state.Files, err)
+	}
+	shimapi.CloseFiles(files)
 }
 
 func TestCheckCgroupPath(t *testing.T) {

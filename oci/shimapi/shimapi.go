@@ -223,7 +223,7 @@ type CreateResponse struct {
 	StartTime   uint64            `json:"start_time"`
 	CgroupPaths map[string]string `json:"cgroup_paths"` // controller → absolute path; "" on v2
 	// Handover is what a replacement of the shim would need. The files of the frame belong
-	// to it; the daemon keeps both.
+	// to it; the daemon keeps both. Without it the daemon asks by [MethodHandoverState].
 	Handover *HandoverState `json:"custody,omitempty"`
 }
 

@@ -93,8 +93,11 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 	}
 	for delay := firstDelay; crashes < maxCrashes; {
 		states := sh.statesInOrder() // with what a call has told of in the last moment
-		if _, err := os.Lstat(sh.dir); errors.Is(err, os.ErrNotExist) || len(states) == 0 {
+		if _, err := os.Lstat(sh.dir); errors.Is(err, os.ErrNotExist) {
 			return nil, nil, nil // it has exited as it was told to
+		}
+		if len(states) == 0 {
+			return nil, nil, sh.nothingKept()
 		}
 		for _, h := range states {
 			sh.collectExit(h)
@@ -119,6 +122,16 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 		err = fmt.Errorf("%d shims in a row ended within %v", crashes, minLifetime)
 	}
 	return nil, nil, err
+}
+
+// nothingKept is why there is nothing to hand over: nil when the shim had nothing.
+func (sh *Shim) nothingKept() error {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	if sh.leaving || len(sh.pods) == 0 {
+		return nil
+	}
+	return errors.New("it did not give what another would need of its pods")
 }
 
 // statesInOrder are the states of all that the shim holds, pods before their containers.

@@ -171,9 +171,13 @@ func (sh *Shim) Create(ctx context.Context, r *shimapi.CreateRequest) (created s
 	c := sh.open(ctx, shimapi.MethodCreate, r)
 	defer c.close()
 	files, err := c.receive(ctx, &created)
-	if err != nil || created.Handover == nil { // nil: a shim older than the handover
-		shimapi.CloseFiles(files)
+	if err != nil {
 		return created, err
+	}
+	if created.Handover == nil { // the shim lacked descriptors, or is older than the handover
+		shimapi.CloseFiles(files)
+		c.process.requestState(ctx, r.ID)
+		return created, nil
 	}
 	sh.keep(c.process, *created.Handover, files)
 	created.Handover = nil

@@ -16,15 +16,46 @@ import (
 // state, and duplicates of at most four descriptors. Its fields are guarded by Set.mu.
 type handover struct {
 	shimapi.HandoverState
-	// streams are plain descriptor numbers: an [os.File] would be registered with Go's
-	// poller, and every output of the container would wake us.
-	streams map[string]int
+	streams map[string]stream
 	pidfd   *os.File
 	exit    *shimapi.ExitStatus // set when we, as subreaper, have collected it
 	holder  *process            // the process of the shim that has the pod or container
 
 	reaping bool // a goroutine waits with the pidfd
 	closing bool // that goroutine closes the pidfd when it is done
+}
+
+// stream keeps a stream of a container open. It is a plain descriptor number: an [os.File]
+// would be registered with Go's poller, and every output of the container would wake us. The
+// file itself, if not nil, is kept where there was no descriptor for a duplicate.
+type stream struct {
+	fd   int
+	file *os.File
+}
+
+// newStream takes over a file.
+func newStream(f *os.File) stream {
+	fd, err := duplicate(f)
+	if err != nil {
+		return stream{file: f}
+	}
+	_ = f.Close() // the duplicate is kept
+	return stream{fd: fd}
+}
+
+func (st stream) duplicate() (fd int, err error) {
+	if st.file != nil {
+		return duplicate(st.file)
+	}
+	return unix.FcntlInt(uintptr(st.fd), unix.F_DUPFD_CLOEXEC, 3)
+}
+
+func (st stream) close() {
+	if st.file != nil {
+		_ = st.file.Close() // the shim has its own
+		return
+	}
+	_ = unix.Close(st.fd) // the same
 }
 
 // keep stores what a replacement of p would need of a pod or container. It takes over
@@ -46,7 +77,7 @@ func (sh *Shim) keepLocked(p *process, state shimapi.HandoverState, files []*os.
 
 // newHandover takes over the files.
 func newHandover(p *process, state shimapi.HandoverState, files []*os.File) *handover {
-	h := &handover{HandoverState: state, streams: map[string]int{}, holder: p}
+	h := &handover{HandoverState: state, streams: map[string]stream{}, holder: p}
 	h.Files = nil
 	for i, f := range files {
 		switch {
@@ -55,10 +86,7 @@ func newHandover(p *process, state shimapi.HandoverState, files []*os.File) *han
 		case state.Files[i] == shimapi.FilePidfd:
 			h.pidfd = f
 		default:
-			if fd, err := duplicate(f); err == nil {
-				h.streams[state.Files[i]] = fd
-			}
-			_ = f.Close() // the duplicate is kept
+			h.streams[state.Files[i]] = newStream(f)
 		}
 	}
 	return h
@@ -105,8 +133,8 @@ func (h *handover) closeFiles() {
 }
 
 func (h *handover) closeStream(name string) {
-	if fd, ok := h.streams[name]; ok {
-		_ = unix.Close(fd) // the shim has its own
+	if st, ok := h.streams[name]; ok {
+		st.close()
 		delete(h.streams, name)
 	}
 }
@@ -176,16 +204,39 @@ func (p *process) requestStates(ctx context.Context, held []shimapi.Record) {
 	wait.Wait()
 }
 
-// requestState asks the shim for the state and files that it gave the previous daemon.
-// A shim that is too old to know this call can't be replaced.
+// requestState asks the shim for the state and files that it gave the previous daemon, or
+// could not give with its answer to create. Where it or we lack descriptors, it is asked
+// again in the background. A shim that is too old to know this call can't be replaced.
 func (p *process) requestState(ctx context.Context, id string) {
+	if err := p.receiveState(ctx, id); !isShortage(err) {
+		return
+	}
+	s := p.shim.set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil { // Close waits for no new task
+		return
+	}
+	s.tasks.Go(func() {
+		err := error(unix.EAGAIN)
+		for delay := firstDelay; isShortage(err) && s.ctx.Err() == nil && !p.isGone(); delay = min(2*delay, lastDelay) {
+			p.waitIfDying(s.ctx, delay)
+			err = p.receiveState(s.ctx, id)
+		}
+	})
+}
+
+// receiveState is one try of requestState.
+func (p *process) receiveState(ctx context.Context, id string) error {
 	c := p.dial(ctx)
 	defer c.close()
 	c.WriteRequest(shimapi.MethodHandoverState, shimapi.IDRequest{ID: id})
 	var state shimapi.HandoverState
-	if files, err := c.receive(ctx, &state); err == nil {
+	files, err := c.receive(ctx, &state)
+	if err == nil {
 		p.shim.keep(p, state, files)
 	}
+	return err
 }
 
 // sendTo makes another process of the shim adopt the pod or container.
@@ -202,9 +253,9 @@ func (h *handover) sendTo(ctx context.Context, p *process) error {
 		}
 		r.Files, files = append(r.Files, name), append(files, os.NewFile(uintptr(fd), name))
 	}
-	for name, fd := range h.streams {
-		copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		add(name, copied, err)
+	for name, st := range h.streams {
+		fd, err := st.duplicate()
+		add(name, fd, err)
 	}
 	if h.pidfd != nil {
 		fd, err := duplicate(h.pidfd)

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"berth/oci/shimapi"
+	"berth/test/fewfiles"
 )
 
 // TestHandoverFiles: what is kept is closed exactly when it is dropped.
@@ -41,6 +44,89 @@ func TestHandoverFiles(t *testing.T) {
 	all.dropAll()
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || len(all) != 0 {
 		t.Errorf("after dropAll %d are kept, read %v", len(all), err)
+	}
+}
+
+// A stream for whose duplicate there is no descriptor is kept all the same.
+func TestHandoverKeepsFilesWithoutDescriptors(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	enough := fewfiles.Spare(t, 0)
+	all := handovers{"c": newHandover(nil, shimapi.HandoverState{ID: "c", Files: []string{shimapi.FileStdin}}, []*os.File{w})}
+	enough()
+	fd, err := all["c"].streams[shimapi.FileStdin].duplicate()
+	if err != nil {
+		t.Fatalf("the stream is not kept: %v", err)
+	}
+	_ = os.NewFile(uintptr(fd), "copy").Close()
+	all.dropAll()
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("after dropAll the stream is open: %v", err)
+	}
+}
+
+// A shim that has left is told from one of which nothing was kept that could be handed over.
+func TestNothingKept(t *testing.T) {
+	sh := (&Set{}).newShim("s")
+	if err := sh.nothingKept(); err != nil {
+		t.Errorf("without pods: %v", err)
+	}
+	sh.pods["p"] = struct{}{}
+	if sh.nothingKept() == nil {
+		t.Error("with a pod: no error")
+	}
+	sh.leaving = true
+	if err := sh.nothingKept(); err != nil {
+		t.Errorf("of a shim that was told to leave: %v", err)
+	}
+}
+
+// A shim that lacks descriptors for a state is asked for it again.
+func TestAStateIsRequestedAgainAfterAShortage(t *testing.T) {
+	set := &Set{}
+	set.ctx, set.cancel = context.WithCancel(t.Context())
+	defer set.tasks.Wait()
+	defer set.cancel()
+	sh := set.newShim("s")
+	sh.dir = t.TempDir()
+	p := &process{shim: sh, gone: make(chan struct{}), decided: make(chan struct{})}
+	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(sh.dir, shimapi.SocketName)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	answers := []shimapi.Response{
+		{Error: &shimapi.Error{Kind: shimapi.KindShortage, Message: "no descriptors"}},
+		{Error: &shimapi.Error{Kind: shimapi.KindShortage, Message: "no descriptors"}},
+		{Body: []byte(`{"id":"c","pod":"p"}`)},
+	}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		for _, r := range answers {
+			conn, err := socket.AcceptUnix()
+			if err != nil {
+				return
+			}
+			var request shimapi.Request
+			_, _ = shimapi.ReadFrame(conn, &request) // the answer does not depend on it
+			_ = shimapi.WriteFrame(conn, r)
+			_ = conn.Close()
+		}
+	}()
+	p.requestState(t.Context(), "c")
+	select {
+	case <-answered:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the shim is not asked again")
+	}
+	for end := time.Now().Add(10 * time.Second); sh.Handovers() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the state is not kept")
+		}
 	}
 }
 
