@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/cgroup"
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
 // session is one exec: a process and all it starts, in a cgroup of its own.
 type session struct {
-	proc  *libcontainer.Process
+	proc  child
 	pid   int
 	group *subgroup
 	task  TaskProcess // of a foreign shim: only this and perhaps group are set
@@ -169,7 +170,7 @@ func (ctr *container) startSession(r shimapi.ExecRequest, files []*os.File) (*se
 	if !ctr.sessions.add(r.ExecID, x) {
 		return nil, nil, fault(shimapi.KindExists, "exec %s is running already", r.ExecID)
 	}
-	console, err := ctr.launchSession(x, r, files)
+	console, err := ctr.launchSession(x, proc, r, files)
 	if err != nil {
 		ctr.endSession(r.ExecID, x)
 		return nil, nil, err
@@ -177,7 +178,7 @@ func (ctr *container) startSession(r shimapi.ExecRequest, files []*os.File) (*se
 	return x, console, nil
 }
 
-func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*os.File) (*os.File, error) {
+func (ctr *container) launchSession(x *session, proc *libcontainer.Process, r shimapi.ExecRequest, files []*os.File) (*os.File, error) {
 	for _, f := range files {
 		// The client may have made these descriptors non-blocking; the container's process
 		// expects blocking ones.
@@ -193,12 +194,12 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 		return nil, ctr.sessionFault(err)
 	}
 	x.group = sub
-	x.proc.SubCgroupPaths = sub.paths
-	console, err := startProcess(ctr.lc, x.proc, files, r.Terminal)
+	proc.SubCgroupPaths = sub.paths
+	console, err := startProcess(ctr.lc, proc, files, r.Terminal)
 	if err != nil {
 		return nil, ctr.sessionFault(err)
 	}
-	pid, _ := x.proc.Pid() // no error: it was started
+	pid, _ := proc.Pid() // no error: it was started
 	ctr.sessions.setPID(x, pid)
 	return console, nil
 }
@@ -207,11 +208,11 @@ func (ctr *container) launchSession(x *session, r shimapi.ExecRequest, files []*
 // all away that a session needs: its first process, and its cgroup, which systemd removes as
 // soon as it is empty.
 func (ctr *container) sessionFault(err error) error {
-	failure := startFault(err)
-	if isInternal(failure) && ctr.endsSoon() {
+	refusal := startFault(err)
+	if isInternal(refusal) && ctr.endsSoon() {
 		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
 	}
-	return failure
+	return refusal
 }
 
 // ownPipes makes the container's root the owner of the pipes of a session, as of those of
@@ -253,7 +254,10 @@ func (ctr *container) endsSoon() bool {
 	}
 }
 
-func isInternal(err error) bool { return asWireError(err).Kind == shimapi.KindInternal }
+func isInternal(err error) bool {
+	kind := asWireError(err).Kind
+	return kind == shimapi.KindInternal || kind == shimapi.KindShortage
+}
 
 func (ctr *container) endSession(id string, x *session) {
 	ctr.sessions.remove(id)
@@ -262,10 +266,17 @@ func (ctr *container) endSession(id string, x *session) {
 	}
 }
 
-// end kills everything that the session started.
+// end kills everything that the session started. It tries for as long as it lacks what it
+// takes, such as descriptors: nobody else would end the session.
 func (x *session) end() {
-	if err := x.group.killAll(); err != nil {
-		slog.Error("exec left processes", "error", err)
+	for {
+		err := x.group.killAll()
+		if err != nil {
+			slog.Error("exec left processes", "error", err)
+		}
+		if !failure.IsShortage(err) {
+			return
+		}
 	}
 }
 
@@ -281,25 +292,35 @@ func expiry(timeout time.Duration) (late <-chan time.Time, stop func()) {
 
 // wait returns how the session's process ended. It kills the whole session when the client
 // hangs up or the timeout has passed.
-func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (shimapi.ExitStatus, error) {
-	exited := make(chan error, 1)
-	go func() { exited <- awaitEnd(x.pid) }()
+func (x *session) wait(gone <-chan struct{}, timeout time.Duration) (status shimapi.ExitStatus, err error) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		status, err = x.reap()
+	}()
 	late, stop := expiry(timeout)
 	defer stop()
 	timedOut := false
 	select {
-	case err := <-exited:
-		if err != nil {
-			slog.Error("exec not watched, waiting with a thread", "error", err)
-		}
+	case <-ended:
 	case <-late:
 		timedOut = true
 		x.end()
 	case <-gone:
 		x.end()
 	}
+	<-ended
+	status.TimedOut = timedOut
+	return status, err
+}
+
+// reap waits for the session's process, in Go's poller first, see started.wait.
+func (x *session) reap() (shimapi.ExitStatus, error) {
+	if err := awaitEnd(x.pid); err != nil {
+		slog.Error("exec not watched, waiting with a thread", "error", err)
+	}
 	state, err := x.proc.Wait()
-	status := shimapi.ExitStatus{FinishedAt: time.Now(), TimedOut: timedOut}
+	status := shimapi.ExitStatus{FinishedAt: time.Now()}
 	status.Code, status.Signal = exitCode(state)
 	if state != nil {
 		err = nil // it only says how the process ended, as the status does

@@ -2,13 +2,16 @@ package shim
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
+	"berth/test/fewfiles"
 )
 
 func TestSessions(t *testing.T) {
@@ -27,6 +30,26 @@ func TestSessions(t *testing.T) {
 	s.remove("a")
 	if s.has("a") || s.started("a") != nil || !s.add("a", x) {
 		t.Error("a removed session is still known")
+	}
+}
+
+// The timeout of an exec holds also where the shim has no descriptor to watch it with.
+func TestAnExecWithoutDescriptorsTimesOut(t *testing.T) {
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	x := &session{proc: cmd.Process, pid: cmd.Process.Pid, group: &subgroup{}}
+	enough := fewfiles.Spare(t, 0)
+	time.AfterFunc(500*time.Millisecond, func() { _ = in.Close() }) // which ends it; there is no cgroup to kill
+	status, err := x.wait(nil, 10*time.Millisecond)
+	enough()
+	if err != nil || !status.TimedOut {
+		t.Errorf("got %+v, %v; want that it timed out", status, err)
 	}
 }
 
