@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"berth/test/fewfiles"
 )
 
 // TestAShortageIsNotInvalid: an image's /etc/passwd that can't be opened for want of
@@ -17,22 +19,9 @@ func TestAShortageIsNotInvalid(t *testing.T) {
 	if err := errors.Join(os.Mkdir(filepath.Join(root, "etc"), 0o755), os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("a:x:1:1::/:\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
-	probe, err := os.Open(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer probe.Close()
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(probe.Fd()) + 2, Max: was.Max}); err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = openAccounts(root)
-	if serr := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); serr != nil {
-		t.Fatal(serr)
-	}
+	enough := fewfiles.Spare(t, 1) // for the container's root
+	_, _, err := openAccounts(root)
+	enough()
 	if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "etc/passwd") || errors.Is(err, ErrInvalid) {
 		t.Errorf("without descriptors it fails with %v, invalid: %v", err, errors.Is(err, ErrInvalid))
 	}
