@@ -40,6 +40,7 @@ rm -rf "$root"/{unit,config,crictl,manual}
 install -d "$root/DEBIAN"
 install -m 755 -t "$root/DEBIAN" hack/deb/postinst hack/deb/prerm hack/deb/postrm
 printf '%s\n' /etc/berth/config.toml /etc/crictl.yaml >"$root/DEBIAN/conffiles"
+# libseccomp2 is of shims that packages before 1.0 have started and that live on.
 cat >"$root/DEBIAN/control" <<END
 Package: berth
 Version: $debian
@@ -47,7 +48,7 @@ Architecture: $arch
 Maintainer: berth developers <berth@localhost>
 Section: admin
 Priority: optional
-Depends: mount
+Depends: libseccomp2, mount
 Recommends: iptables, apparmor, containernetworking-plugins
 Installed-Size: $(du -sk "$root" | cut -f1)
 Description: Kubernetes container runtime (CRI)

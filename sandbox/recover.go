@@ -67,7 +67,7 @@ func (r *recovery) Recover(ctx context.Context) error {
 // recoverPod takes a pod in and says what is left to do about it.
 func (r *recovery) recoverPod(ctx context.Context, left leftPod) ([]task, error) {
 	id, rec := left.id, left.rec
-	if errors.Is(left.err, fs.ErrNotExist) {
+	if errors.Is(left.err, fs.ErrNotExist) && !r.hasContainers(id) {
 		return nil, eraseDir(ctx, r.paths.podDir(id), record.PodFile) // made no further than its directory
 	}
 	if left.err != nil {
@@ -93,6 +93,13 @@ func (r *recovery) recoverPod(ctx context.Context, left leftPod) ([]task, error)
 		return []task{r.retired(s)}, err
 	}
 	return nil, err
+}
+
+// hasContainers tells whether a pod may have containers. One without a record that does has lost
+// it: the record is written before the first container, and is the last to be removed.
+func (r *recovery) hasContainers(pod string) bool {
+	entries, err := os.ReadDir(r.paths.containersDir(pod))
+	return len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
 }
 
 // finishTime is how long a start may take, in all, to remove the containers that the

@@ -141,13 +141,18 @@ func TestRecoverRemovesAHalfMadeContainer(t *testing.T) {
 // A pod whose record can't be read is put aside with its directory, and what its shim
 // holds of it is ended; other pods go on.
 func TestRecoverPutsATornPodAside(t *testing.T) {
-	for name, text := range map[string]string{"torn": `{"version":1,"id"`, "of a newer daemon": `{"version":99,"config":{}}`} {
+	for name, text := range map[string]string{"torn": `{"version":1,"id"`, "of a newer daemon": `{"version":99,"config":{}}`, "lost": ""} {
 		t.Run(name, func(t *testing.T) {
 			n := newFakeNode(t)
 			torn, whole := n.pod("torn"), n.pod("whole")
 			n.run(torn, "c")
 			n.restart(func() {
-				if err := os.WriteFile(filepath.Join(n.podDirOf(torn), record.PodFile), []byte(text), 0o600); err != nil {
+				file := filepath.Join(n.podDirOf(torn), record.PodFile)
+				err := os.WriteFile(file, []byte(text), 0o600)
+				if text == "" {
+					err = os.Remove(file)
+				}
+				if err != nil {
 					t.Fatal(err)
 				}
 			})
@@ -157,8 +162,8 @@ func TestRecoverPutsATornPodAside(t *testing.T) {
 			if len(n.m.Pods()) != 1 {
 				t.Errorf("listed: %d pods", len(n.m.Pods()))
 			}
-			if !exists(filepath.Join(n.root, "quarantine", torn, record.PodFile)) {
-				t.Error("its record is not in quarantine")
+			if aside := filepath.Join(n.root, "quarantine", torn); !exists(filepath.Join(aside, "containers")) || exists(filepath.Join(aside, record.PodFile)) != (text != "") {
+				t.Error("it is not in quarantine as it was")
 			}
 			await(t, "the end of what the shim holds of it", func() bool {
 				n.shim.mu.Lock()

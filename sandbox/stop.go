@@ -75,7 +75,7 @@ func (t *teardown) askToEnd(ctx context.Context, c *Container, grace time.Durati
 	defer over.Stop()
 	for {
 		var again <-chan time.Time
-		if err := t.signalOnce(ctx, c); failure.IsShortage(err) {
+		if err := t.signalOnce(ctx, c); failure.IsShortage(err) || isKind(err, shimapi.KindShortage) {
 			again = time.After(signalPause)
 		} else if err != nil {
 			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
@@ -46,19 +47,32 @@ type logFile struct {
 	size    int64  // of the file, while it has a limit
 	full    bool   // the limit was met
 	dropped uint64 // bytes of records since the last successful write
+	missing bool   // it could not be opened when the container was adopted
+	tried   time.Time
 }
+
+// logRetry is the time to the next try to open a log that is missing.
+const logRetry = time.Second
 
 func openLog(to logTarget) (*logFile, error) {
 	l := &logFile{logTarget: to, pace: newPace(to.limits.Rate)}
 	return l, l.reopen()
 }
 
-// resumeLog opens the log of a shim that may have died in the middle of a write.
+// resumeLog opens the log of a shim that may have died in the middle of a write. A container that
+// runs is not given up for a log that can't be opened, on a full disk for example: its lines are
+// dropped until it can. Only what the shim itself lacks, such as descriptors, is an error.
 func resumeLog(to logTarget) (*logFile, error) {
 	if err := mendLog(to.root, to.path); err != nil {
 		slog.Error("torn line stays in the log", "path", to.path, "error", err)
 	}
-	return openLog(to)
+	l, err := openLog(to)
+	if err == nil || failure.IsShortage(err) && !errors.Is(err, unix.ENOSPC) {
+		return l, err
+	}
+	slog.Error("log can't be opened, lines are dropped until it can", "path", to.path, "error", err)
+	l.missing, l.tried = true, time.Now()
+	return l, nil
 }
 
 // mendLog removes an incomplete record from the end of a log.
@@ -99,7 +113,7 @@ func (l *logFile) reopen() error {
 	}
 	l.mu.Lock()
 	old := l.file
-	l.file, l.size, l.full = f, size, false
+	l.file, l.size, l.full, l.missing = f, size, false, false
 	l.mu.Unlock()
 	if old != nil {
 		return old.Close()
@@ -179,6 +193,7 @@ func openBelow(root, path string, flags int) (*os.File, error) {
 func (l *logFile) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.missing = false
 	if l.file == nil {
 		return nil
 	}
@@ -189,8 +204,12 @@ func (l *logFile) close() error {
 
 // write appends whole records.
 func (l *logFile) write(records []byte) {
+	l.openMissing()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.missing {
+		l.dropped += uint64(len(records))
+	}
 	if l.file == nil || l.overLimit(records) {
 		return
 	}
@@ -210,6 +229,19 @@ func (l *logFile) write(records []byte) {
 		slog.Error("log not written, lines are dropped", "path", l.path, "error", err)
 	}
 	l.dropped += uint64(len(records) - whole)
+}
+
+// openMissing tries now and then to open a log that is missing.
+func (l *logFile) openMissing() {
+	l.mu.Lock()
+	due := l.missing && time.Since(l.tried) >= logRetry
+	if due {
+		l.tried = time.Now()
+	}
+	l.mu.Unlock()
+	if due {
+		_ = l.reopen() // an error was told when it was first met
+	}
 }
 
 // cut removes an incomplete record from the end of the file, so that the next record starts

@@ -9,18 +9,21 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
 // fault makes an error of a kind that crosses the wire. Where it wraps a shortage it is of that
-// kind, since the errno does not cross the wire.
+// kind, since the errno does not cross the wire. A full disk is none here: it may stay full, and
+// one log that can't be made must not keep the other containers of a dead shim without another.
 func fault(kind shimapi.Kind, format string, args ...any) error {
 	return wireError(kind, fmt.Errorf(format, args...))
 }
 
 func wireError(kind shimapi.Kind, err error) *shimapi.Error {
-	if failure.IsShortage(err) {
+	if failure.IsShortage(err) && !errors.Is(err, unix.ENOSPC) {
 		kind = shimapi.KindShortage
 	}
 	return &shimapi.Error{Kind: kind, Message: err.Error()}

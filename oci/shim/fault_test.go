@@ -45,7 +45,8 @@ func TestAShortageCrossesTheWire(t *testing.T) {
 	}{
 		"a shortage":        {fmt.Errorf("open: %w", unix.EMFILE), shimapi.KindShortage},
 		"one with a kind":   {fault(shimapi.KindNotFound, "state: %w", unix.ENOMEM), shimapi.KindShortage},
-		"one of two":        {errors.Join(fault(shimapi.KindInvalid, "log: %w", unix.ENOSPC), errors.New("x")), shimapi.KindShortage},
+		"one of two":        {errors.Join(fault(shimapi.KindInvalid, "log: %w", unix.ENOMEM), errors.New("x")), shimapi.KindShortage},
+		"a full disk":       {fault(shimapi.KindInvalid, "log: %w", unix.ENOSPC), shimapi.KindInvalid},
 		"another":           {fmt.Errorf("open: %w", unix.EIO), shimapi.KindInternal},
 		"another of a kind": {fault(shimapi.KindNotFound, "state: %w", unix.ENOENT), shimapi.KindNotFound},
 	} {

@@ -75,7 +75,7 @@ const (
 	// reason the user can mend (missing file, no execute permission, bad cwd).
 	KindStartFailed Kind = "start-failed"
 	KindInternal    Kind = "internal"
-	// KindShortage: the shim or the host lacks processes, memory, descriptors or space, so the
+	// KindShortage: the shim or the host lacks processes, memory or descriptors, so the
 	// call may work later as it is. Shims older than it say [KindInternal], which it is like
 	// in all else.
 	KindShortage Kind = "shortage"
