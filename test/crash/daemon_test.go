@@ -26,6 +26,9 @@ type daemon struct {
 	// shimKills is how often a shim was killed: from the first on, the shims' own
 	// processes and files are no facts, since others take their place.
 	shimKills int
+	// losesLines: the shim dies at any moment, also when it has read a line and not logged it
+	// (oci/shim/doc.go).
+	losesLines bool
 }
 
 // start starts a node that is closed, and searched for leaks, with the test.

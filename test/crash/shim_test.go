@@ -158,6 +158,7 @@ func TestShimIsKilledInTheMiddle(t *testing.T) {
 	const kills = 3
 	numbers := random(t)
 	onEachShimVerb(t, func(t *testing.T, d *daemon, verb string) {
+		d.losesLines = true
 		before := d.facts()
 		took := d.uncut(verbs[verb](d))
 		for i := range kills {

@@ -190,6 +190,19 @@ func createContainer(d *daemon) attempt {
 	}
 }
 
+// ranOnce checks that the command of a container was executed once, by what it left in a file.
+func (c *ctr) ranOnce() {
+	t := c.p.d.t
+	t.Helper()
+	eventually(t, "the container runs", func() bool {
+		ran := c.Sh("cat /ran; true")
+		if ran != "" && ran != "once\n" {
+			t.Fatalf("the container was started more than once: %q", ran)
+		}
+		return ran != ""
+	})
+}
+
 // saidOnce checks that a container of the name c runs for the first time.
 func (c *ctr) saidOnce() {
 	t := c.p.d.t
@@ -206,7 +219,7 @@ func (c *ctr) saidOnce() {
 
 func startContainer(d *daemon) attempt {
 	p := d.pod("start")
-	c := p.create(client.Shell("c", "echo once; sleep 1000"))
+	c := p.create(client.Shell("c", "echo once >>/ran; echo once; sleep 1000"))
 	return attempt{
 		call: func(ctx context.Context) error {
 			_, err := d.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ID})
@@ -222,7 +235,10 @@ func startContainer(d *daemon) attempt {
 			if created {
 				c.start()
 			}
-			c.saidOnce()
+			c.ranOnce()
+			if !d.losesLines {
+				c.saidOnce()
+			}
 			p.Remove()
 			return doneIf(!created)
 		},
