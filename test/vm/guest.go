@@ -128,17 +128,9 @@ var chosen = map[string]struct {
 const scenarios = "^TestS[0-9][0-9]"
 
 func (g *guest) suite(ctx context.Context, name string) error {
-	switch name {
-	case "critest":
-		return g.critest(ctx)
-	case "node":
-		return g.node(ctx)
-	case "bench":
-		return g.bench(ctx)
-	case "deb":
-		return g.life(ctx)
-	case "reboot":
-		return g.reboot(ctx)
+	own := map[string]func(context.Context) error{"critest": g.critest, "node": g.node, "bench": g.bench, "deb": g.life, "reboot": g.reboot}
+	if run := own[name]; run != nil {
+		return run(ctx)
 	}
 	c, ok := chosen[name]
 	if !ok {
