@@ -192,12 +192,15 @@ func Kill(dir string, within time.Duration, killed func()) error {
 	}
 }
 
-// awaitSome waits for the ends of some processes of a cgroup, all of which were killed.
+// awaitSome waits for the ends of some processes of a cgroup. It kills them itself, because one
+// that was forked after the others were listed was not killed with them.
 func awaitSome(dir string, deadline time.Time) {
 	left, _ := PIDs(dir) // an error: the next round meets it too
 	_ = withMembers(dir, left[:min(len(left), heldTogether)], func(held []Member) {
 		for _, m := range held {
-			m.await(deadline)
+			if m.signal(unix.SIGKILL) == nil {
+				m.await(deadline)
+			}
 		}
 	})
 }

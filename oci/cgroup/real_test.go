@@ -192,6 +192,26 @@ func TestKillHoldsFewDescriptors(t *testing.T) {
 	}
 }
 
+// TestKillFindsALateProcess: a process that comes into the cgroup when the others were killed is
+// killed as well, and not waited for until it ends by itself.
+func TestKillFindsALateProcess(t *testing.T) {
+	dir, _ := newCgroup(t)
+	all := []*exec.Cmd{start(t, dir, `echo; exec sleep 1000`)}
+	err := Kill(dir, 20*time.Second, func() {
+		if len(all) == 1 {
+			all = append(all, start(t, dir, `echo; exec sleep 1000`))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range all {
+		if got := signalOf(c); got != syscall.SIGKILL {
+			t.Errorf("process %d ended by %v, want SIGKILL", i, got)
+		}
+	}
+}
+
 // TestKillWithoutDescriptors: that nothing can be looked at is not that nothing is there.
 func TestKillWithoutDescriptors(t *testing.T) {
 	dir, _ := newCgroup(t)

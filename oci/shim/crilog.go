@@ -103,13 +103,9 @@ func mendLog(root, path string) error {
 // reopen opens the log at its path again, after the kubelet has renamed or removed the old
 // file. Every record is in one of the two files. After an error the old file stays in use.
 func (l *logFile) reopen() error {
-	f, err := openLogFile(l.root, l.path)
+	f, size, err := openSized(l.logTarget)
 	if err != nil {
 		return err
-	}
-	size, err := sizeOf(f)
-	if err != nil {
-		return errors.Join(err, f.Close())
 	}
 	l.mu.Lock()
 	old := l.file
@@ -119,6 +115,19 @@ func (l *logFile) reopen() error {
 		return old.Close()
 	}
 	return nil
+}
+
+// openSized opens a log and tells its size.
+func openSized(to logTarget) (*os.File, int64, error) {
+	f, err := openLogFile(to.root, to.path)
+	if err != nil {
+		return nil, 0, err
+	}
+	size, err := sizeOf(f)
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, size, nil
 }
 
 // logPathFault makes an error that the path itself causes, which no retry mends, one of
@@ -239,9 +248,20 @@ func (l *logFile) openMissing() {
 		l.tried = time.Now()
 	}
 	l.mu.Unlock()
-	if due {
-		_ = l.reopen() // an error was told when it was first met
+	if !due {
+		return
 	}
+	f, size, err := openSized(l.logTarget)
+	if err != nil {
+		return // it was told when it was first met
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.missing { // it was rotated or closed meanwhile
+		_ = f.Close() // nothing was written
+		return
+	}
+	l.file, l.size, l.missing = f, size, false
 }
 
 // cut removes an incomplete record from the end of the file, so that the next record starts

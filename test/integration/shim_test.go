@@ -4,15 +4,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci/procfs"
+	"berth/oci/shimapi"
 	"berth/test/client"
 	"berth/test/node"
 )
@@ -80,6 +83,21 @@ func borrowed(t *testing.T, daemon int) (count int) {
 		}
 	}
 	return count
+}
+
+// kernelKeepsExits tells whether a pidfd tells how a process ended that somebody else has reaped:
+// PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15.
+func kernelKeepsExits(t *testing.T) bool {
+	t.Helper()
+	child := exec.Command("true")
+	fd := -1
+	child.SysProcAttr = &syscall.SysProcAttr{PidFD: &fd}
+	if err := child.Run(); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	return unix.IoctlPidfdInfo(fd, &info) == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0
 }
 
 // The shim is killed while 20 pods run: another takes over and they never notice.
@@ -151,7 +169,15 @@ func killShim(t *testing.T, restarted bool) {
 	if now := counters[0].hostPID(); now != pid {
 		t.Errorf("process %d became %d", pid, now)
 	}
-	if st := ends.Ended(); st.GetExitCode() != 3 || st.GetReason() != "Error" {
+	// A daemon that did not start the shim is no ancestor of its containers: another process reaps
+	// them, and only the kernel can tell how they ended.
+	told := func(code int32) int32 {
+		if restarted && !kernelKeepsExits(t) {
+			return shimapi.CodeUnknown
+		}
+		return code
+	}
+	if st := ends.Ended(); st.GetExitCode() != told(3) {
 		t.Errorf("what ended meanwhile: %v %d %s", st.GetState(), st.GetExitCode(), st.GetReason())
 	}
 	if got := output(readLog(t, ends.LogFile()), "stdout"); got != "ready\nlast words\n" {
@@ -162,11 +188,11 @@ func killShim(t *testing.T, restarted bool) {
 		t.Error("no other shim")
 	}
 	counters[1].Stop(10 * time.Second)
-	if st := counters[1].Ended(); st.GetExitCode() != 7 {
+	if st := counters[1].Ended(); st.GetExitCode() != told(7) {
 		t.Errorf("stopped after the hand-over: %d", st.GetExitCode())
 	}
 	counters[2].Stop(0)
-	if st := counters[2].Ended(); st.GetExitCode() != 137 {
+	if st := counters[2].Ended(); st.GetExitCode() != told(137) {
 		t.Errorf("killed after the hand-over: %d", st.GetExitCode())
 	}
 	if got := pods[3].start("new", "sleep 100").Sh("echo new"); got != "new\n" {
