@@ -80,6 +80,8 @@ func (t *teardown) askToEnd(ctx context.Context, c *Container, grace time.Durati
 		} else if err != nil {
 			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
 			return false, nil
+		} else {
+			over.Reset(grace) // to send it may have taken long, without a shim
 		}
 		select {
 		case <-again:

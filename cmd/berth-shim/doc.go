@@ -17,14 +17,14 @@
 // It inherits the lock on its directory, and holds it until it exits, so
 // that a daemon can tell a living shim from a dead one.
 //
-// # Why static
-//
-// Each container and each exec executes this program, and forks it twice before that. Without a
-// dynamic linker and its mappings a pod is up in 0.9 of the time (hack/profiles). The price is
-// that a fix of libseccomp or the C library needs another build, as that of libcontainer does.
-//
 // # Why not a mode of berthd
 //
 // Only this program links libcontainer and with it C; every container and exec
 // starts by executing it, so it is kept small.
+//
+// # Why not linked with shared libraries
+//
+// Each container and each exec executes this program, and forks it twice before that. Without a
+// dynamic linker and its mappings a pod is up in 0.9 of the time (hack/profiles). The price is
+// that a fix of libseccomp or the C library needs another build, as that of libcontainer does.
 package main
