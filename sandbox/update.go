@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -115,6 +116,9 @@ func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw 
 	}
 	req := &shimapi.UpdateRequest{ID: c.id, Resources: spec.Linux.Resources, OOMScoreAdj: oci.UpdateOOMScoreAdj(res, v.host)}
 	if err := shim.Update(ctx, req); err != nil {
+		if isKind(err, shimapi.KindNotRunning) { // its status says so, too: the event is on its way
+			err = errors.Join(err, v.teardown.refreshFact(c))
+		}
 		return nil, fmt.Errorf("update container %s: %w", c.id, asDomain(err))
 	}
 	if req.OOMScoreAdj != nil {

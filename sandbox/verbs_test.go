@@ -562,3 +562,25 @@ func TestEventsCarryTheirPod(t *testing.T) {
 		}
 	}
 }
+
+// A container that is refused a change because it has ended is not told as running afterwards,
+// although the event of its end is still on its way.
+func TestRefusedSinceItHasEnded(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	n.shim.hook = func(method, _ string) *shimapi.Error {
+		if method != shimapi.MethodUpdate {
+			return nil
+		}
+		c := n.shim.containers[id]
+		ended := c.Record
+		ended.Status, ended.ExitCode, ended.FinishedAt = shimapi.StatusStopped, 5, time.Now()
+		n.shim.write(c.dir, &ended)
+		return &shimapi.Error{Kind: shimapi.KindNotRunning, Message: "it has ended"}
+	}
+	limits := &runtimeapi.LinuxContainerResources{CpuShares: 100}
+	wantError(t, "an update of what has ended", n.m.UpdateContainer(t.Context(), id, limits, nil), ErrState)
+	if st := n.container(id); st.State != ctrExited || st.ExitCode != 5 {
+		t.Errorf("after the refusal it is %v with code %d", st.State, st.ExitCode)
+	}
+}
