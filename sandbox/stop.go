@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
-	"berth/oci/failure"
 	"berth/oci/shimapi"
 	"berth/oci/shims"
 	"berth/sandbox/inflight"
@@ -75,13 +74,14 @@ func (t *teardown) askToEnd(ctx context.Context, c *Container, grace time.Durati
 	defer over.Stop()
 	for {
 		var again <-chan time.Time
-		if err := t.signalOnce(ctx, c); failure.IsShortage(err) || isKind(err, shimapi.KindShortage) {
+		switch err := t.signalOnce(ctx, c); {
+		case err == nil:
+			over.Reset(grace) // to send it may have taken long, without a shim
+		case shims.IsShortage(err):
 			again = time.After(signalPause)
-		} else if err != nil {
+		default:
 			klog.FromContext(ctx).Error(err, "Stop signal could not be sent; the container is killed", "container", c.id)
 			return false, nil
-		} else {
-			over.Reset(grace) // to send it may have taken long, without a shim
 		}
 		select {
 		case <-again:

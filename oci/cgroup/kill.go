@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,7 +69,12 @@ const heldTogether = 64
 // Each calls f for every process of the cgroup at dir and of those below it. It goes on after
 // an error, and returns the first.
 func Each(dir string, f func(Member) error) error {
-	pids, first := PIDs(dir)
+	pids, err := PIDs(dir)
+	return cmp.Or(err, each(dir, pids, f))
+}
+
+// each is Each for those of the processes that are in the cgroup.
+func each(dir string, pids []int, f func(Member) error) (first error) {
 	note := func(err error) {
 		if first == nil {
 			first = err
@@ -177,7 +183,7 @@ func Kill(dir string, within time.Duration, killed func()) error {
 			return nil
 		}
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // v2, Linux 5.14; the rounds do without
-		err = Signal(dir, unix.SIGKILL)
+		err = cmp.Or(err, each(dir, left, func(m Member) error { return m.signal(unix.SIGKILL) }))
 		if killed != nil {
 			killed()
 		}

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -11,6 +12,20 @@ import (
 	"berth/test/fewfiles"
 )
 
+// runsUntilClosed starts a child that ends by itself once its input is closed.
+func runsUntilClosed(t *testing.T) (*exec.Cmd, io.Closer) {
+	t.Helper()
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, in
+}
+
 // A failed start ends what it has left, but no child from before it, and nothing at all when
 // those are not known.
 func TestAFailedStartEndsNoOtherChild(t *testing.T) {
@@ -19,14 +34,7 @@ func TestAFailedStartEndsNoOtherChild(t *testing.T) {
 	if _, err := os.Stat("/proc/thread-self/children"); err != nil {
 		t.Skip(err)
 	}
-	earlier := exec.Command("cat")
-	in, err := earlier.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := earlier.Start(); err != nil {
-		t.Fatal(err)
-	}
+	earlier, in := runsUntilClosed(t)
 	enough := fewfiles.Spare(t, 0)
 	w := watchStart()
 	enough()

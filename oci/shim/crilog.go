@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
@@ -67,7 +66,7 @@ func resumeLog(to logTarget) (*logFile, error) {
 		slog.Error("torn line stays in the log", "path", to.path, "error", err)
 	}
 	l, err := openLog(to)
-	if err == nil || failure.IsShortage(err) && !errors.Is(err, unix.ENOSPC) {
+	if err == nil || isOurShortage(err) {
 		return l, err
 	}
 	slog.Error("log can't be opened, lines are dropped until it can", "path", to.path, "error", err)

@@ -16,14 +16,18 @@ import (
 )
 
 // fault makes an error of a kind that crosses the wire. Where it wraps a shortage it is of that
-// kind, since the errno does not cross the wire. A full disk is none here: it may stay full, and
-// one log that can't be made must not keep the other containers of a dead shim without another.
+// kind, since the errno does not cross the wire.
 func fault(kind shimapi.Kind, format string, args ...any) error {
 	return wireError(kind, fmt.Errorf(format, args...))
 }
 
+// isOurShortage tells whether an error wraps a shortage of this process or of the kernel, which
+// passes. A full disk is none: it may stay full, and one log that can't be made must not keep the
+// other containers of a dead shim without another.
+func isOurShortage(err error) bool { return failure.IsShortage(err) && !errors.Is(err, unix.ENOSPC) }
+
 func wireError(kind shimapi.Kind, err error) *shimapi.Error {
-	if failure.IsShortage(err) && !errors.Is(err, unix.ENOSPC) {
+	if isOurShortage(err) {
 		kind = shimapi.KindShortage
 	}
 	return &shimapi.Error{Kind: kind, Message: err.Error()}

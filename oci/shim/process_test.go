@@ -75,14 +75,7 @@ func TestAdoptedIsReported(t *testing.T) {
 // An adopted process whose pidfd Go's poller did not accept has not ended for that. One that
 // blocks stands for it.
 func TestAdoptedRunsWithoutThePoller(t *testing.T) {
-	cmd := exec.Command("cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, in := runsUntilClosed(t)
 	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -35,14 +34,7 @@ func TestSessions(t *testing.T) {
 
 // The timeout of an exec holds also where the shim has no descriptor to watch it with.
 func TestAnExecWithoutDescriptorsTimesOut(t *testing.T) {
-	cmd := exec.Command("cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, in := runsUntilClosed(t)
 	x := &session{proc: cmd.Process, pid: cmd.Process.Pid, group: &subgroup{}}
 	enough := fewfiles.Spare(t, 0)
 	time.AfterFunc(500*time.Millisecond, func() { _ = in.Close() }) // which ends it; there is no cgroup to kill

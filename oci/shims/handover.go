@@ -167,11 +167,11 @@ func mayStartLater(err error) bool {
 	if _, is := errors.AsType[notStarted](err); is {
 		return !errors.Is(err, errNoProgram)
 	}
-	return isShortage(err)
+	return IsShortage(err)
 }
 
-// isShortage tells whether we or the shim, which then says so, lack what may be there later.
-func isShortage(err error) bool {
+// IsShortage tells whether we or the shim, which then says so, lack what may be there later.
+func IsShortage(err error) bool {
 	refusal, is := errors.AsType[*shimapi.Error](err)
 	return is && refusal.Kind == shimapi.KindShortage || failure.IsShortage(err)
 }
@@ -208,7 +208,7 @@ func (s *Set) handOver(dead *process, states []*handover) (replacement *process,
 	for _, h := range states {
 		next()
 		err := h.sendTo(ctx, replacement)
-		if _, refused := errors.AsType[*shimapi.Error](err); err != nil && (!refused || isShortage(err)) {
+		if _, refused := errors.AsType[*shimapi.Error](err); err != nil && (!refused || IsShortage(err)) {
 			return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
 		}
 		if err != nil {

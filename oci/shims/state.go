@@ -208,7 +208,7 @@ func (p *process) requestStates(ctx context.Context, held []shimapi.Record) {
 // could not give with its answer to create. Where it or we lack descriptors, it is asked
 // again in the background. A shim that is too old to know this call can't be replaced.
 func (p *process) requestState(ctx context.Context, id string) {
-	if err := p.receiveState(ctx, id); !isShortage(err) {
+	if err := p.receiveState(ctx, id); !IsShortage(err) {
 		return
 	}
 	s := p.shim.set
@@ -219,7 +219,7 @@ func (p *process) requestState(ctx context.Context, id string) {
 	}
 	s.tasks.Go(func() {
 		err := error(unix.EAGAIN)
-		for delay := firstDelay; isShortage(err) && s.ctx.Err() == nil && !p.isGone(); delay = min(2*delay, lastDelay) {
+		for delay := firstDelay; IsShortage(err) && s.ctx.Err() == nil && !p.isGone(); delay = min(2*delay, lastDelay) {
 			p.waitIfDying(s.ctx, delay)
 			err = p.receiveState(s.ctx, id)
 		}

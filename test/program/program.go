@@ -34,7 +34,11 @@ func Build(pkg, file string) error {
 		}
 		return os.WriteFile(file, data, 0o755)
 	}
-	c := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags", "seccomp,runc_nocriu", "-ldflags", "-s -w", "-o", file, "berth/"+pkg)
+	cgo, tags, flags := "CGO_ENABLED=0", "seccomp,runc_nocriu", "-s -w"
+	if linksC[pkg] { // static, as the Makefile's
+		cgo, tags, flags = "CGO_ENABLED=1", tags+",osusergo,netgo", flags+" -linkmode external -extldflags -static"
+	}
+	c := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags", tags, "-ldflags", flags, "-o", file, "berth/"+pkg)
 	if i := slices.IndexFunc(modules, func(m string) bool { return pkg == m || strings.HasPrefix(pkg, m+"/") }); i >= 0 {
 		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 		if err != nil {
@@ -45,11 +49,6 @@ func Build(pkg, file string) error {
 		if err != nil {
 			return err
 		}
-	}
-	cgo := "CGO_ENABLED=0"
-	if linksC[pkg] { // static, as the Makefile's
-		cgo = "CGO_ENABLED=1"
-		c.Args = slices.Replace(c.Args, 5, 8, "seccomp,runc_nocriu,osusergo,netgo", "-ldflags", "-s -w -linkmode external -extldflags -static")
 	}
 	c.Env = append(os.Environ(), cgo)
 	if out, err := c.CombinedOutput(); err != nil {

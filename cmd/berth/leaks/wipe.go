@@ -70,7 +70,7 @@ func (n *Node) recorded(recs *records) ([]owned, error) {
 		var p record.Pod
 		_, rerr := recs.read(filepath.Join(dir, record.PodFile), &p)
 		err = errors.Join(err, rerr)
-		if p.BootID == boot && p.PausePID > 1 && startedAt(p.PausePID, p.PauseStart) {
+		if p.BootID == boot && p.PausePID > 1 && procfs.Lives(p.PausePID, p.PauseStart) == nil {
 			out = append(out, process(p.PausePID, "pause"))
 		}
 		containers, cerr := names(filepath.Join(dir, "containers"))
@@ -89,11 +89,6 @@ func (n *Node) recorded(recs *records) ([]owned, error) {
 		}
 	}
 	return out, err
-}
-
-func startedAt(pid int, start uint64) bool {
-	stat, err := procfs.ReadStat(pid)
-	return err == nil && stat.Start == start
 }
 
 // cgroupsOf are the container's own, which have its ID for a name: a parent is shared.
