@@ -204,15 +204,17 @@ func (ctr *container) launchSession(x *session, proc *libcontainer.Process, r sh
 	return console, nil
 }
 
-// sessionFault is why a session could not be started. A container that ends meanwhile takes
-// all away that a session needs: its first process, and its cgroup, which systemd removes as
-// soon as it is empty.
-func (ctr *container) sessionFault(err error) error {
-	refusal := startFault(err)
-	if isInternal(refusal) && ctr.endsSoon() {
+// sessionFault is why a session could not be started.
+func (ctr *container) sessionFault(err error) error { return ctr.faultSince(startFault(err)) }
+
+// faultSince is why something could not be done to a container. A container that ends
+// meanwhile takes away all that it needs: its first process, and its cgroup, which systemd
+// removes as soon as it is empty.
+func (ctr *container) faultSince(err error) error {
+	if isInternal(err) && ctr.endsSoon() {
 		return fault(shimapi.KindNotRunning, "container %s has ended", ctr.id)
 	}
-	return refusal
+	return err
 }
 
 // ownPipes makes the container's root the owner of the pipes of a session, as of those of
@@ -243,15 +245,23 @@ func (ctr *container) ownPipes(files []*os.File) error {
 // busy machine the kernel needs more than a second.
 const endGrace = 3 * time.Second
 
-// endsSoon reports whether the container has ended or is about to end. That explains an
-// exec that failed for no reason that its user could mend.
+// endsSoon reports whether the container has ended or is about to end. That explains a
+// failure that has no reason that the user could mend. The end is recorded by then, unless
+// the container's output takes longer than [drainGrace].
 func (ctr *container) endsSoon() bool {
 	select {
 	case <-ctr.done:
 		return true
 	case <-time.After(endGrace):
-		return !ctr.process.alive()
 	}
+	if ctr.process.alive() {
+		return false
+	}
+	select {
+	case <-ctr.done:
+	case <-time.After(drainGrace):
+	}
+	return true
 }
 
 func isInternal(err error) bool {

@@ -1,6 +1,7 @@
 package shim_test
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"berth/oci/shimapi"
 	"berth/test/shimnode"
@@ -81,6 +83,35 @@ func TestUpdate(t *testing.T) {
 	}
 	if _, status, err := n.Exec(r, 0, "true"); err != nil || status.Code != 0 {
 		t.Errorf("exec after update: %+v, %v", status, err)
+	}
+}
+
+// TestUpdateMeetsTheEnd: an update of a container whose process has ended, and whose end is
+// not recorded yet, is refused for that reason, and the record then says so, too. The test
+// keeps the container's output open, which delays the record.
+func TestUpdateMeetsTheEnd(t *testing.T) {
+	n := shimnode.New(t)
+	r := n.Run(n.Pod(), "sleep 1000")
+	pid := shimnode.ReadRecord(t, r.Dir).PID
+	output, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", pid), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	shimnode.Eventually(t, "the process has ended", func() bool {
+		_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		return err != nil
+	})
+	shares := uint64(512)
+	err = n.Shim.Update(n.Ctx, &shimapi.UpdateRequest{ID: r.ID, Resources: &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}})
+	if shimnode.KindOfError(err) != shimapi.KindNotRunning {
+		t.Errorf("update of a container that has ended: %v", err)
+	}
+	if rec := shimnode.ReadRecord(t, r.Dir); rec.Status != shimapi.StatusStopped {
+		t.Errorf("after the refusal the record says %s", rec.Status)
 	}
 }
 

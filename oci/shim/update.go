@@ -25,10 +25,19 @@ func (cs *containers) update(_ *call, r shimapi.UpdateRequest) (any, error) {
 	if r.Resources == nil {
 		return nil, fault(shimapi.KindInvalid, "update names no resources")
 	}
+	if err := ctr.setLimits(r); err != nil {
+		return nil, ctr.faultSince(err)
+	}
+	return nil, nil
+}
+
+// setLimits changes the limits of a container that has not ended. Its end is not recorded
+// meanwhile.
+func (ctr *container) setLimits(r shimapi.UpdateRequest) error {
 	ctr.op.Lock()
 	defer ctr.op.Unlock()
 	if ctr.task != nil {
-		return nil, ctr.updateTask(r)
+		return ctr.updateTask(r)
 	}
 	config := ctr.lc.Config()
 	// Copies, because libcontainer restores its own configuration when it can't set these.
@@ -43,12 +52,12 @@ func (cs *containers) update(_ *call, r shimapi.UpdateRequest) (any, error) {
 		config.OomScoreAdj = r.OOMScoreAdj // for later execs
 	}
 	if err := ctr.lc.Set(config); err != nil {
-		return nil, fault(updateKind(err), "update limits: %w", err)
+		return fault(updateKind(err), "update limits: %w", err)
 	}
 	if r.OOMScoreAdj == nil {
-		return nil, nil
+		return nil
 	}
-	return nil, ctr.groups.adjustOOM(was, *r.OOMScoreAdj)
+	return ctr.groups.adjustOOM(was, *r.OOMScoreAdj)
 }
 
 // adjustRounds bounds how often the processes are listed again, because one that still had
