@@ -114,14 +114,16 @@ func (s *Server) listContainers(f *runtimeapi.ContainerFilter) []*runtimeapi.Con
 	return out
 }
 
+// CheckpointContainer and the next two are refused in the words of a server that lacks them:
+// Kubernetes' node tests take those for "not supported", and any others for a failure.
 func (s *runtimeService) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
-	return nil, notImplemented("berth does not checkpoint containers")
+	return nil, notImplemented("method CheckpointContainer not implemented")
 }
 
 func (s *runtimeService) CheckpointPod(context.Context, *runtimeapi.CheckpointPodRequest) (*runtimeapi.CheckpointPodResponse, error) {
-	return nil, notImplemented("berth does not checkpoint pods")
+	return nil, notImplemented("method CheckpointPod not implemented")
 }
 
 func (s *runtimeService) RestorePod(context.Context, *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
-	return nil, notImplemented("berth does not restore pods from checkpoints")
+	return nil, notImplemented("method RestorePod not implemented")
 }

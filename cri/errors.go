@@ -23,34 +23,41 @@ const maxMessage = 4 << 10
 // Anything else is Unknown: above all a bare fs.ErrNotExist, which a client
 // would take for "that container is gone" were it NotFound.
 //
-// The kubelet recognizes a failed pull by the beginning of the text, and only
-// when the code is Unknown (cri-client strips that code from the text).
+// Those of a failed pull are Unknown because of [kubeletWords]: cri-client strips
+// that code alone from the text.
 var codeTable = []struct {
-	err    error
-	code   codes.Code
-	prefix string
+	err  error
+	code codes.Code
 }{
-	{inflight.ErrStopping, codes.Unavailable, ""},
-	{inflight.ErrBusy, codes.Aborted, ""},
-	{inflight.ErrPanicked, codes.Internal, ""},
-	{image.ErrRegistryUnavailable, codes.Unknown, crierrors.ErrRegistryUnavailable.Error() + ": "},
-	{image.ErrSignature, codes.Unknown, crierrors.ErrSignatureValidationFailed.Error() + ": "},
-	{image.ErrInvalidReference, codes.InvalidArgument, ""},
-	{image.ErrUnauthorized, codes.PermissionDenied, ""},
-	{image.ErrNoSpace, codes.ResourceExhausted, ""},
-	{unix.ENOSPC, codes.ResourceExhausted, ""},
-	{unix.EDQUOT, codes.ResourceExhausted, ""},
-	{image.ErrCorrupt, codes.DataLoss, ""},
-	{sandbox.ErrInvalid, codes.InvalidArgument, ""},
-	{sandbox.ErrExists, codes.AlreadyExists, ""},
-	{sandbox.ErrState, codes.FailedPrecondition, ""},
-	{sandbox.ErrUnsupported, codes.FailedPrecondition, ""},
-	{sandbox.ErrNotReady, codes.Unavailable, ""},
-	{sandbox.ErrTimeout, codes.DeadlineExceeded, ""},
-	{sandbox.ErrNotFound, codes.NotFound, ""},
-	{image.ErrNotFound, codes.NotFound, ""},
-	{context.DeadlineExceeded, codes.DeadlineExceeded, ""},
-	{context.Canceled, codes.Canceled, ""},
+	{inflight.ErrStopping, codes.Unavailable},
+	{inflight.ErrBusy, codes.Aborted},
+	{inflight.ErrPanicked, codes.Internal},
+	{image.ErrRegistryUnavailable, codes.Unknown},
+	{image.ErrSignature, codes.Unknown},
+	{image.ErrInvalidReference, codes.InvalidArgument},
+	{image.ErrUnauthorized, codes.PermissionDenied},
+	{image.ErrNoSpace, codes.ResourceExhausted},
+	{unix.ENOSPC, codes.ResourceExhausted},
+	{unix.EDQUOT, codes.ResourceExhausted},
+	{image.ErrCorrupt, codes.DataLoss},
+	{sandbox.ErrInvalid, codes.InvalidArgument},
+	{sandbox.ErrExists, codes.AlreadyExists},
+	{sandbox.ErrState, codes.FailedPrecondition},
+	{sandbox.ErrUnsupported, codes.FailedPrecondition},
+	{sandbox.ErrNotReady, codes.Unavailable},
+	{sandbox.ErrTimeout, codes.DeadlineExceeded},
+	{sandbox.ErrNotFound, codes.NotFound},
+	{image.ErrNotFound, codes.NotFound},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{context.Canceled, codes.Canceled},
+}
+
+// kubeletWords are what the kubelet recognizes an error by, at the beginning of its
+// text (k8s.io/cri-api/pkg/errors).
+var kubeletWords = []struct{ err, word error }{
+	{image.ErrRegistryUnavailable, crierrors.ErrRegistryUnavailable},
+	{image.ErrSignature, crierrors.ErrSignatureValidationFailed},
+	{sandbox.ErrImageVolume, crierrors.ErrImageVolumeMountFailed}, // counted in a metric
 }
 
 // toStatus is what the client gets to see of err.
@@ -63,16 +70,18 @@ func toStatus(err error) error {
 	}
 	for _, row := range codeTable {
 		if errors.Is(err, row.err) {
-			return status.Error(row.code, message(row.prefix, err))
+			return status.Error(row.code, message(err))
 		}
 	}
-	return status.Error(codes.Unknown, message("", err))
+	return status.Error(codes.Unknown, message(err))
 }
 
-func message(prefix string, err error) string {
+func message(err error) string {
 	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
-	if !strings.HasPrefix(text, strings.TrimSuffix(prefix, ": ")) {
-		text = prefix + text
+	for _, row := range kubeletWords {
+		if word := row.word.Error(); errors.Is(err, row.err) && !strings.HasPrefix(text, word) {
+			text = word + ": " + text
+		}
 	}
 	if len(text) > maxMessage {
 		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"

@@ -91,8 +91,9 @@ func TestEveryMethodAnswersAnEmptyRequest(t *testing.T) {
 		if got := status.Code(err); got != emptyRequest[name] {
 			t.Errorf("code %v, want %v: %v", got, emptyRequest[name], err)
 		}
-		if strings.Contains(status.Convert(err).Message(), "method "+name+" not implemented") {
-			t.Errorf("left to the generated code: %v", err)
+		words := "method " + name + " not implemented"
+		if left := strings.Contains(status.Convert(err).Message(), words); left != (emptyRequest[name] == codes.Unimplemented) {
+			t.Errorf("%v: in the words of generated code: %v", err, left)
 		}
 	})
 }
@@ -187,6 +188,7 @@ func TestErrorTable(t *testing.T) {
 		{invalid("z"), codes.InvalidArgument, "z"},
 		{fmt.Errorf("pull x: %w", image.ErrRegistryUnavailable), codes.Unknown, "RegistryUnavailable: pull x: " + image.ErrRegistryUnavailable.Error()},
 		{fmt.Errorf("pull x: %w", image.ErrSignature), codes.Unknown, "SignatureValidationFailed: pull x: " + image.ErrSignature.Error()},
+		{errors.Join(sandbox.ErrImageVolume, sandbox.ErrInvalid), codes.InvalidArgument, "ImageVolumeMountFailed: image volume\ninvalid"},
 		{fmt.Errorf("x: %w", image.ErrNotFound), codes.NotFound, ""},
 		{fmt.Errorf("x: %w", image.ErrUnauthorized), codes.PermissionDenied, ""},
 		{fmt.Errorf("x: %w", image.ErrInvalidReference), codes.InvalidArgument, ""},

@@ -71,7 +71,7 @@ func condition(name, reason string, err error) *runtimeapi.RuntimeCondition {
 	if err == nil {
 		return &runtimeapi.RuntimeCondition{Type: name, Status: true}
 	}
-	return &runtimeapi.RuntimeCondition{Type: name, Reason: reason, Message: message("", err)}
+	return &runtimeapi.RuntimeCondition{Type: name, Reason: reason, Message: message(err)}
 }
 
 func (s *Server) statusInfo() (map[string]string, error) {

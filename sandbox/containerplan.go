@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"fmt"
 	"path/filepath"
 	"strconv"
 
@@ -181,9 +180,4 @@ func (p containerPlan) volumes() []record.Volume {
 		out = append(out, record.Volume{Target: v.Image.Target, Layers: v.Image.Layers, ImageID: v.ImageID})
 	}
 	return out
-}
-
-// errorAt says which image volume an error is about.
-func (v volumePlan) errorAt(err error) error {
-	return fmt.Errorf("image volume at %.200q: %w", v.Bind.GetContainerPath(), err)
 }

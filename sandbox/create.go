@@ -148,7 +148,7 @@ func (v *containerVerbs) wish(s *Sandbox, cfg *runtimeapi.ContainerConfig) (cont
 		}
 		img, err := v.images.Resolve(name)
 		if err != nil {
-			return w, fmt.Errorf("image volume at %.200q: %w", mt.GetContainerPath(), err)
+			return w, volumeError(mt, err)
 		}
 		w.Volumes = append(w.Volumes, img)
 	}

@@ -25,6 +25,9 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrUnsupported: this host can't do what was asked (no AppArmor, no user namespaces).
 	ErrUnsupported = errors.New("not supported on this host")
+	// ErrImageVolume: an image that a container wants as a volume can't be mounted. The error
+	// wraps another of these, which says why.
+	ErrImageVolume = errors.New("image volume")
 )
 
 // asDomain gives a refusal of the shim or the spec builder the error of this

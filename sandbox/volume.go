@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
 	"berth/oci/openat2"
@@ -21,18 +22,23 @@ func (v *containerVerbs) mountImageVolumes(ctx context.Context, volumes []volume
 	var out []oci.Mount
 	for _, vol := range volumes {
 		if err := os.MkdirAll(vol.Image.Target, 0o711); err != nil {
-			return nil, vol.errorAt(err)
+			return nil, volumeError(vol.Bind, err)
 		}
 		if err := v.images.Mount(ctx, vol.Image); err != nil {
-			return nil, vol.errorAt(fmt.Errorf("mount: %w", err))
+			return nil, volumeError(vol.Bind, fmt.Errorf("mount: %w", err))
 		}
 		source, err := subPath(vol.Image.Target, vol.Bind.GetImageSubPath())
 		if err != nil {
-			return nil, vol.errorAt(err)
+			return nil, volumeError(vol.Bind, err)
 		}
 		out = append(out, oci.Mount{Mount: vol.Bind, Source: source})
 	}
 	return out, nil
+}
+
+// volumeError says which image volume an error is about.
+func volumeError(m *runtimeapi.Mount, err error) error {
+	return failed(ErrImageVolume, "image volume at %.200q: %w", m.GetContainerPath(), err)
 }
 
 // subPath resolves a directory or file inside a mounted image without leaving it.

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,19 +76,23 @@ func TestImageVolumesThatAreRefused(t *testing.T) {
 	n := newFakeNode(t)
 	pod := n.pod("a")
 	for name, tt := range map[string]struct {
-		mount *runtimeapi.Mount
-		want  error
+		mount  *runtimeapi.Mount
+		want   error
+		volume bool // the mount of an image fails, not the request
 	}{
-		"an unknown image":  {imageMount("/v", "missing", ""), ErrNotFound},
-		"a path outside":    {imageMount("/v", "data", "../x"), ErrInvalid},
-		"a missing path":    {imageMount("/v", "data", "none"), ErrInvalid},
-		"of the host, too":  {&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/", Image: &runtimeapi.ImageSpec{Image: "data"}}, ErrInvalid},
-		"a host path alone": {&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/nonexistent"}, ErrInvalid},
+		"an unknown image":  {imageMount("/v", "missing", ""), ErrNotFound, true},
+		"a path outside":    {imageMount("/v", "data", "../x"), ErrInvalid, false},
+		"a missing path":    {imageMount("/v", "data", "none"), ErrInvalid, true},
+		"of the host, too":  {&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/", Image: &runtimeapi.ImageSpec{Image: "data"}}, ErrInvalid, false},
+		"a host path alone": {&runtimeapi.Mount{ContainerPath: "/v", HostPath: "/nonexistent"}, ErrInvalid, false},
 	} {
 		cfg := containerConfig("c")
 		cfg.Mounts = []*runtimeapi.Mount{tt.mount}
 		_, err := n.m.CreateContainer(t.Context(), pod, cfg, nil)
 		wantError(t, name, err, tt.want)
+		if errors.Is(err, ErrImageVolume) != tt.volume {
+			t.Errorf("%s: %v is one of an image volume: %v", name, err, !tt.volume)
+		}
 		if len(n.images.mounted)+len(n.images.held) > 0 {
 			t.Errorf("%s: mounted %v, held %v", name, n.images.mounted, n.images.held)
 		}

@@ -13,7 +13,7 @@
 // The suites: integration (without the next two), scenarios (TestS01… of it), attack (all
 // that test/attack finds), packages (all tests of the packages that have attacks), crash,
 // critest, node (Kubernetes' node tests against berthd as a systemd service; NODE has
-// bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn,dp}.tar, its test images), bench, deb
+// bin/e2e_node.test, bin/kubelet, and img/{root,bb,nn,dp,kitten}.tar, its test images), bench, deb
 // (the package installed, upgraded below running pods, reloaded, downgraded, removed and
 // purged by the commands of hack/docs, with a kubelet where NODE has bin/kubelet; its log is
 // the transcript; it is the last suite of a run), reboot (test/reboot; it is run alone, as the

@@ -136,8 +136,10 @@ func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string)
 		return err
 	}
 	files := map[string]string{
-		"/etc/berth/config.toml":               "cni_bin_dir = [\"" + filepath.Join(g.bundle, "bin/cni") + "\"]\n[runtime.runc]\ntype = \"builtin\"\n[runtime.test-handler]\ntype = \"builtin\"\n",
-		"/etc/cni/net.d/10-berth.conflist":     string(list),
+		"/etc/berth/config.toml":           "cni_bin_dir = [\"" + filepath.Join(g.bundle, "bin/cni") + "\"]\n[runtime.runc]\ntype = \"builtin\"\n[runtime.test-handler]\ntype = \"builtin\"\n",
+		"/etc/cni/net.d/10-berth.conflist": string(list),
+		// The spec of runtime handlers looks here for the handler's name, whatever runtime runs.
+		"/etc/containerd/config.toml":          "# runtimes.test-handler\n",
 		filepath.Join(dir, "kubelet.yaml"):     kubeletConfig,
 		"/etc/systemd/system/kubelet.slice":    "[Unit]\nDescription=Node tests\n",
 		"/etc/systemd/journald.conf.d/vm.conf": "[Journal]\nRateLimitIntervalSec=0\n",
@@ -191,8 +193,8 @@ func swapOn(ctx context.Context, file string, size int64) error {
 }
 
 // nodeLayers are the archives of NODE/img: a Debian with agnhost, busybox, a program with
-// the set-user-ID bit, and the sample device plugin.
-var nodeLayers = []string{"root", "bb", "nn", "dp"}
+// the set-user-ID bit, the sample device plugin, and the files of an image volume.
+var nodeLayers = []string{"root", "bb", "nn", "dp", "kitten"}
 
 // nodeImages are the images of the node tests under registry.k8s.io, by the archives that
 // they are made of.
@@ -214,6 +216,7 @@ var nodeImages = map[string]struct {
 	"e2e-test-images/nonroot:1.5":                {[]string{"bb"}, v1.Config{Cmd: []string{"sh"}, User: "1234"}},
 	"e2e-test-images/sample-device-plugin:1.8.0": {[]string{"bb", "dp"}, v1.Config{Entrypoint: []string{"/sampledeviceplugin", "-alsologtostderr"}}},
 	"e2e-test-images/nonewprivs:1.4":             {[]string{"bb", "nn"}, v1.Config{Cmd: []string{"nnp"}}},
+	"e2e-test-images/kitten:1.8":                 {[]string{"bb", "kitten"}, v1.Config{}},
 }
 
 // pushNodeImages makes the images without compression, which an emulated machine would
