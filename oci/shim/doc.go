@@ -19,7 +19,8 @@
 //   - A process is waited for by its pidfd, in Go's poller, so that a container costs no
 //     thread. Nothing calls wait4(-1).
 //   - An exit is in status.json, durably, before it is reported: by closing a channel and
-//     by an event to every watcher.
+//     by an event to every watcher. One that can't be written, since the disk is full for
+//     example, is reported all the same, and written as soon as it can be (recorder.saveLater).
 //   - A container is cloned from a mount namespace without the mounts of pods (package mountns,
 //     relocation.go), so that its start does not take the longer the more pods there are. One
 //     with hooks that may use any path of the host is cloned from the host's.

@@ -1,11 +1,16 @@
 package shim
 
 import (
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
+	"berth/test/fewfiles"
 )
 
 func TestHubReplaysAndPublishes(t *testing.T) {
@@ -91,4 +96,30 @@ func TestRecorder(t *testing.T) {
 	if stored.ExitCode != 3 || !stored.StdinClosed || r.status() != shimapi.StatusStopped {
 		t.Errorf("on disk %+v, in memory %s", stored, r.status())
 	}
+}
+
+// TestAnEndIsWrittenWhenItCanBe: an end is reported though its record can't be written, and the
+// record is written as soon as it can be.
+func TestAnEndIsWrittenWhenItCanBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		r := &recorder{hub: newHub(), dir: dir, record: shimapi.Record{ID: "c", Pod: "p", Status: shimapi.StatusRunning}}
+		enough := fewfiles.Spare(t, 0)
+		r.change(shimapi.EventExited, func(rec *shimapi.Record) { setExit(rec, shimapi.ExitStatus{Code: 3}) })
+		told := r.hub.list().Containers
+		time.Sleep(10 * maxSavePause) // of the bubble's clock
+		enough()
+		if len(told) != 1 || told[0].ExitCode != 3 {
+			t.Errorf("told %+v, want the end with code 3", told)
+		}
+		var stored shimapi.Record
+		if err := atomicfile.Read(filepath.Join(dir, shimapi.RecordName), &stored); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("the record was written without a descriptor: %+v, %v", stored, err)
+		}
+		time.Sleep(maxSavePause)
+		synctest.Wait()
+		if err := atomicfile.Read(filepath.Join(dir, shimapi.RecordName), &stored); err != nil || stored.ExitCode != 3 {
+			t.Errorf("on disk %+v, %v, want the end with code 3", stored, err)
+		}
+	})
 }

@@ -127,7 +127,7 @@ func (p *pod) firstRecord(bootID string, began uint64) {
 		Version: recordVersion, ID: p.id, Status: shimapi.StatusRunning, BootID: bootID,
 		PID: p.pid, StartTime: began, CreatedAt: now, StartedAt: now,
 	}
-	saveRecord(p.dir, p.record)
+	p.save()
 }
 
 // prepare sets the OOM score of a pause process that runs, gives it its scope, and mounts

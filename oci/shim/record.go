@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,17 +16,31 @@ import (
 
 const recordVersion = 1
 
-// saveRecord writes a record into dir. Only the record of an exit is needed after a reboot,
-// so only that is written durably. If the write fails the error is logged: watchers still
-// get the record, and an exit that is not reported would be worse.
-func saveRecord(dir string, r shimapi.Record) {
+// A record of an end that could not be written is written again after a pause, which doubles
+// up to the longest one: a disk that is full gets room at some time, and nothing tells of that.
+const (
+	savePause    = time.Second
+	maxSavePause = 30 * time.Second
+)
+
+// saveRecord writes a record into dir. If that fails the error is logged as well: watchers
+// still get the record, and an exit that is not reported would be worse.
+func saveRecord(dir string, r shimapi.Record) error {
+	err := writeRecord(dir, r)
+	if err != nil {
+		slog.Error("status not written", "id", r.ID, "status", r.Status, "error", err)
+	}
+	return err
+}
+
+// writeRecord replaces the record in dir. Only that of an exit is needed after a reboot, so
+// only that is written durably.
+func writeRecord(dir string, r shimapi.Record) error {
 	write := atomicfile.WriteVolatile
 	if r.Status == shimapi.StatusStopped {
 		write = atomicfile.Write
 	}
-	if err := write(filepath.Join(dir, shimapi.RecordName), r); err != nil {
-		slog.Error("status not written", "id", r.ID, "status", r.Status, "error", err)
-	}
+	return write(filepath.Join(dir, shimapi.RecordName), r)
 }
 
 // recorder keeps the record of one pod or container. Every change goes to its directory and
@@ -50,8 +66,34 @@ func (r *recorder) change(kind string, alter func(*shimapi.Record)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	alter(&r.record)
-	saveRecord(r.dir, r.record)
+	r.save()
 	r.hub.publish(kind, r.record)
+}
+
+// save writes the record to disk. It is called with mu held.
+func (r *recorder) save() {
+	err := saveRecord(r.dir, r.record)
+	if err != nil && r.record.Status == shimapi.StatusStopped {
+		r.saveLater(savePause)
+	}
+}
+
+// saveLater writes the record of an end, again and again until it is on disk: should this shim
+// and the daemon die, or the machine start anew, nobody else would know the exit code. It is of
+// use until the daemon removes the directory, also after the container was deleted here. A
+// record of an end does not change any more.
+func (r *recorder) saveLater(pause time.Duration) {
+	time.AfterFunc(pause, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		err := writeRecord(r.dir, r.record)
+		switch {
+		case err == nil:
+			slog.Info("status written late", "id", r.record.ID)
+		case !errors.Is(err, fs.ErrNotExist):
+			r.saveLater(min(2*pause, maxSavePause))
+		}
+	})
 }
 
 // endInput records that the input of the container has ended, unless it has ended itself.
@@ -60,7 +102,7 @@ func (r *recorder) endInput() {
 	defer r.mu.Unlock()
 	if r.record.Status != shimapi.StatusStopped {
 		r.record.StdinClosed = true
-		saveRecord(r.dir, r.record)
+		r.save()
 		r.hub.publish(shimapi.EventStdinClosed, r.record)
 	}
 }
@@ -100,7 +142,7 @@ func waitCode(ws syscall.WaitStatus) (code, signal int) {
 // recordFailure writes a record which says that the container never ran.
 func (cs *containers) recordFailure(ctr *container, err error) {
 	now := time.Now()
-	saveRecord(ctr.dir, shimapi.Record{
+	_ = saveRecord(ctr.dir, shimapi.Record{ // whoever wanted the container gets the reason as well
 		Version: recordVersion, ID: ctr.id, Pod: ctr.pod, Status: shimapi.StatusStopped, BootID: cs.bootID,
 		CreatedAt: now, FinishedAt: now, ExitCode: shimapi.CodeStartError, Reason: shimapi.ReasonStartError, Message: err.Error(),
 	})
