@@ -474,6 +474,21 @@ func (ctr *container) signal(sig syscall.Signal, all bool) error {
 	return err
 }
 
+// end kills all of a container and waits until its end is recorded.
+func (ctr *container) end() error {
+	if ctr.status() != shimapi.StatusStopped {
+		if err := ctr.signal(unix.SIGKILL, true); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-ctr.done:
+		return nil
+	case <-time.After(stopGrace):
+		return fault(shimapi.KindInternal, "container %s does not end by SIGKILL", ctr.id)
+	}
+}
+
 // destroy removes what the runtime keeps of a container that has ended.
 func (ctr *container) destroy() error {
 	if ctr.task != nil {
@@ -491,15 +506,8 @@ func (cs *containers) delete(_ *call, r shimapi.IDRequest) (any, error) {
 	if err != nil {
 		return nil, cs.state.deleteRest(r.ID) // an unknown container is no error
 	}
-	if ctr.status() != shimapi.StatusStopped {
-		if err := ctr.signal(unix.SIGKILL, true); err != nil {
-			return nil, err
-		}
-	}
-	select {
-	case <-ctr.done:
-	case <-time.After(stopGrace):
-		return nil, fault(shimapi.KindInternal, "container %s does not end by SIGKILL", r.ID)
+	if err := ctr.end(); err != nil {
+		return nil, err
 	}
 	ctr.op.Lock()
 	defer ctr.op.Unlock()

@@ -83,8 +83,9 @@ func destroy(lc *libcontainer.Container) error {
 }
 
 // runPoststart runs the poststart hooks of a container whose command has been executed. If
-// one fails the container is killed. A hook is not waited for once the container has ended:
-// it may hang, and the end must not.
+// one fails the container is killed, and its end is left to [container.supervise], which waits
+// for the process already. A hook is not waited for once the container has ended: it may hang,
+// and the end must not.
 func (ctr *container) runPoststart() error {
 	if len(ctr.poststart) == 0 {
 		return nil
@@ -111,7 +112,7 @@ func (ctr *container) runPoststart() error {
 	if err == nil || isClosed(ctr.done) {
 		return nil
 	}
-	return fault(shimapi.KindStartFailed, "start container: %w", errors.Join(err, terminate(ctr.process)))
+	return fault(shimapi.KindStartFailed, "start container: %w", errors.Join(err, ctr.end()))
 }
 
 // runHook runs a hook with the container's state on its standard input.

@@ -93,7 +93,8 @@ func (p *started) file() *os.File { return p.pidfd }
 
 func (p *started) report(shimapi.ExitStatus) {} // the shim is the parent and knows better
 
-// terminate kills a process that nobody waits for yet, and waits for its end.
+// terminate kills a process that nobody waits for yet, and waits for its end. A container that
+// is supervised is ended by [container.end].
 func terminate(p process) error {
 	err := p.signal(unix.SIGKILL)
 	p.wait() // its status does not matter
