@@ -175,7 +175,7 @@ func (ps *pods) adopt(r shimapi.AdoptRequest, rec shimapi.Record) error {
 	if err := claim(ps.registry, ps.registry.pods, r.ID, p); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
-	ps.hub.publish(shimapi.EventStarted, rec)
+	p.publish(shimapi.EventStarted)
 	close(p.ready)
 	go p.supervise()
 	return nil
@@ -216,7 +216,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	}
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.lc, ctr.process, ctr.io = lc, ended{}, &stdio{}
-		cs.hub.publish(shimapi.EventExited, ctr.record)
+		ctr.publish(shimapi.EventExited)
 		close(ctr.done)
 		return nil
 	}

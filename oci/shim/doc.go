@@ -56,11 +56,12 @@
 //
 // # Locks
 //
-// registry.mu guards the maps of pods and containers. The only lock that is taken while it
-// is held is a recorder's. container.op is held by start, update and delete, and while an
-// exit is recorded; kill, exec and attach do not take it. recorder.mu guards the record of
-// one pod or container. The order is container.op, recorder.mu, hub.mu. A stream's lock may
-// be held while a sink's is taken, and no other.
+// registry.mu guards the maps of pods and containers. No other lock is taken while it is held.
+// container.op is held by start, update and delete, and while an exit is recorded; kill, exec
+// and attach do not take it. recorder.mu guards the record of one pod or container, and is held
+// while that is written, for as long as the disk takes; recorder.status does not take it. The
+// order is container.op, recorder.mu, hub.mu. A stream's lock may be held while a sink's is
+// taken, and no other.
 //
 // # Files
 //

@@ -113,7 +113,7 @@ func (ps *pods) startPause(p *pod, config pause.Config, r shimapi.RunPodRequest,
 	if err != nil {
 		return 0, errors.Join(err, terminate(p.process))
 	}
-	ps.hub.publish(shimapi.EventStarted, p.current())
+	p.publish(shimapi.EventStarted)
 	return began, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +52,7 @@ type recorder struct {
 
 	mu     sync.Mutex
 	record shimapi.Record
+	told   atomic.Value // the [shimapi.Status] that was published last
 }
 
 func (r *recorder) current() shimapi.Record {
@@ -59,7 +61,12 @@ func (r *recorder) current() shimapi.Record {
 	return r.record
 }
 
-func (r *recorder) status() shimapi.Status { return r.current().Status }
+// status is the one that was published last. It does not wait for a change that is being
+// written, which the disk may delay: other containers may have to wait for the answer.
+func (r *recorder) status() shimapi.Status {
+	st, _ := r.told.Load().(shimapi.Status) // none before the first
+	return st
+}
 
 // change changes the record, writes it to disk and publishes it as an event.
 func (r *recorder) change(kind string, alter func(*shimapi.Record)) {
@@ -67,6 +74,13 @@ func (r *recorder) change(kind string, alter func(*shimapi.Record)) {
 	defer r.mu.Unlock()
 	alter(&r.record)
 	r.save()
+	r.publish(kind)
+}
+
+// publish tells everybody of the record. It is called with mu held, or before anybody else knows
+// the recorder.
+func (r *recorder) publish(kind string) {
+	r.told.Store(r.record.Status)
 	r.hub.publish(kind, r.record)
 }
 
@@ -103,7 +117,7 @@ func (r *recorder) endInput() {
 	if r.record.Status != shimapi.StatusStopped {
 		r.record.StdinClosed = true
 		r.save()
-		r.hub.publish(shimapi.EventStdinClosed, r.record)
+		r.publish(shimapi.EventStdinClosed)
 	}
 }
 

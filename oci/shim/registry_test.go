@@ -2,6 +2,7 @@ package shim
 
 import (
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -17,7 +18,8 @@ func madePod(reg *registry, id string, pid int) *pod {
 
 func madeContainer(reg *registry, id, pod string, pid int) *container {
 	ctr := &container{id: id, pod: pod, pid: pid, process: ended{}, ready: make(chan struct{}), done: make(chan struct{})}
-	ctr.hub, ctr.record.Status = newHub(), shimapi.StatusRunning
+	ctr.hub, ctr.record = newHub(), shimapi.Record{ID: id, Pod: pod, Status: shimapi.StatusRunning}
+	ctr.publish(shimapi.EventStarted)
 	close(ctr.ready)
 	reg.containers[id] = ctr
 	return ctr
@@ -44,6 +46,7 @@ func TestRunning(t *testing.T) {
 		t.Errorf("a running container: %v, %v", got, err)
 	}
 	ctr.record.Status = shimapi.StatusStopped
+	ctr.publish(shimapi.EventExited)
 	if _, err := reg.running("c"); asWireError(err).Kind != shimapi.KindNotRunning {
 		t.Errorf("a stopped container: %v, want %s", err, shimapi.KindNotRunning)
 	}
@@ -53,6 +56,29 @@ func TestRunning(t *testing.T) {
 	ctr.failed = true
 	if _, err := reg.container("c"); asWireError(err).Kind != shimapi.KindNotFound {
 		t.Errorf("a container whose creation failed: %v, want %s", err, shimapi.KindNotFound)
+	}
+}
+
+// TestARecordBeingWrittenHoldsUpNobody: while the record of a tracer is being written, and the
+// disk does not answer, its pod and all others can go on.
+func TestARecordBeingWrittenHoldsUpNobody(t *testing.T) {
+	reg := newRegistry()
+	ctr := madeContainer(reg, "c", "p", 10)
+	ctr.tracer = true
+	ctr.mu.Lock() // as while it is written
+	defer ctr.mu.Unlock()
+	answered := make(chan []*container, 1)
+	go func() { answered <- reg.tracersOf("p") }()
+	select {
+	case got := <-answered:
+		if len(got) != 1 || got[0] != ctr {
+			t.Errorf("the tracers are %v, want the one", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the tracers of the pod are not told, with the lock of all pods held")
+	}
+	if got, err := reg.running("c"); got != ctr || err != nil {
+		t.Errorf("the container: %v, %v", got, err)
 	}
 }
 

@@ -23,7 +23,7 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 	ctr.useTask(b.shim.Task(ctr.id), cs.foreign, shimapi.Bundle{ID: ctr.id, Dir: r.Bundle, Runtime: b.request.Bundle.Runtime})
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.process, ctr.io = ended{}, &stdio{}
-		cs.hub.publish(shimapi.EventExited, ctr.record)
+		ctr.publish(shimapi.EventExited)
 		close(ctr.done)
 		return nil
 	}

@@ -131,7 +131,7 @@ func (t *tracers) freeze(all []*container) error {
 		if err == nil {
 			err = ctr.groups.setFrozen(cgroups.Frozen)
 		}
-		if err != nil && ctr.status() == shimapi.StatusRunning {
+		if err != nil && ctr.current().Status == shimapi.StatusRunning { // its end may be being written
 			return fault(shimapi.KindInternal,
 				"container %s, which has CAP_SYS_PTRACE in the same PID namespace, can't be frozen while this one is made: %w", ctr.id, err)
 		}
