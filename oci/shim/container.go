@@ -429,13 +429,20 @@ func (ctr *container) execFailure() string {
 	return strings.TrimPrefix(said, "exec ")
 }
 
-// countOOMs publishes an event if the OOM killer has killed since the last one.
+// countOOMs publishes an event if the OOM killer has killed since the last one. The container
+// may end while its counter is read, and be deleted; its end then tells of the kills.
 func (ctr *container) countOOMs() {
 	if ctr.status() != shimapi.StatusRunning {
 		return
 	}
 	if kills, more := ctr.ooms.fresh(); more {
-		ctr.change(shimapi.EventOOM, func(rec *shimapi.Record) { rec.OOMKills = max(rec.OOMKills, kills) })
+		ctr.changeIf(shimapi.EventOOM, func(rec *shimapi.Record) bool {
+			if rec.Status != shimapi.StatusRunning {
+				return false
+			}
+			rec.OOMKills = max(rec.OOMKills, kills)
+			return true
+		})
 	}
 }
 

@@ -70,11 +70,21 @@ func (r *recorder) status() shimapi.Status {
 
 // change changes the record, writes it to disk and publishes it as an event.
 func (r *recorder) change(kind string, alter func(*shimapi.Record)) {
+	r.changeIf(kind, func(rec *shimapi.Record) bool {
+		alter(rec)
+		return true
+	})
+}
+
+// changeIf is change unless alter returns false and has altered nothing: what the change is about
+// may have ended, or be forgotten, since the caller has looked.
+func (r *recorder) changeIf(kind string, alter func(*shimapi.Record) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	alter(&r.record)
-	r.save()
-	r.publish(kind)
+	if alter(&r.record) {
+		r.save()
+		r.publish(kind)
+	}
 }
 
 // publish tells everybody of the record. It is called with mu held, or before anybody else knows
@@ -112,13 +122,13 @@ func (r *recorder) saveLater(pause time.Duration) {
 
 // endInput records that the input of the container has ended, unless it has ended itself.
 func (r *recorder) endInput() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.record.Status != shimapi.StatusStopped {
-		r.record.StdinClosed = true
-		r.save()
-		r.publish(shimapi.EventStdinClosed)
-	}
+	r.changeIf(shimapi.EventStdinClosed, func(rec *shimapi.Record) bool {
+		if rec.Status == shimapi.StatusStopped {
+			return false
+		}
+		rec.StdinClosed = true
+		return true
+	})
 }
 
 // setExit writes how a process ended into its record.
