@@ -38,7 +38,8 @@
 //     namespaces. Its sandbox container, where the runtime needs one, joins them.
 //   - The streams of a container of a foreign shim are fifos whose other ends are held here
 //     and by the daemon, like those of pipes: the container loses no output when either dies.
-//     When its foreign shim dies the container is ended, and the end recorded.
+//     When its foreign shim dies the container is ended, and the end recorded. So long as the
+//     host lacks what that takes it counts as running, which it may be.
 //   - Each call to a foreign shim is bounded, and none makes the daemon wait longer than it waits
 //     for this process. A foreign shim is killed itself when it does not do a kill and either
 //     answers no question after it or has the container run on, and when it has done the kill

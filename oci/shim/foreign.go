@@ -18,7 +18,8 @@ type Foreign interface {
 	// Connect finds the shim that Start has started for a pod, of this process or of the
 	// one that it replaces.
 	Connect(ctx context.Context, b shimapi.Bundle) (ForeignShim, error)
-	// Reclaim ends a container that no living shim holds, and tells how it ended.
+	// Reclaim ends a container that no living shim holds, and tells how it ended. An error that
+	// wraps [context.DeadlineExceeded] or a shortage of the host says that it may work later.
 	Reclaim(ctx context.Context, b shimapi.Bundle) (shimapi.ExitStatus, error)
 	// ReclaimShim kills the shim of a pod that nobody can talk to.
 	ReclaimShim(ctx context.Context, b shimapi.Bundle) error

@@ -17,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"berth/oci/failure"
 	"berth/oci/shimapi"
 )
 
@@ -45,12 +46,27 @@ func (p *taskProcess) wait() end {
 	if p.lost == nil {
 		return end{lost: true}
 	}
-	exit, err := p.lost()
-	if err != nil {
+	return p.reclaim()
+}
+
+// reclaimPause is how long the next try to end what a dead foreign shim has left is put off.
+const reclaimPause = time.Second
+
+// reclaim ends what a dead foreign shim has left. It tries for as long as the host lacks what
+// that takes, or the shim's program does not end in time: the container may run on so long, and
+// how it ends is known to that program only. After another failure the end is recorded, and the
+// deletion of the container tries again.
+func (p *taskProcess) reclaim() end {
+	for ; ; time.Sleep(reclaimPause) {
+		exit, err := p.lost()
+		if err == nil {
+			return exit
+		}
 		slog.Error("container without its foreign shim is not ended", "error", err)
-		return unknownEnd()
+		if !failure.IsShortage(err) && !errors.Is(err, context.DeadlineExceeded) {
+			return unknownEnd()
+		}
 	}
-	return exit
 }
 
 // unknownEnd is an end now that nobody can tell more of.

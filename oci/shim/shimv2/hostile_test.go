@@ -180,7 +180,7 @@ func TestProgramThatHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err := newClient(t).Start(ctx, bundleFor(t, path))
-	if err == nil || !strings.Contains(err.Error(), "did not end in time and was killed") {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not end in time and was killed") {
 		t.Errorf("error %v", err)
 	}
 }

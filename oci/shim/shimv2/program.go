@@ -58,7 +58,7 @@ func output(ctx context.Context, cmd *exec.Cmd, input []byte, place func(pid int
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return stdout.kept.Bytes(), nil
 	case ctx.Err() != nil:
-		err = errors.New("it did not end in time and was killed; see whether it runs by hand")
+		err = failure.New(ctx.Err(), "it did not end in time and was killed; see whether it runs by hand")
 	}
 	if said := strings.TrimSpace(stderr.kept.String() + " " + stdout.kept.String()); said != "" {
 		err = fmt.Errorf("%w: %.*s", err, maxSaid, said)
