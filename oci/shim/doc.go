@@ -67,6 +67,8 @@
 // # Files
 //
 //   - DIR/shim.sock and DIR/shim.json: the socket, and who serves it.
+//   - DIR/log: what this process says, which is its stderr. The client makes it; it is emptied
+//     here when it gets too large (ownlog.go).
 //   - DIR/empty: the root directory of pause processes.
 //   - DIR/mounts: where a copy of that namespace has the sources of mounts; empty elsewhere.
 //   - DIR/state/CTR: libcontainer's state, and cgroup.json, which names the cgroup of a

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,7 +61,9 @@ func run(c Config, level slog.Level, ready *os.File) error {
 	if !filepath.IsAbs(c.Dir) {
 		return errors.New("berth-shim is started by berthd; --dir must be absolute")
 	}
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	log := boundLog(os.Stderr, maxLog)
+	slog.SetDefault(slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: level})))
+	logrus.SetOutput(log)
 	nameThreads(filepath.Base(os.Args[0]))
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)

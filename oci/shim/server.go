@@ -51,7 +51,7 @@ type Server struct {
 // New makes the socket of the shim and writes its identity. Clients can connect once it has
 // returned; they are answered when [Server.Serve] runs.
 func New(c Config) (*Server, error) {
-	logrus.SetLevel(logrus.WarnLevel) // the log of libcontainer, which also goes to stderr
+	logrus.SetLevel(logrus.WarnLevel) // the log of libcontainer, which goes where the shim's own goes
 	s := &Server{config: c, registry: newRegistry(), hub: newHub(), left: make(chan struct{})}
 	bootID, err := procfs.BootID()
 	if err != nil {

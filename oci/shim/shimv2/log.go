@@ -17,7 +17,7 @@ const (
 	// logName is the fifo of a shim's log in its bundle, which is made before the shim starts.
 	logName = "log"
 	// maxLines is how many lines of one shim's log are passed on. A container may be able
-	// to make its shim write, and the log has no other bound.
+	// to make its shim write, and what is in the log of all would have to give way.
 	maxLines = 1000
 	// maxLine is how much of a line is passed on, in bytes.
 	maxLine = 4 << 10
