@@ -31,6 +31,9 @@
 //   - A layer is deleted as soon as no image, no [Store.Hold] and no pull in progress
 //     refers to it. Before the first Sweep nothing is deleted: after a restart of the
 //     daemon not all holds may be known until then.
+//   - A layer that [Store.Check] found damaged and dropped is in no image and in no new mount
+//     from then on. Containers that are mounted on it keep its files, over restarts, until
+//     the last of them has released its hold.
 //   - Every byte from a registry is verified before it is used: blobs by the digest of
 //     their descriptor, uncompressed layers by the diffID in the configuration.
 //   - Pulls that need the same layer from the same registry share one download, and pulls
@@ -89,7 +92,9 @@
 //	                       Manifest and configuration are not kept in memory
 //	ROOT/images/.lock      held while the store is open
 //	ROOT/layers/CHAINID/   one unpacked layer (see package image/layer)
-//	ROOT/layers/.tmp-*     layers being unpacked or deleted; dropped by Sweep
+//	ROOT/layers/.tmp-*     layers being unpacked or deleted; deleted by Sweep
+//	ROOT/layers/.dropped-CHAINID-*
+//	                       damaged layers that containers are mounted on
 //	ROOT/layers/.empty/    empty lower directories
 //
 // # Why not X

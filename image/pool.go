@@ -29,12 +29,14 @@ type layerPool struct {
 
 	renames sync.Mutex // see "Locks" in doc.go
 
-	mu     sync.Mutex
-	layers map[string]*layerInfo // by ChainID
-	holds  map[string][]string   // ChainIDs, by the key of the hold
-	swept  bool
-	left   []string // .tmp directories that an earlier process left
-	keys   uint64   // counter for the keys of brief holds and the names of layers to be deleted
+	mu      sync.Mutex
+	layers  map[string]*layerInfo // by ChainID
+	holds   map[string][]string   // ChainIDs, by the key of the hold
+	absent  map[string]int        // references to layers that are not there, by ChainID
+	dropped []*droppedLayer
+	swept   bool
+	left    []string // paths of the .tmp directories that an earlier process left
+	keys    uint64   // counter for the keys of brief holds and the names of layers to be deleted
 }
 
 // layerInfo is a complete layer.
@@ -45,9 +47,12 @@ type layerInfo struct {
 }
 
 // openPool reads the directory, which it creates if it does not exist: the complete layers
-// in it, and the temporary directories that an earlier process left.
+// in it, and the dropped layers and temporary directories that an earlier process left.
 func openPool(dir string, bg *background) (*layerPool, error) {
-	p := &layerPool{dir: dir, bg: bg, layers: map[string]*layerInfo{}, holds: map[string][]string{}}
+	p := &layerPool{
+		dir: dir, bg: bg,
+		layers: map[string]*layerInfo{}, holds: map[string][]string{}, absent: map[string]int{},
+	}
 	if err := errors.Join(os.MkdirAll(filepath.Join(dir, emptyDir), 0o700),
 		os.MkdirAll(p.emptyLower(0), 0o755), os.MkdirAll(p.emptyLower(1), 0o755)); err != nil {
 		return nil, err
@@ -57,15 +62,23 @@ func openPool(dir string, bg *background) (*layerPool, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		switch name := e.Name(); {
+		name := e.Name()
+		if d, ok := droppedFrom(dir, name); ok {
+			p.dropped = append(p.dropped, d)
+			continue
+		}
+		switch {
 		case strings.HasPrefix(name, tmpPrefix):
-			p.left = append(p.left, name)
-		case isHex(name) && len(name) == 64 && e.IsDir():
+			p.left = append(p.left, filepath.Join(dir, name))
+		case isLayerName(name) && e.IsDir():
 			p.layers["sha256:"+name] = &layerInfo{}
 		}
 	}
 	return p, nil
 }
+
+// isLayerName tells whether a directory of ROOT/layers with this name is a complete layer.
+func isLayerName(name string) bool { return isHex(name) && len(name) == 64 }
 
 // path returns the directory of a complete layer.
 func (p *layerPool) path(chain string) string {
@@ -109,8 +122,9 @@ func (p *layerPool) ref(layers []layerRecord) error {
 	return nil
 }
 
-func missing(chain string) error {
-	return fmt.Errorf("%w: layer %s is not in the store; pull the image again", ErrNotFound, chain)
+func missing(chains ...string) error {
+	names := strings.Join(chains, ", layer ")
+	return fmt.Errorf("%w: the store lacks layer %s; pull the image again", ErrNotFound, names)
 }
 
 // refPresent adds a reference to the layer if it is complete, and reports whether it is.
@@ -131,12 +145,23 @@ func (p *layerPool) unref(chains []string) {
 	}
 	p.mu.Lock()
 	for _, c := range chains {
-		if info := p.layers[c]; info != nil {
-			info.refs--
-		}
+		p.refer(c, -1)
 	}
 	p.mu.Unlock()
 	p.collect(p.bg.ctx, chains) //nolint:errcheck // the next sweep deletes what is left
+}
+
+// refer adds n to the references to a layer, and reports whether the layer is there. If it is
+// not, they are kept for a layer that is made in its place. It is called with mu locked.
+func (p *layerPool) refer(chain string, n int) bool {
+	if info := p.layers[chain]; info != nil {
+		info.refs += n
+		return true
+	}
+	if p.absent[chain] += n; p.absent[chain] == 0 {
+		delete(p.absent, chain)
+	}
+	return false
 }
 
 // collect deletes those of the layers that have no references. Each is first renamed, so
@@ -162,20 +187,12 @@ func (p *layerPool) collect(ctx context.Context, chains []string) error {
 			errs = append(errs, err)
 			continue
 		}
-		renamed = append(renamed, tmp)
+		if tmp != "" {
+			renamed = append(renamed, tmp)
+		}
 	}
 	p.renames.Unlock()
-	for _, d := range renamed {
-		errs = append(errs, dirtree.Remove(ctx, d))
-	}
-	return errors.Join(errs...)
-}
-
-// setAside renames a layer's directory to a temporary name and returns that. A directory of
-// this name is deleted at the next start at the latest. It is called with renames locked.
-func (p *layerPool) setAside(chain string) (string, error) {
-	to := filepath.Join(p.dir, tmpPrefix+"dead-"+strconv.FormatInt(now().UnixNano(), 36)+"-"+strconv.FormatUint(p.nextKey(), 10))
-	return to, os.Rename(p.path(chain), to) // needs no space on a full disk
+	return errors.Join(append(errs, removeAll(ctx, renamed))...)
 }
 
 func (p *layerPool) nextKey() uint64 {
@@ -201,54 +218,64 @@ func (p *layerPool) place(dir, chain string) error {
 }
 
 // add makes a layer with its final name complete; refs is the number of pulls that refer to
-// it. Holds may refer to it too, if it replaces a layer that [layerPool.drop] removed.
+// it. There are more references if it replaces a layer that [layerPool.drop] removed.
 func (p *layerPool) add(rec layerRecord, refs int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.layers[rec.ChainID] = &layerInfo{
-		bytes: rec.Bytes, inodes: rec.Inodes, known: true, refs: refs + p.countHolds(rec.ChainID),
+		bytes: rec.Bytes, inodes: rec.Inodes, known: true, refs: refs + p.absent[rec.ChainID],
 	}
+	delete(p.absent, rec.ChainID)
 }
 
 // drop removes a damaged layer, also if there are references to it. A mount of the layer
 // keeps working, because overlayfs refers to the directory and not to its name; therefore
-// the files of a layer with holds stay until the next start. The function returned deletes
-// the files of a layer without holds, which may take long.
+// the files of a layer with holds stay until these holds have ended, as a [droppedLayer]. The
+// function returned deletes the files of a layer without holds, which may take long.
 func (p *layerPool) drop(chain string) (remove func(context.Context) error, err error) {
 	p.renames.Lock()
 	defer p.renames.Unlock()
 	p.mu.Lock()
-	known, held := p.layers[chain] != nil, p.countHolds(chain) > 0
+	info := p.layers[chain]
 	delete(p.layers, chain)
+	if info != nil {
+		p.refer(chain, info.refs) // those who have them will end them
+	}
 	p.mu.Unlock()
-	if !known { // removed meanwhile; a directory of its name may be a new layer before [layerPool.add]
+	if info == nil { // removed meanwhile; a directory of its name may be a new layer before [layerPool.add]
 		return func(context.Context) error { return nil }, nil
 	}
 	tmp, err := p.setAside(chain)
 	return func(ctx context.Context) error {
-		if held {
+		if tmp == "" {
 			return nil
 		}
 		return dirtree.Remove(ctx, tmp)
 	}, err
 }
 
-// hold is [Store.Hold].
+// hold is [Store.Hold]. A layer that is not there belongs to the hold all the same.
 func (p *layerPool) hold(key string, chains []string) error {
 	p.mu.Lock()
+	var lacking []string
 	for _, c := range chains {
-		if p.layers[c] == nil {
-			p.mu.Unlock()
-			return missing(c)
+		if !p.refer(c, 1) && !p.isDropped(c) {
+			lacking = append(lacking, c)
 		}
-	}
-	for _, c := range chains {
-		p.layers[c].refs++
 	}
 	old := p.holds[key]
 	p.holds[key] = slices.Clone(chains)
+	if len(lacking) > 0 { // the former hold goes on
+		p.holds[key] = slices.Concat(old, chains)
+		old = nil
+	}
+	free := p.useDropped(key, p.holds[key])
 	p.mu.Unlock()
 	p.unref(old)
+	removeAll(p.bg.ctx, free) //nolint:errcheck // the next sweep deletes what is left
+	if len(lacking) > 0 {
+		return missing(lacking...)
+	}
 	return nil
 }
 
@@ -258,7 +285,12 @@ const briefly = "\x00"
 // holdBriefly holds layers until the function returned is called.
 func (p *layerPool) holdBriefly(chains []string) (release func(), err error) {
 	key := briefly + strconv.FormatUint(p.nextKey(), 10)
-	return func() { p.release(key) }, p.hold(key, chains)
+	release = func() { p.release(key) }
+	if err := p.hold(key, chains); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // release is [Store.Release].
@@ -266,31 +298,17 @@ func (p *layerPool) release(key string) {
 	p.mu.Lock()
 	old := p.holds[key]
 	delete(p.holds, key)
+	free := p.useDropped(key, nil)
 	p.mu.Unlock()
 	p.unref(old)
-}
-
-// countHolds returns the number of holds on the layer that are not brief. It is called with
-// mu locked.
-func (p *layerPool) countHolds(chain string) (n int) {
-	for key, chains := range p.holds {
-		if strings.HasPrefix(key, briefly) {
-			continue
-		}
-		for _, c := range chains {
-			if c == chain {
-				n++
-			}
-		}
-	}
-	return n
+	removeAll(p.bg.ctx, free) //nolint:errcheck // the next sweep deletes what is left
 }
 
 // sweep is [Store.Sweep].
 func (p *layerPool) sweep(ctx context.Context) error {
 	p.mu.Lock()
 	p.swept = true
-	left := p.left
+	left := slices.Concat(p.left, p.useDropped("", nil)) // those without users
 	p.left = nil
 	var unused []string
 	for c, info := range p.layers {
@@ -299,15 +317,7 @@ func (p *layerPool) sweep(ctx context.Context) error {
 		}
 	}
 	p.mu.Unlock()
-	var errs []error
-	for _, name := range left {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		errs = append(errs, dirtree.Remove(ctx, filepath.Join(p.dir, name)))
-	}
-	errs = append(errs, p.collect(ctx, unused))
-	return errors.Join(errs...)
+	return errors.Join(removeAll(ctx, left), p.collect(ctx, unused))
 }
 
 // removeUnpacked deletes a directory that did not become a layer. When the store is closed

@@ -150,42 +150,162 @@ func TestPoolSweepsWhatWasLeft(t *testing.T) {
 	poolHas(t, p)
 }
 
-func TestPoolDropWhileHeld(t *testing.T) {
-	p := newPool(t, "held", "free")
-	if err := p.hold("container", []string{chainOf("held")}); err != nil {
+// dropNow drops a layer as a repair does.
+func dropNow(t *testing.T, p *layerPool, name string) {
+	t.Helper()
+	remove, err := p.drop(chainOf(name))
+	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]bool{"held": true, "free": false} {
-		remove, err := p.drop(chainOf(name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := remove(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		files, err := filepath.Glob(filepath.Join(p.dir, tmpPrefix+"*", "file"))
-		if err != nil || (len(files) == 1) != want {
-			t.Errorf("%s: the files %q are left, want some: %v", name, files, want)
-		}
-		for _, f := range files {
-			if err := os.RemoveAll(filepath.Dir(f)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	// It is made again; the hold is counted for it.
-	if err := os.Mkdir(filepath.Join(p.dir, tmpPrefix+"new"), 0o755); err != nil {
+	if err := remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.place(filepath.Join(p.dir, tmpPrefix+"new"), chainOf("held")); err != nil {
+}
+
+// droppedFiles returns the paths of the files of dropped layers.
+func droppedFiles(t *testing.T, p *layerPool) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(p.dir, ".*", "file"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	p.add(layersNamed("held")[0], 0)
+	return files
+}
+
+// makeLayer makes a layer as a pull does that has one reference to it until it ends.
+func makeLayer(t *testing.T, p *layerPool, name string) {
+	t.Helper()
+	made := filepath.Join(p.dir, tmpPrefix+"new")
+	if err := os.Mkdir(made, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.place(made, chainOf(name)); err != nil {
+		t.Fatal(err)
+	}
+	p.add(layersNamed(name)[0], 1)
+}
+
+// restarted opens the pool anew, as a restart does, with a hold of the one container.
+func restarted(t *testing.T, p *layerPool, chains ...string) *layerPool {
+	t.Helper()
+	p, err := openPool(p.dir, p.bg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.hold("container", chains); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	poolHas(t, p, "held")
+	return p
+}
+
+func TestPoolDropWhileHeld(t *testing.T) {
+	p := newPool(t, "held", "free")
+	err := errors.Join(p.hold("container", []string{chainOf("held")}), p.ref(layersNamed("free")), p.sweep(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropNow(t, p, "free")
+	if files := droppedFiles(t, p); len(files) != 0 {
+		t.Errorf("the files %q of a layer without holds are left", files)
+	}
+	dropNow(t, p, "held")
+	files := droppedFiles(t, p)
+	if len(files) != 1 {
+		t.Fatalf("the files %q are left, want those of the held layer", files)
+	}
+	for range 2 {
+		p = restarted(t, p, chainOf("held"))
+		if got := droppedFiles(t, p); !slices.Equal(got, files) {
+			t.Errorf("a restart under the running container left the files %q, want %q", got, files)
+		}
+	}
+	// A container that is made later is mounted on the new layer.
+	makeLayer(t, p, "held")
+	if err := p.hold("later", []string{chainOf("held")}); err != nil {
+		t.Fatal(err)
+	}
+	p.unref([]string{chainOf("held")}) // the pull
 	p.release("container")
+	poolHas(t, p, "held")
+	p.release("later")
+	poolHas(t, p)
+}
+
+// A container that ended while the daemon was down has no hold any more.
+func TestPoolSweepsDroppedLayers(t *testing.T) {
+	p := newPool(t, "a")
+	if err := p.hold("container", []string{chainOf("a")}); err != nil {
+		t.Fatal(err)
+	}
+	dropNow(t, p, "a")
+	if err := os.Mkdir(filepath.Join(p.dir, droppedPrefix+"of-nothing"), 0o755); err != nil { // not the store's
+		t.Fatal(err)
+	}
+	p = restarted(t, p)
+	if err := os.Remove(filepath.Join(p.dir, droppedPrefix+"of-nothing")); err != nil {
+		t.Error(err)
+	}
+	poolHas(t, p)
+}
+
+// Before the sweep it is not known which containers there are, so a dropped layer may be held.
+func TestPoolDropBeforeTheSweep(t *testing.T) {
+	p := newPool(t, "a", "b")
+	dropNow(t, p, "a")
+	dropNow(t, p, "b")
+	if err := p.hold("container", []string{chainOf("a")}); err != nil {
+		t.Errorf("the hold of what runs on a dropped layer: %v", err)
+	}
+	if err := p.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if files := droppedFiles(t, p); len(files) != 1 {
+		t.Errorf("the files %q are left, want those of the held layer", files)
+	}
+	if err := p.hold("container", nil); err != nil {
+		t.Fatal(err)
+	}
+	poolHas(t, p) // the hold was replaced
+}
+
+// A container keeps what there is of a damaged image.
+func TestPoolHoldsWhatThereIs(t *testing.T) {
+	p := newPool(t, "a", "c")
+	err := p.hold("container", []string{chainOf("a"), chainOf("b"), chainOf("c")})
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), chainOf("b")) {
+		t.Errorf("a hold without the layer b gave %v, want ErrNotFound with its name", err)
+	}
+	if err := p.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	poolHas(t, p, "a", "c")
+	if release, err := p.holdBriefly([]string{chainOf("a"), chainOf("b")}); err == nil || release != nil {
+		t.Errorf("a brief hold without the layer b gave %v, want an error", err)
+	}
+	makeLayer(t, p, "b")
+	p.unref([]string{chainOf("b")})
+	poolHas(t, p, "a", "b", "c") // the hold counts for it
+	p.release("container")
+	poolHas(t, p)
+}
+
+// A reference to a dropped layer ends later than that, and must not be taken from the layer
+// that was made in its place.
+func TestPoolEndsReferencesToADroppedLayer(t *testing.T) {
+	p := newPool(t, "a")
+	release, err := p.holdBriefly([]string{chainOf("a")})
+	if err != nil || !p.refPresent(chainOf("a")) || p.sweep(t.Context()) != nil {
+		t.Fatal(err)
+	}
+	dropNow(t, p, "a")
+	makeLayer(t, p, "a")
+	release()
+	p.unref([]string{chainOf("a")})
+	poolHas(t, p, "a") // the pull that made it has its reference
+	p.unref([]string{chainOf("a")})
 	poolHas(t, p)
 }
 

@@ -208,18 +208,19 @@ func (s *Store) Remove(_ context.Context, ref string) error {
 
 // Hold prevents the deletion of layers (Image.Layers) until [Store.Release] is called with
 // the same key, such as the ID of a container. A second Hold with a key replaces the first.
-// If one of the layers does not exist it fails with [ErrNotFound] and changes nothing.
+// If some of the layers do not exist it fails with [ErrNotFound] and holds the others, beside
+// what the key held before: a container that runs on a damaged image needs what is left of it.
 func (s *Store) Hold(key string, layers []string) error { return s.pool.hold(key, layers) }
 
-// Release ends a hold. Before it returns, the layers that have no other reference (their
-// images were removed meanwhile) are deleted.
+// Release ends a hold, also one that failed. Before it returns, the layers that have no other
+// reference (their images were removed meanwhile) are deleted.
 func (s *Store) Release(key string) { s.pool.release(key) }
 
-// Sweep deletes the temporary directories of an earlier process and every layer without a
-// reference. It is called after a start, when all holds were made again. Only from then on
-// are layers deleted when their last reference ends. The deletion may take minutes; the
-// store can be used meanwhile. If ctx ends before, the Sweep of the next start deletes the
-// rest.
+// Sweep deletes the temporary directories of an earlier process, every layer without a
+// reference and every dropped layer without a hold. It is called after a start, when all holds
+// were made again. Only from then on are layers deleted when their last reference ends. The
+// deletion may take minutes; the store can be used meanwhile. If ctx ends before, the Sweep of
+// the next start deletes the rest.
 func (s *Store) Sweep(ctx context.Context) error { return s.pool.sweep(ctx) }
 
 func isHex(s string) bool {

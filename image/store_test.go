@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -26,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
+	"berth/image/layer"
 	"berth/oci/dirtree"
 )
 
@@ -292,6 +294,52 @@ func TestHold(t *testing.T) {
 	}
 	if err := s.Hold("c2", img.Layers); err == nil {
 		t.Error("a layer that is gone could be held")
+	}
+}
+
+// A repair under a running container leaves it all its files, over restarts.
+func TestRepairUnderAHold(t *testing.T) {
+	reg := newRegistry(t, nil)
+	lower, upper := layerOf(t, layerTar(t, entry{"f", "x"})), layerOf(t, layerTar(t, entry{"g", "y"}))
+	ref := reg.push(t, "held", imageOf(t, lower, upper))
+	root := t.TempDir()
+	s := openStore(t, Options{Root: root})
+	img := pullOK(t, s, ref)
+	if err := s.Hold("c1", img.Layers); err != nil {
+		t.Fatal(err)
+	}
+	spoiled := filepath.Join(s.pool.path(img.Layers[0]), layer.FSDir, "f")
+	if err := os.WriteFile(spoiled, []byte("damaged"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := s.Check(t.Context(), true); err != nil || len(rep.Problems) == 0 || !rep.Problems[0].Repaired {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if s, err = Open(Options{Root: root}); err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := errors.Join(s.Hold("c1", img.Layers), s.Sweep(t.Context())); err != nil {
+			t.Error(err)
+		}
+		for _, file := range []string{"f", "g"} {
+			left, err := filepath.Glob(filepath.Join(root, "layers", "*", layer.FSDir, file))
+			if err != nil || len(left) != 1 {
+				t.Errorf("after a restart the file %s is at %q, %v; want it at one place", file, left, err)
+			}
+		}
+	}
+	if len(s.List()) != 0 {
+		t.Error("the damaged image is listed")
+	}
+	s.Release("c1")
+	if left := layerDirs(t, s); len(left) != 0 {
+		t.Errorf("left after Release: %v", left)
 	}
 }
 

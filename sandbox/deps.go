@@ -16,7 +16,8 @@ type Images interface {
 	// the error wraps [ErrNotFound] when there is none.
 	Resolve(ref string) (Image, error)
 	// Hold keeps layers on disk until Release of the same key, whatever happens
-	// to the images that brought them. Repeating it with a key replaces.
+	// to the images that brought them. Repeating it with a key replaces. When the store
+	// lacks some of them, the others are held all the same, and that is the error.
 	Hold(key string, layers []string) error
 	Release(key string)
 	Mount(ctx context.Context, r RootfsRequest) error
