@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,9 +14,9 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
-	"berth/oci/failure"
 )
 
 // badSuffix is appended to the file names of records that can't be used.
@@ -45,41 +46,70 @@ type catalogue struct {
 	pinned []string
 }
 
-// openCatalogue reads all records in dir, which must exist. A record that can't be read,
-// or whose layers are not all there, is renamed with [badSuffix] and left out, so that the
-// image is pulled again.
+// openCatalogue reads all records in dir, which must exist. A record that can't be used, or
+// whose layers are not all there, is renamed with [badSuffix] and left out, so that the image
+// is pulled again. If it can't be told what a record says, openCatalogue fails and changes
+// nothing: the layers of an image that is left out are deleted.
 func openCatalogue(dir string, pinned []string, layers layerKeeper) (*catalogue, error) {
 	c := &catalogue{dir: dir, pinned: pinned, layers: layers}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	records := map[string]*record{}
+	records, bad, err := c.load(entries)
+	if err != nil {
+		return nil, fmt.Errorf("what images there are can't be told, so nothing was changed; "+
+			"it is tried again at the next start: %w", err)
+	}
+	for _, path := range bad { // so that Check reports it
+		os.Rename(path, path+badSuffix) //nolint:errcheck // on a read-only disk it stays
+	}
+	c.mendTags(records)
+	c.now.Store(newIndex(nil, records, pinned))
+	return c, nil
+}
+
+// load reads the records, adds references to their layers, and returns the paths of those
+// that are of no use. It fails if one could not be read, which tells nothing of the image.
+func (c *catalogue) load(entries []os.DirEntry) (records map[string]*record, bad []string, err error) {
+	records = map[string]*record{}
+	var unread []error
 	for _, e := range entries {
 		name := e.Name()
-		path := filepath.Join(dir, name)
+		path := filepath.Join(c.dir, name)
 		switch {
 		case strings.HasPrefix(name, atomicfile.TempPrefix):
 			os.Remove(path) // on a read-only disk it stays
 		case strings.HasSuffix(name, ".json"):
 			r, err := c.readRecord(path)
 			if err == nil {
-				err = layers.ref(r.Layers)
+				err = c.layers.ref(r.Layers)
 			}
-			if failure.IsShortage(err) {
-				return nil, fmt.Errorf("read the record of an image: %w", err) // it is whole, as far as is known
+			switch {
+			case err == nil:
+				records[r.ID] = r
+				c.seq = max(c.seq, r.Seq)
+			case isOfNoUse(err):
+				bad = append(bad, path)
+			default:
+				unread = append(unread, err)
 			}
-			if err != nil { // renamed, so that Check reports it
-				os.Rename(path, path+badSuffix) //nolint:errcheck // on a read-only disk it stays
-				continue
-			}
-			records[r.ID] = r
-			c.seq = max(c.seq, r.Seq)
 		}
 	}
-	c.mendTags(records)
-	c.now.Store(newIndex(nil, records, pinned))
-	return c, nil
+	return records, bad, errors.Join(unread...)
+}
+
+// isOfNoUse tells whether the error of a record says for sure that there is none which could
+// be used: its content is no record or one of another version, a layer is missing, or
+// something else is in its place. Another error, of a host that lacks descriptors or memory or
+// of a faulty disk, tells nothing of the record.
+func isOfNoUse(err error) bool {
+	for _, sure := range []error{ErrCorrupt, ErrNotFound, atomicfile.ErrUnreadable, fs.ErrNotExist, unix.EISDIR} {
+		if errors.Is(err, sure) {
+			return true
+		}
+	}
+	return false
 }
 
 // view returns the present content of the catalogue as an immutable index.
@@ -89,19 +119,21 @@ func (c *catalogue) path(id string) string {
 	return filepath.Join(c.dir, strings.TrimPrefix(id, "sha256:")+".json")
 }
 
+// readRecord reads the record of an image. The error is [ErrCorrupt] if it was read and makes
+// no sense.
 func (c *catalogue) readRecord(path string) (*record, error) {
 	var r record
 	if err := atomicfile.Read(path, &r); err != nil {
 		return nil, err
 	}
 	if r.Version != recordVersion {
-		return nil, fmt.Errorf("its version is %d, this berth knows %d", r.Version, recordVersion)
+		return nil, corrupt("its version is %d, this berth knows %d", r.Version, recordVersion)
 	}
 	if c.path(r.ID) != path {
-		return nil, fmt.Errorf("it is of the image %q", r.ID)
+		return nil, corrupt("it is of the image %q", r.ID)
 	}
 	if err := r.parse(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	r.Tags, r.Digests = canonical(r.Tags), canonical(r.Digests)
 	return r.slim(), nil

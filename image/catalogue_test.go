@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -213,6 +215,51 @@ func TestCatalogueIsNotOpenedWithoutDescriptors(t *testing.T) {
 	layers.fail = nil
 	if c, err := openCatalogue(dir, nil, layers); err != nil || len(c.view().records) != 1 {
 		t.Errorf("opened later with %d records, %v; want one", len(c.view().records), err)
+	}
+}
+
+// A record that can't be read for a reason that says nothing of it, here a link to itself for
+// a faulty disk, keeps the store from being opened. Nothing is renamed, not even a bad record.
+func TestCatalogueLeavesWhatItCantRead(t *testing.T) {
+	dir := t.TempDir()
+	c, layers := newCatalogue(t, dir)
+	r := recordOf(t, "joe", "a")
+	put(t, c, r, "")
+	path, kept, bad := c.path(r.ID), filepath.Join(t.TempDir(), "kept"), c.path(digest.FromString("bad").String())
+	err := errors.Join(os.Rename(path, kept), os.Symlink(path, path), os.WriteFile(bad, []byte("{"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := layers.refs[chainOf("a")]
+	if c, err := openCatalogue(dir, nil, layers); !errors.Is(err, unix.ELOOP) || !strings.Contains(err.Error(), path) {
+		t.Errorf("opened beside an unread record: %v, %v; want an error that names %s", c, err, path)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*"+badSuffix)); err != nil || len(left) != 0 {
+		t.Errorf("renamed: %q, %v; want nothing", left, err)
+	}
+	if err := os.Rename(kept, path); err != nil {
+		t.Fatal(err)
+	}
+	c, err = openCatalogue(dir, nil, layers)
+	if refs := layers.refs[chainOf("a")]; err != nil || len(c.view().records) != 1 || refs != before+1 {
+		t.Fatalf("opened once it can be read: %d references, %v; want one more than %d", refs, err, before)
+	}
+	if left, err := c.unreadable(); err != nil || len(left) != 1 || left[digest.FromString("bad").String()] == "" {
+		t.Errorf("the records left out are %v, %v; want the bad one", left, err)
+	}
+}
+
+// Something else in the place of a record is no record.
+func TestCatalogueLeavesOutADirectory(t *testing.T) {
+	dir := t.TempDir()
+	c, _ := newCatalogue(t, dir)
+	id := digest.FromString("directory").String()
+	if err := os.Mkdir(c.path(id), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, _ = newCatalogue(t, dir)
+	if left, err := c.unreadable(); err != nil || len(left) != 1 || left[id] == "" {
+		t.Errorf("the records left out are %v, %v; want the directory", left, err)
 	}
 }
 

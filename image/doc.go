@@ -28,6 +28,9 @@
 //     layers were flushed to disk (one syncfs(2) for the image) and renamed to their
 //     final names. A crash before that leaves trees without a record, which Sweep deletes.
 //   - A layer directory under its final name is complete and never changes.
+//   - An image goes by its record alone. One that is damaged, or that lacks a layer, is put
+//     aside when the store is opened. One that can't be read for another reason, such as a
+//     faulty disk, keeps the store from being opened, and nothing is changed.
 //   - A layer is deleted as soon as no image, no [Store.Hold] and no pull in progress
 //     refers to it. Before the first Sweep nothing is deleted: after a restart of the
 //     daemon not all holds may be known until then.
