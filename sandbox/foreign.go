@@ -13,6 +13,7 @@ import (
 	"berth/oci"
 	"berth/oci/shimapi"
 	"berth/oci/shims"
+	"berth/sandbox/record"
 )
 
 // reclaimTimeout bounds the end of what a dead shim left.
@@ -31,7 +32,7 @@ func (p *podVerbs) startSandbox(ctx context.Context, s *Sandbox, shim *shims.Shi
 		User: *plan.Pause.User, Hostname: plan.Hostname, OOMScoreAdj: plan.Pause.OOMScoreAdj,
 	}
 	if rec.hasContainer() && rec.Runtime.Image != "" {
-		if err := p.mountSandboxImage(ctx, rec, &proc); err != nil {
+		if err := p.mountSandboxImage(ctx, s, &proc); err != nil {
 			return fmt.Errorf("image of the sandbox container: %w", err)
 		}
 	}
@@ -56,9 +57,14 @@ func (p *podVerbs) startSandbox(ctx context.Context, s *Sandbox, shim *shims.Shi
 
 // mountSandboxImage mounts the image of the sandbox container and reads from its
 // configuration what runs.
-func (p *podVerbs) mountSandboxImage(ctx context.Context, rec *podRecord, proc *oci.SandboxProcess) error {
+func (p *podVerbs) mountSandboxImage(ctx context.Context, s *Sandbox, proc *oci.SandboxProcess) error {
+	rec := s.rec.get()
 	img, err := p.images.Resolve(rec.Runtime.Image)
 	if err != nil {
+		return err
+	}
+	// Written before the pod is ready; until then a daemon that finds it destroys it.
+	if err := s.change(inMemory, func(rec *podRecord) { rec.SandboxLayers = img.Layers }); err != nil {
 		return err
 	}
 	if err := p.images.Hold(rec.ID, img.Layers); err != nil {
@@ -83,6 +89,18 @@ func (p *podVerbs) mountSandboxImage(ctx context.Context, rec *podRecord, proc *
 	}
 	if len(proc.Args) == 0 {
 		return failed(ErrInvalid, "%s names no command", rec.Runtime.Image)
+	}
+	return nil
+}
+
+// holdSandboxImage keeps what mountSandboxImage mounted for an earlier daemon.
+func (r *recovery) holdSandboxImage(s *Sandbox) error {
+	rec := s.rec.get()
+	if len(rec.SandboxLayers) == 0 || rec.Intent == record.Stopped {
+		return nil
+	}
+	if err := r.images.Hold(s.id, rec.SandboxLayers); err != nil {
+		return fmt.Errorf("hold the layers of the sandbox container of pod %s: %w", s.id, err)
 	}
 	return nil
 }

@@ -78,8 +78,8 @@ func (r *recovery) recoverPod(ctx context.Context, left leftPod) ([]task, error)
 	s := newSandbox(r.paths.podFile(id, record.PodFile), rec)
 	r.tell.adoptPod(s)
 	r.index.addPod(s)
-	// A container that can't be recovered must not keep its pod from being settled.
-	var errs []error
+	// What can't be recovered of it must not keep the pod from being settled.
+	errs := []error{r.holdSandboxImage(s)}
 	for _, c := range left.containers {
 		errs = append(errs, r.recoverContainer(ctx, s, c))
 	}

@@ -60,8 +60,12 @@ type Pod struct {
 	// has unless it asked for the same; "" on a host without SELinux, and in records of a
 	// daemon that did not write it.
 	SELinuxLevel string `json:"selinux_level,omitempty"`
-	PausePID     int    `json:"pause_pid,omitempty"`
-	PauseStart   uint64 `json:"pause_start,omitempty"` // start time of PausePID in clock ticks since boot
+	// SandboxLayers are the ChainIDs, lowest first, of Runtime.Image as the container that
+	// stands for the pod got it; nil without one, and in records of a daemon that did not
+	// write them.
+	SandboxLayers []string `json:"sandbox_layers,omitempty"`
+	PausePID      int      `json:"pause_pid,omitempty"`
+	PauseStart    uint64   `json:"pause_start,omitempty"` // start time of PausePID in clock ticks since boot
 }
 
 // Runtime is what a runtime handler means.

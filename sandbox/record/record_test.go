@@ -22,7 +22,7 @@ func TestFormsDoNotChange(t *testing.T) {
 			NoContainer: true, Image: "registry.test/pause:1",
 		}, CreatedAt: at,
 		BootID: "b", ShimID: "s", Network: &Network{IPs: []string{"10.0.0.1"}, Raw: json.RawMessage(`{"x":1}`)},
-		MadeCgroup: "/berth-p", SELinuxLevel: "s0:c1,c2", PausePID: 7, PauseStart: 8,
+		MadeCgroup: "/berth-p", SELinuxLevel: "s0:c1,c2", SandboxLayers: []string{"l"}, PausePID: 7, PauseStart: 8,
 	}
 	container := Container{
 		Version: 1, ID: "c", PodID: "p", Intent: Removing, Config: json.RawMessage(`{"metadata":{"name":"c"}}`), ImageID: "sha256:1",

@@ -24,6 +24,8 @@ const (
 	lostCtr   = "44444444444444444444444444444444444444444444444444444444444444aa"
 	usedLayer = "5555555555555555555555555555555555555555555555555555555555555555"
 	lostLayer = "6666666666666666666666666666666666666666666666666666666666666666"
+	podLayer  = "7777777777777777777777777777777777777777777777777777777777777777"
+	dropped   = ".dropped-" + usedLayer + "-1" // by a repair, under a container
 )
 
 // planted is a node with a pod, a container and an image that have records, and one leak of
@@ -46,10 +48,10 @@ func plant(t *testing.T, prefix string) *planted {
 	for _, sub := range []string{"pods", "containers", "shims"} {
 		p.dir(p.State, sub)
 	}
-	p.file("{}", p.Root, "pods", p.id(livingPod), "pod.json")
+	p.file(`{"sandbox_layers":["sha256:`+podLayer+`"]}`, p.Root, "pods", p.id(livingPod), "pod.json")
 	p.file(`{"layers":["sha256:`+usedLayer+`"]}`, p.Root, "pods", p.id(livingPod), "containers", livingCtr, "container.json")
 	p.file("{}", p.Root, "images", "sha.json")
-	for _, layer := range []string{usedLayer, lostLayer, ".tmp-1", ".empty"} {
+	for _, layer := range []string{usedLayer, lostLayer, podLayer, dropped, ".tmp-1", ".empty"} {
 		p.file("x", p.Root, "layers", layer, "file")
 	}
 	for _, pod := range []string{livingPod, lostPod} {
@@ -193,6 +195,7 @@ func TestLeaksOfEachKind(t *testing.T) {
 	}
 	for _, path := range []string{
 		filepath.Join(p.Root, "pods", p.id(livingPod), ".tmp-pod.json-2"), filepath.Join(p.Root, "layers", usedLayer, "file"),
+		filepath.Join(p.Root, "layers", podLayer, "file"), filepath.Join(p.Root, "layers", dropped, "file"),
 		filepath.Join(p.Root, "layers", ".empty"), filepath.Join(p.State, "containers", livingCtr, "rootfs"),
 		filepath.Join(p.Root, "cni", "results", "net-"+p.id(livingPod)+"-eth0"), filepath.Join(p.Root, "images", "sha.json"),
 	} {

@@ -55,6 +55,7 @@ func (r *records) addPod(dir, id string) error {
 	}
 	r.pods[id] = true
 	r.addProcess(pod.PausePID, pod.PauseStart)
+	r.addLayers(pod.SandboxLayers)
 	if err := r.addFact(dir); err != nil {
 		return err
 	}
@@ -67,12 +68,16 @@ func (r *records) addPod(dir, id string) error {
 			continue
 		}
 		r.containers[ctr] = true
-		for _, l := range c.Held() {
-			r.layers[layerName(l)] = true
-		}
+		r.addLayers(c.Held())
 		err = errors.Join(err, r.addFact(filepath.Join(dir, "containers", ctr)))
 	}
 	return err
+}
+
+func (r *records) addLayers(chains []string) {
+	for _, l := range chains {
+		r.layers[layerName(l)] = true
+	}
 }
 
 func (r *records) addFact(dir string) error {
