@@ -49,14 +49,13 @@ func inner(ctx context.Context, opts options) (err error) {
 	}
 	head := b.environment(ctx)
 	begin := time.Now()
-	if err := b.measureAll(ctx); ctx.Err() != nil {
+	failed := b.measureAll(ctx)
+	if ctx.Err() != nil {
 		return errors.New("interrupted")
-	} else if err != nil {
-		return err
 	}
 	head["load_after"] = load()
 	head["seconds"] = int(time.Since(begin).Seconds())
-	return b.print(head)
+	return errors.Join(failed, b.print(head)) // what was measured is worth telling all the same
 }
 
 // prepare starts the registry and the runtimes, and pulls the workload's image.

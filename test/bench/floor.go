@@ -95,8 +95,7 @@ type plugins struct {
 
 // chain is the runtimes' configuration with a bridge and subnet of its own.
 func (b *bench) chain(ctx context.Context, id, ns string) *plugins {
-	const index = 250
-	p := place{dir: filepath.Join(benchDir, "floor"), index: index, masq: b.opts.masq}
+	p := place{dir: filepath.Join(benchDir, "floor"), index: floorIndex, masq: b.opts.masq}
 	var list struct {
 		CNIVersion string           `json:"cniVersion"`
 		Name       string           `json:"name"`

@@ -108,8 +108,11 @@ const hostsTOML = `server = "http://%[1]s"
 `
 
 // firstSubnet is the second byte of the first runtime's subnet, which has room for the pods
-// of a growth.
-const firstSubnet = 250
+// of a growth. That of the floors is the last there is.
+const (
+	firstSubnet = 250
+	floorIndex  = 255 - firstSubnet
+)
 
 // conflist is the same chain for every runtime: bridge, host-local, portmap.
 func conflist(bridge string, p place) string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,6 +36,30 @@ func TestConfigurationsParse(t *testing.T) {
 				t.Errorf("%s: %s: %v", name, file, err)
 			}
 		}
+	}
+}
+
+// TestSubnets: each runtime and the floors have a subnet of their own.
+func TestSubnets(t *testing.T) {
+	seen := map[string]bool{}
+	for _, index := range []int{0, 1, 2, floorIndex} {
+		var list struct {
+			Plugins []struct {
+				IPAM struct {
+					Ranges [][]struct {
+						Subnet netip.Prefix `json:"subnet"`
+					} `json:"ranges"`
+				} `json:"ipam"`
+			} `json:"plugins"`
+		}
+		if err := json.Unmarshal([]byte(conflist("bridge", place{index: index})), &list); err != nil {
+			t.Fatalf("index %d: %v", index, err)
+		}
+		subnet := list.Plugins[0].IPAM.Ranges[0][0].Subnet.Masked().String()
+		if seen[subnet] {
+			t.Errorf("index %d: %s is another's, too", index, subnet)
+		}
+		seen[subnet] = true
 	}
 }
 
