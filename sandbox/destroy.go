@@ -302,6 +302,16 @@ func (t *teardown) refreshFact(c *Container) error {
 	return nil
 }
 
+// refusal is asDomain of what a shim answered about a container. When it refuses because the
+// container has ended, the status says so from here on, too: the event of the end may still be
+// on its way.
+func (t *teardown) refusal(c *Container, err error) error {
+	if isKind(err, shimapi.KindNotRunning) {
+		err = errors.Join(err, t.refreshFact(c))
+	}
+	return asDomain(err)
+}
+
 // eraseContainer: measuring → hold on the layers → directory, record last. Whoever saw the
 // container is told at once: when more fails, another try finds it no more.
 func (t *teardown) eraseContainer(ctx context.Context, c *Container) error {

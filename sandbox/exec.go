@@ -35,8 +35,9 @@ const (
 // sessions connect clients to processes and ports in pods. They change no record and
 // hold no slot: each lasts as long as its client likes.
 type sessions struct {
-	index *index
-	shims *shims.Set
+	index    *index
+	teardown *teardown
+	shims    *shims.Set
 }
 
 // running finds a container that a verb needs to be running, and its shim.
@@ -82,14 +83,14 @@ func (x *sessions) ExecSync(ctx context.Context, id string, cmd []string, timeou
 	session, err := shim.Exec(ctx, req, []*os.File{null, stdout.w, stderr.w})
 	_ = null.Close()
 	if err != nil {
-		return ExecResult{}, fmt.Errorf("exec in container %s: %w", c.id, asDomain(err))
+		return ExecResult{}, fmt.Errorf("exec in container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	defer session.Close()
 	stdout.start()
 	stderr.start()
 	status, err := session.Wait(ctx)
 	if err != nil {
-		return ExecResult{}, fmt.Errorf("exec in container %s: %w", c.id, asDomain(err))
+		return ExecResult{}, fmt.Errorf("exec in container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	deadline := time.Now().Add(execDrain)
 	res := ExecResult{Stdout: stdout.finish(deadline), Stderr: stderr.finish(deadline), ExitCode: int32(status.Code)}
@@ -169,7 +170,7 @@ func (x *sessions) Exec(ctx context.Context, id string, cmd []string, s Streams)
 		return 0, err
 	}
 	if s.TTY {
-		return x.execTTY(ctx, shim, req, s)
+		return x.execTTY(ctx, c, shim, req, s)
 	}
 	pipes, err := newStreamPipes(s)
 	if err != nil {
@@ -178,23 +179,23 @@ func (x *sessions) Exec(ctx context.Context, id string, cmd []string, s Streams)
 	defer pipes.close()
 	session, err := shim.Exec(ctx, req, pipes.remote[:])
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", c.id, asDomain(err))
+		return 0, fmt.Errorf("exec in container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	defer session.Close()
 	pipes.start(s)
 	status, err := session.Wait(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", c.id, asDomain(err))
+		return 0, fmt.Errorf("exec in container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	pipes.drain()
 	return status.Code, nil
 }
 
-func (x *sessions) execTTY(ctx context.Context, shim *shims.Shim, req *shimapi.ExecRequest, s Streams) (int, error) {
+func (x *sessions) execTTY(ctx context.Context, c *Container, shim *shims.Shim, req *shimapi.ExecRequest, s Streams) (int, error) {
 	req.Process.ConsoleSize = firstSize(ctx, s.Resize)
 	session, err := shim.Exec(ctx, req, nil)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", req.ID, asDomain(err))
+		return 0, fmt.Errorf("exec in container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	defer session.Close()
 	done := make(chan struct{})
@@ -211,7 +212,7 @@ func (x *sessions) execTTY(ctx context.Context, shim *shims.Shim, req *shimapi.E
 	}
 	status, err := session.Wait(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("exec in container %s: %w", req.ID, asDomain(err))
+		return 0, fmt.Errorf("exec in container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	screen.end()
 	out.Wait()
@@ -352,12 +353,12 @@ func (x *sessions) Attach(ctx context.Context, id string, s Streams) error {
 	})
 	session, err := shim.Attach(ctx, &req, files)
 	if err != nil {
-		return fmt.Errorf("attach to container %s: %w", c.id, asDomain(err))
+		return fmt.Errorf("attach to container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	defer session.Close()
 	pipes.start(s)
 	if err := session.Wait(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("attach to container %s: %w", c.id, asDomain(err))
+		return fmt.Errorf("attach to container %s: %w", c.id, x.teardown.refusal(c, err))
 	}
 	pipes.drain()
 	return nil

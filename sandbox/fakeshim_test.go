@@ -486,3 +486,20 @@ func (f *fakeShim) ignore(signal int) {
 	defer f.mu.Unlock()
 	f.ignored[signal] = true
 }
+
+// endSilently makes the shim refuse a method of a container, as it has ended with code 5: its
+// record says so, and the event does not come.
+func (f *fakeShim) endSilently(method, id string) {
+	f.onCall(func(called, about string) *shimapi.Error {
+		if called != method || about != id {
+			return nil
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		c := f.containers[id]
+		ended := c.Record
+		ended.Status, ended.ExitCode, ended.FinishedAt = shimapi.StatusStopped, 5, time.Now()
+		f.write(c.dir, &ended)
+		return &shimapi.Error{Kind: shimapi.KindNotRunning, Message: "it has ended"}
+	})
+}

@@ -16,7 +16,7 @@ func (v *containerVerbs) ReopenLog(ctx context.Context, id string) error {
 			return "", err
 		}
 		if err := shim.Reopen(ctx, c.id); err != nil {
-			return "", fmt.Errorf("reopen log of container %s: %w", c.id, asDomain(err))
+			return "", fmt.Errorf("reopen log of container %s: %w", c.id, v.teardown.refusal(c, err))
 		}
 		return "", nil
 	})

@@ -93,7 +93,7 @@ func New(opt Options) (*Runtime, error) {
 			paths: paths, index: ix, teardown: t, images: opt.Images, shims: opt.Shims, host: opt.Host,
 			bootID: boot, events: events, calls: opt.Calls, looks: &looks{}, tell: tell,
 		},
-		sessions:   &sessions{index: ix, shims: opt.Shims},
+		sessions:   &sessions{index: ix, teardown: t, shims: opt.Shims},
 		statistics: newStatistics(paths, ix, opt.Host, opt.Shims),
 		subjects:   &subjects{index: ix, host: opt.Host},
 		recovery: &recovery{

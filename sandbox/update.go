@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -116,10 +115,7 @@ func (v *containerVerbs) updateProcesses(ctx context.Context, c *Container, raw 
 	}
 	req := &shimapi.UpdateRequest{ID: c.id, Resources: spec.Linux.Resources, OOMScoreAdj: oci.UpdateOOMScoreAdj(res, v.host)}
 	if err := shim.Update(ctx, req); err != nil {
-		if isKind(err, shimapi.KindNotRunning) { // its status says so, too: the event is on its way
-			err = errors.Join(err, v.teardown.refreshFact(c))
-		}
-		return nil, fmt.Errorf("update container %s: %w", c.id, asDomain(err))
+		return nil, fmt.Errorf("update container %s: %w", c.id, v.teardown.refusal(c, err))
 	}
 	if req.OOMScoreAdj != nil {
 		spec.Process.OOMScoreAdj = req.OOMScoreAdj

@@ -563,24 +563,44 @@ func TestEventsCarryTheirPod(t *testing.T) {
 	}
 }
 
-// A container that is refused a change because it has ended is not told as running afterwards,
+// A container that is refused a verb because it has ended is not told as running afterwards,
 // although the event of its end is still on its way.
 func TestRefusedSinceItHasEnded(t *testing.T) {
 	n := newFakeNode(t)
-	id := n.run(n.pod("a"), "c")
-	n.shim.hook = func(method, _ string) *shimapi.Error {
-		if method != shimapi.MethodUpdate {
-			return nil
-		}
-		c := n.shim.containers[id]
-		ended := c.Record
-		ended.Status, ended.ExitCode, ended.FinishedAt = shimapi.StatusStopped, 5, time.Now()
-		n.shim.write(c.dir, &ended)
-		return &shimapi.Error{Kind: shimapi.KindNotRunning, Message: "it has ended"}
-	}
-	limits := &runtimeapi.LinuxContainerResources{CpuShares: 100}
-	wantError(t, "an update of what has ended", n.m.UpdateContainer(t.Context(), id, limits, nil), ErrState)
-	if st := n.container(id); st.State != ctrExited || st.ExitCode != 5 {
-		t.Errorf("after the refusal it is %v with code %d", st.State, st.ExitCode)
+	pod := n.pod("a")
+	for name, verb := range map[string]struct {
+		method string
+		call   func(ctx context.Context, id string) error
+	}{
+		"update": {shimapi.MethodUpdate, func(ctx context.Context, id string) error {
+			return n.m.UpdateContainer(ctx, id, &runtimeapi.LinuxContainerResources{CpuShares: 100}, nil)
+		}},
+		"exec sync": {shimapi.MethodExec, func(ctx context.Context, id string) error {
+			_, err := n.m.ExecSync(ctx, id, []string{"true"}, 0)
+			return err
+		}},
+		"exec": {shimapi.MethodExec, func(ctx context.Context, id string) error {
+			_, err := n.m.Exec(ctx, id, []string{"true"}, Streams{})
+			return err
+		}},
+		"exec with a terminal": {shimapi.MethodExec, func(ctx context.Context, id string) error {
+			_, err := n.m.Exec(ctx, id, []string{"true"}, Streams{TTY: true})
+			return err
+		}},
+		"attach": {shimapi.MethodAttach, func(ctx context.Context, id string) error {
+			return n.m.Attach(ctx, id, Streams{Stdout: &buffer{}})
+		}},
+		"reopen the log": {shimapi.MethodReopen, func(ctx context.Context, id string) error {
+			return n.m.ReopenLog(ctx, id)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := n.run(pod, name)
+			n.shim.endSilently(verb.method, id)
+			wantError(t, name+" of what has ended", verb.call(t.Context(), id), ErrState)
+			if st := n.container(id); st.State != ctrExited || st.ExitCode != 5 {
+				t.Errorf("after the refusal it is %v with code %d", st.State, st.ExitCode)
+			}
+		})
 	}
 }
