@@ -20,6 +20,7 @@
 //   - teardown (destroy.go, stop.go, lost.go): ends and releases, whoever asks for it
 //   - recovery (recover.go, settle.go): what earlier daemons left
 //   - shimWatch (watch.go, lost.go): what the shims report
+//   - endings (endings.go): ends in the background that no verb asked for
 //   - sessions (exec.go, portforward.go): streams of clients
 //   - teller (tell.go): which steps plugins of the node are told, once each and in order
 //   - statistics (stats.go, podstats.go, measures.go and the readers of cgroups; each
@@ -44,8 +45,16 @@
 //     by listing.
 //   - A pod or container whose record names a shim is held by that shim. What the shim
 //     does not list, at the start and after another took its place, is ended (lost.go).
-//   - A start waits one second, in all, until what earlier daemons left is released. The
-//     rest is released in the background, by verbs of those pods (settle.go).
+//   - One goroutine takes in the events of all shims, in their order, and waits for nothing.
+//     The ends that an event asks for are carried out by endings: those of a pod one at a
+//     time and in the order of the events, those of several pods side by side. What an
+//     event says of a container need not wait for an end of it: a status only goes forward,
+//     and an end first reads what the shim has recorded.
+//   - A start waits one second, in all, until what earlier daemons left is ended and released.
+//     The rest is done in the background: first, of each pod, the ends of what has no shim any
+//     more, then its release, by verbs of those pods (settle.go).
+//   - When the daemon is to end, an end or a release that has not begun is left to the next
+//     daemon, and one under way, whose time is bounded, is not waited for.
 //   - A stop never waits for the creation of a container: it cancels that. A system call
 //     that may block in the kernel all the same, such as a stat of a path on a dead NFS
 //     server, runs on a goroutine that can be left behind (look.go).
@@ -67,7 +76,7 @@
 //     one. layerUsage.mu guards the last measure of a layer, usageSample.mu the last reading
 //     of the CPU, silence.mu when a foreign shim is asked again, looks.mu which paths of the
 //     host are looked at, health.mu why the node may not be ready, shimWatch.mu the pods in
-//     quarantine; for assignments only.
+//     quarantine, endings.mu which end of a pod is the last; for assignments only.
 //
 // Readers take none of 2 to 5: a status is an immutable value behind an atomic
 // pointer, and so is a record, so List, Status and Stats never wait for a verb.

@@ -28,60 +28,87 @@ func (w *shimWatch) shimsOfPods() map[string]bool {
 	return used
 }
 
-// endUnknown is endUnknownToShim for all shims side by side, so that several that hang hold up
-// the start no longer than one. A shim that did not answer before is asked when it does.
-func (w *shimWatch) endUnknown(ctx context.Context) {
+// unknown gives the tasks that end what the shims do not list. They are asked side by side,
+// so that several that hang hold up the start no longer than one. A shim that did not answer
+// before is asked when it does.
+func (w *shimWatch) unknown(ctx context.Context) []task {
 	var all sync.WaitGroup
+	found := make(chan []task)
 	for id := range w.shimsOfPods() {
 		if shim, err := w.shims.Get(id); err == nil && shim.Asked() {
-			all.Go(func() { w.endUnknownToShim(ctx, id) })
+			all.Go(func() { found <- w.unknownTo(ctx, id) })
 		}
 	}
-	all.Wait()
+	go func() {
+		all.Wait()
+		close(found)
+	}()
+	var tasks []task
+	for some := range found {
+		tasks = append(tasks, some...)
+	}
+	return tasks
 }
 
-// endUnknownToShim ends the pods and containers whose records name this shim but which
-// the shim does not list. That happens when a daemon died while it handed the pods of a
-// dead shim over to the replacement, or when a shim died before the next daemon had
+// unknownTo is unknown for one shim. When it does not answer it is asked again later.
+func (w *shimWatch) unknownTo(ctx context.Context, shimID string) []task {
+	lost, err := w.unlisted(ctx, shimID)
+	if err != nil {
+		w.endUnlisted(ctx, shimID)
+	}
+	var tasks []task
+	for _, r := range lost {
+		tasks = append(tasks, task{pod: podOf(r), end: true, do: func(ctx context.Context) error {
+			w.endNotAdopted(ctx, r)
+			return nil
+		}})
+	}
+	return tasks
+}
+
+// endUnlisted ends, in the background, the pods and containers whose records name this shim
+// but which the shim does not list. That happens when a daemon died while it handed the pods
+// of a dead shim over to the replacement, or when a shim died before the next daemon had
 // copies of its containers' streams. Such a container would stay "running" for ever, so a
 // shim that does not answer is asked again.
-func (w *shimWatch) endUnknownToShim(ctx context.Context, shimID string) {
-	err := w.endUnlisted(ctx, shimID)
-	if err == nil {
-		return
-	}
-	klog.FromContext(ctx).Error(err, "A shim does not tell what it holds; it is asked again", "shim", shimID)
+func (w *shimWatch) endUnlisted(ctx context.Context, shimID string) {
 	go func() {
-		for err != nil && ctx.Err() == nil { // a shim that has ended is not asked any more
+		lost, err := w.unlisted(ctx, shimID)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "A shim does not tell what it holds; it is asked again", "shim", shimID)
+		}
+		for err != nil { // a shim that has ended is not asked any more
 			select {
 			case <-time.After(listAgain):
-				err = w.endUnlisted(ctx, shimID)
+				lost, err = w.unlisted(ctx, shimID)
 			case <-ctx.Done():
+				return
 			}
+		}
+		for _, r := range lost {
+			w.addEnd(ctx, r)
 		}
 	}()
 }
 
-// endUnlisted is one try of endUnknownToShim.
-func (w *shimWatch) endUnlisted(ctx context.Context, shimID string) error {
+// unlisted asks a shim what it holds, and returns the pods and containers whose records name
+// it but which it does not list; none of a shim that is gone.
+func (w *shimWatch) unlisted(ctx context.Context, shimID string) (map[string]shimapi.Record, error) {
 	shim, err := w.shims.Get(shimID)
 	if err != nil {
-		return nil //nolint:nilerr // it tells of its end itself
+		return nil, nil //nolint:nilerr // it tells of its end itself
 	}
 	lost := w.liveIn(shimID) // first: what becomes whole meanwhile is held by then
 	listing, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	held, err := shim.List(listing)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, r := range append(held.Pods, held.Containers...) {
 		delete(lost, r.ID)
 	}
-	for _, r := range lost {
-		w.endNotAdopted(ctx, r)
-	}
-	return nil
+	return lost, nil
 }
 
 // liveIn returns the ready pods and the created or running containers whose records name
@@ -99,6 +126,11 @@ func (w *shimWatch) liveIn(shimID string) map[string]shimapi.Record {
 		}
 	}
 	return whole
+}
+
+// addEnd is endNotAdopted in the background.
+func (w *shimWatch) addEnd(ctx context.Context, r shimapi.Record) {
+	w.ends.add(ctx, podOf(r), func(ctx context.Context) { w.endNotAdopted(ctx, r) })
 }
 
 // endNotAdopted ends a pause process or container that the replacement of a dead shim
@@ -133,8 +165,8 @@ func (w *shimWatch) endPause(ctx context.Context, s *Sandbox) {
 	}
 }
 
-// shimGone ends the pods and containers of a dead shim that could not be replaced. The
-// streams and exit codes of the containers are lost.
+// shimGone ends, in the background, the pods and containers of a dead shim that could not be
+// replaced. The streams and exit codes of the containers are lost.
 func (w *shimWatch) shimGone(ctx context.Context, ev shims.Event) {
 	if ev.Record.Message != "" {
 		w.health.noteShim(fmt.Errorf("shim %s died and can't be replaced: %s", ev.ShimID, ev.Record.Message))
@@ -144,9 +176,11 @@ func (w *shimWatch) shimGone(ctx context.Context, ev shims.Event) {
 			continue
 		}
 		klog.FromContext(ctx).Error(nil, "The shim of a pod sandbox is gone; its containers are ended", "pod", s.id, "shim", ev.ShimID, "reason", ev.Record.Message)
-		for _, c := range w.index.containersOf(s) {
-			w.endOrphan(ctx, c)
-		}
-		w.endPause(ctx, s)
+		w.ends.add(ctx, s.id, func(ctx context.Context) {
+			for _, c := range w.index.containersOf(s) {
+				w.endOrphan(ctx, c)
+			}
+			w.endPause(ctx, s)
+		})
 	}
 }

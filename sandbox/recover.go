@@ -39,8 +39,9 @@ type recovery struct {
 // lives is adopted, what was half-made is destroyed, what another boot left is
 // reported as ended and its network released. A pod whose record is damaged
 // is put aside; the node goes on. Where a record can't be read for another reason, Recover
-// fails before it changes anything. What takes long, as the network may, goes on when it
-// has returned, see [Runtime.Settled]. It then follows the shims' events until ctx ends.
+// fails before it changes anything. What takes long, as the network may, or the end of a
+// container without its shim, goes on when it has returned, see [Runtime.Settled]. It then
+// follows the shims' events until ctx ends.
 func (r *recovery) Recover(ctx context.Context) error {
 	pods, err := r.load(ctx)
 	if err != nil {
@@ -58,7 +59,7 @@ func (r *recovery) Recover(ctx context.Context) error {
 	if err := r.sweepState(ctx, tasks); err != nil {
 		klog.FromContext(ctx).Error(err, "Leftovers of earlier pods could not all be removed")
 	}
-	r.watch.endUnknown(ctx)
+	tasks = append(tasks, r.watch.unknown(ctx)...)
 	go r.watch.follow(ctx)
 	r.settle(ctx, tasks)
 	return nil
@@ -79,20 +80,22 @@ func (r *recovery) recoverPod(ctx context.Context, left leftPod) ([]task, error)
 	r.tell.adoptPod(s)
 	r.index.addPod(s)
 	// What can't be recovered of it must not keep the pod from being settled.
+	var tasks []task
 	errs := []error{r.holdSandboxImage(s)}
 	for _, c := range left.containers {
-		errs = append(errs, r.recoverContainer(ctx, s, c))
+		ends, err := r.recoverContainer(ctx, s, c)
+		tasks, errs = append(tasks, ends...), append(errs, err)
 	}
 	err := errors.Join(errs...)
 	switch {
 	case rec.Intent.CutShort():
-		return []task{r.unfinished(s)}, err
+		tasks = append(tasks, r.unfinished(s))
 	case rec.Intent == record.Stopped:
 		s.end()
 	case rec.Intent == record.Stopping || rec.BootID != r.bootID || !r.pauseLives(&rec):
-		return []task{r.retired(s)}, err
+		tasks = append(tasks, r.retired(s))
 	}
-	return nil, err
+	return tasks, err
 }
 
 // hasContainers tells whether a pod may have containers. One without a record that does has lost
@@ -150,7 +153,8 @@ func (r *recovery) quarantine(id string, cause error) ([]task, error) {
 	return left, fmt.Errorf("record is unreadable, the pod was put aside in %s: %w", to, cause)
 }
 
-func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftContainer) error {
+// recoverContainer takes a container in and gives the task that ends it, if its shim is gone.
+func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftContainer) ([]task, error) {
 	id, rec := left.id, left.rec
 	if left.err != nil {
 		// Without its record the container can't be told of, only removed.
@@ -162,27 +166,32 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftCo
 	r.tell.adopt(c)
 	defer c.startEndNotice(r.tell.whenEnded)
 	r.index.addContainer(c)
-	if err := r.teardown.refreshFact(c); err != nil {
-		klog.FromContext(ctx).Error(err, "The status of a container waits for an event of its shim", "container", c.id)
+	unread := r.teardown.refreshFact(c)
+	if unread != nil {
+		klog.FromContext(ctx).Error(unread, "The status of a container waits for an event of its shim", "container", c.id)
 	}
 	c.publish()
 	c.startEvents(r.events.publish)
 	if rec.Intent.CutShort() {
-		return r.finish(ctx, c.slot, func(ctx context.Context) error { return r.teardown.destroyContainer(ctx, c) })
+		return nil, r.finish(ctx, c.slot, func(ctx context.Context) error { return r.teardown.destroyContainer(ctx, c) })
 	}
 	if !rec.LostAt.IsZero() {
 		c.markLost(rec.LostAt)
 	}
 	if err := r.images.Hold(id, rec.Held()); err != nil {
-		return fmt.Errorf("hold the layers of container %s: %w", id, err)
+		return nil, fmt.Errorf("hold the layers of container %s: %w", id, err)
 	}
 	if c.state() == runtimeapi.ContainerState_CONTAINER_EXITED {
-		return nil
+		return nil, nil
 	}
-	if _, err := s.shimIn(r.shims); err != nil || rec.BootID != r.bootID {
-		return r.teardown.killOrphan(c)
+	_, err := s.shimIn(r.shims)
+	if err == nil && rec.BootID == r.bootID {
+		return nil, nil
 	}
-	return nil
+	if rec.BootID != r.bootID && unread == nil {
+		r.teardown.recordLoss(c) // its process is gone for certain, and its PID may be a stranger's
+	}
+	return []task{r.orphan(c)}, nil
 }
 
 // sweepState removes what is in the state directory of pods and containers that

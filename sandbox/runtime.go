@@ -82,7 +82,7 @@ func New(opt Options) (*Runtime, error) {
 		host: opt.Host, bootID: boot, events: events, stopTimeout: opt.StopTimeout,
 		made: &madeCgroups{top: make(map[string]string)}, tell: tell,
 	}
-	w := &shimWatch{index: ix, teardown: t, health: h, shims: opt.Shims, host: opt.Host, events: events, aside: make(map[string]chan struct{})}
+	w := &shimWatch{index: ix, teardown: t, health: h, shims: opt.Shims, host: opt.Host, events: events, ends: newEndings(), aside: make(map[string]chan struct{})}
 	return &Runtime{
 		index: ix, health: h, events: events,
 		podVerbs: &podVerbs{

@@ -26,26 +26,29 @@ const (
 // task releases what an earlier daemon left of one pod.
 type task struct {
 	pod string
+	end bool // of a process without its shim; the pod's other tasks come after its ends
 	do  func(context.Context) error
 }
 
 // settle runs the tasks in the background and waits for them until settleTime is over.
 func (r *recovery) settle(ctx context.Context, tasks []task) {
+	ended := make(map[string]<-chan struct{}) // by pod, with the last of its ends
+	for _, t := range tasks {
+		if t.end { // not among settleTogether: no end waits for a network
+			ended[t.pod] = r.watch.ends.add(ctx, t.pod, func(ctx context.Context) { t.try(ctx) })
+		}
+	}
 	go func() {
 		defer close(r.settled)
 		var wait sync.WaitGroup
+		for _, done := range ended {
+			wait.Go(func() { <-done })
+		}
 		slots := make(chan struct{}, settleTogether)
 		for _, t := range tasks {
-			slots <- struct{}{}
-			if ctx.Err() != nil {
-				return // the next daemon finds them again
+			if !t.end {
+				wait.Go(func() { t.tryAfter(ctx, ended[t.pod], slots) })
 			}
-			wait.Go(func() {
-				defer func() { <-slots }()
-				if err := t.do(ctx); err != nil && ctx.Err() == nil {
-					klog.FromContext(ctx).Error(err, "What an earlier daemon left of a pod sandbox could not be released; stopping or removing the pod tries again", "pod", t.pod)
-				}
-			})
 		}
 		wait.Wait()
 		r.sweepCgroups(ctx)
@@ -56,6 +59,29 @@ func (r *recovery) settle(ctx context.Context, tasks []task) {
 	case <-r.settled:
 	case <-timer.C:
 		klog.FromContext(ctx).Info("Pods that earlier daemons left are still being released, in the background")
+	}
+}
+
+// tryAfter is try when the ends of the pod are done, which nil stands for, too, and there is
+// a slot. When ctx ends first the next daemon finds what is left.
+func (t task) tryAfter(ctx context.Context, ended <-chan struct{}, slots chan struct{}) {
+	if ended != nil {
+		<-ended
+	}
+	select {
+	case slots <- struct{}{}:
+		t.try(ctx)
+		<-slots
+	case <-ctx.Done():
+	}
+}
+
+func (t task) try(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	if err := t.do(ctx); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "What an earlier daemon left of a pod sandbox could not be released; stopping or removing the pod tries again", "pod", t.pod)
 	}
 }
 
@@ -84,9 +110,14 @@ func (r *recovery) sweepCgroups(ctx context.Context) {
 // daemons left, which may be after it returned.
 func (r *recovery) Settled() <-chan struct{} { return r.settled }
 
+// orphan is the task that ends a container whose shim is gone.
+func (r *recovery) orphan(c *Container) task {
+	return task{pod: c.pod.id, end: true, do: func(context.Context) error { return r.teardown.killOrphan(c) }}
+}
+
 // unfinished is the task of a pod that was half made or half removed.
 func (r *recovery) unfinished(s *Sandbox) task {
-	return task{s.id, r.asVerb(s, func(ctx context.Context) error {
+	return task{pod: s.id, do: r.asVerb(s, func(ctx context.Context) error {
 		if r.index.podByID(s.id) == nil {
 			return nil // a call has removed it
 		}
@@ -99,7 +130,7 @@ func (r *recovery) unfinished(s *Sandbox) task {
 func (r *recovery) retired(s *Sandbox) task {
 	s.end()
 	s.beginStop()
-	return task{s.id, r.asVerb(s, func(ctx context.Context) error { return r.teardown.stopHeld(ctx, s) })}
+	return task{pod: s.id, do: r.asVerb(s, func(ctx context.Context) error { return r.teardown.stopHeld(ctx, s) })}
 }
 
 // asVerb makes do a verb of the pod: a call that comes meanwhile waits for its end, and
@@ -122,7 +153,7 @@ func (r *recovery) quarantined(id string) task {
 	r.watch.mu.Lock()
 	r.watch.aside[id] = released
 	r.watch.mu.Unlock()
-	return task{id, func(ctx context.Context) error {
+	return task{pod: id, do: func(ctx context.Context) error {
 		defer close(released)
 		unknown := PodNetwork{PodID: id, NetNS: r.paths.netnsPath(id), Config: &runtimeapi.PodSandboxConfig{}}
 		if err := r.network.Detach(ctx, unknown); err != nil {

@@ -16,7 +16,8 @@ import (
 )
 
 // shimWatch takes in what the shims report: facts about containers and pause processes,
-// and the end of a shim.
+// and the end of a shim. No event waits for what may take long, such as an end that an event
+// before it asks for.
 type shimWatch struct {
 	index    *index
 	teardown *teardown
@@ -24,6 +25,7 @@ type shimWatch struct {
 	shims    *shims.Set
 	host     oci.Host
 	events   *broadcaster
+	ends     *endings
 
 	mu    sync.Mutex
 	aside map[string]chan struct{} // of quarantined pods; closed when the network is released
@@ -51,15 +53,15 @@ func (w *shimWatch) handle(ctx context.Context, ev shims.Event) {
 		w.shimGone(ctx, ev)
 	case ev.Kind == shims.EventReplaced:
 		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
-		w.endUnknownToShim(ctx, ev.ShimID)
+		w.endUnlisted(ctx, ev.ShimID)
 	case ev.Kind == shims.EventDelayed:
 		w.health.probe()
 		klog.FromContext(ctx).Error(nil, "A shim died and can't be replaced yet; its containers run on, and their calls wait", "shim", ev.ShimID, "reason", ev.Record.Message)
 	case ev.Kind == shims.EventAnswers:
 		klog.FromContext(ctx).Info("A shim that did not answer when the daemon started does now", "shim", ev.ShimID)
-		w.endUnknownToShim(ctx, ev.ShimID)
+		w.endUnlisted(ctx, ev.ShimID)
 	case ev.Kind == shims.EventLost:
-		w.endNotAdopted(ctx, ev.Record)
+		w.addEnd(ctx, ev.Record)
 	case ev.Replay && !w.knowsAny(ev.Record):
 		w.endUnrecordedInTime(ctx, ev)
 	case ev.Record.Pod == "":
@@ -76,13 +78,18 @@ func (w *shimWatch) knowsAny(r shimapi.Record) bool {
 	return w.index.containerByID(r.ID) != nil
 }
 
+// podOf is the pod that a record of a shim belongs to, or that it is the pause process of.
+func podOf(r shimapi.Record) string { return cmp.Or(r.Pod, r.ID) }
+
 // endUnrecordedInTime is endUnrecorded, delayed for a pod in quarantine until its network,
 // which needs the namespace of the pause process, is released.
 func (w *shimWatch) endUnrecordedInTime(ctx context.Context, ev shims.Event) {
 	endUnrecorded := func() {
-		if err := w.endUnrecorded(ctx, ev); err != nil {
-			klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
-		}
+		w.ends.add(ctx, podOf(ev.Record), func(ctx context.Context) {
+			if err := w.endUnrecorded(ctx, ev); err != nil {
+				klog.FromContext(ctx).Error(err, "What a shim holds without a record could not be ended", "id", ev.Record.ID, "shim", ev.ShimID)
+			}
+		})
 	}
 	w.mu.Lock()
 	released := w.aside[ev.Record.ID]
@@ -91,7 +98,7 @@ func (w *shimWatch) endUnrecordedInTime(ctx context.Context, ev shims.Event) {
 		endUnrecorded()
 		return
 	}
-	go func() {
+	go func() { // not an end that waits: those of the pod's containers do not
 		select {
 		case <-released:
 			endUnrecorded()
@@ -115,7 +122,7 @@ func (w *shimWatch) endUnrecorded(ctx context.Context, ev shims.Event) error {
 	if err != nil && !errors.Is(err, shims.ErrGone) {
 		return err
 	}
-	pod := cmp.Or(ev.Record.Pod, ev.Record.ID)
+	pod := podOf(ev.Record)
 	if w.index.podByID(pod) != nil {
 		return nil // a container of it was removed since the shim told of it
 	}
