@@ -78,7 +78,7 @@ func soon(t *testing.T, what string, f func()) {
 	select {
 	case <-done:
 	case <-time.After(5 * time.Second):
-		t.Fatalf("%s waits for an end that hangs", what)
+		t.Fatalf("%s waits for what hangs", what)
 	}
 }
 

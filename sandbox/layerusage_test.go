@@ -154,15 +154,20 @@ func TestAttackStartWaitsForARemoval(t *testing.T) {
 	}
 	r := &recovery{finishBy: time.Now()} // there is no time left
 	own := newSlot()
-	err := r.finish(t.Context(), own, func(ctx context.Context) error {
-		if _, limited := ctx.Deadline(); !limited && len(own) == 0 {
-			t.Error("removed in the background while a call may do so")
+	let := make(chan struct{})
+	soon(t, "the start", func() {
+		err := r.finish(t.Context(), own, func(ctx context.Context) error {
+			<-let // as a process does that can't be killed
+			return eraseDir(ctx, dir, record.ContainerFile)
+		})
+		if err != nil {
+			t.Error(err)
 		}
-		return eraseDir(ctx, dir, record.ContainerFile)
 	})
-	if err != nil {
-		t.Error(err)
+	if len(own) == 0 {
+		t.Error("removed in the background while a call may do so")
 	}
+	close(let)
 	if err := own.take(t.Context()); err != nil { // when the background is done
 		t.Fatal(err)
 	}

@@ -110,21 +110,28 @@ func (r *recovery) hasContainers(pod string) bool {
 const finishTime = 5 * time.Second
 
 // finish ends a removal that the daemon before began. What is not done in time, such
-// as a tree of millions of files, goes on in the background: until it ends the
-// container is listed as any whose removal failed, and a call to remove it waits.
+// as a tree of millions of files, or a process in uninterruptible sleep, goes on in the
+// background: until it ends the container is listed as any whose removal failed, and a call
+// to remove it waits.
 func (r *recovery) finish(ctx context.Context, own slot, destroy func(context.Context) error) error {
-	soon, cancel := context.WithDeadline(ctx, r.finishBy)
-	defer cancel()
-	err := destroy(soon)
-	if err == nil || soon.Err() == nil || ctx.Err() != nil {
-		return err
-	}
 	if err := own.take(ctx); err != nil {
 		return err
 	}
+	done := make(chan error, 1)
 	go func() {
-		defer own.free()
-		if err := destroy(ctx); err != nil && ctx.Err() == nil {
+		err := destroy(ctx)
+		own.free()
+		done <- err
+	}()
+	timer := time.NewTimer(time.Until(r.finishBy))
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+	}
+	go func() {
+		if err := <-done; err != nil && ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "A removal that an earlier daemon began has failed")
 		}
 	}()
