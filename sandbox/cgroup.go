@@ -61,10 +61,19 @@ func podLimits(cfg *runtimeapi.PodSandboxConfig, h oci.Host, parent string) (*sh
 	return &shimapi.PodLimits{Path: parent, Resources: r}, nil
 }
 
-// cgroupDirs are the directories of a cgroup: one, or on v1 one a hierarchy.
-// With the systemd driver slices are systemd's to make and remove: none.
+// cgroupDirs are the directories of a cgroup that berth makes and removes. With the
+// systemd driver slices are systemd's: none.
 func cgroupDirs(h oci.Host, path string) ([]string, error) {
-	if h.SystemdCgroup || path == "" || path == "/" {
+	if h.SystemdCgroup {
+		return nil, nil
+	}
+	return hierarchyDirs(h, path)
+}
+
+// hierarchyDirs are the directories of a cgroup, whoever makes it: one, or on v1 one a
+// hierarchy.
+func hierarchyDirs(h oci.Host, path string) ([]string, error) {
+	if path == "" || path == "/" {
 		return nil, nil
 	}
 	rel := filepath.Clean("/" + path)
@@ -112,11 +121,28 @@ func removeCgroup(h oci.Host, path string) error {
 	return errors.Join(errs...)
 }
 
+// containerCgroup is where the driver makes the cgroup of a container, below the root of a
+// hierarchy.
+func containerCgroup(h oci.Host, rec *podRecord, id string) string {
+	parent := cgroupParent(h, rec)
+	path, err := oci.CgroupsPath(parent, id, h)
+	scope := strings.Split(path, ":")
+	switch {
+	case err != nil: // of a daemon with the other driver; this one makes nothing below such a parent
+		return filepath.Join("/", parent, id)
+	case len(scope) == 3:
+		return filepath.Join(cgroupPath(h, scope[0]), scope[1]+"-"+scope[2]+".scope")
+	default:
+		return path
+	}
+}
+
 // containerCgroups are the cgroups of a container that exist, by their names, with the
-// hierarchy as the key. A scope is systemd's, which removes it when it is empty: none.
+// hierarchy as the key. A scope is among them: systemd removes it when it is empty, and
+// kills nothing in it.
 func containerCgroups(h oci.Host, rec *podRecord, id string) (map[string]string, error) {
 	out := make(map[string]string)
-	dirs, err := cgroupDirs(h, filepath.Join(cgroupParent(h, rec), id))
+	dirs, err := hierarchyDirs(h, containerCgroup(h, rec, id))
 	for _, dir := range dirs {
 		if _, serr := os.Stat(dir); serr == nil {
 			out[strings.TrimPrefix(dir, cgroupRoot)] = dir

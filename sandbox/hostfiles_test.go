@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -62,6 +63,89 @@ func TestRemoveEmptiedGroups(t *testing.T) {
 	if err := removeEmptied(map[string]string{"": group, "gone": "/nonexistent/group"}); err != nil || exists(group) {
 		t.Errorf("%v, still there: %t", err, exists(group))
 	}
+}
+
+func TestCgroupOfAContainer(t *testing.T) {
+	pod := strings.Repeat("ab", 32)
+	systemd := oci.Host{SystemdCgroup: true}
+	for _, tt := range []struct {
+		host         oci.Host
+		parent, want string
+	}{
+		{oci.Host{}, "", "/berth-" + pod[:13] + "/ctr"},
+		{oci.Host{}, "/kubepods/pod1", "/kubepods/pod1/ctr"},
+		{systemd, "", "/system.slice/berth-ctr.scope"},
+		{systemd, "kubepods-pod1.slice", "/kubepods.slice/kubepods-pod1.slice/berth-ctr.scope"},
+		{systemd, "/kubepods.slice/kubepods-pod1.slice", "/kubepods.slice/kubepods-pod1.slice/berth-ctr.scope"},
+		{systemd, "/kubepods/pod1", "/kubepods/pod1/ctr"}, // made before the driver was changed
+	} {
+		rec := &podRecord{Pod: record.Pod{ID: pod}, config: withCgroupParent(&runtimeapi.PodSandboxConfig{}, tt.parent)}
+		if got := containerCgroup(tt.host, rec, "ctr"); got != tt.want {
+			t.Errorf("below %q with systemd %t: %s, want %s", tt.parent, tt.host.SystemdCgroup, got, tt.want)
+		}
+	}
+}
+
+// A container whose creation was cut off before the shim had written its cgroups down is found
+// by their name, and killed, with the systemd driver, too.
+func TestOrphanWithoutCgroupsOnRecordIsKilled(t *testing.T) {
+	for name, systemd := range map[string]bool{"cgroupfs": false, "systemd": true} {
+		t.Run(name, func(t *testing.T) {
+			n := newFakeNode(t)
+			n.end()
+			n.host.CgroupV2, n.host.SystemdCgroup = exists(filepath.Join(cgroupRoot, "cgroup.procs")), systemd
+			n.begin()
+			cfg := podConfig("a")
+			cfg.Linux.CgroupParent = "berthtest-orphan.slice"
+			pod, err := n.m.RunPod(t.Context(), cfg, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := n.m.containerByID(n.run(pod, "c"))
+			scope := map[bool]string{false: "berthtest-orphan.slice/" + c.id, true: "berthtest.slice/berthtest-orphan.slice/berth-" + c.id + ".scope"}[systemd]
+			ended := processIn(t, n.host, scope)
+			if err := n.m.recovery.teardown.killOrphan(c); err != nil {
+				t.Error(err)
+			}
+			select {
+			case <-ended:
+			case <-time.After(5 * time.Second):
+				t.Error("the process in the cgroup of the container was not killed")
+			}
+		})
+	}
+}
+
+// processIn starts a process in a cgroup, in one hierarchy. ended is closed with its end.
+func processIn(t *testing.T, h oci.Host, cgroup string) (ended <-chan struct{}) {
+	t.Helper()
+	root := filepath.Join(cgroupRoot, "pids")
+	if h.CgroupV2 {
+		root = cgroupRoot
+	}
+	dir := filepath.Join(root, cgroup)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Skip("needs privilege: ", err)
+	}
+	process, done := exec.Command("sleep", "600"), make(chan struct{})
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = process.Wait() // it is killed
+		close(done)
+	}()
+	t.Cleanup(func() {
+		_ = process.Process.Kill()
+		<-done
+		for ; dir != root; dir = filepath.Dir(dir) {
+			_ = os.Remove(dir)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(process.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	return done
 }
 
 func TestCgroupOfAPod(t *testing.T) {

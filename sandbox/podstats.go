@@ -113,6 +113,9 @@ func cgroupPath(h oci.Host, parent string) string {
 	if !h.SystemdCgroup || !isSlice {
 		return path.Clean("/" + parent)
 	}
+	if name == "-" {
+		return "/" // the root slice
+	}
 	full, dir := "", "/"
 	for part := range strings.SplitSeq(name, "-") {
 		if full != "" {

@@ -26,6 +26,7 @@ func TestCgroupPathOfSlices(t *testing.T) {
 		{oci.Host{}, "", "/"},
 		{systemd, "kubepods-burstable-pod1_2.slice", "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice"},
 		{systemd, "system.slice", "/system.slice"},
+		{systemd, "-.slice", "/"},
 	} {
 		if got := cgroupPath(c.h, c.parent); got != c.want {
 			t.Errorf("%q with systemd %t: %s, want %s", c.parent, c.h.SystemdCgroup, got, c.want)
