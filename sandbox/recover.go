@@ -185,20 +185,21 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftCo
 	if !rec.LostAt.IsZero() {
 		c.markLost(rec.LostAt)
 	}
-	if err := r.images.Hold(id, rec.Held()); err != nil {
-		return nil, fmt.Errorf("hold the layers of container %s: %w", id, err)
+	held := r.images.Hold(id, rec.Held())
+	if held != nil { // it runs or has to be ended all the same
+		held = fmt.Errorf("hold the layers of container %s: %w", id, held)
 	}
 	if c.state() == runtimeapi.ContainerState_CONTAINER_EXITED {
-		return nil, nil
+		return nil, held
 	}
 	_, err := s.shimIn(r.shims)
 	if err == nil && rec.BootID == r.bootID {
-		return nil, nil
+		return nil, held
 	}
 	if rec.BootID != r.bootID && unread == nil {
 		r.teardown.recordLoss(c) // its process is gone for certain, and its PID may be a stranger's
 	}
-	return []task{r.orphan(c)}, nil
+	return []task{r.orphan(c)}, held
 }
 
 // sweepState removes what is in the state directory of pods and containers that
