@@ -1,8 +1,10 @@
 package shim
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -138,7 +140,8 @@ func (h handovers) adopt(c *call, r shimapi.AdoptRequest) (any, error) {
 }
 
 // lastRecord reads what the dead shim has recorded last. Only a record that surely can't be
-// used is [shimapi.KindNotFound].
+// used is [shimapi.KindNotFound], which ends the container; one that can't be read may be
+// readable later.
 func lastRecord(r shimapi.AdoptRequest, bootID string) (rec shimapi.Record, err error) {
 	path := filepath.Join(r.Dir, shimapi.RecordName)
 	if err := atomicfile.DropCutOff(path); err != nil { // the shim before us may have been killed as it wrote
@@ -208,7 +211,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 		return cs.takeOverTask(ctr, r, files)
 	}
 	lc, err := libcontainer.Load(string(cs.state), ctr.id)
-	if errors.Is(err, libcontainer.ErrNotExist) {
+	if errors.Is(err, libcontainer.ErrNotExist) || isNoState(err) {
 		return fault(shimapi.KindNotFound, "state of container %s: %w", ctr.id, err)
 	}
 	if err != nil {
@@ -238,6 +241,14 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	ctr.thawAdopted()
 	cs.resume(ctr)
 	return nil
+}
+
+// isNoState tells whether libcontainer has read a container's state, and it is none: the same
+// would be read again.
+func isNoState(err error) bool {
+	_, syntax := errors.AsType[*json.SyntaxError](err)
+	_, shape := errors.AsType[*json.UnmarshalTypeError](err)
+	return syntax || shape || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // resume updates the record with what happened while there was no shim, and supervises the

@@ -44,7 +44,8 @@ type HandoverState struct {
 }
 
 // AdoptRequest makes the replacement of a dead shim adopt a pod or container. The error is
-// [KindNotFound] if the process, its record or its state is gone.
+// [KindNotFound] if the process, its record or its state is gone, and [KindInvalid] if a stream
+// is. Those two are final, so the daemon ends what is left; after any other it tries again.
 type AdoptRequest struct {
 	HandoverState
 	// Exit is how the process has ended meanwhile, if the daemon has reaped it.

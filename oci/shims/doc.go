@@ -29,9 +29,12 @@
 //     is stuck; it is asked for what it holds when it goes on.
 //   - A shim that dies five times within seconds of its start, or whose program is missing, is
 //     given up, which ends its containers. A replacement that can't be started otherwise, or
-//     can't adopt them all, since the host lacks process IDs, memory, descriptors or space,
-//     does not count: the containers run on until one can, and so long their calls fail with [ErrDelayed], in
-//     the first minute after they have waited. A new pod gets another shim meanwhile.
+//     can't adopt them all, since the host lacks process IDs, memory, descriptors or space, or
+//     what was recorded can't be read now, does not count: the containers run on until one can,
+//     and so long their calls fail with [ErrDelayed], in the first minute after they have waited.
+//     A new pod gets another shim meanwhile.
+//   - A container is lost, and ended, only when a replacement says that its process, record,
+//     state or streams are gone: of the kinds [shimapi.KindNotFound] and [shimapi.KindInvalid].
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
 //     set is opened. A shim that was told to exit gets no pods, and a shim that has
 //     promised room for a pod is not told to exit.

@@ -160,14 +160,26 @@ type notStarted struct{ error }
 
 func (e notStarted) Unwrap() error { return e.error }
 
-// mayStartLater tells whether a replacement could not be started for a reason that may pass,
-// such as a lack of process IDs, memory, descriptors or space, or a program that ends before
-// it serves. The containers of the dead shim run meanwhile, and to give them up would end them.
+// mayStartLater tells whether a replacement could not be started, or could not adopt all, for a
+// reason that may pass, such as a lack of process IDs, memory, descriptors or space, a program
+// that ends before it serves, or a record that can't be read now. The containers of the dead
+// shim run meanwhile, and to give them up would end them.
 func mayStartLater(err error) bool {
 	if _, is := errors.AsType[notStarted](err); is {
 		return !errors.Is(err, errNoProgram)
 	}
+	if _, refused := errors.AsType[*shimapi.Error](err); refused {
+		return true // the replacement lives, and has said why it can't
+	}
 	return IsShortage(err)
+}
+
+// isLost tells whether the replacement has said that it can never adopt a pod or container,
+// whose process, record, state or streams are gone. Every other refusal, such as that of a disk
+// that fails to read, may pass, and to take it for a loss would end what runs well.
+func isLost(err error) bool {
+	refusal, is := errors.AsType[*shimapi.Error](err)
+	return is && (refusal.Kind == shimapi.KindNotFound || refusal.Kind == shimapi.KindInvalid)
 }
 
 // IsShortage tells whether we or the shim, which then says so, lack what may be there later.
@@ -187,7 +199,7 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // handOver tries once to start a replacement and make it adopt all. It fails when the
-// replacement does, or lacks for now what an adoption takes: what it can't adopt is ended.
+// replacement does, or can't do an adoption for now: what it can never adopt is lost, and ended.
 func (s *Set) handOver(dead *process, states []*handover) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
 	// Close waits for it: the next daemon would not have the files.
@@ -207,12 +219,11 @@ func (s *Set) handOver(dead *process, states []*handover) (replacement *process,
 	}
 	for _, h := range states {
 		next()
-		err := h.sendTo(ctx, replacement)
-		if _, refused := errors.AsType[*shimapi.Error](err); err != nil && (!refused || IsShortage(err)) {
-			return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
-		}
-		if err != nil {
+		switch err := h.sendTo(ctx, replacement); {
+		case isLost(err):
 			lost = append(lost, h)
+		case err != nil:
+			return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
 		}
 	}
 	if err := replacement.follow(states); err != nil && !errors.Is(err, errClosed) {
