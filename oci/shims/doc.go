@@ -20,6 +20,8 @@
 //     and their exit status can be collected. Unrelated orphans become its children too.
 //     They are reaped by pid, only when no pidfd of ours refers to them, and never by
 //     wait4(-1).
+//   - The status that was collected of a container is told to the process that has adopted it at
+//     once, be it adopting others yet, and to each that adopts it later.
 //   - A new connection for events first receives the current record of every pod and
 //     container, then each change in order. A connection that falls behind is closed and
 //     made again, which starts over.

@@ -226,7 +226,7 @@ func (s *Set) handOver(dead *process, states []*handover) (replacement *process,
 			return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
 		}
 	}
-	if err := replacement.follow(states); err != nil && !errors.Is(err, errClosed) {
+	if err := replacement.follow(); err != nil && !errors.Is(err, errClosed) {
 		return nil, nil, err
 	}
 	for _, h := range lost {
@@ -255,14 +255,12 @@ func (sh *Shim) handOverLate(ctx context.Context, dead *process, id string) erro
 		sh.collectExit(h)
 		err = h.sendTo(ctx, replacement)
 	}
-	sh.set.mu.Lock()
-	defer sh.set.mu.Unlock()
 	if err != nil {
+		sh.set.mu.Lock()
+		defer sh.set.mu.Unlock()
 		sh.handover.drop(id)
-		return err
 	}
-	h.holder = replacement
-	return nil
+	return err
 }
 
 // restart starts a shim in the directory of a dead one.

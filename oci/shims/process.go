@@ -73,8 +73,8 @@ func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, 
 }
 
 // follow makes p the process that serves its shim, adds the shim to the set, and
-// watches p until it ends. adopted is what p has adopted from the process before it.
-func (p *process) follow(adopted []*handover) error {
+// watches p until it ends.
+func (p *process) follow() error {
 	fd, err := unix.PidfdOpen(p.pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch process %d: %w", p.pid, err)
@@ -88,7 +88,7 @@ func (p *process) follow(adopted []*handover) error {
 	}
 	p.followed = true
 	s.shims[sh.id] = sh
-	sh.serveLocked(p, adopted)
+	sh.serveLocked(p)
 	s.tasks.Go(func() { p.awaitEnd(pidfd) })
 	s.tasks.Go(p.relayEvents)
 	return nil

@@ -1,6 +1,7 @@
 package shims
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/signal"
@@ -132,7 +133,8 @@ func mayHold(proc string, pid int) bool {
 }
 
 // collectExit waits for the first process of a container of a dead shim, if we are its
-// parent now, and reports its exit status to the shim that adopts it.
+// parent now, and reports its exit status to the process that adopts it, while that still adopts
+// others: it does not wait for long for the status of a process that has ended.
 func (sh *Shim) collectExit(h *handover) {
 	s := sh.set
 	s.mu.Lock()
@@ -150,14 +152,22 @@ func (sh *Shim) collectExit(h *handover) {
 		if h.reaping = false; h.closing {
 			h.closeFiles()
 		}
+		holder := h.holder
 		s.mu.Unlock()
-		if !ok {
-			return
+		if ok {
+			holder.reportExit(s.ctx, h.ID, status)
 		}
-		// On an error the adoption has reported it, or the shim asks the kernel.
-		r := shimapi.ReportExitRequest{ID: h.ID, Exit: status}
-		_ = sh.call(s.ctx, shimapi.MethodReportExit, r, nil)
 	})
+}
+
+// reportExit tells this process how a container has ended that it may have adopted. If it has
+// not, or has died, the adoption tells it, see sendTo.
+func (p *process) reportExit(ctx context.Context, id string, status shimapi.ExitStatus) {
+	bounded, cancel := context.WithTimeoutCause(ctx, answerPatience, ErrStuck)
+	defer cancel()
+	c := p.dial(bounded)
+	c.WriteRequest(shimapi.MethodReportExit, shimapi.ReportExitRequest{ID: id, Exit: status})
+	_ = c.answer(bounded, nil) // after any other error the shim asks the kernel
 }
 
 func isChild(pidfd *os.File) bool {

@@ -164,7 +164,7 @@ func (s *Set) connectLater(sh *Shim, cause error) error {
 	if err == nil {
 		p.unasked.Store(true)
 		p.stuck.Store(true)
-		err = p.follow(nil)
+		err = p.follow()
 	}
 	if err != nil {
 		return fmt.Errorf("it holds its lock but does not serve: %w", errors.Join(cause, err))
@@ -183,7 +183,7 @@ func (s *Set) connectToPods(ctx context.Context, sh *Shim) error {
 	if err := p.ask(ctx); err != nil {
 		return err
 	}
-	return p.follow(nil)
+	return p.follow()
 }
 
 func (s *Set) reportGone(id string) {
@@ -288,7 +288,7 @@ func (s *Set) startNew(ctx context.Context, foreign bool) (*Shim, error) {
 	defer cancel()
 	p, err := sh.connect(bounded, c.reaped)
 	if err == nil {
-		err = p.follow(nil)
+		err = p.follow()
 	}
 	if err != nil {
 		c.kill() // it has no pods yet

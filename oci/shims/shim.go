@@ -71,7 +71,7 @@ func (sh *Shim) live(ctx context.Context) *process {
 }
 
 // serveLocked makes p the process that serves the shim.
-func (sh *Shim) serveLocked(p *process, adopted []*handover) {
+func (sh *Shim) serveLocked(p *process) {
 	if sh.process != nil { // p has no pods but those that it has adopted
 		clear(sh.pods)
 		for id, h := range sh.handover {
@@ -79,9 +79,6 @@ func (sh *Shim) serveLocked(p *process, adopted []*handover) {
 				sh.pods[id] = struct{}{}
 			}
 		}
-	}
-	for _, h := range adopted {
-		h.holder = p
 	}
 	sh.process = p
 }

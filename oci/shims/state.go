@@ -19,7 +19,7 @@ type handover struct {
 	streams map[string]stream
 	pidfd   *os.File
 	exit    *shimapi.ExitStatus // set when we, as subreaper, have collected it
-	holder  *process            // the process of the shim that has the pod or container
+	holder  *process            // the process of the shim that has the pod or container, or has adopted it last
 
 	reaping bool // a goroutine waits with the pidfd
 	closing bool // that goroutine closes the pidfd when it is done
@@ -268,5 +268,15 @@ func (h *handover) sendTo(ctx context.Context, p *process) error {
 	}
 	c := p.dial(ctx)
 	c.WriteRequest(shimapi.MethodAdopt, r, files...)
-	return c.answer(ctx, nil)
+	if err := c.answer(ctx, nil); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	h.holder = p // which is told of the end from now on
+	exit := h.exit
+	s.mu.Unlock()
+	if exit != nil && r.Exit == nil { // it was collected during the call
+		p.reportExit(ctx, h.ID, *exit)
+	}
+	return nil
 }
