@@ -30,11 +30,13 @@
 //   - A shim that does not answer when the set is opened is in it all the same, as one that
 //     is stuck; it is asked for what it holds when it goes on.
 //   - A shim that dies five times within seconds of its start, or whose program is missing, is
-//     given up, which ends its containers. A replacement that can't be started otherwise, or
-//     can't adopt them all, since the host lacks process IDs, memory, descriptors or space, or
-//     what was recorded can't be read now, does not count: the containers run on until one can,
-//     and so long their calls fail with [ErrDelayed], in the first minute after they have waited.
-//     A new pod gets another shim meanwhile.
+//     given up, which ends its containers. A replacement does not count that can't be started
+//     otherwise, or can't adopt them all since the host lacks process IDs, memory, descriptors or
+//     space, what was recorded can't be read now, or a step takes too long; nor does a process
+//     that was killed by another than us, as for want of memory, or that Go's runtime has ended
+//     for want of memory or a thread (child.go). The containers run on until one can, and so long
+//     their calls fail with [ErrDelayed], in the first minute after they have waited. A new pod
+//     gets another shim meanwhile.
 //   - A container is lost, and ended, only when a replacement says that its process, record,
 //     state or streams are gone: of the kinds [shimapi.KindNotFound] and [shimapi.KindInvalid].
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the

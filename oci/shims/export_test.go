@@ -25,6 +25,14 @@ func SetAnswerPatience(d time.Duration) (restore func()) {
 	return func() { answerPatience = was }
 }
 
+// SetStepPatience sets the bound of each step of a handover and returns a function that sets it
+// back.
+func SetStepPatience(d time.Duration) (restore func()) {
+	was := stepPatience
+	stepPatience = d
+	return func() { stepPatience = was }
+}
+
 // SetBinary sets the program of the shims to come.
 func (s *Set) SetBinary(path string) { s.config.Binary = path }
 

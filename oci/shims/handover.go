@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// minLifetime: a shim process that lives for less counts as a crash. After
-	// maxCrashes in a row there is no further replacement, because something that it
-	// adopts kills it.
+	// minLifetime: a shim process that lives for less counts as a crash, unless it has ended
+	// since the host lacks what may be there later. After maxCrashes in a row there is no
+	// further replacement, because something that it adopts kills it.
 	minLifetime = 2 * time.Second
 	maxCrashes  = 5
 
@@ -27,6 +27,29 @@ const (
 	firstDelay = 100 * time.Millisecond
 	lastDelay  = 5 * time.Second
 )
+
+// attempts are the processes of a shim that have ended within minLifetime, or could not take
+// over, one after the other.
+type attempts struct {
+	crashes int           // by a fault that was theirs
+	delay   time.Duration // until the next is started
+}
+
+func (a *attempts) slowDown() { a.delay = min(max(firstDelay, 2*a.delay), lastDelay) }
+
+// attempts counts a process that has died.
+func (p *process) attempts() attempts {
+	if p.ended.Sub(p.connected) >= minLifetime {
+		return attempts{}
+	}
+	a := p.before
+	if p.child != nil && p.child.lackedSomething() {
+		a.slowDown()
+	} else {
+		a.crashes++
+	}
+	return a
+}
 
 // awaitReplacements waits for the replacements of all shims that are dead, so that a new pod,
 // with a foreign shim or without, does not get a shim of its own instead.
@@ -87,11 +110,8 @@ func (s *Set) onDeath(p *process) {
 // to hand over.
 func (s *Set) replace(dead *process) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
-	crashes := 0
-	if time.Since(dead.connected) < minLifetime {
-		crashes = dead.crashes + 1
-	}
-	for delay := firstDelay; crashes < maxCrashes; {
+	a := dead.attempts()
+	for wait(s.ctx, a.delay); a.crashes < maxCrashes; wait(s.ctx, a.delay) {
 		states := sh.statesInOrder() // with what a call has told of in the last moment
 		if _, err := os.Lstat(sh.dir); errors.Is(err, os.ErrNotExist) {
 			return nil, nil, nil // it has exited as it was told to
@@ -102,24 +122,19 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 		for _, h := range states {
 			sh.collectExit(h)
 		}
-		replacement, lost, err = s.handOver(dead, states)
-		if err == nil {
-			replacement.crashes = crashes
-			return replacement, lost, nil
-		}
-		if s.ctx.Err() != nil {
-			break
+		replacement, lost, err = s.handOver(dead, a, states)
+		if err == nil || s.ctx.Err() != nil {
+			return replacement, lost, err
 		}
 		if mayStartLater(err) {
 			s.reportDelay(dead, err)
-		} else if crashes++; crashes == maxCrashes {
+		} else if a.crashes++; a.crashes == maxCrashes {
 			break
 		}
-		wait(s.ctx, delay)
-		delay = min(2*delay, lastDelay)
+		a.slowDown()
 	}
 	if err == nil {
-		err = fmt.Errorf("%d shims in a row ended within %v", crashes, minLifetime)
+		err = fmt.Errorf("%d shims in a row ended within %v", a.crashes, minLifetime)
 	}
 	return nil, nil, err
 }
@@ -155,15 +170,16 @@ func (s *Set) reportDelay(dead *process, why error) {
 	}
 }
 
-// notStarted is why no process of a shim could be started.
+// notStarted is why no process of a shim could be started, or one has ended at once that was.
 type notStarted struct{ error }
 
 func (e notStarted) Unwrap() error { return e.error }
 
 // mayStartLater tells whether a replacement could not be started, or could not adopt all, for a
-// reason that may pass, such as a lack of process IDs, memory, descriptors or space, a program
-// that ends before it serves, or a record that can't be read now. The containers of the dead
-// shim run meanwhile, and to give them up would end them.
+// reason that may pass, such as a lack of process IDs, memory, descriptors or space, of which it
+// may have died, a program that ends before it serves, a record that can't be read now, or a
+// step that takes too long. The containers of the dead shim run meanwhile, and to give them up
+// would end them.
 func mayStartLater(err error) bool {
 	if _, is := errors.AsType[notStarted](err); is {
 		return !errors.Is(err, errNoProgram)
@@ -171,7 +187,7 @@ func mayStartLater(err error) bool {
 	if _, refused := errors.AsType[*shimapi.Error](err); refused {
 		return true // the replacement lives, and has said why it can't
 	}
-	return IsShortage(err)
+	return IsShortage(err) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // isLost tells whether the replacement has said that it can never adopt a pod or container,
@@ -200,7 +216,7 @@ func wait(ctx context.Context, d time.Duration) {
 
 // handOver tries once to start a replacement and make it adopt all. It fails when the
 // replacement does, or can't do an adoption for now: what it can never adopt is lost, and ended.
-func (s *Set) handOver(dead *process, states []*handover) (replacement *process, lost []*handover, err error) {
+func (s *Set) handOver(dead *process, a attempts, states []*handover) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
 	// Close waits for it: the next daemon would not have the files.
 	ctx, next, done := inSteps(s.ctx)
@@ -211,12 +227,13 @@ func (s *Set) handOver(dead *process, states []*handover) (replacement *process,
 	}
 	defer func() {
 		if err != nil {
-			c.kill()
+			err = c.end(err)
 		}
 	}()
-	if replacement, err = sh.connect(ctx, c.reaped); err != nil {
+	if replacement, err = sh.connect(ctx, c); err != nil {
 		return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
 	}
+	replacement.before = a
 	for _, h := range states {
 		next()
 		switch err := h.sendTo(ctx, replacement); {

@@ -38,17 +38,6 @@ func (l launcher) launch(ctx context.Context, dir string) (*child, error) {
 	return c, nil
 }
 
-// child is a process of a shim that we started.
-type child struct {
-	proc   *os.Process
-	reaped chan struct{} // closed when it has ended and was waited for
-}
-
-func (c *child) kill() {
-	_ = c.proc.Kill() // it may have ended
-	<-c.reaped
-}
-
 // lockDir takes the lock of a shim's directory. A living shim holds it: the error wraps
 // [flock.ErrLocked] then.
 func lockDir(dir string) (*os.File, error) {
@@ -69,6 +58,10 @@ func (l launcher) start(ctx context.Context, dir string) (*child, error) {
 	if open.err != nil {
 		return nil, open.err
 	}
+	logged, err := log.Seek(0, io.SeekEnd) // by processes before it
+	if err != nil {
+		return nil, fmt.Errorf("log of the shim: %w", err)
+	}
 	proc, err := l.execute(ctx, dir, []*os.File{null, log, log, readyShim, lock, exe})
 	if err != nil {
 		return nil, err
@@ -79,13 +72,7 @@ func (l launcher) start(ctx context.Context, dir string) (*child, error) {
 		_, _ = proc.Wait() // err says why it ended
 		return nil, err
 	}
-	// The shim may outlive us. If it does not, it must not stay a zombie.
-	c := &child{proc, make(chan struct{})}
-	go func() {
-		defer close(c.reaped)
-		_, _ = proc.Wait() // its exit status does not matter
-	}()
-	return c, nil
+	return newChild(proc, dir, logged), nil
 }
 
 // execute runs the shim from the sealed memfd, file 5 of the child, in a session

@@ -25,13 +25,13 @@ type process struct {
 	library   string // libcontainer's version
 	foreign   bool   // it can drive foreign shims
 	connected time.Time
-	reaped    <-chan struct{} // closed when we have waited for it; nil: it is not our child
-	gone      chan struct{}   // closed when it has ended
-	ended     time.Time       // set when gone is closed
-	stuck     atomic.Bool     // it did not answer the last call in time
-	delayed   chan struct{}   // closed when it is dead and another could not be started yet
-	crashes   int             // how many processes of the shim in a row ended within minLifetime before it
-	unasked   atomic.Bool     // it did not answer when the set was opened, and has not told what it holds
+	child     *child        // nil: it is not ours
+	gone      chan struct{} // closed when it has ended
+	ended     time.Time     // set when gone is closed
+	stuck     atomic.Bool   // it did not answer the last call in time
+	delayed   chan struct{} // closed when it is dead and another could not be started yet
+	before    attempts      // of the processes that the shim had in short order before it
+	unasked   atomic.Bool   // it did not answer when the set was opened, and has not told what it holds
 
 	followed bool // somebody watches for its end; guarded by Set.mu
 
@@ -39,10 +39,10 @@ type process struct {
 	replacement *process      // nil: nothing serves the shim any more; not read before decided
 }
 
-// identify reads which process serves the shim, and does not ask it. reaped is closed when
-// the process was waited for; nil for a process that is not our child.
-func (sh *Shim) identify(reaped <-chan struct{}) (*process, error) {
-	p := &process{shim: sh, reaped: reaped, connected: time.Now(), gone: make(chan struct{}), delayed: make(chan struct{}), decided: make(chan struct{})}
+// identify reads which process serves the shim, and does not ask it. c is nil for a process that
+// is not our child.
+func (sh *Shim) identify(c *child) (*process, error) {
+	p := &process{shim: sh, child: c, connected: time.Now(), gone: make(chan struct{}), delayed: make(chan struct{}), decided: make(chan struct{})}
 	var hello shimapi.HelloResponse
 	// The shim writes its identity when the socket is there.
 	if err := atomicfile.Read(filepath.Join(sh.dir, shimapi.IdentityName), &hello); err != nil {
@@ -57,15 +57,15 @@ func (p *process) is(hello shimapi.HelloResponse) {
 }
 
 // connect is identify, and checks that the process answers, which ctx must bound.
-func (sh *Shim) connect(ctx context.Context, reaped <-chan struct{}) (*process, error) {
-	p, err := sh.identify(reaped)
+func (sh *Shim) connect(ctx context.Context, c *child) (*process, error) {
+	p, err := sh.identify(c)
 	if err != nil {
 		return nil, err
 	}
-	c := p.dial(ctx)
-	c.WriteRequest(shimapi.MethodHello, struct{}{})
+	conn := p.dial(ctx)
+	conn.WriteRequest(shimapi.MethodHello, struct{}{})
 	var hello shimapi.HelloResponse
-	if err := c.answer(ctx, &hello); err != nil {
+	if err := conn.answer(ctx, &hello); err != nil {
 		return nil, err
 	}
 	p.is(hello)
@@ -109,8 +109,8 @@ func (p *process) awaitEnd(pidfd *os.File) {
 	if procfs.AwaitEnd(p.shim.set.ctx, pidfd) != nil {
 		return
 	}
-	if p.reaped != nil {
-		<-p.reaped // immediately, since the process has ended
+	if p.child != nil {
+		<-p.child.reaped // immediately, since the process has ended
 	}
 	p.ended = time.Now()
 	close(p.gone)

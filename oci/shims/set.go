@@ -286,7 +286,7 @@ func (s *Set) startNew(ctx context.Context, foreign bool) (*Shim, error) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	p, err := sh.connect(bounded, c.reaped)
+	p, err := sh.connect(bounded, c)
 	if err == nil {
 		err = p.follow()
 	}
