@@ -41,6 +41,22 @@ func (c *child) kill() {
 	<-c.reaped
 }
 
+// killInTime is kill for a process one of whose threads may wait for a file system that hangs, and
+// which then ends when that goes on. Until then it has the lock of the shim's directory.
+func (c *child) killInTime() {
+	select {
+	case <-c.reaped:
+		return
+	default:
+	}
+	c.killed.Store(true)
+	_ = c.proc.Kill() // it may have ended
+	select {
+	case <-c.reaped:
+	case <-time.After(dyingPatience):
+	}
+}
+
 // end ends a process that could not take over because of err, and returns that error, as a
 // [notStarted] where the process has ended for a shortage.
 func (c *child) end(err error) error {
@@ -50,11 +66,7 @@ func (c *child) end(err error) error {
 		case <-time.After(dyingPatience):
 		}
 	}
-	select {
-	case <-c.reaped:
-	default:
-		c.kill()
-	}
+	c.killInTime()
 	if c.lackedSomething() {
 		return notStarted{err}
 	}

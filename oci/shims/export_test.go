@@ -25,12 +25,12 @@ func SetAnswerPatience(d time.Duration) (restore func()) {
 	return func() { answerPatience = was }
 }
 
-// SetStepPatience sets the bound of each step of a handover and returns a function that sets it
+// SetAdoptPatience sets the bound of the wait for one adoption and returns a function that sets it
 // back.
-func SetStepPatience(d time.Duration) (restore func()) {
-	was := stepPatience
-	stepPatience = d
-	return func() { stepPatience = was }
+func SetAdoptPatience(d time.Duration) (restore func()) {
+	was := adoptPatience
+	adoptPatience = d
+	return func() { adoptPatience = was }
 }
 
 // SetBinary sets the program of the shims to come.

@@ -75,18 +75,16 @@ func (s *Set) awaitReplacements(ctx context.Context, foreign bool) {
 // onDeath replaces a process that has died, or removes its shim from the set.
 func (s *Set) onDeath(p *process) {
 	sh := p.shim
-	replacement, lost, err := s.replace(p)
+	replacement, left, err := s.replace(p)
 	p.replacement = replacement
 	close(p.decided)
 	if s.ctx.Err() != nil {
-		return // the next daemon finds what there is
+		left.abandon() // the next daemon finds what there is
+		return
 	}
 	if replacement != nil {
 		s.report(Event{ShimID: sh.id, Event: shimapi.Event{Kind: EventReplaced}})
-		for _, h := range lost {
-			r := shimapi.Record{ID: h.ID, Pod: h.Pod}
-			s.report(Event{ShimID: sh.id, Event: shimapi.Event{Kind: EventLost, Record: r}})
-		}
+		s.attend(sh, left)
 		return
 	}
 	s.mu.Lock()
@@ -104,27 +102,50 @@ func (s *Set) onDeath(p *process) {
 	}
 }
 
+// leftovers are what a replacement has not adopted.
+type leftovers struct {
+	lost []*handover // and never will
+	late []*adoption // of containers, which it does later
+}
+
+// attend tells of what is left, and has it adopted that can be later.
+func (s *Set) attend(sh *Shim, left leftovers) {
+	for _, h := range left.lost {
+		s.report(sh.eventOf(h, EventLost, ""))
+	}
+	for _, a := range left.late {
+		s.report(sh.eventOf(a.handover, EventDelayed, a.why()))
+		s.tasks.Go(a.complete) // beside the task that this runs in
+	}
+}
+
+// abandon lets go of the adoptions that are not over.
+func (left leftovers) abandon() {
+	for _, a := range left.late {
+		a.cancel()
+	}
+}
+
 // replace starts another process in the directory of a dead one, which holds
-// libcontainer's state, and makes it adopt all pods and containers. lost are those that
-// could not be adopted. The replacement is nil without an error when there is nothing
-// to hand over.
-func (s *Set) replace(dead *process) (replacement *process, lost []*handover, err error) {
+// libcontainer's state, and makes it adopt all pods and containers but those that are left.
+// The replacement is nil without an error when there is nothing to hand over.
+func (s *Set) replace(dead *process) (replacement *process, left leftovers, err error) {
 	sh := dead.shim
 	a := dead.attempts()
 	for wait(s.ctx, a.delay); a.crashes < maxCrashes; wait(s.ctx, a.delay) {
 		states := sh.statesInOrder() // with what a call has told of in the last moment
 		if _, err := os.Lstat(sh.dir); errors.Is(err, os.ErrNotExist) {
-			return nil, nil, nil // it has exited as it was told to
+			return nil, left, nil // it has exited as it was told to
 		}
 		if len(states) == 0 {
-			return nil, nil, sh.nothingKept()
+			return nil, left, sh.nothingKept()
 		}
 		for _, h := range states {
 			sh.collectExit(h)
 		}
-		replacement, lost, err = s.handOver(dead, a, states)
+		replacement, left, err = s.handOver(dead, a, states)
 		if err == nil || s.ctx.Err() != nil {
-			return replacement, lost, err
+			return replacement, left, err
 		}
 		if mayStartLater(err) {
 			s.reportDelay(dead, err)
@@ -136,7 +157,7 @@ func (s *Set) replace(dead *process) (replacement *process, lost []*handover, er
 	if err == nil {
 		err = fmt.Errorf("%d shims in a row ended within %v", a.crashes, minLifetime)
 	}
-	return nil, nil, err
+	return nil, left, err
 }
 
 // nothingKept is why there is nothing to hand over: nil when the shim had nothing.
@@ -215,41 +236,53 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // handOver tries once to start a replacement and make it adopt all. It fails when the
-// replacement does, or can't do an adoption for now: what it can never adopt is lost, and ended.
-func (s *Set) handOver(dead *process, a attempts, states []*handover) (replacement *process, lost []*handover, err error) {
+// replacement does, or can't adopt a pod, or for a shortage anything, now. What it can never
+// adopt is lost, and ended.
+func (s *Set) handOver(dead *process, a attempts, states []*handover) (replacement *process, left leftovers, err error) {
 	sh := dead.shim
 	// Close waits for it: the next daemon would not have the files.
 	ctx, next, done := inSteps(s.ctx)
 	defer done()
 	c, err := s.launcher(dead.foreign).restart(ctx, sh.dir)
 	if err != nil {
-		return nil, nil, notStarted{fmt.Errorf("start a replacement of the shim: %w", err)}
+		return nil, left, notStarted{fmt.Errorf("start a replacement of the shim: %w", err)}
 	}
 	defer func() {
 		if err != nil {
 			err = c.end(err)
+			left.abandon()
 		}
 	}()
 	if replacement, err = sh.connect(ctx, c); err != nil {
-		return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
+		return nil, left, fmt.Errorf("replacement of the shim: %w", err)
 	}
 	replacement.before = a
 	for _, h := range states {
 		next()
-		switch err := h.sendTo(ctx, replacement); {
-		case isLost(err):
-			lost = append(lost, h)
-		case err != nil:
-			return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
+		if err := left.take(replacement.adopt(ctx, h)); err != nil {
+			return nil, left, fmt.Errorf("replacement of the shim: %w", err)
 		}
 	}
 	if err := replacement.follow(); err != nil && !errors.Is(err, errClosed) {
-		return nil, nil, err
+		return nil, left, err
 	}
-	for _, h := range lost {
+	for _, h := range left.lost {
 		sh.forget(h.ID)
 	}
-	return replacement, lost, nil
+	return replacement, left, nil
+}
+
+// take notes what has become of an adoption. An error ends the hand-over.
+func (left *leftovers) take(a *adoption) error {
+	switch {
+	case a.mayWait():
+		left.late = append(left.late, a)
+	case isLost(a.err):
+		left.lost = append(left.lost, a.handover)
+	default:
+		return a.err
+	}
+	return nil
 }
 
 // handOverLate makes the replacement of a dead process adopt a container whose creation
