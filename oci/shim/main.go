@@ -26,10 +26,10 @@ const (
 	// flock on the shim's directory until the process exits, so that a daemon can
 	// tell a living shim from a dead one.
 	exeFD = 5
-	// The heap is some MiB; collecting it early is cheap and what is free goes
-	// back to the system above this bound.
-	gcPercent   = 50
-	memoryLimit = 24 << 20
+	// The heap is some MiB, and collecting it early is cheap. There is no soft limit of memory
+	// beside it: what many containers need would be above any that suits few, and the collector
+	// would then run at every turn.
+	gcPercent = 50
 	// Each processor that Go may use has caches and a thread or two; copying
 	// logs and waiting need few, whatever the machine has.
 	processors = 4
@@ -66,7 +66,6 @@ func run(c Config, level slog.Level, ready *os.File) error {
 	logrus.SetOutput(log)
 	nameThreads(filepath.Base(os.Args[0]))
 	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimit)
 	runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
 	if err := detach(); err != nil {
 		return err
