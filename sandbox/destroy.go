@@ -230,9 +230,28 @@ func (t *teardown) releaseProcess(ctx context.Context, c *Container) error {
 	if err != nil {
 		return asDomain(err)
 	}
-	// The exit event may still be on its way; a container never created has none.
+	return t.lastWord(ctx, c)
+}
+
+// wordPatience is how long the event of an end may be on its way that a shim has reported.
+const wordPatience = 5 * time.Second
+
+// lastWord learns how a container ended that its shim has forgotten, as it was told to. The end
+// was reported before; the record tells of it as well, but not when the disk had no room for
+// it. A container that was never created has no end.
+func (t *teardown) lastWord(ctx context.Context, c *Container) error {
 	if err := t.refreshFact(c); err != nil {
 		return err
+	}
+	if c.wasCreated() {
+		timer := time.NewTimer(wordPatience)
+		defer timer.Stop()
+		select {
+		case <-c.done:
+		case <-timer.C:
+		case <-ctx.Done():
+			return fmt.Errorf("end of container %s: %w", c.id, context.Cause(ctx))
+		}
 	}
 	t.recordLoss(c)
 	return nil

@@ -220,3 +220,29 @@ func TestNothingIsLostForWantOfDescriptors(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTheLastWordOfAShim: the end of a container that its shim has forgotten is told by an event
+// on its way, where the disk had no room for the record.
+func TestTheLastWordOfAShim(t *testing.T) {
+	n := newFakeNode(t)
+	id := n.run(n.pod("a"), "c")
+	n.shim.onCall(func(method, _ string) *shimapi.Error {
+		if method != shimapi.MethodKill {
+			return nil
+		}
+		time.AfterFunc(100*time.Millisecond, func() { // an event is slower than an answer here
+			n.shim.mu.Lock()
+			defer n.shim.mu.Unlock()
+			ended := n.shim.containers[id].Record
+			ended.Status, ended.ExitCode, ended.FinishedAt = shimapi.StatusStopped, 7, time.Now()
+			n.shim.tell(shimapi.EventExited, ended)
+		})
+		return &shimapi.Error{Kind: shimapi.KindNotFound, Message: "deleted"}
+	})
+	if err := n.m.StopContainer(t.Context(), id, 0); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.container(id); st.State != ctrExited || st.ExitCode != 7 {
+		t.Errorf("it is %v with code %d, want exited with 7", st.State, st.ExitCode)
+	}
+}

@@ -95,6 +95,13 @@ func (c *Container) learn(r shimapi.Record) bool {
 	return changed
 }
 
+// wasCreated tells whether a shim has ever told of the container.
+func (c *Container) wasCreated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fact.Status != ""
+}
+
 // markLost notes in memory that the process is gone and its exit was never recorded. It
 // reports false when the end was known already.
 func (c *Container) markLost(at time.Time) bool {

@@ -149,13 +149,7 @@ func (t *teardown) kill(ctx context.Context, c *Container) error {
 		return t.killOrphan(c)
 	}
 	if isKind(err, shimapi.KindNotFound) {
-		// A shim forgets what it was told to delete; its word on the end may not
-		// have reached the disk.
-		if err := t.refreshFact(c); err != nil {
-			return err
-		}
-		t.recordLoss(c)
-		return nil
+		return t.lastWord(ctx, c) // a shim forgets what it was told to delete
 	}
 	if err != nil {
 		return fmt.Errorf("kill container %s: %w", c.id, asDomain(err))
