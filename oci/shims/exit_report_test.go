@@ -33,7 +33,10 @@ func newOrphan(t *testing.T) (orphan, *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = stdin.Close() })
+	t.Cleanup(func() {
+		_ = stdin.Close()         // it may be closed
+		_ = cmd.Process.Release() // the set waits for it
+	})
 	fd, err := unix.PidfdOpen(cmd.Process.Pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		t.Fatal(err)

@@ -82,8 +82,14 @@ func TestAHangingAdoptionHoldsUpNoOther(t *testing.T) {
 // allCalls makes every call about a container that exists.
 func (s *stubs) allCalls(id string) map[string]error {
 	ctx := s.t.Context()
-	_, exec := s.shim.Exec(ctx, &shimapi.ExecRequest{ID: id}, nil)
-	_, attach := s.shim.Attach(ctx, &shimapi.AttachRequest{ID: id}, nil)
+	session, exec := s.shim.Exec(ctx, &shimapi.ExecRequest{ID: id}, nil)
+	if exec == nil {
+		session.Close()
+	}
+	share, attach := s.shim.Attach(ctx, &shimapi.AttachRequest{ID: id}, nil)
+	if attach == nil {
+		share.Close()
+	}
 	_, usage := s.shim.Usage(ctx, id)
 	return map[string]error{
 		"exec": exec, "attach": attach, "usage": usage,

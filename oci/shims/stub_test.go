@@ -16,6 +16,7 @@ import (
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
 	"berth/oci/shims"
+	"berth/test/shimnode"
 )
 
 const (
@@ -186,6 +187,8 @@ func (s *stubs) end() {
 	}
 	for _, shim := range serving {
 		_ = unix.Kill(shim.PID, unix.SIGKILL) // of a process that was not waited for, or that has ended
+		proc := fmt.Sprintf("/proc/%d", shim.PID)
+		shimnode.Eventually(s.t, "the stub was waited for", func() bool { return !shimnode.OnDisk(proc) })
 	}
 }
 
