@@ -380,7 +380,7 @@ func removeShell(path string) error {
 		err = unix.Unlink(path)
 	case errors.Is(err, unix.ENOTEMPTY):
 		entries, rerr := os.ReadDir(path)
-		if rerr != nil {
+		if rerr != nil && !errors.Is(rerr, fs.ErrNotExist) { // a stop of the pod may remove it, too
 			return rerr
 		}
 		for _, e := range entries {

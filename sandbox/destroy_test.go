@@ -246,3 +246,23 @@ func TestTheLastWordOfAShim(t *testing.T) {
 		t.Errorf("it is %v with code %d, want exited with 7", st.State, st.ExitCode)
 	}
 }
+
+// TestRemoveShellsTogether: a stop of a pod and a removal of its container may remove the same
+// mount points at the same time.
+func TestRemoveShellsTogether(t *testing.T) {
+	for range 200 {
+		dir := filepath.Join(t.TempDir(), "container")
+		if err := os.MkdirAll(filepath.Join(dir, "images", "0"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		errs := make(chan error)
+		for range 8 {
+			go func() { errs <- removeShell(dir) }()
+		}
+		for range 8 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
