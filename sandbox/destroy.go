@@ -243,7 +243,7 @@ func (t *teardown) lastWord(ctx context.Context, c *Container) error {
 	if err := t.refreshFact(c); err != nil {
 		return err
 	}
-	if c.wasCreated() {
+	if c.rec.get().Intent == record.Ready && c.wasCreated() {
 		timer := time.NewTimer(wordPatience)
 		defer timer.Stop()
 		select {

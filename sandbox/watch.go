@@ -54,8 +54,6 @@ func (w *shimWatch) handle(ctx context.Context, ev shims.Event) {
 	case ev.Kind == shims.EventReplaced:
 		klog.FromContext(ctx).Error(nil, "A shim died; another has taken over its pods and containers", "shim", ev.ShimID)
 		w.endUnlisted(ctx, ev.ShimID)
-	case ev.Kind == shims.EventDelayed && ev.Record.ID != "":
-		klog.FromContext(ctx).Error(nil, "A container can't be taken over from a dead shim yet; it runs on", "container", ev.Record.ID, "pod", ev.Record.Pod, "reason", ev.Record.Message)
 	case ev.Kind == shims.EventDelayed:
 		w.health.probe()
 		klog.FromContext(ctx).Error(nil, "A shim died and can't be replaced yet; its containers run on, and their calls wait", "shim", ev.ShimID, "reason", ev.Record.Message)

@@ -25,10 +25,11 @@ func (cs *containers) update(_ *call, r shimapi.UpdateRequest) (any, error) {
 	if r.Resources == nil {
 		return nil, fault(shimapi.KindInvalid, "update names no resources")
 	}
-	if err := ctr.setLimits(r); err != nil {
-		return nil, ctr.faultSince(err)
+	err = ctr.setLimits(r)
+	if err != nil && !ctr.process.alive() { // else the end is not the reason, and not waited for
+		err = ctr.faultSince(err)
 	}
-	return nil, nil
+	return nil, err
 }
 
 // setLimits changes the limits of a container that has not ended. Its end is not recorded

@@ -33,9 +33,6 @@ func (sh *Shim) call(ctx context.Context, method string, request, response any) 
 	ctx, end := traced(ctx, method)
 	defer func() { end(err) }()
 	for p := sh.live(ctx); ; {
-		if err := p.lacks(request); err != nil {
-			return err
-		}
 		bounded, cancel := context.WithTimeoutCause(ctx, answerPatience, ErrStuck)
 		c := p.dial(bounded)
 		c.WriteRequest(method, request)
@@ -56,9 +53,6 @@ func (sh *Shim) call(ctx context.Context, method string, request, response any) 
 // dies before it has the whole request, the replacement gets it.
 func (sh *Shim) open(ctx context.Context, method string, request any, files ...*os.File) *connection {
 	for p := sh.live(ctx); ; {
-		if err := p.lacks(request); err != nil {
-			return &connection{Conn: shimapi.Failed(err), process: p, stop: func() bool { return true }, cause: err}
-		}
 		c := p.dial(ctx)
 		c.WriteRequest(method, request, files...)
 		if !errors.Is(c.failure(ctx), ErrGone) {

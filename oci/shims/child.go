@@ -41,22 +41,6 @@ func (c *child) kill() {
 	<-c.reaped
 }
 
-// killInTime is kill for a process one of whose threads may wait for a file system that hangs, and
-// which then ends when that goes on. Until then it has the lock of the shim's directory.
-func (c *child) killInTime() {
-	select {
-	case <-c.reaped:
-		return
-	default:
-	}
-	c.killed.Store(true)
-	_ = c.proc.Kill() // it may have ended
-	select {
-	case <-c.reaped:
-	case <-time.After(dyingPatience):
-	}
-}
-
 // end ends a process that could not take over because of err, and returns that error, as a
 // [notStarted] where the process has ended for a shortage.
 func (c *child) end(err error) error {
@@ -71,6 +55,22 @@ func (c *child) end(err error) error {
 		return notStarted{err}
 	}
 	return err
+}
+
+// killInTime is kill for a process one of whose threads may wait for a file system that hangs, and
+// which then ends when that goes on. Until then it has the lock of the shim's directory.
+func (c *child) killInTime() {
+	select {
+	case <-c.reaped:
+		return
+	default:
+	}
+	c.killed.Store(true)
+	_ = c.proc.Kill() // it may have ended
+	select {
+	case <-c.reaped:
+	case <-time.After(dyingPatience):
+	}
 }
 
 // lackedSomething tells whether the process has ended since the host lacks what may be there

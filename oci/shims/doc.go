@@ -37,12 +37,9 @@
 //     for want of memory or a thread (child.go). The containers run on until one can, and so long
 //     their calls fail with [ErrDelayed], in the first minute after they have waited. A new pod
 //     gets another shim meanwhile.
-//   - An adoption of a container that hangs, or is refused for a reason that may pass, holds up no
-//     other: it goes on beside them or is tried again, and so long calls about that container fail
-//     with [ErrDelayed]. It is listed as one of the shim (adoption.go). What is not adopted yet
-//     when the set is closed is lost.
 //   - A container is lost, and ended, only when a replacement says that its process, record,
-//     state or streams are gone: of the kinds [shimapi.KindNotFound] and [shimapi.KindInvalid].
+//     state or streams are gone: of the kinds [shimapi.KindNotFound] and [shimapi.KindInvalid];
+//     or when its adoption has failed or hung by itself for two minutes: all others wait for it.
 //   - A shim without pods, left behind by a daemon that crashed, is told to exit when the
 //     set is opened. A shim that was told to exit gets no pods, and a shim that has
 //     promised room for a pod is not told to exit.

@@ -25,12 +25,20 @@ func SetAnswerPatience(d time.Duration) (restore func()) {
 	return func() { answerPatience = was }
 }
 
-// SetAdoptPatience sets the bound of the wait for one adoption and returns a function that sets it
+// SetStepPatience sets the bound of each step of a handover and returns a function that sets it
 // back.
-func SetAdoptPatience(d time.Duration) (restore func()) {
-	was := adoptPatience
-	adoptPatience = d
-	return func() { adoptPatience = was }
+func SetStepPatience(d time.Duration) (restore func()) {
+	was := stepPatience
+	stepPatience = d
+	return func() { stepPatience = was }
+}
+
+// SetAdoptionPatience sets how long others wait for what can't be adopted and returns a function
+// that sets it back.
+func SetAdoptionPatience(d time.Duration) (restore func()) {
+	was := adoptionPatience
+	adoptionPatience = d
+	return func() { adoptionPatience = was }
 }
 
 // SetBinary sets the program of the shims to come.

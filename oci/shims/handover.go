@@ -28,6 +28,11 @@ const (
 	lastDelay  = 5 * time.Second
 )
 
+// adoptionPatience is how long a pod or container may fail to be adopted for a reason of its own
+// which may pass: a record that can't be read, or a log on a file system that hangs. All others
+// of the shim wait so long. It is a variable for the tests.
+var adoptionPatience = 2 * time.Minute
+
 // attempts are the processes of a shim that have ended within minLifetime, or could not take
 // over, one after the other.
 type attempts struct {
@@ -75,16 +80,18 @@ func (s *Set) awaitReplacements(ctx context.Context, foreign bool) {
 // onDeath replaces a process that has died, or removes its shim from the set.
 func (s *Set) onDeath(p *process) {
 	sh := p.shim
-	replacement, left, err := s.replace(p)
+	replacement, lost, err := s.replace(p)
 	p.replacement = replacement
 	close(p.decided)
 	if s.ctx.Err() != nil {
-		left.abandon() // the next daemon finds what there is
-		return
+		return // the next daemon finds what there is
 	}
 	if replacement != nil {
 		s.report(Event{ShimID: sh.id, Event: shimapi.Event{Kind: EventReplaced}})
-		s.attend(sh, left)
+		for _, h := range lost {
+			r := shimapi.Record{ID: h.ID, Pod: h.Pod}
+			s.report(Event{ShimID: sh.id, Event: shimapi.Event{Kind: EventLost, Record: r}})
+		}
 		return
 	}
 	s.mu.Lock()
@@ -102,50 +109,27 @@ func (s *Set) onDeath(p *process) {
 	}
 }
 
-// leftovers are what a replacement has not adopted.
-type leftovers struct {
-	lost []*handover // and never will
-	late []*adoption // of containers, which it does later
-}
-
-// attend tells of what is left, and has it adopted that can be later.
-func (s *Set) attend(sh *Shim, left leftovers) {
-	for _, h := range left.lost {
-		s.report(sh.eventOf(h, EventLost, ""))
-	}
-	for _, a := range left.late {
-		s.report(sh.eventOf(a.handover, EventDelayed, a.why()))
-		s.tasks.Go(a.complete) // beside the task that this runs in
-	}
-}
-
-// abandon lets go of the adoptions that are not over.
-func (left leftovers) abandon() {
-	for _, a := range left.late {
-		a.cancel()
-	}
-}
-
 // replace starts another process in the directory of a dead one, which holds
-// libcontainer's state, and makes it adopt all pods and containers but those that are left.
-// The replacement is nil without an error when there is nothing to hand over.
-func (s *Set) replace(dead *process) (replacement *process, left leftovers, err error) {
+// libcontainer's state, and makes it adopt all pods and containers. lost are those that
+// could not be adopted. The replacement is nil without an error when there is nothing
+// to hand over.
+func (s *Set) replace(dead *process) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
 	a := dead.attempts()
 	for wait(s.ctx, a.delay); a.crashes < maxCrashes; wait(s.ctx, a.delay) {
 		states := sh.statesInOrder() // with what a call has told of in the last moment
 		if _, err := os.Lstat(sh.dir); errors.Is(err, os.ErrNotExist) {
-			return nil, left, nil // it has exited as it was told to
+			return nil, nil, nil // it has exited as it was told to
 		}
 		if len(states) == 0 {
-			return nil, left, sh.nothingKept()
+			return nil, nil, sh.nothingKept()
 		}
 		for _, h := range states {
 			sh.collectExit(h)
 		}
-		replacement, left, err = s.handOver(dead, a, states)
+		replacement, lost, err = s.handOver(dead, a, states)
 		if err == nil || s.ctx.Err() != nil {
-			return replacement, left, err
+			return replacement, lost, err
 		}
 		if mayStartLater(err) {
 			s.reportDelay(dead, err)
@@ -157,7 +141,7 @@ func (s *Set) replace(dead *process) (replacement *process, left leftovers, err 
 	if err == nil {
 		err = fmt.Errorf("%d shims in a row ended within %v", a.crashes, minLifetime)
 	}
-	return nil, left, err
+	return nil, nil, err
 }
 
 // nothingKept is why there is nothing to hand over: nil when the shim had nothing.
@@ -219,6 +203,24 @@ func isLost(err error) bool {
 	return is && (refusal.Kind == shimapi.KindNotFound || refusal.Kind == shimapi.KindInvalid)
 }
 
+// noteAdoption notes how a try of an adoption went. Neither a shortage of the host nor the death
+// of the replacement is the fault of what was to be adopted.
+func (h *handover) noteAdoption(err error) {
+	_, refused := errors.AsType[*shimapi.Error](err)
+	switch {
+	case err == nil:
+		h.unadoptedSince = time.Time{}
+	case h.unadoptedSince.IsZero() && (refused && !IsShortage(err) || errors.Is(err, context.DeadlineExceeded)):
+		h.unadoptedSince = time.Now()
+	}
+}
+
+// isOverdue tells whether the others have waited for long enough. What can't be adopted then is
+// lost, and ended, as if its record were gone.
+func (h *handover) isOverdue() bool {
+	return !h.unadoptedSince.IsZero() && time.Since(h.unadoptedSince) > adoptionPatience
+}
+
 // IsShortage tells whether we or the shim, which then says so, lack what may be there later.
 func IsShortage(err error) bool {
 	refusal, is := errors.AsType[*shimapi.Error](err)
@@ -236,53 +238,47 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // handOver tries once to start a replacement and make it adopt all. It fails when the
-// replacement does, or can't adopt a pod, or for a shortage anything, now. What it can never
-// adopt is lost, and ended.
-func (s *Set) handOver(dead *process, a attempts, states []*handover) (replacement *process, left leftovers, err error) {
+// replacement does, or can't do an adoption for now: what it can never adopt is lost, and ended.
+func (s *Set) handOver(dead *process, a attempts, states []*handover) (replacement *process, lost []*handover, err error) {
 	sh := dead.shim
 	// Close waits for it: the next daemon would not have the files.
 	ctx, next, done := inSteps(s.ctx)
 	defer done()
 	c, err := s.launcher(dead.foreign).restart(ctx, sh.dir)
 	if err != nil {
-		return nil, left, notStarted{fmt.Errorf("start a replacement of the shim: %w", err)}
+		return nil, nil, notStarted{fmt.Errorf("start a replacement of the shim: %w", err)}
 	}
 	defer func() {
 		if err != nil {
 			err = c.end(err)
-			left.abandon()
 		}
 	}()
 	if replacement, err = sh.connect(ctx, c); err != nil {
-		return nil, left, fmt.Errorf("replacement of the shim: %w", err)
+		return nil, nil, fmt.Errorf("replacement of the shim: %w", err)
 	}
 	replacement.before = a
 	for _, h := range states {
 		next()
-		if err := left.take(replacement.adopt(ctx, h)); err != nil {
-			return nil, left, fmt.Errorf("replacement of the shim: %w", err)
+		if h.isOverdue() {
+			lost = append(lost, h)
+			continue
+		}
+		err := h.sendTo(ctx, replacement)
+		h.noteAdoption(err)
+		switch {
+		case isLost(err):
+			lost = append(lost, h)
+		case err != nil:
+			return nil, nil, fmt.Errorf("replacement of the shim: adoption of %s: %w", h.ID, err)
 		}
 	}
 	if err := replacement.follow(); err != nil && !errors.Is(err, errClosed) {
-		return nil, left, err
+		return nil, nil, err
 	}
-	for _, h := range left.lost {
+	for _, h := range lost {
 		sh.forget(h.ID)
 	}
-	return replacement, left, nil
-}
-
-// take notes what has become of an adoption. An error ends the hand-over.
-func (left *leftovers) take(a *adoption) error {
-	switch {
-	case a.mayWait():
-		left.late = append(left.late, a)
-	case isLost(a.err):
-		left.lost = append(left.lost, a.handover)
-	default:
-		return a.err
-	}
-	return nil
+	return replacement, lost, nil
 }
 
 // handOverLate makes the replacement of a dead process adopt a container whose creation

@@ -42,8 +42,7 @@ const (
 	// only ID and Pod.
 	EventLost = "lost"
 	// EventDelayed: the shim has died, and another can't be started now; Record.Message tells
-	// why. Its containers run on, and calls of the shim wait. It is tried again. With a Record.ID
-	// another has taken over, and only this container is not adopted yet.
+	// why. Its containers run on, and calls of the shim wait. It is tried again.
 	EventDelayed = "delayed"
 	// EventAnswers: the shim, which did not answer when the set was opened, does now.
 	EventAnswers = "answers"

@@ -190,13 +190,9 @@ func (sh *Shim) Start(ctx context.Context, id string) (err error) {
 	ctx, end := traced(ctx, shimapi.MethodStart)
 	defer func() { end(err) }()
 	repeated := false
-	request := shimapi.IDRequest{ID: id}
 	for p := sh.live(ctx); ; repeated = true {
-		if err := p.lacks(request); err != nil {
-			return err
-		}
 		c := p.dial(ctx)
-		c.WriteRequest(shimapi.MethodStart, request)
+		c.WriteRequest(shimapi.MethodStart, shimapi.IDRequest{ID: id})
 		err := c.answer(ctx, nil)
 		if refusal, ok := errors.AsType[*shimapi.Error](err); ok && repeated && refusal.Kind == shimapi.KindNotRunning {
 			return nil // the dead process has started it
@@ -250,12 +246,8 @@ func (sh *Shim) Update(ctx context.Context, r *shimapi.UpdateRequest) error {
 	return sh.call(ctx, shimapi.MethodUpdate, r, nil)
 }
 
-// List returns the records of all pods and containers of the shim. Those of containers that it
-// has not taken over yet from a process that has died have only ID and Pod.
+// List returns the records of all pods and containers of the shim.
 func (sh *Shim) List(ctx context.Context) (held shimapi.ListResponse, err error) {
 	err = sh.call(ctx, shimapi.MethodList, struct{}{}, &held)
-	if err != nil {
-		return held, err
-	}
-	return sh.withLate(held), nil
+	return held, err
 }

@@ -3,13 +3,14 @@ package shims_test
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"berth/oci/shimapi"
 	"berth/oci/shims"
 )
 
 // tooMany deaths of replacements end a shim for good, if they are their own fault.
-const tooMany = 5
+const tooMany = 6
 
 // adoptionsAfter lets the first adoptions of a container go wrong, and counts all.
 func adoptionsAfter(t *testing.T, wrong stubVerdict, count *atomic.Int32) func(stubCall) stubVerdict {
@@ -52,7 +53,24 @@ func TestCrashesEndAShim(t *testing.T) {
 	s.shim.Keep(shimapi.HandoverState{ID: "c", Pod: "p"}, nil)
 	s.kill()
 	s.next(shims.EventGone)
-	if n := count.Load(); n > tooMany {
-		t.Errorf("given up after %d adoptions, want at most %d", n, tooMany)
+	if n := count.Load(); n >= tooMany {
+		t.Errorf("given up after %d adoptions, want fewer than %d", n, tooMany)
 	}
+}
+
+// TestAnAdoptionThatHangsIsADelay: adoptions that take too long, one after the other, are no
+// reason to end all that the shim holds.
+func TestAnAdoptionThatHangsIsADelay(t *testing.T) {
+	defer shims.SetStepPatience(200 * time.Millisecond)()
+	var count atomic.Int32
+	s := newStubs(t, func(c stubCall) stubVerdict {
+		if c.Method == shimapi.MethodAdopt && c.id(t) == "c" && count.Add(1) <= tooMany {
+			<-t.Context().Done() // it ends with the stub, at the latest
+		}
+		return stubVerdict{}
+	})
+	s.shim.Keep(shimapi.HandoverState{ID: "c", Pod: "p"}, nil)
+	s.kill()
+	s.next(shims.EventDelayed)
+	s.next(shims.EventReplaced)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,10 @@ type handover struct {
 
 	reaping bool // a goroutine waits with the pidfd
 	closing bool // that goroutine closes the pidfd when it is done
+
+	// unadoptedSince is when the first of the adoptions was tried that have failed in a row for a
+	// reason of its own, see [handover.isOverdue]. It is the hand-over's alone.
+	unadoptedSince time.Time
 }
 
 // stream keeps a stream of a container open. It is a plain descriptor number: an [os.File]

@@ -9,8 +9,8 @@ import (
 // stepPatience bounds each step of a handover: the start of the replacement, and the
 // adoption of each pod and container. It is not a bound of the whole: the more a shim
 // held, and the busier the node is, the longer a handover takes that goes well, and one
-// that is given up begins again.
-const stepPatience = 30 * time.Second
+// that is given up begins again. It is a variable for the tests.
+var stepPatience = 30 * time.Second
 
 // ClosePatience bounds what is left of a handover when the set is closed. It is less than
 // systemd waits for the end of the daemon.

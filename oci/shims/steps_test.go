@@ -3,7 +3,6 @@ package shims
 import (
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,8 +17,6 @@ func givenUp(ctx context.Context, t *testing.T, next func(), each time.Duration)
 		case <-ctx.Done():
 			if err := context.Cause(ctx); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the reason is %v", err)
-			} else if !mayStartLater(fmt.Errorf("replacement of the shim: %w", err)) {
-				t.Errorf("for the reason %v the shim is given up, want another try", err)
 			}
 			return time.Since(began)
 		case <-time.After(each):

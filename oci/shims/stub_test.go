@@ -229,19 +229,17 @@ func (s *stubs) kill() {
 func (s *stubs) next(kind string) shims.Event {
 	s.t.Helper()
 	timeout := time.After(time.Minute)
-	began, delays := time.Now(), ""
 	for {
 		select {
 		case e := <-s.Events():
 			if e.Kind == kind {
 				return e
 			}
-			delays += fmt.Sprintf("\n%v: %s", time.Since(began), e.Record.Message)
 			if e.Kind != shims.EventDelayed {
 				s.t.Fatalf("an event %s of %q: %s; want %s", e.Kind, e.Record.ID, e.Record.Message, kind)
 			}
 		case <-timeout:
-			s.t.Fatalf("no event %s, but delays%s", kind, delays)
+			s.t.Fatalf("no event %s", kind)
 		}
 	}
 }
