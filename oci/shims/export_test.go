@@ -11,8 +11,9 @@ import (
 // What the tests of package shims_test look at or set from within.
 
 var (
-	ErrClosed = errClosed
-	LockDir   = lockDir
+	ErrClosed        = errClosed
+	LockDir          = lockDir
+	RemoveShimCgroup = removeShimCgroup
 )
 
 // Patience is the bound of a shim's start and end.

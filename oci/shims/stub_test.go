@@ -144,6 +144,7 @@ type stubs struct {
 	t *testing.T
 	*shims.Set
 	shim *shims.Shim
+	dir  string // the state directory
 }
 
 // newStubs starts a stub. decide tells what a stub does with a call that the stubs have no answer
@@ -168,7 +169,7 @@ func newStubs(t *testing.T, decide func(stubCall) stubVerdict) *stubs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stubs{t: t, Set: set}
+	s := &stubs{t: t, Set: set, dir: dir}
 	t.Cleanup(s.end)
 	if s.shim, err = set.ForNewPod(t.Context()); err != nil {
 		t.Fatal(err)
@@ -190,6 +191,7 @@ func (s *stubs) end() {
 		proc := fmt.Sprintf("/proc/%d", shim.PID)
 		shimnode.Eventually(s.t, "the stub was waited for", func() bool { return !shimnode.OnDisk(proc) })
 	}
+	shims.RemoveShimCgroup(s.dir) // the set could not, as the stub was in it
 }
 
 func listenForStubs(t *testing.T, path string, decide func(stubCall) stubVerdict) {
