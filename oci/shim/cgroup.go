@@ -73,6 +73,17 @@ func checkCgroupPath(path string, systemd bool) error {
 // killAll kills every process of the container, frozen ones too.
 func (g group) killAll() error { return cgroup.Kill(g.dir(), stopGrace, g.thaw) }
 
+// removeEmptied removes the cgroups of a container that has ended, which may be deleted much
+// later. A program that finds the containers by their cgroups, as cAdvisor does, would take it
+// for one that runs and uses nothing.
+func (g group) removeEmptied() {
+	for _, dir := range g {
+		if err := cgroup.RemoveEmptied(dir, stopGrace); err != nil {
+			slog.Warn("cgroup of an ended container not removed; its deletion tries again", "cgroup", dir, "error", err)
+		}
+	}
+}
+
 // subgroup is the cgroup of one exec below its container's.
 type subgroup struct {
 	parent, dir string

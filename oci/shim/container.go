@@ -414,9 +414,10 @@ func (ctr *container) supervise(stopOOM func()) {
 			rec.Message = ctr.execFailure()
 		}
 	})
-	ctr.op.Unlock()
 	ctr.io.close()
 	close(ctr.done)
+	ctr.groups.removeEmptied()
+	ctr.op.Unlock() // a deletion comes after it, and with it another container of the same ID
 }
 
 // execFailure is why the kernel refused to execute the command. The container's first

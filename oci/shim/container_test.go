@@ -58,6 +58,35 @@ func TestPodAndContainer(t *testing.T) {
 	n.Seen.Await(t, shimapi.EventPodExited, pod)
 }
 
+// TestAnEndedContainerHasNoCgroup: cAdvisor would report it beside those that run, and the
+// kubelet's metrics would hold one more series for every restart. Where it made cgroups of its
+// own they go as well.
+func TestAnEndedContainerHasNoCgroup(t *testing.T) {
+	n := shimnode.New(t)
+	r := n.Run(n.Pod(), "sleep 1000")
+	paths := shimnode.ReadRecord(t, r.Dir).CgroupPaths
+	if len(paths) == 0 {
+		t.Fatal("the container has no cgroup")
+	}
+	for _, dir := range paths {
+		if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.Shim.Kill(n.Ctx, &shimapi.KillRequest{ID: r.ID, Signal: int(unix.SIGKILL)}); err != nil {
+		t.Fatal(err)
+	}
+	if rec := n.Exit(r); rec.ExitCode != 137 {
+		t.Errorf("exit code %d", rec.ExitCode)
+	}
+	for controller, dir := range paths {
+		shimnode.Eventually(t, "cgroup "+dir+" of "+controller+" removed", func() bool { return !shimnode.OnDisk(dir) })
+	}
+	if err := n.Shim.Delete(n.Ctx, r.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestExitCodesAndSignals(t *testing.T) {
 	n := shimnode.New(t)
 	pod := n.Pod()
