@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -87,16 +85,10 @@ func berthArgv(binary, socket string, p place) []string {
 		"--log-level", "0",
 	}
 	argv = append(argv, client.RuntimeFlags()...)
-	if knowsFlag(binary, "containerd-socket") { // the path is that of the containerd beside it
+	if client.KnowsFlag(binary, "containerd-socket") { // the path is that of the containerd beside it
 		argv = append(argv, "--containerd-socket", "off")
 	}
 	return argv
-}
-
-// knowsFlag tells whether a build of berthd, maybe an older one, has a flag.
-func knowsFlag(binary, name string) bool {
-	help, _ := exec.CommandContext(context.Background(), binary, "--help").Output() // one that can't run fails when it is started
-	return bytes.Contains(help, []byte("-"+name+" "))
 }
 
 const hostsFile = "hosts.toml"

@@ -1,10 +1,12 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -39,6 +41,12 @@ func RuntimeFlags() (flags []string) {
 		flags = append(flags, "--runtime="+table)
 	}
 	return flags
+}
+
+// KnowsFlag tells whether a build of berthd, maybe an older one, has a flag.
+func KnowsFlag(binary, name string) bool {
+	help, _ := exec.Command(binary, "--help").Output() // one that can't run fails when it is started
+	return bytes.Contains(help, []byte("-"+name+" "))
 }
 
 // Dial connects to endpoint, unix:///PATH. Calls wait until the runtime is there,

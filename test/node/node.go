@@ -295,15 +295,19 @@ func (n *Node) Command() []string {
 	}
 	return append([]string{binary, "--config", "/dev/null", "--root", n.Root, "--state", n.State,
 		"--listen", n.Endpoint, "--cni-conf-dir", n.ConfDir, "--cni-bin-dir", strings.Join(pluginDirs(), ","),
-		"--certs-dir", n.CertsDir, "--log-level", "4"}, append(client.RuntimeFlags(), n.further()...)...)
+		"--certs-dir", n.CertsDir, "--log-level", "4"}, append(client.RuntimeFlags(), n.further(binary)...)...)
 }
 
-// further are the flags that an older release may not know.
-func (n *Node) further() []string {
-	if n.opt.Older {
-		return nil
+// further are the flags that an older release may not know. One that is killed would leave its
+// socket at containerd's path.
+func (n *Node) further(binary string) (flags []string) {
+	if !n.opt.Older || client.KnowsFlag(binary, "containerd-socket") {
+		flags = append(flags, "--containerd-socket", "off")
 	}
-	return append([]string{"--containerd-socket", "off"}, n.opt.Args...)
+	if !n.opt.Older {
+		flags = append(flags, n.opt.Args...)
+	}
+	return flags
 }
 
 // Use makes another berthd the one that the next [Node.Restart] starts; "" is that of the
