@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -276,7 +275,7 @@ func (ctr *container) endLostSessions() {
 	}
 	dirs, _ := filepath.Glob(filepath.Join(parent, sessionPrefix+"*")) // no error with this pattern
 	for _, dir := range dirs {
-		if ctr.sessions.has(strings.TrimPrefix(filepath.Base(dir), sessionPrefix)) {
+		if ctr.sessions.has(sessionOf(filepath.Base(dir))) {
 			continue
 		}
 		if err := cgroup.Kill(dir, stopGrace, nil); err != nil {

@@ -82,8 +82,21 @@ func (s *sessions) started(id string) *session {
 	return nil
 }
 
-// sessionPrefix begins the name of a session's cgroup.
-const sessionPrefix = "exec-"
+// The name of a session's cgroup is its ID between these two. cAdvisor takes every cgroup below
+// the kubelet's for a container, with a series of its own, but for names with this end, which
+// systemd gives to mounts.
+const (
+	sessionPrefix = "exec-"
+	sessionSuffix = ".mount"
+)
+
+// sessionCgroup names the cgroup of a session, and sessionOf is its inverse; a shim of an older
+// release left the suffix out.
+func sessionCgroup(id string) string { return sessionPrefix + id + sessionSuffix }
+
+func sessionOf(cgroup string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(cgroup, sessionPrefix), sessionSuffix)
+}
 
 // isSessionName reports whether id can be part of a file name.
 func isSessionName(id string) bool {
@@ -189,7 +202,7 @@ func (ctr *container) launchSession(x *session, proc *libcontainer.Process, r sh
 	if err := ctr.ownPipes(files); err != nil {
 		return nil, err
 	}
-	sub, err := ctr.groups.newSubgroup(sessionPrefix + r.ExecID)
+	sub, err := ctr.groups.newSubgroup(sessionCgroup(r.ExecID))
 	if err != nil {
 		return nil, ctr.sessionFault(err)
 	}

@@ -20,7 +20,7 @@ func (g group) gather(id string, pid int) *subgroup {
 	if g.dir() == "" || pid <= 0 {
 		return nil
 	}
-	sub, err := g.newSubgroup(sessionPrefix + id)
+	sub, err := g.newSubgroup(sessionCgroup(id))
 	if err != nil {
 		slog.Warn("exec has no cgroup of its own", "error", err)
 		return nil
