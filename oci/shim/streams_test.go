@@ -26,6 +26,7 @@ func TestAttach(t *testing.T) {
 	}
 	a.Close()
 	_ = a.In.Close()
+	<-a.Ended // the shim has noticed
 	if _, err := b.In.WriteString("two\n"); err != nil {
 		t.Fatal(err)
 	}
