@@ -264,6 +264,9 @@ func (t *teardown) killOrphan(c *Container) error {
 	if err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}
+	if err := t.refreshFact(c); err != nil { // it may have ended before its shim
+		return err
+	}
 	if err := t.reclaimContainer(c); err != nil {
 		return fmt.Errorf("end container %s without its shim: %w", c.id, err)
 	}

@@ -143,5 +143,7 @@ func (t *teardown) reclaimContainer(c *Container) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), reclaimTimeout)
 	defer cancel()
-	return t.shims.Reclaim(ctx, &shimapi.ReclaimRequest{Containers: []shimapi.Bundle{bundleOf(rec, c.id, dir)}})
+	b := bundleOf(rec, c.id, dir)
+	b.Ended = c.endIsRecorded()
+	return t.shims.Reclaim(ctx, &shimapi.ReclaimRequest{Containers: []shimapi.Bundle{b}})
 }

@@ -102,6 +102,13 @@ func (c *Container) wasCreated() bool {
 	return c.fact.Status != ""
 }
 
+// endIsRecorded tells whether a shim has told of the end.
+func (c *Container) endIsRecorded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fact.Status == shimapi.StatusStopped
+}
+
 // markLost notes in memory that the process is gone and its exit was never recorded. It
 // reports false when the end was known already.
 func (c *Container) markLost(at time.Time) bool {

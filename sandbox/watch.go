@@ -148,6 +148,21 @@ func (w *shimWatch) containerEvent(ctx context.Context, r shimapi.Record) {
 	}
 }
 
+// removeSandboxCgroup removes the cgroup of a pod sandbox whose pause process has ended: cAdvisor
+// would read the network of whatever process gets the PID next. That of a foreign runtime goes
+// with the rest of what the runtime made. The end of the pod tries again.
+func (w *shimWatch) removeSandboxCgroup(s *Sandbox) {
+	rec := s.rec.get()
+	if rec.isForeign() {
+		return
+	}
+	if p := sandboxCgroup(w.host, cgroupParent(w.host, rec), s.id); p != "" {
+		if err := removeCgroup(w.host, p); err != nil {
+			klog.Background().V(2).Info("The cgroup of a sandbox whose pause process ended stays for now", "pod", s.id, "error", err.Error())
+		}
+	}
+}
+
 // pauseEvent marks a pod whose pause process has ended, which held its namespaces, as not
 // ready.
 func (w *shimWatch) pauseEvent(ctx context.Context, r shimapi.Record) {
@@ -155,6 +170,7 @@ func (w *shimWatch) pauseEvent(ctx context.Context, r shimapi.Record) {
 	if s == nil || r.Status != shimapi.StatusStopped || s.isStopping() || !s.end() {
 		return // a stop in progress tells of the end itself
 	}
+	w.removeSandboxCgroup(s)
 	klog.FromContext(ctx).Info("The pause process of a pod sandbox ended; the pod is no longer ready", "pod", s.id, "code", r.ExitCode)
 	w.events.publish(podEvent(s, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT))
 }

@@ -22,7 +22,7 @@ import (
 var local = map[string][]string{
 	"cmd/berthd":          {"server", "server/config"},
 	"cmd/berth":           {"cri/operator", "server/config", "cmd/berth/explain", "cmd/berth/hostcheck", "cmd/berth/leaks", "cmd/berth/printable"},
-	"cmd/berth/explain":   {"oci", "oci/openat2", "oci/procfs", "oci/shimapi", "sandbox/record", "cmd/berth/printable"},
+	"cmd/berth/explain":   {"oci", "oci/cgroup", "oci/openat2", "oci/procfs", "oci/shimapi", "sandbox/record", "cmd/berth/printable"},
 	"cmd/berth/hostcheck": {"cni", "image/registry", "oci", "server/config", "server/runtimes", "cmd/berth/printable"},
 	"cmd/berth/leaks":     {"cni", "oci/atomicfile", "oci/cgroup", "oci/dirtree", "oci/flock", "oci/procfs", "oci/shimapi", "sandbox/record"},
 	"cmd/berth/printable": {},

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,7 +182,17 @@ func TestExitedIsDeletedByReplacement(t *testing.T) {
 	n := shimnode.New(t)
 	r := n.Run(n.Pod(), "exit 2")
 	rec := n.Exit(r)
+	gone := func() bool {
+		return !slices.ContainsFunc(slices.Collect(maps.Values(rec.CgroupPaths)), shimnode.OnDisk)
+	}
+	shimnode.Eventually(t, "the cgroups go with the end", gone)
+	for _, dir := range rec.CgroupPaths { // as if the shim had died earlier
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	n.KillShim()
+	shimnode.Eventually(t, "the cgroups go with the adoption", gone)
 	if err := n.Shim.Delete(n.Ctx, r.ID); err != nil {
 		t.Error(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
@@ -75,13 +76,48 @@ func (g group) killAll() error { return cgroup.Kill(g.dir(), stopGrace, g.thaw) 
 
 // removeEmptied removes the cgroups of a container that has ended, which may be deleted much
 // later. A program that finds the containers by their cgroups, as cAdvisor does, would take it
-// for one that runs and uses nothing.
-func (g group) removeEmptied() {
-	for _, dir := range g {
-		if err := cgroup.RemoveEmptied(dir, stopGrace); err != nil {
+// for one that runs and uses nothing. The time given is for all of them together; the deletion
+// tries again. A scope is left to systemd, which forgets it only when it sees it empty itself.
+func (g group) removeEmptied(within time.Duration) {
+	deadline := time.Now().Add(within)
+	for controller, dir := range g {
+		if filepath.Ext(dir) == ".scope" && (controller == "" || controller == "name=systemd") {
+			continue
+		}
+		if err := cgroup.RemoveEmptied(dir, time.Until(deadline)); err != nil {
 			slog.Warn("cgroup of an ended container not removed; its deletion tries again", "cgroup", dir, "error", err)
 		}
 	}
+}
+
+// groupsAt are the cgroups that a path would have, for a runtime that makes one for each
+// container of a pod and keeps the processes elsewhere, as gVisor does. With systemd there are
+// none of those.
+func groupsAt(path string) group {
+	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil || !filepath.IsAbs(path) {
+		return nil
+	}
+	g := group{}
+	for controller := range own {
+		if dir := hierarchyDir(controller); dir != "" {
+			g[controller] = filepath.Join(dir, path)
+		}
+	}
+	return g
+}
+
+// refusedForks counts the forks of the container that a limit has refused, as far as its own
+// cgroup tells.
+func (g group) refusedForks() uint64 {
+	dir := g["pids"]
+	if unified() {
+		dir = g[""]
+	}
+	if dir == "" {
+		return 0
+	}
+	return cgroup.RefusedForks(dir)
 }
 
 // subgroup is the cgroup of one exec below its container's.

@@ -61,6 +61,7 @@ type container struct {
 	task      Task
 	sandbox   *sandbox // of its pod
 	bundle    string
+	asked     string              // the cgroupsPath of its spec
 	fifos     *fifoSet            // nil: the shim has opened its ends
 	reclaimed atomic.Bool         // the foreign shim was gone, and what it left was ended
 	lost      func() (end, error) // ends by the shim's program what a foreign shim that is gone has left
@@ -394,11 +395,13 @@ func (ctr *container) awaitCommand(patience time.Duration) {
 func (ctr *container) supervise(stopOOM func()) {
 	exit := ctr.process.wait()
 	ctr.releaseFifos()
+	emptied := stopGrace
 	if err := ctr.groups.killAll(); err != nil {
 		slog.Error("container left processes", "container", ctr.id, "error", err)
+		emptied = 0
 	}
 	stopOOM()
-	kills := ctr.ooms.kills()
+	kills, refused := ctr.ooms.kills(), ctr.groups.refusedForks()
 	ctr.io.drain()
 	ctr.op.Lock() // a start under way is recorded first
 	ctr.change(shimapi.EventExited, func(rec *shimapi.Record) {
@@ -407,7 +410,7 @@ func (ctr *container) supervise(stopOOM func()) {
 		if exit.lost {
 			rec.Reason, rec.Message = shimapi.ReasonUnknown, unknownMessage
 		}
-		rec.OOMKills = kills
+		rec.OOMKills, rec.RefusedForks = kills, refused
 		rec.OOMKilled = ctr.ooms.explains(exit.ExitStatus, kills)
 		if exit.neverRan && started && rec.ExitCode == shimapi.CodeUnknown {
 			rec.ExitCode, rec.Reason = shimapi.CodeStartError, shimapi.ReasonStartError
@@ -416,8 +419,18 @@ func (ctr *container) supervise(stopOOM func()) {
 	})
 	ctr.io.close()
 	close(ctr.done)
-	ctr.groups.removeEmptied()
+	if ctr.isSaved() { // else a shim after this one needs its counters
+		ctr.cgroups().removeEmptied(emptied)
+	}
 	ctr.op.Unlock() // a deletion comes after it, and with it another container of the same ID
+}
+
+// cgroups are those that were made for the container alone.
+func (ctr *container) cgroups() group {
+	if ctr.task != nil && len(ctr.groups) == 0 {
+		return groupsAt(ctr.asked)
+	}
+	return ctr.groups
 }
 
 // execFailure is why the kernel refused to execute the command. The container's first

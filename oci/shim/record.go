@@ -50,9 +50,10 @@ type recorder struct {
 	hub *hub
 	dir string
 
-	mu     sync.Mutex
-	record shimapi.Record
-	told   atomic.Value // the [shimapi.Status] that was published last
+	mu      sync.Mutex
+	record  shimapi.Record
+	lagging bool         // the record on disk is older
+	told    atomic.Value // the [shimapi.Status] that was published last
 }
 
 func (r *recorder) current() shimapi.Record {
@@ -97,9 +98,17 @@ func (r *recorder) publish(kind string) {
 // save writes the record to disk. It is called with mu held.
 func (r *recorder) save() {
 	err := saveRecord(r.dir, r.record)
+	r.lagging = err != nil
 	if err != nil && r.record.Status == shimapi.StatusStopped {
 		r.saveLater(savePause)
 	}
+}
+
+// isSaved tells that the record is on disk as it is.
+func (r *recorder) isSaved() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.lagging
 }
 
 // saveLater writes the record of an end, again and again until it is on disk: should this shim
@@ -113,6 +122,7 @@ func (r *recorder) saveLater(pause time.Duration) {
 		err := writeRecord(r.dir, r.record)
 		switch {
 		case err == nil:
+			r.lagging = false
 			slog.Info("status written late", "id", r.record.ID)
 		case !errors.Is(err, fs.ErrNotExist):
 			r.saveLater(min(2*pause, maxSavePause))

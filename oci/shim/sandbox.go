@@ -273,7 +273,7 @@ func reclaimWith(f Foreign, b shimapi.Bundle) (end, error) {
 
 // reclaimCgroup kills the processes of a container and removes its cgroup, then config.json,
 // by which [foreigns.reclaim] knows that nothing is left. A container without the cgroup that
-// it was to have may live elsewhere, so that is an error.
+// it was to have may live elsewhere, so that is an error unless it is known to have ended.
 func reclaimCgroup(b shimapi.Bundle) error {
 	file := filepath.Join(b.Dir, "config.json")
 	raw, err := os.ReadFile(file)
@@ -292,7 +292,7 @@ func reclaimCgroup(b shimapi.Bundle) error {
 	if err != nil {
 		return err
 	}
-	if m, err := manager.New(config.Cgroups); err != nil || !m.Exists() {
+	if m, err := manager.New(config.Cgroups); err != nil || !m.Exists() && !b.Ended {
 		return errors.Join(fmt.Errorf("container %s has no cgroup %s: install its runtime again, or end its processes by hand", b.ID, spec.Linux.CgroupsPath), err)
 	}
 	if err := endCgroup(config.Cgroups); err != nil {

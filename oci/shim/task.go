@@ -118,7 +118,7 @@ func (cs *containers) sandboxOf(pod string) *sandbox {
 // buildTask is build for a container of a foreign shim.
 func (cs *containers) buildTask(ctr *container, b *sandbox, spec *specs.Spec, r shimapi.CreateRequest) (err error) {
 	bundle := shimapi.Bundle{ID: r.ID, Dir: filepath.Dir(spec.Root.Path), Runtime: b.request.Bundle.Runtime}
-	ctr.bundle = bundle.Dir
+	ctr.bundle, ctr.asked = bundle.Dir, spec.Linux.CgroupsPath
 	raw, err := json.Marshal(spec)
 	if err == nil {
 		err = writeBundle(bundle.Dir, raw)
@@ -173,6 +173,8 @@ func (cs *containers) createTask(ctr *container, b *sandbox, r TaskRequest, spec
 func (ctr *container) useTask(t Task, f Foreign, b shimapi.Bundle) {
 	p := newTaskProcess(t)
 	ctr.lost = func() (end, error) {
+		b := b
+		b.Ended = isClosed(ctr.done)
 		e, err := reclaimWith(f, b)
 		if err == nil {
 			ctr.reclaimed.Store(true)
@@ -340,17 +342,14 @@ func (ctr *container) updateTask(r shimapi.UpdateRequest) error {
 	if r.OOMScoreAdj == nil || len(ctr.groups) == 0 {
 		return nil
 	}
-	raw, err := os.ReadFile(filepath.Join(ctr.bundle, "config.json"))
-	var spec specs.Spec
-	if err == nil {
-		err = json.Unmarshal(raw, &spec)
-	}
-	if err != nil || spec.Process == nil {
-		return errors.Join(errors.New("update limits: what the container was made with is not known"), err)
+	spec, err := specOf(ctr.bundle)
+	if err != nil {
+		return fmt.Errorf("update limits: what the container was made with is not known: %w", err)
 	}
 	was := spec.Process.OOMScoreAdj
 	spec.Process.OOMScoreAdj = r.OOMScoreAdj
-	if raw, err = json.Marshal(spec); err != nil {
+	raw, err := json.Marshal(spec)
+	if err != nil {
 		return err
 	}
 	if err := writeBundle(ctr.bundle, raw); err != nil {

@@ -3,6 +3,8 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -19,12 +21,14 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 	if b == nil {
 		return fault(shimapi.KindNotFound, "the pod of container %s has no foreign shim", ctr.id)
 	}
-	ctr.bundle, ctr.tracer, ctr.sandbox = r.Bundle, tracerOf(r.Bundle), b
+	ctr.sandbox = b
+	ctr.knowFromBundle(r.Bundle)
 	ctr.useTask(b.shim.Task(ctr.id), cs.foreign, shimapi.Bundle{ID: ctr.id, Dir: r.Bundle, Runtime: b.request.Bundle.Runtime})
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.process, ctr.io = ended{}, &stdio{}
 		ctr.publish(shimapi.EventExited)
 		close(ctr.done)
+		ctr.cgroups().removeEmptied(0)
 		return nil
 	}
 	if files[shimapi.FileStdout] == nil || files[shimapi.FileStderr] == nil && !r.Terminal {
@@ -72,13 +76,24 @@ func inheritFifos(r shimapi.AdoptRequest, files map[string]*os.File) (*stdio, er
 	return s, nil
 }
 
-// tracerOf reads from a bundle whether its container is a tracer; one that can't be read
-// counts as such.
-func tracerOf(bundle string) bool {
-	var spec specs.Spec
+// specOf reads the spec of a container from its bundle.
+func specOf(bundle string) (*specs.Spec, error) {
 	raw, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil || json.Unmarshal(raw, &spec) != nil || spec.Process == nil || spec.Linux == nil {
-		return true
+	if err != nil {
+		return nil, err
 	}
-	return mayTrace(&spec)
+	var spec specs.Spec
+	if err := json.Unmarshal(raw, &spec); err != nil || spec.Process == nil || spec.Linux == nil {
+		return nil, errors.Join(fmt.Errorf("bundle %s has no spec of a Linux container", bundle), err)
+	}
+	return &spec, nil
+}
+
+// knowFromBundle reads what the spec tells of an adopted container; one whose spec can't be read
+// counts as a tracer.
+func (ctr *container) knowFromBundle(dir string) {
+	ctr.bundle, ctr.tracer = dir, true
+	if spec, err := specOf(dir); err == nil {
+		ctr.tracer, ctr.asked = mayTrace(spec), spec.Linux.CgroupsPath
+	}
 }

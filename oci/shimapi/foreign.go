@@ -46,6 +46,8 @@ type Bundle struct {
 	ID      string  `json:"id"`
 	Dir     string  `json:"dir"`
 	Runtime Runtime `json:"runtime"`
+	// Ended tells that the end of the container is on record: its cgroup is gone with it.
+	Ended bool `json:"ended,omitempty"`
 }
 
 // StartSandboxRequest starts the foreign shim of a pod. Bundle.Dir exists. Spec is the

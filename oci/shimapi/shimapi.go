@@ -313,24 +313,25 @@ const (
 // Dir/status.json. The shim is its only writer. It writes an exit durably before it reports
 // it.
 type Record struct {
-	Version     int               `json:"version"`
-	ID          string            `json:"id"`
-	Pod         string            `json:"pod,omitempty"` // "" for a pause process
-	Status      Status            `json:"status"`
-	PID         int               `json:"pid"`
-	StartTime   uint64            `json:"start_time"`
-	BootID      string            `json:"boot_id"`
-	CgroupPaths map[string]string `json:"cgroup_paths,omitempty"`
-	CreatedAt   time.Time         `json:"created_at"`
-	StartedAt   time.Time         `json:"started_at,omitzero"`
-	FinishedAt  time.Time         `json:"finished_at,omitzero"`
-	ExitCode    int               `json:"exit_code"`
-	Signal      int               `json:"signal,omitempty"`
-	OOMKilled   bool              `json:"oom_killed,omitempty"` // the OOM killer ended the first process, or a child whose death is its code
-	OOMKills    uint64            `json:"oom_kills,omitempty"`  // kills in the cgroup, children included
-	Reason      string            `json:"reason,omitempty"`     // ReasonStartError or ReasonUnknown
-	Message     string            `json:"message,omitempty"`
-	StdinClosed bool              `json:"stdin_closed,omitempty"` // the input has ended: whoever has the write end open closes it
+	Version      int               `json:"version"`
+	ID           string            `json:"id"`
+	Pod          string            `json:"pod,omitempty"` // "" for a pause process
+	Status       Status            `json:"status"`
+	PID          int               `json:"pid"`
+	StartTime    uint64            `json:"start_time"`
+	BootID       string            `json:"boot_id"`
+	CgroupPaths  map[string]string `json:"cgroup_paths,omitempty"`
+	CreatedAt    time.Time         `json:"created_at"`
+	StartedAt    time.Time         `json:"started_at,omitzero"`
+	FinishedAt   time.Time         `json:"finished_at,omitzero"`
+	ExitCode     int               `json:"exit_code"`
+	Signal       int               `json:"signal,omitempty"`
+	OOMKilled    bool              `json:"oom_killed,omitempty"`    // the OOM killer ended the first process, or a child whose death is its code
+	OOMKills     uint64            `json:"oom_kills,omitempty"`     // kills in the cgroup, children included
+	RefusedForks uint64            `json:"refused_forks,omitempty"` // by a limit of PIDs, as the container's own cgroup counted them until its end
+	Reason       string            `json:"reason,omitempty"`        // ReasonStartError or ReasonUnknown
+	Message      string            `json:"message,omitempty"`
+	StdinClosed  bool              `json:"stdin_closed,omitempty"` // the input has ended: whoever has the write end open closes it
 }
 
 // ListResponse has the records of all pods and containers of a shim.

@@ -115,22 +115,38 @@ func oomKills(t *testing.T, dir string) uint64 {
 	return cgroupKey(t, dir, "memory.oom_control", "memory.events", "oom_kill")
 }
 
-// oomKillsFromNow counts the kills from now on, also when systemd has removed the cgroup
-// meanwhile: on v2 the one above it counts them too, with those of others before.
+// oomKillsFromNow counts the kills from now on in a cgroup that goes with the container: on v2
+// the one above it counts them too, with those of others before. On v1 only the machine does,
+// whose count tells no more than that there was one.
 func oomKillsFromNow(t *testing.T, dir string) func() uint64 {
 	t.Helper()
-	above := filepath.Dir(dir)
-	var before uint64
-	if v2 {
-		before = oomKills(t, above)
+	above := func() uint64 { return oomKills(t, filepath.Dir(dir)) }
+	if !v2 {
+		start := machineOOMKills(t)
+		above = func() uint64 { return min(1, machineOOMKills(t)-start) }
 	}
+	before := above()
 	return func() uint64 {
 		t.Helper()
-		if _, err := os.Stat(dir); err != nil && v2 {
-			return oomKills(t, above) - before
-		}
-		return oomKills(t, dir)
+		return above() - before
 	}
+}
+
+// machineOOMKills is the kernel's count of all processes it killed for memory, see vmstat in
+// proc_vmstat(5).
+func machineOOMKills(t *testing.T) uint64 {
+	t.Helper()
+	data, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return number(t, strings.TrimSpace(value))
+		}
+	}
+	t.Fatal("the kernel counts no kills")
+	return 0
 }
 
 func number(t *testing.T, text string) uint64 {

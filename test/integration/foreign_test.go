@@ -105,7 +105,8 @@ func TestRuncShimKilled(t *testing.T) {
 }
 
 // TestForeignProgramUninstalled: a pod whose foreign shim dies after its program was removed
-// can be stopped. The program's own files are not berth's to know.
+// can be stopped, also with a container that had ended before. The program's own files are not
+// berth's to know.
 func TestForeignProgramUninstalled(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "containerd-shim-runc-v2")
 	data, err := os.ReadFile(runtimeProgram(t, filepath.Base(program)))
@@ -120,6 +121,7 @@ func TestForeignProgramUninstalled(t *testing.T) {
 	p := s.pod(t)
 	c := p.Start(client.Shell("c", "exec sleep 1000"))
 	pid := (&ctr{Container: c, p: p}).hostPID()
+	p.Start(client.Shell("ended", "exit 3")).Ended()
 	if err := os.Remove(program); err != nil {
 		t.Fatal(err)
 	}

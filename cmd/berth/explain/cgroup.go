@@ -1,7 +1,9 @@
 package explain
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
 
@@ -198,7 +201,7 @@ func (g group) quota() (text, from string) {
 type pidsLimit struct {
 	dir        string
 	now, limit uint64 // math.MaxUint64: none
-	refused    uint64 // forks; see refusedForks
+	refused    uint64 // forks; see [cgroup.RefusedForks]
 }
 
 func (p pidsLimit) room() uint64 {
@@ -223,19 +226,24 @@ func (g group) pidsLimits() (all []pidsLimit) {
 		if !ok {
 			limit = math.MaxUint64
 		}
-		all = append(all, pidsLimit{dir, now, limit, refusedForks(dir)})
+		all = append(all, pidsLimit{dir, now, limit, cgroup.RefusedForks(dir)})
 	}
 	return all
 }
 
-// refusedForks are on v1 those of a cgroup's own processes, whatever limit they
-// met, and since Linux 6.11 on v2 those that met this cgroup's limit; there the
-// file without "local" counts for all limits below it as well.
-func refusedForks(dir string) uint64 {
-	if local := keyed(filepath.Join(dir, "pids.events.local")); local != nil {
-		return local["max"]
+// ownPidsLimit is that of a container whose cgroup is gone.
+func (c *container) ownPidsLimit(g group) (pidsLimit, bool) {
+	own := pidsLimit{dir: g.dir("pids"), limit: math.MaxUint64, refused: c.fact.RefusedForks}
+	if lin := c.Spec.Linux; lin != nil && lin.Resources != nil {
+		if p := lin.Resources.Pids; p != nil && p.Limit != nil && *p.Limit > 0 {
+			own.limit = uint64(*p.Limit)
+		}
+		if n, err := strconv.ParseUint(lin.Resources.Unified["pids.max"], 10, 64); err == nil {
+			own.limit = n
+		}
 	}
-	return keyed(filepath.Join(dir, "pids.events"))["max"]
+	_, err := os.Stat(own.dir)
+	return own, own.dir != "" && errors.Is(err, fs.ErrNotExist)
 }
 
 // tightest has the least room, and no limit when none has.
@@ -249,18 +257,21 @@ func tightest(all []pidsLimit) pidsLimit {
 	return t
 }
 
-// pids also reads what is left of an ended container: on v1 its cgroup stays until
-// it is removed, and limits above stay anyway.
+// pids also tells of an ended container, whose cgroup is gone: its shim has recorded what was
+// refused, and the limits above are still there.
 func (l cgroupLayer) pids(g group) {
 	all := g.pidsLimits()
+	if own, ok := l.ctr.ownPidsLimit(g); ok && !l.proc.alive() {
+		all = append([]pidsLimit{own}, all...)
+	}
 	t := tightest(all)
 	counted := len(all) > 0 && (all[0].dir == g.dir("pids") || t.limit < math.MaxUint64)
 	switch {
 	case !counted && l.proc.alive():
 		l.fact("pids", g.dir("pids"), "not counted on this machine")
-	case counted && t.limit == math.MaxUint64:
+	case counted && t.limit == math.MaxUint64 && l.proc.alive():
 		l.fact("pids", filepath.Join(t.dir, "pids.max"), "%d, no limit", all[0].now)
-	case counted:
+	case counted && t.limit < math.MaxUint64:
 		l.pidsLimit(t, max(all[0].refused, t.refused), t.dir != g.dir("pids"))
 	}
 }

@@ -1,0 +1,54 @@
+package shim
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestSessionCgroup: the names of this release and of those before lead back to the session.
+func TestSessionCgroup(t *testing.T) {
+	for _, name := range []string{sessionCgroup("ab12"), "exec-ab12"} {
+		if got := sessionOf(name); got != "ab12" {
+			t.Errorf("%s is of session %q", name, got)
+		}
+	}
+	if name := sessionCgroup("ab12"); filepath.Ext(name) != ".mount" {
+		t.Errorf("cAdvisor takes %q for a container", name)
+	}
+}
+
+// TestEmptiedCgroups: those that a runtime makes without a process in them are found by the
+// path, and removed with what is below; a scope is left to systemd, in its own hierarchies.
+func TestEmptiedCgroups(t *testing.T) {
+	name := "berth-emptied-" + filepath.Base(t.TempDir())
+	for path, staysWithSystemd := range map[string]bool{"/" + name: false, "/" + name + ".scope": true} {
+		g := groupsAt(path)
+		if len(g) == 0 {
+			t.Fatal("no hierarchies")
+		}
+		for _, dir := range g {
+			t.Cleanup(func() { _ = os.Remove(dir) })
+			if err := os.MkdirAll(filepath.Join(dir, "below"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if staysWithSystemd {
+				t.Cleanup(func() { _ = os.Remove(filepath.Join(dir, "below")) })
+			}
+		}
+		g.removeEmptied(time.Second)
+		for controller, dir := range g {
+			_, err := os.Stat(dir)
+			stays := staysWithSystemd && (controller == "" || controller == "name=systemd")
+			if gone := errors.Is(err, fs.ErrNotExist); gone == stays {
+				t.Errorf("%s: %s is gone: %t, want %t", controller, dir, gone, !stays)
+			}
+		}
+	}
+	if g := groupsAt("slice:berth:id"); g != nil {
+		t.Errorf("of a systemd path %v", g)
+	}
+}
