@@ -28,6 +28,9 @@
 //     stop the container for good, and the container never waits for a client: what a
 //     client has not read waits in memory up to a bound (sinkLimit), then the client is cut
 //     off.
+//   - The cgroup of a container goes when its end is on disk, long before the container is
+//     deleted, since cAdvisor reports each cgroup that it finds; what is needed of its
+//     counters is in the record by then.
 //   - Every exec runs in a cgroup of its own below the container's, so a timeout or a client
 //     that hangs up ends all that it started.
 //   - A record is changed by its recorder only, which writes it to disk and then publishes
