@@ -26,6 +26,8 @@ type plan struct {
 	Procs    int       `json:"procs"` // how many specs of suite node run at once
 	// Permissive leaves what the policy denies allowed; it is in the kernel's log then.
 	Permissive bool `json:"permissive"`
+	// Cgroupfs has berthd of suite node make the cgroups itself, rather than by systemd.
+	Cgroupfs bool `json:"cgroupfs"`
 }
 
 // needs say what a suite has built for it.

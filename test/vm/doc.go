@@ -23,7 +23,9 @@
 // RUN chooses functions, or specs of critest and of node, there also serial ones. In an
 // emulated guest a spec of node takes a minute, and many minutes where it runs commands in
 // containers of a few millicores, as those of resizing do. VMFLAGS="-procs 3" runs three at
-// once, except serial ones, and wants ginkgo's program as NODE/bin/ginkgo.
+// once, except serial ones, and wants ginkgo's program as NODE/bin/ginkgo. VMFLAGS=-cgroupfs
+// is for specs that look for a container's cgroup (MemoryQoS, CPU Manager): of systemd's scopes
+// they know the names that other runtimes give.
 //
 // # What it owns
 //

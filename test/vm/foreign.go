@@ -135,8 +135,12 @@ func (g *guest) install(ctx context.Context, reg *registry.Registry, dir string)
 	if err != nil {
 		return err
 	}
+	driver := ""
+	if g.plan.Cgroupfs {
+		driver = "cgroup_driver = \"cgroupfs\"\n"
+	}
 	files := map[string]string{
-		"/etc/berth/config.toml":           "cni_bin_dir = [\"" + filepath.Join(g.bundle, "bin/cni") + "\"]\n[runtime.runc]\ntype = \"builtin\"\n[runtime.test-handler]\ntype = \"builtin\"\n",
+		"/etc/berth/config.toml":           driver + "cni_bin_dir = [\"" + filepath.Join(g.bundle, "bin/cni") + "\"]\n[runtime.runc]\ntype = \"builtin\"\n[runtime.test-handler]\ntype = \"builtin\"\n",
 		"/etc/cni/net.d/10-berth.conflist": string(list),
 		// The spec of runtime handlers looks here for the handler's name, whatever runtime runs.
 		"/etc/containerd/config.toml":          "# runtimes.test-handler\n",

@@ -34,6 +34,7 @@ type options struct {
 	reboots  bool   // the guest restarts
 	// permissive: suite selinux does without enforcement.
 	permissive bool
+	cgroupfs   bool // suite node: berthd makes the cgroups itself
 }
 
 func main() {
@@ -50,6 +51,7 @@ func main() {
 	flag.StringVar(&o.append, "append", "", "more for the guest kernel's command `line`")
 	flag.StringVar(&o.patience, "patience", "3m", "how `long` tests wait for what must come, in the guest")
 	flag.BoolVar(&o.permissive, "permissive", false, "suite selinux: the kernel only logs what it would deny")
+	flag.BoolVar(&o.cgroupfs, "cgroupfs", false, "suite node: cgroups are not systemd's; specs that look for scopes know other runtimes' names only")
 	flag.StringVar(&o.guest, "guest", "", "for the guest's own use")
 	flag.Parse()
 	o.suites = strings.FieldsFunc(*suites, func(r rune) bool { return r == ' ' || r == ',' })
@@ -103,7 +105,7 @@ func host(ctx context.Context, o options) (err error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	if err := makeShare(ctx, o, plan{
-		Suites: chosen, Run: o.run, Patience: o.patience, Deadline: deadline.Add(-reserve), Peer: o.peer != "", Procs: o.procs, Permissive: o.permissive,
+		Suites: chosen, Run: o.run, Patience: o.patience, Deadline: deadline.Add(-reserve), Peer: o.peer != "", Procs: o.procs, Permissive: o.permissive, Cgroupfs: o.cgroupfs,
 	}); err != nil {
 		return err
 	}
