@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -43,6 +42,11 @@ func (s *runtimeService) UpdatePodSandboxResources(ctx context.Context, req *run
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, s.opt.Domain.UpdatePodResources(ctx, id, req.GetOverhead(), req.GetResources())
 }
 
+// PodSandboxStatus tells no time that the statuses of the pod's containers are of. A kubelet with
+// the gate EventedPLEG takes these only if there is a time, and of Kubernetes 1.37 then knows no
+// active container of the pod: it starts init containers again that have ended (GetPodStatus and
+// computeInitContainerActions of its package kuberuntime). Without the time it asks for each
+// container, as it does without the gate.
 func (s *runtimeService) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
 	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
 		return nil, err
@@ -54,7 +58,6 @@ func (s *runtimeService) PodSandboxStatus(_ context.Context, req *runtimeapi.Pod
 	resp := &runtimeapi.PodSandboxStatusResponse{
 		Status:             encodePodStatus(p),
 		ContainersStatuses: s.encodeContainerStatuses(s.opt.Domain.ContainersOf(p.ID)),
-		Timestamp:          time.Now().UnixNano(),
 	}
 	if req.GetVerbose() {
 		if resp.Info, err = podInfo(p); err != nil {
