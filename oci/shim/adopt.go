@@ -237,7 +237,11 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	if ctr.io, err = inheritStdio(logTarget{r.LogRoot, r.LogPath, r.LogLimits}, r.Terminal, files); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
-	ctr.lc, ctr.process, ctr.tracer = lc, process, couldTrace(lc.Config())
+	config := lc.Config()
+	if ctr.parts, err = shareAdopted(&config); err != nil {
+		slog.Warn("configuration of an adopted container takes more memory", "container", ctr.id, "error", err)
+	}
+	ctr.lc, ctr.process, ctr.tracer = lc, process, couldTrace(config)
 	ctr.thawAdopted()
 	cs.resume(ctr)
 	return nil

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"maps"
@@ -47,6 +46,7 @@ type container struct {
 	failed  bool                    // the fields below are not set
 	adopted bool                    // it was created by a shim before this one
 	lc      *libcontainer.Container // nil: a foreign shim has made it
+	parts   parts                   // of the configuration of lc
 	tracer  bool                    // see isTracer
 	process process
 	pid     int
@@ -89,12 +89,12 @@ func (cs *containers) newContainer(id, pod, dir string) *container {
 func (ctr *container) isMade() bool { return isClosed(ctr.ready) && !ctr.failed }
 
 func (cs *containers) create(c *call, r shimapi.CreateRequest) (any, error) {
-	var spec specs.Spec
-	if err := json.Unmarshal(r.Spec, &spec); err != nil {
+	spec, profile, err := readSpec(r.Spec)
+	if err != nil {
 		return nil, fault(shimapi.KindInvalid, "spec: %w", err)
 	}
-	r.Spec = nil
-	if err := checkSpec(r, &spec); err != nil {
+	r.Spec = profile // all that is left to be read of it
+	if err := checkSpec(r, spec); err != nil {
 		return nil, err
 	}
 	ctr := cs.newContainer(r.ID, r.Pod, r.Dir)
@@ -103,11 +103,10 @@ func (cs *containers) create(c *call, r shimapi.CreateRequest) (any, error) {
 		return nil, err
 	}
 	defer cs.made(ctr)
-	var err error
 	if b := cs.sandboxOf(r.Pod); b != nil {
-		err = cs.buildTask(ctr, b, &spec, r)
+		err = cs.buildTask(ctr, b, spec, r)
 	} else {
-		err = cs.buildWhole(ctr, &spec, r, c.stages)
+		err = cs.buildWhole(ctr, spec, r, c.stages)
 	}
 	if err != nil {
 		ctr.failed = true
@@ -156,6 +155,9 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
+	if ctr.parts, err = shareParts(config, r.Spec); err != nil {
+		return fault(shimapi.KindInvalid, "spec: %w", err)
+	}
 	ctr.poststart = takeHooks(config, configs.Poststart)
 	config.Cgroups.SystemdProps = append(config.Cgroups.SystemdProps, scopeProperties(r.Scope)...)
 	owner, err := rootOwner(config)
@@ -193,6 +195,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 		ctr.io.close()
 		return errors.Join(err, destroy(lc))
 	}
+	forgetMade(config)
 	ctr.lc, ctr.tracer = lc, mayTrace(spec)
 	stopOOM := cs.ooms.watchContainer(ctr)
 	ctr.change(shimapi.EventCreated, func(*shimapi.Record) {})
@@ -217,7 +220,7 @@ func (cs *containers) launch(ctr *container, lc *libcontainer.Container, spec *s
 	if err != nil {
 		return fault(shimapi.KindInvalid, "spec: %w", err)
 	}
-	proc.Init = true
+	proc.Init, proc.Capabilities = true, ctr.parts.capabilities
 	var console *os.File
 	err = where.start(func() (err error) {
 		console, err = startProcess(lc, proc, ctr.io.given, ctr.io.terminal)
@@ -227,6 +230,9 @@ func (cs *containers) launch(ctr *container, lc *libcontainer.Container, spec *s
 	if err != nil {
 		return err
 	}
+	// libcontainer keeps them for as long as the container.
+	clear(proc.Args)
+	clear(proc.Env)
 	ctr.pid, _ = proc.Pid() // no error: it was started
 	ctr.process = newStarted(proc, ctr.pid)
 	if console != nil {

@@ -37,6 +37,9 @@
 //     it. Watchers see the changes in order.
 //   - A process whose namespaces a container joins by /proc/PID/ns is still alive after the
 //     join, so the PID was not that of another process (registry.joined).
+//   - What the configurations of containers have in common, such as a seccomp profile, is held
+//     once for all of them and not changed by anybody. What only a creation needs is not held
+//     after it (shared.go).
 //   - A pod with a foreign shim has a pause process like any other, which holds the
 //     namespaces. Its sandbox container, where the runtime needs one, joins them.
 //   - The streams of a container of a foreign shim are fifos whose other ends are held here

@@ -119,6 +119,9 @@ func (cs *containers) sandboxOf(pod string) *sandbox {
 func (cs *containers) buildTask(ctr *container, b *sandbox, spec *specs.Spec, r shimapi.CreateRequest) (err error) {
 	bundle := shimapi.Bundle{ID: r.ID, Dir: filepath.Dir(spec.Root.Path), Runtime: b.request.Bundle.Runtime}
 	ctr.bundle, ctr.asked = bundle.Dir, spec.Linux.CgroupsPath
+	if spec.Linux.Seccomp, err = readProfile(r.Spec); err != nil {
+		return fault(shimapi.KindInvalid, "spec: seccomp: %w", err)
+	}
 	raw, err := json.Marshal(spec)
 	if err == nil {
 		err = writeBundle(bundle.Dir, raw)
