@@ -179,7 +179,7 @@ func (ps *pods) adopt(r shimapi.AdoptRequest, rec shimapi.Record) error {
 	}
 	p.publish(shimapi.EventStarted)
 	close(p.ready)
-	go p.supervise()
+	onEnd(p.process, p.supervise)
 	return nil
 }
 
@@ -267,7 +267,7 @@ func (cs *containers) resume(ctr *container) {
 		}
 	})
 	ctr.countOOMs()
-	go ctr.supervise(stopOOM)
+	onEnd(ctr.process, func() { ctr.supervise(stopOOM) })
 	go ctr.endLostSessions()
 }
 

@@ -199,7 +199,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	ctr.lc, ctr.tracer = lc, mayTrace(spec)
 	stopOOM := cs.ooms.watchContainer(ctr)
 	ctr.change(shimapi.EventCreated, func(*shimapi.Record) {})
-	go ctr.supervise(stopOOM)
+	onEnd(ctr.process, func() { ctr.supervise(stopOOM) })
 	return nil
 }
 

@@ -16,8 +16,9 @@
 //
 // # Invariants
 //
-//   - A process is waited for by its pidfd, in Go's poller, so that a container costs no
-//     thread. Nothing calls wait4(-1).
+//   - A process is waited for by its pidfd. Nothing calls wait4(-1). While nothing happens, a pod
+//     or container costs neither a thread nor a goroutine: one goroutine waits for the pidfds,
+//     idle streams and OOM counters of all (sleeper.go).
 //   - An exit is in status.json, durably, before it is reported: by closing a channel and
 //     by an event to every watcher. One that can't be written, since the disk is full for
 //     example, is reported all the same, and written as soon as it can be (recorder.saveLater).
@@ -67,8 +68,8 @@
 // container.op is held by start, update and delete, and while an exit is recorded; kill, exec
 // and attach do not take it. recorder.mu guards the record of one pod or container, and is held
 // while that is written, for as long as the disk takes; recorder.status does not take it. The
-// order is container.op, recorder.mu, hub.mu. A stream's lock may be held while a sink's is
-// taken, and no other.
+// order is container.op, recorder.mu, hub.mu. A stream's lock may be held while a sink's or the
+// sleeper's is taken, and no other. Under the sleeper's none is taken.
 //
 // # Files
 //

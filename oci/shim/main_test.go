@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGCHLD)
 	signal.Stop(signals)
+	sleepers() // has a goroutine for as long as the process
 	goroutines := runtime.NumGoroutine()
 	code := m.Run()
 	shimnode.Clean()

@@ -121,7 +121,7 @@ func readOOMKills(path string) (n uint64, ok bool) {
 }
 
 // oomWatcher reports that the OOM killer was active in a cgroup: on v2 by one inotify for all
-// containers, on v1 by an eventfd for each. Both sleep in Go's poller.
+// containers, on v1 by an eventfd for each, which a [sleeper] waits for.
 type oomWatcher struct {
 	inotify *os.File // nil on v1
 	mu      sync.Mutex
@@ -223,9 +223,10 @@ func watchV1(memory string, changed func()) (stop func(), err error) {
 	if err := os.WriteFile(filepath.Join(memory, "cgroup.event_control"), []byte(line), 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch for OOM: %w", err), event.Close())
 	}
-	go func() {
+	var idle *watch
+	serve := func() {
 		var count [8]byte
-		for {
+		for again := true; again; again = !idle.arm() {
 			if _, err := event.Read(count[:]); err != nil {
 				return // closed by stop
 			}
@@ -234,6 +235,13 @@ func watchV1(memory string, changed func()) (stop func(), err error) {
 				changed()
 			}
 		}
-	}()
-	return func() { _ = event.Close() }, nil
+	}
+	idle = sleepers().watch(event, serve)
+	if !idle.arm() {
+		go serve()
+	}
+	return func() {
+		idle.stop()
+		_ = event.Close() // ends serve
+	}, nil
 }

@@ -70,7 +70,7 @@ func (ps *pods) run(c *call, r shimapi.RunPodRequest) (any, error) {
 		drop(ps.registry, ps.registry.pods, r.ID)
 		return nil, err
 	}
-	go p.supervise()
+	onEnd(p.process, p.supervise)
 	return shimapi.RunPodResponse{PID: p.pid, StartTime: began}, nil
 }
 

@@ -53,6 +53,7 @@ type Server struct {
 func New(c Config) (*Server, error) {
 	logrus.SetLevel(logrus.WarnLevel) // the log of libcontainer, which goes where the shim's own goes
 	s := &Server{config: c, registry: newRegistry(), hub: newHub(), left: make(chan struct{})}
+	sleepers() // now, while there are descriptors
 	bootID, err := procfs.BootID()
 	if err != nil {
 		return nil, err

@@ -24,6 +24,8 @@ const (
 	// headSize is how many bytes of the first output are kept in memory: if the command
 	// can't be executed, they are the reason.
 	headSize = 512
+	// idleTime is how long a stream without output keeps its goroutine.
+	idleTime = 2 * time.Second
 )
 
 // stdio is the shim's side of a container's streams.
@@ -46,10 +48,12 @@ type stream struct {
 	done   chan struct{}
 	busy   atomic.Bool // a piece of output is being written to the log
 
-	mu    sync.Mutex
-	sinks []*sink
-	ended bool // no more output comes for sinks
-	head  []byte
+	mu      sync.Mutex
+	sinks   []*sink
+	ended   bool // no more output comes for sinks
+	head    []byte
+	idle    *watch // of source, while it has no pump; nil: it was never idle
+	closing bool   // it is not to become idle any more
 }
 
 // newStdio opens the log and, without a terminal, the pipes. given are the ends
@@ -173,18 +177,57 @@ func (s *stdio) run(name string, source *os.File) {
 }
 
 // pump copies the stream to the log and then to attached clients. It returns when all
-// writers have closed the stream, or stdio.close has closed the source.
+// writers have closed the stream, or stop has closed the source, and when there was no output
+// for a while: it is called again when there is.
 func (st *stream) pump() {
-	defer close(st.done)
 	for {
-		if err := readSome(st.source, st.take); err != nil {
-			break
+		_ = st.source.SetReadDeadline(time.Now().Add(idleTime)) // an error: it is closed, or can't be idle
+		err := readSome(st.source, st.take)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if st.rest() {
+				return
+			}
+		case err != nil:
+			st.finish()
+			return
 		}
 	}
+}
+
+// rest has pump called when there is output. false: it has to go on.
+func (st *stream) rest() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.closing {
+		return false
+	}
+	if st.idle == nil {
+		st.idle = sleepers().watch(st.source, st.pump)
+	}
+	return st.idle.arm()
+}
+
+// finish is called when no more output comes.
+func (st *stream) finish() {
+	defer close(st.done)
 	if st.lines != nil {
 		st.lines.end(time.Now())
 	}
 	st.endSinks()
+}
+
+// stop ends the stream, if it has not ended, and closes its source.
+func (st *stream) stop() {
+	st.mu.Lock()
+	st.closing = true
+	resting := st.idle != nil && st.idle.stop()
+	st.mu.Unlock()
+	_ = st.source.Close() // ends the pump
+	if resting {
+		st.finish()
+	}
+	<-st.done
 }
 
 func (st *stream) take(data []byte) {
@@ -298,8 +341,7 @@ func (s *stdio) close() {
 	}
 	s.mu.Unlock()
 	for _, st := range s.output() {
-		_ = st.source.Close() // ends the pump
-		<-st.done
+		st.stop()
 	}
 	if s.log != nil {
 		if err := s.log.close(); err != nil {
