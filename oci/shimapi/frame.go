@@ -1,7 +1,6 @@
 package shimapi
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -146,16 +146,24 @@ func received(rights []byte) (files []*os.File, err error) {
 	return files, err
 }
 
-func readBody(conn *net.UnixConn, size uint32, v any) error {
-	var body bytes.Buffer
-	n, err := io.CopyN(&body, conn, int64(size))
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: ended after %d of %d bytes", ErrFrame, n, size)
+// bodyPiece is the memory that a body gets before any of it has arrived: most need no more.
+const bodyPiece = 16 << 10
+
+func readBody(conn net.Conn, size uint32, v any) error {
+	var body []byte
+	for uint32(len(body)) < size { //nolint:gosec // at most MaxFrame
+		missing := int(size) - len(body)
+		body = slices.Grow(body, min(missing, max(bodyPiece, len(body))))
+		n, err := conn.Read(body[len(body):min(cap(body), len(body)+missing)])
+		body = body[:len(body)+n]
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("%w: ended after %d of %d bytes", ErrFrame, len(body), size)
+		}
+		if err != nil {
+			return fmt.Errorf("read frame: %w", err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("read frame: %w", err)
-	}
-	if err := json.Unmarshal(body.Bytes(), v); err != nil {
+	if err := json.Unmarshal(body, v); err != nil {
 		return fmt.Errorf("%w: %w", ErrFrame, err)
 	}
 	return nil
