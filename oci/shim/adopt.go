@@ -28,27 +28,53 @@ type handovers struct {
 
 // state gives a new daemon what create gave the previous one.
 func (h handovers) state(c *call, r shimapi.IDRequest) (any, error) {
-	if p, ok := h.registry.pod(r.ID); ok {
+	if err := h.send(c, r.ID); err != nil {
+		return nil, err
+	}
+	return nil, errAnswered
+}
+
+// states is state for all that the shim lists. A new daemon wants them all before it serves, and
+// a call for each would take most of its start.
+func (h handovers) states(c *call) (any, error) {
+	held := h.pods.hub.list()
+	for _, r := range append(held.Pods, held.Containers...) {
+		if err := h.send(c, r.ID); err != nil {
+			slog.Debug("a state for a handover is left out", "id", r.ID, "error", err)
+		}
+	}
+	return nil, nil
+}
+
+// send answers with the state of a pod or container. The error is why there is none; that the
+// client has hung up is none.
+func (h handovers) send(c *call, id string) error {
+	state, files, err := h.stateOf(id)
+	if err != nil {
+		return err
+	}
+	defer shimapi.CloseFiles(files)
+	if err := c.answer(state, nil, files...); err != nil {
+		slog.Debug("a state for a handover not sent", "id", id, "error", err)
+	}
+	return nil
+}
+
+// stateOf gives the state of a pod or container, and files for the caller to close.
+func (h handovers) stateOf(id string) (shimapi.HandoverState, []*os.File, error) {
+	if p, ok := h.registry.pod(id); ok {
 		<-p.ready
 		state := shimapi.HandoverState{ID: p.id, Dir: p.dir, NetNSPath: p.netns}
 		if b := p.sandbox.Load(); b != nil {
 			state.Sandbox = &b.request
 		}
-		return state, nil
+		return state, nil, nil
 	}
-	ctr, err := h.registry.container(r.ID)
+	ctr, err := h.registry.container(id)
 	if err != nil {
-		return nil, err
+		return shimapi.HandoverState{}, nil, err
 	}
-	state, files, err := ctr.handoverState()
-	if err != nil {
-		return nil, err
-	}
-	defer shimapi.CloseFiles(files)
-	if err := c.answer(state, nil, files...); err != nil {
-		slog.Debug("files for a handover not sent", "container", ctr.id, "error", err)
-	}
-	return nil, errAnswered
+	return ctr.handoverState()
 }
 
 // reportExit takes the exit status that the daemon collected of an adopted container.

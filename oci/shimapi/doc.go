@@ -5,7 +5,7 @@
 // The methods and their bodies, the framing, and the names of files, events and exit
 // reasons that both sides use. A call is one unix stream connection: the client sends one
 // [Request] frame, the shim answers with one [Response] frame (exec and attach with two,
-// watch with many), and the end of the connection is the end of the call. A frame is a
+// watch and lend-all with many), and the end of the connection is the end of the call. A frame is a
 // length of 4 bytes, big-endian, and that many bytes of JSON. File descriptors are sent
 // with its first byte.
 //

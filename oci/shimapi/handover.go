@@ -4,9 +4,10 @@ package shimapi
 // duplicates of its files. Should the shim die, its replacement adopts them. The strings are
 // older than the names.
 const (
-	MethodHandoverState = "lend"
-	MethodAdopt         = "adopt"
-	MethodReportExit    = "tell-exit"
+	MethodHandoverState  = "lend"
+	MethodHandoverStates = "lend-all"
+	MethodAdopt          = "adopt"
+	MethodReportExit     = "tell-exit"
 )
 
 // Names of the files that come with a [HandoverState].
@@ -22,6 +23,10 @@ const (
 // a pod or container. It is the response to [MethodHandoverState], whose body is an
 // [IDRequest], and part of the response to [MethodCreate]. The files come with the frame. They
 // are duplicates: a pipe stays open as long as any process has an end of it.
+//
+// [MethodHandoverStates] has one such response for each pod and container that the shim lists,
+// and then a response without a body. A state that can't be given now is left out, to be asked
+// for by itself. Shims that are older do not know this method.
 type HandoverState struct {
 	ID        string `json:"id"`
 	Pod       string `json:"pod,omitempty"` // "": this is a pod

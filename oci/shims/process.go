@@ -138,7 +138,7 @@ func (p *process) relayEvents() {
 // askAtLast waits until a shim that did not answer when the set was opened does, and asks it
 // for what it holds.
 func (p *process) askAtLast(ctx context.Context) {
-	if p.ask(ctx) != nil {
+	if _, err := p.ask(ctx); err != nil {
 		return // it has closed the connection, or ended
 	}
 	p.unasked.Store(false)

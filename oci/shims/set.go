@@ -180,7 +180,7 @@ func (s *Set) connectToPods(ctx context.Context, sh *Shim) error {
 	if err != nil {
 		return err
 	}
-	if err := p.ask(ctx); err != nil {
+	if _, err := p.ask(ctx); err != nil {
 		return err
 	}
 	return p.follow()

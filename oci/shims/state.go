@@ -167,18 +167,19 @@ func (p *process) onEvent(e shimapi.Event) {
 	}
 }
 
-// ask asks a shim of a previous daemon which pods it holds, and for what a replacement of it
-// would need, until ctx ends.
-func (p *process) ask(ctx context.Context) error {
+// ask asks a shim of a previous daemon what it holds, which is returned, and for what a
+// replacement of it would need, until ctx ends.
+func (p *process) ask(ctx context.Context) ([]shimapi.Record, error) {
 	var held shimapi.ListResponse
 	c := p.dial(ctx)
 	c.WriteRequest(shimapi.MethodList, struct{}{})
 	if err := c.answer(ctx, &held); err != nil {
-		return err
+		return nil, err
 	}
 	p.shim.holds(held.Pods)
-	p.requestStates(ctx, append(held.Pods, held.Containers...))
-	return nil
+	all := append(held.Pods, held.Containers...)
+	p.requestStates(ctx, all)
+	return all, nil
 }
 
 // holds notes the pods that the shim was given by a previous daemon.
@@ -195,11 +196,20 @@ const statesTogether = 8
 
 // requestStates requests the states of what a shim of a previous daemon holds, until ctx
 // ends: from then on the shim may die. The replay of its events would bring them too, but
-// one after the other, and no faster than the events are read.
+// one after the other, and no faster than the events are read. One call brings them all but
+// those that the shim, or we, could not make descriptors for; of a shim that is too old for
+// that call each is requested by itself.
 func (p *process) requestStates(ctx context.Context, held []shimapi.Record) {
+	if len(held) == 0 {
+		return
+	}
+	missing := p.receiveStates(ctx, held)
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, statesTogether)
 	for _, r := range held {
+		if !missing[r.ID] {
+			continue
+		}
 		slots <- struct{}{}
 		wait.Go(func() {
 			defer func() { <-slots }()
@@ -207,6 +217,29 @@ func (p *process) requestStates(ctx context.Context, held []shimapi.Record) {
 		})
 	}
 	wait.Wait()
+}
+
+// receiveStates makes the call for all states and returns the IDs, of those that are held, whose
+// states have not come.
+func (p *process) receiveStates(ctx context.Context, held []shimapi.Record) map[string]bool {
+	missing := make(map[string]bool, len(held))
+	for _, r := range held {
+		missing[r.ID] = true
+	}
+	c := p.dial(ctx)
+	defer c.close()
+	c.WriteRequest(shimapi.MethodHandoverStates, struct{}{})
+	for {
+		var state shimapi.HandoverState
+		// Not receive: whatever ends this call, the others tell why.
+		files, err := c.ReadResponse(&state)
+		if err != nil || !missing[state.ID] { // the last response has no ID
+			shimapi.CloseFiles(files)
+			return missing
+		}
+		p.shim.keep(p, state, files)
+		delete(missing, state.ID)
+	}
 }
 
 // requestState asks the shim for the state and files that it gave the previous daemon, or

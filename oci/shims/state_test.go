@@ -1,12 +1,15 @@
 package shims
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -127,6 +130,84 @@ func TestAStateIsRequestedAgainAfterAShortage(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("the state is not kept")
 		}
+	}
+}
+
+// The states of all that a shim holds come in one call. What that call leaves out is requested by
+// itself, and so is everything of a shim that does not know the call.
+func TestStatesComeTogether(t *testing.T) {
+	for name, c := range map[string]struct {
+		together []string // what the call for all brings; nil: it is refused
+		want     []string // the calls
+	}{
+		"all":       {[]string{"a", "b", "c"}, []string{shimapi.MethodHandoverStates}},
+		"but one":   {[]string{"a", "c"}, []string{shimapi.MethodHandoverStates, "b"}},
+		"a stray":   {[]string{"a", "x", "c"}, []string{shimapi.MethodHandoverStates, "b", "c"}},
+		"old shims": {nil, []string{shimapi.MethodHandoverStates, "a", "b", "c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := &Set{}
+			set.ctx, set.cancel = context.WithCancel(t.Context())
+			defer set.cancel()
+			sh := set.newShim("s")
+			sh.dir = t.TempDir()
+			calls := serveStates(t, filepath.Join(sh.dir, shimapi.SocketName), c.together)
+			p := &process{shim: sh, gone: make(chan struct{}), decided: make(chan struct{})}
+			p.requestStates(t.Context(), []shimapi.Record{{ID: "a"}, {ID: "b", Pod: "a"}, {ID: "c", Pod: "a"}})
+			got := calls()
+			slices.Sort(got[1:]) // they are made side by side
+			if !slices.Equal(got, c.want) {
+				t.Errorf("calls %q, want %q", got, c.want)
+			}
+			if sh.Handovers() != 3 || sh.handover["b"] == nil {
+				t.Errorf("%d states are kept, want those of a, b and c", sh.Handovers())
+			}
+		})
+	}
+}
+
+// serveStates is a shim that gives states, several with the call for all. calls ends it and gives
+// the methods, or IDs, that it was asked for.
+func serveStates(t *testing.T, socket string, together []string) (calls func() []string) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			var request shimapi.Request
+			_, _ = shimapi.ReadFrame(conn, &request) // what it lacks is seen in the calls
+			var r shimapi.IDRequest
+			_ = json.Unmarshal(request.Body, &r)
+			got = append(got, cmp.Or(r.ID, request.Method))
+			answers := []string{r.ID}
+			if r.ID == "" {
+				answers = append(slices.Clone(together), "")
+			}
+			for _, id := range answers {
+				answer := shimapi.Response{Body: []byte(`{"id":"` + id + `"}`)}
+				if id == "" {
+					answer.Body = nil
+				}
+				if r.ID == "" && together == nil {
+					answer.Error = &shimapi.Error{Kind: shimapi.KindInvalid, Message: "no such method"}
+				}
+				_ = shimapi.WriteFrame(conn, answer) // the client may have had enough
+			}
+			_ = conn.Close()
+		}
+	}()
+	return func() []string {
+		_ = l.Close()
+		<-ended
+		return got
 	}
 }
 
