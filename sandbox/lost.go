@@ -3,7 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"sync"
+	"maps"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -19,49 +19,23 @@ const (
 	listAgain   = 5 * time.Second
 )
 
-// shimsOfPods are the IDs of the shims that the records of pods name.
-func (w *shimWatch) shimsOfPods() map[string]bool {
-	used := make(map[string]bool)
-	for _, s := range w.index.allPods() {
-		used[s.rec.get().ShimID] = true
-	}
-	return used
-}
-
-// unknown gives the tasks that end what the shims do not list. They are asked side by side,
-// so that several that hang hold up the start no longer than one. A shim that did not answer
-// before is asked when it does.
-func (w *shimWatch) unknown(ctx context.Context) []task {
-	var all sync.WaitGroup
-	found := make(chan []task)
-	for id := range w.shimsOfPods() {
-		if shim, err := w.shims.Get(id); err == nil && shim.Asked() {
-			all.Go(func() { found <- w.unknownTo(ctx, id) })
+// unknown gives the tasks that end what the shims did not list when the set was opened: since
+// then nothing was made. A shim that did not answer is asked when it does, and one that was
+// replaced once more; events tell of both.
+func (w *shimWatch) unknown(found map[string]map[string]shimapi.Record) []task {
+	var tasks []task
+	for shim, held := range found {
+		lost := w.liveIn(shim)
+		maps.DeleteFunc(lost, func(id string, _ shimapi.Record) bool {
+			_, is := held[id]
+			return is
+		})
+		for _, r := range lost {
+			tasks = append(tasks, task{pod: podOf(r), end: true, do: func(ctx context.Context) error {
+				w.endNotAdopted(ctx, r)
+				return nil
+			}})
 		}
-	}
-	go func() {
-		all.Wait()
-		close(found)
-	}()
-	var tasks []task
-	for some := range found {
-		tasks = append(tasks, some...)
-	}
-	return tasks
-}
-
-// unknownTo is unknown for one shim. When it does not answer it is asked again later.
-func (w *shimWatch) unknownTo(ctx context.Context, shimID string) []task {
-	lost, err := w.unlisted(ctx, shimID)
-	if err != nil {
-		w.endUnlisted(ctx, shimID)
-	}
-	var tasks []task
-	for _, r := range lost {
-		tasks = append(tasks, task{pod: podOf(r), end: true, do: func(ctx context.Context) error {
-			w.endNotAdopted(ctx, r)
-			return nil
-		}})
 	}
 	return tasks
 }

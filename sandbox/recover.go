@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"berth/oci/procfs"
+	"berth/oci/shimapi"
 	"berth/oci/shims"
 	"berth/sandbox/record"
 )
@@ -31,8 +32,9 @@ type recovery struct {
 	bootID   string
 	events   *broadcaster
 	tell     teller
-	finishBy time.Time     // see finish; set once, by Recover
-	settled  chan struct{} // closed when the tasks of Recover have ended
+	found    map[string]map[string]shimapi.Record // by shim and ID, see [shims.Set.Found]; nil once Recover has returned
+	finishBy time.Time                            // see finish; set once, by Recover
+	settled  chan struct{}                        // closed when the tasks of Recover have ended
 }
 
 // Recover loads the pods on disk and brings memory in line with the facts: what
@@ -48,6 +50,7 @@ func (r *recovery) Recover(ctx context.Context) error {
 		return err
 	}
 	r.finishBy = time.Now().Add(finishTime)
+	r.found = r.shims.Found()
 	var tasks []task
 	for _, p := range pods {
 		left, err := r.recoverPod(ctx, p)
@@ -59,7 +62,8 @@ func (r *recovery) Recover(ctx context.Context) error {
 	if err := r.sweepState(ctx, tasks); err != nil {
 		klog.FromContext(ctx).Error(err, "Leftovers of earlier pods could not all be removed")
 	}
-	tasks = append(tasks, r.watch.unknown(ctx)...)
+	tasks = append(tasks, r.watch.unknown(r.found)...)
+	r.found = nil
 	go r.watch.follow(ctx)
 	r.settle(ctx, tasks)
 	return nil
@@ -143,6 +147,9 @@ func (r *recovery) pauseLives(rec *podRecord) bool {
 		return false
 	}
 	// Its shim tells of the end that can't be seen here.
+	if told, ok := r.found[rec.ShimID][rec.ID]; ok && told.Status == shimapi.StatusRunning && told.PID == rec.PausePID {
+		return true
+	}
 	return !errors.Is(procfs.Lives(rec.PausePID, rec.PauseStart), procfs.ErrEnded)
 }
 
@@ -173,7 +180,7 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftCo
 	r.tell.adopt(c)
 	defer c.startEndNotice(r.tell.whenEnded)
 	r.index.addContainer(c)
-	unread := r.teardown.refreshFact(c)
+	unread := r.learnFact(c)
 	if unread != nil {
 		klog.FromContext(ctx).Error(unread, "The status of a container waits for an event of its shim", "container", c.id)
 	}
@@ -200,6 +207,16 @@ func (r *recovery) recoverContainer(ctx context.Context, s *Sandbox, left leftCo
 		r.teardown.recordLoss(c) // its process is gone for certain, and its PID may be a stranger's
 	}
 	return []task{r.orphan(c)}, held
+}
+
+// learnFact takes in what the shim of a container has listed. The record on disk says no more,
+// and is read when the shim is gone, or did not answer.
+func (r *recovery) learnFact(c *Container) error {
+	if told, ok := r.found[c.pod.rec.get().ShimID][c.id]; ok {
+		c.learn(told)
+		return nil
+	}
+	return r.teardown.refreshFact(c)
 }
 
 // sweepState removes what is in the state directory of pods and containers that

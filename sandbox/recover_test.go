@@ -1,11 +1,15 @@
 package sandbox
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"berth/oci/atomicfile"
 	"berth/oci/shimapi"
@@ -305,4 +309,63 @@ func TestRecoverEndsWhatHasNoRecord(t *testing.T) {
 		t.Errorf("calls: %v", got)
 	}
 	wantNothing(t, filepath.Join(n.state, "containers"))
+}
+
+// A start asks each shim once for what it holds, and reads no record of a shim that is listed so.
+func TestRecoverAsksAShimOnce(t *testing.T) {
+	n := newFakeNode(t)
+	pod := n.pod("a")
+	runs, ended := n.run(pod, "runs"), n.run(pod, "ended")
+	n.shim.exit(ended, 4)
+	await(t, "the end", func() bool { return n.container(ended).State == ctrExited })
+	var lists atomic.Int32
+	var opened func() int
+	n.restart(func() {
+		n.shim.onCall(func(method, _ string) *shimapi.Error {
+			if method == shimapi.MethodList {
+				lists.Add(1)
+			}
+			return nil
+		})
+		opened = countOpened(t, shimapi.RecordName,
+			n.podDirOf(pod), filepath.Join(n.podDirOf(pod), "containers", runs), filepath.Join(n.podDirOf(pod), "containers", ended))
+	})
+	if got := lists.Load(); got != 1 {
+		t.Errorf("the shim was asked %d times for what it holds, want once", got)
+	}
+	if got := opened(); got != 0 {
+		t.Errorf("records of the shim were opened %d times", got)
+	}
+	if st := n.container(ended); st.State != ctrExited || st.ExitCode != 4 {
+		t.Errorf("the container that ended: %+v", st)
+	}
+	if st := n.container(runs); st.State != ctrRunning || n.podStatus(pod).State != podReady {
+		t.Errorf("the container that runs: %+v", st)
+	}
+}
+
+// countOpened counts how often a file of this name is opened in any of the directories from now
+// on.
+func countOpened(t *testing.T, name string, dirs ...string) func() int {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	for _, dir := range dirs {
+		if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_OPEN); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() (count int) {
+		buf := make([]byte, 64<<10)
+		for {
+			size, err := unix.Read(fd, buf)
+			if err != nil || size == 0 {
+				return count
+			}
+			count += bytes.Count(buf[:size], append([]byte(name), 0)) // names end with zeros
+		}
+	}
 }

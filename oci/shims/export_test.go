@@ -94,6 +94,13 @@ func (sh *Shim) HandOverLate(ctx context.Context, id string, kill func()) error 
 	return sh.handOverLate(ctx, dead, id)
 }
 
+// Asked reports whether the shim has told what it holds.
+func (sh *Shim) Asked() bool {
+	sh.set.mu.Lock()
+	defer sh.set.mu.Unlock()
+	return !sh.process.unasked.Load()
+}
+
 // Stuck reports whether the shim did not answer the last call in time.
 func (sh *Shim) Stuck() bool { return sh.process.stuck.Load() }
 

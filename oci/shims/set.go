@@ -180,10 +180,37 @@ func (s *Set) connectToPods(ctx context.Context, sh *Shim) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.ask(ctx); err != nil {
+	held, err := p.ask(ctx)
+	if err != nil {
 		return err
 	}
-	return p.follow()
+	if err := p.follow(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh.found = held
+	return nil
+}
+
+// Found returns, by the IDs of the shims and of what they held, the records of all pods and
+// containers that the shims listed when the set was opened. A later change of one is among the
+// events. The records are not kept: a second call returns none.
+func (s *Set) Found() map[string]map[string]shimapi.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]map[string]shimapi.Record)
+	for id, sh := range s.shims {
+		if sh.found == nil {
+			continue
+		}
+		out[id] = make(map[string]shimapi.Record, len(sh.found))
+		for _, r := range sh.found {
+			out[id][r.ID] = r
+		}
+		sh.found = nil
+	}
+	return out
 }
 
 func (s *Set) reportGone(id string) {

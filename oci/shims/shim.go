@@ -19,8 +19,9 @@ type Shim struct {
 	process  *process            // the one that serves now, or served last
 	pods     map[string]struct{} // by ID
 	handover handovers
-	reserved int  // pods that ForNewPod has promised room to
-	leaving  bool // it was told to exit
+	reserved int              // pods that ForNewPod has promised room to
+	leaving  bool             // it was told to exit
+	found    []shimapi.Record // what it held when the set was opened, until [Set.Found]
 }
 
 // ID names the shim for [Set.Get].
@@ -31,14 +32,6 @@ func (sh *Shim) PID() int {
 	sh.set.mu.Lock()
 	defer sh.set.mu.Unlock()
 	return sh.process.pid
-}
-
-// Asked tells whether it is known what the shim holds. It is not of a shim that did not answer
-// when the set was opened, until an event of the kind [EventAnswers].
-func (sh *Shim) Asked() bool {
-	sh.set.mu.Lock()
-	defer sh.set.mu.Unlock()
-	return !sh.process.unasked.Load()
 }
 
 // Delayed tells whether the shim is dead, and another could not be started yet.
