@@ -36,13 +36,9 @@ func (r *recovery) load(ctx context.Context) ([]leftPod, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}
-	var left []leftPod
-	var unread []error
-	for _, e := range entries {
-		p, err := r.loadPod(ctx, e.Name())
-		left, unread = append(left, p), append(unread, err)
-	}
-	if err := errors.Join(unread...); err != nil {
+	left, unread := make([]leftPod, len(entries)), make([]error, len(entries))
+	parallel(ctx, len(entries), func(i int) { left[i], unread[i] = r.loadPod(ctx, entries[i].Name()) })
+	if err := errors.Join(append(unread, ctx.Err())...); err != nil {
 		return nil, fmt.Errorf("what runs can't be told from what is left, so nothing was changed; it is tried again at the next start: %w", err)
 	}
 	return left, nil

@@ -2,12 +2,14 @@ package sandbox
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -366,6 +368,61 @@ func countOpened(t *testing.T, name string, dirs ...string) func() int {
 				return count
 			}
 			count += bytes.Count(buf[:size], append([]byte(name), 0)) // names end with zeros
+		}
+	}
+}
+
+// Records are read side by side: a slow disk is waited for once and not for each pod.
+func TestRecordsAreReadSideBySide(t *testing.T) {
+	n := newFakeNode(t)
+	records := map[string][]byte{}
+	for _, pod := range []string{n.pod("a"), n.pod("b")} {
+		records[filepath.Join(n.podDirOf(pod), record.PodFile)] = nil
+	}
+	n.restart(func() {
+		for path := range records {
+			var err error
+			if records[path], err = os.ReadFile(path); err == nil {
+				err = errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		go feed(t, records)
+	})
+	if pods := n.m.Pods(); len(pods) != 2 {
+		t.Errorf("%d pods, want 2", len(pods))
+	}
+}
+
+// feed gives the pipes their content once all have a reader at the same time.
+func feed(t *testing.T, pipes map[string][]byte) {
+	writers := map[string]int{}
+	for begin := time.Now(); len(writers) < len(pipes) && time.Since(begin) < 10*time.Second; time.Sleep(time.Millisecond) {
+		for path := range pipes {
+			if _, there := writers[path]; there {
+				continue
+			}
+			if fd, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+				writers[path] = fd
+			}
+		}
+	}
+	if len(writers) < len(pipes) {
+		t.Errorf("%d of %d records are read at the same time", len(writers), len(pipes))
+	}
+	for path, fd := range writers {
+		_, _ = unix.Write(fd, pipes[path])
+		_ = unix.Close(fd)
+	}
+	for path, content := range pipes {
+		if _, done := writers[path]; done {
+			continue
+		}
+		if fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil { // waits for its reader
+			_, _ = unix.Write(fd, content)
+			_ = unix.Close(fd)
 		}
 	}
 }
