@@ -49,8 +49,20 @@ type specFacts struct {
 	user      *runtimeapi.ContainerUser
 }
 
+// describedSpec is the part of a spec that statuses repeat. To decode all of it would take most
+// of the time that reading a record takes.
+type describedSpec struct {
+	Process *struct {
+		User        specs.User `json:"user"`
+		OOMScoreAdj *int       `json:"oomScoreAdj"`
+	} `json:"process"`
+	Linux struct {
+		Resources *specs.LinuxResources `json:"resources"`
+	} `json:"linux"`
+}
+
 func describeSpec(raw json.RawMessage) *specFacts {
-	var spec specs.Spec
+	var spec describedSpec
 	if len(raw) == 0 || json.Unmarshal(raw, &spec) != nil || spec.Process == nil {
 		return &specFacts{}
 	}
@@ -60,7 +72,9 @@ func describeSpec(raw json.RawMessage) *specFacts {
 		user.SupplementalGroups = append(user.SupplementalGroups, int64(g))
 	}
 	return &specFacts{
-		resources: oci.ContainerResources(&spec),
-		user:      &runtimeapi.ContainerUser{Linux: user},
+		resources: oci.ContainerResources(&specs.Spec{
+			Process: &specs.Process{OOMScoreAdj: spec.Process.OOMScoreAdj}, Linux: &specs.Linux{Resources: spec.Linux.Resources},
+		}),
+		user: &runtimeapi.ContainerUser{Linux: user},
 	}
 }
