@@ -27,12 +27,14 @@ type guard struct {
 	patience time.Duration
 	evict    func(context.Context, *api.ContainerEviction)
 	calls    atomic.Int64 // of plugins, under way
+	asked    atomic.Bool  // a plugin was asked something, so that there is or was one
 }
 
 // call makes a request of the library to a plugin. The library waits no longer than the
 // request's context says for an answer, but without end for a plugin that does not read
 // its socket. Such a plugin is taken for dead, which makes the library close its socket.
 func (g *guard) call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	g.asked.Store(true)
 	own, done := &ttrpc.Response{}, make(chan error, 1)
 	go func() { done <- invoke(ctx, req, own) }() // ends with the answer, the context or the socket
 	take := func(err error) error {

@@ -49,8 +49,10 @@ type Plugins struct {
 	node    Node // set by Start
 	host    oci.Host
 	timeout time.Duration // of one request
-	served  counters
-	guard   *guard
+	// validates: the library's validator is among the plugins.
+	validates bool
+	served    counters
+	guard     *guard
 }
 
 // New makes plugins of which none is there before Start. The timeouts hold for the whole
@@ -75,6 +77,7 @@ func New(opt Options) (*Plugins, error) {
 	}
 	if v, wanted := opt.Validator.config(); wanted {
 		options = append(options, adaptation.WithDefaultValidator(v))
+		p.validates = true
 	}
 	relay, err := adaptation.New("berth", opt.Version, p.synchronise, p.updateContainers, options...)
 	if err != nil {

@@ -122,9 +122,15 @@ func survive(err *error) {
 }
 
 // synchronise tells a plugin what there is, and does what it answers. The library lets no
-// verb begin meanwhile.
+// verb begin meanwhile. It calls this at its start as well, for the plugins that it has started,
+// which may be none: describing all pods for nobody would hold up the start of the daemon. Each
+// but the validator, which is no program, was asked for its configuration before.
 func (p *Plugins) synchronise(ctx context.Context, tell adaptation.SyncCB) (err error) {
 	defer survive(&err)
+	if !p.validates && !p.guard.asked.Load() {
+		_, err := tell(ctx, nil, nil)
+		return err
+	}
 	knownPods, knownContainers := p.node.Known()
 	pods := make([]*api.PodSandbox, 0, len(knownPods))
 	for _, s := range knownPods {
