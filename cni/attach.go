@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
@@ -167,6 +168,8 @@ func (n *Network) remembered(pod string) (*libcni.NetworkConfigList, *libcni.Run
 	return list, rt, errors.Join(err, perr)
 }
 
+// rememberedPods are those of the intents, and those that libcni remembers without one, as when
+// it was damaged.
 func (n *Network) rememberedPods() (map[string]bool, error) {
 	pods := map[string]bool{}
 	dir := filepath.Join(n.opt.CacheDir, "pods")
@@ -179,11 +182,35 @@ func (n *Network) rememberedPods() (map[string]bool, error) {
 			pods[e.Name()] = true
 		}
 	}
+	if n.cachesOnly(pods) {
+		return pods, nil
+	}
 	cached, err := n.cni.GetCachedAttachments("")
 	for _, a := range cached {
 		pods[a.ContainerID] = true
 	}
 	return pods, err
+}
+
+// cachesOnly tells whether libcni remembers these pods alone, by the names of its files,
+// NETWORK-POD-INTERFACE. libcni itself would read and decode them all.
+func (n *Network) cachesOnly(pods map[string]bool) bool {
+	entries, err := os.ReadDir(filepath.Join(n.opt.CacheDir, "results"))
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		name, ours := strings.CutSuffix(e.Name(), "-"+ifName)
+		if !ours {
+			return true
+		}
+		for rest, more := name, true; more; { // each of the three may have a -
+			if _, rest, more = strings.Cut(rest, "-"); pods[rest] {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func (n *Network) forget(pod string) error {

@@ -375,6 +375,45 @@ func TestGCDetachesUnknownPodsOnly(t *testing.T) {
 	}
 }
 
+// A GC that asks no plugin reads nothing of the pods that are known. One whose intent is lost is
+// found by what libcni remembers.
+func TestGCReadsWhatIsUnknownOnly(t *testing.T) {
+	f := newFault(t)
+	n := open(t, Options{BinDirs: []string{f.bin}, Default: conflist(t, "1.0.0", "a-net", f.conf("m", nil))})
+	for _, pod := range []string{"kept", "a-kept", "lost"} {
+		r := request("/" + pod)
+		r.PodID = pod
+		if _, err := n.Add(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.InotifyAddWatch(fd, filepath.Join(n.opt.CacheDir, "results"), unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	gc := func(known ...Attachment) {
+		t.Helper()
+		if err := n.GC(t.Context(), func() []Attachment { return known }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gc(Attachment{"kept"}, Attachment{"a-kept"}, Attachment{"lost"})
+	buf := make([]byte, 64<<10)
+	size, _ := unix.Read(fd, buf) // an error: there is no event
+	if opened := strings.Count(string(buf[:max(0, size)]), "eth0\x00"); opened > 0 {
+		t.Errorf("%d files of libcni were opened", opened)
+	}
+	if err := os.Remove(n.intentPath("lost")); err != nil {
+		t.Fatal(err)
+	}
+	gc(Attachment{"kept"}, Attachment{"a-kept"})
+	marks(t, f, "ADD m", "ADD m", "ADD m", "DEL m")
+}
+
 // A crash may cut off the writing of a record. The rest of it goes when the daemon
 // starts, and only then: later it could be a record that is being written.
 func TestCutOffRecordsGoAtTheStart(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
 )
 
 const (
@@ -57,7 +58,7 @@ func (n *Network) GC(ctx context.Context, known func() []Attachment) error {
 // remembered.
 func (n *Network) gcPlugins(ctx context.Context, known map[string]bool) error {
 	list, err := n.usable()
-	if err != nil {
+	if err != nil || !knowsGC(list) {
 		return nil //nolint:nilerr // nothing to ask; Ready tells why
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gcTimeout)
@@ -75,6 +76,13 @@ func (n *Network) gcPlugins(ctx context.Context, known map[string]bool) error {
 		}
 	}
 	return fmt.Errorf("the plugins' GC was interrupted by pods that start %d times; the next start of the daemon tries again: %w", gcTries, err)
+}
+
+// knowsGC tells whether libcni would ask the plugins of a network. All else that it does in a GC
+// is to detach what it remembers and gcOnce does not name, which is nothing.
+func knowsGC(list *libcni.NetworkConfigList) bool {
+	since, err := version.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0")
+	return err == nil && since && !list.DisableGC
 }
 
 func (n *Network) gcOnce(ctx context.Context, list *libcni.NetworkConfigList, known map[string]bool) error {
