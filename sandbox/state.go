@@ -102,11 +102,11 @@ func (c *Container) wasCreated() bool {
 	return c.fact.Status != ""
 }
 
-// endIsRecorded tells whether a shim has told of the end.
+// endIsRecorded tells whether a shim has told of the end, and knew it.
 func (c *Container) endIsRecorded() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.fact.Status == shimapi.StatusStopped
+	return c.fact.EndIsTold()
 }
 
 // markLost notes in memory that the process is gone and its exit was never recorded. It

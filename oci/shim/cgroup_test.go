@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"berth/oci/shimapi"
 )
 
 // TestSessionCgroup: the names of this release and of those before lead back to the session.
@@ -50,5 +52,35 @@ func TestEmptiedCgroups(t *testing.T) {
 	}
 	if g := groupsAt("slice:berth:id"); g != nil {
 		t.Errorf("of a systemd path %v", g)
+	}
+}
+
+// TestReclaimWithoutItsCgroup: a container that is not where it was to be may run elsewhere, so
+// its bundle stays for the next try. If its end was told, there is nothing to be looked for.
+func TestReclaimWithoutItsCgroup(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.json")
+	spec := `{"process":{"cwd":"/"},"root":{"path":"rootfs"},"linux":{"cgroupsPath":"/berth-none-` + filepath.Base(dir) + `"}}`
+	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := shimapi.Bundle{ID: "c", Dir: dir}
+	if err := reclaimCgroup(b); err == nil {
+		t.Error("a container that may run elsewhere is taken for ended")
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	b.Ended = true
+	if err := reclaimCgroup(b); err != nil {
+		t.Errorf("a container that has ended: %v", err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its bundle is left: %v", err)
+	}
+	for want, r := range map[bool]shimapi.Record{true: {Status: shimapi.StatusStopped}, false: {Status: shimapi.StatusStopped, Reason: shimapi.ReasonUnknown}} {
+		if r.EndIsTold() != want {
+			t.Errorf("of %+v the end is told: %t", r, !want)
+		}
 	}
 }

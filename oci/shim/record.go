@@ -53,6 +53,7 @@ type recorder struct {
 	mu      sync.Mutex
 	record  shimapi.Record
 	lagging bool         // the record on disk is older
+	saved   func()       // called, in a goroutine, once it is not; nil: nobody waits
 	told    atomic.Value // the [shimapi.Status] that was published last
 }
 
@@ -104,10 +105,13 @@ func (r *recorder) save() {
 	}
 }
 
-// isSaved tells that the record is on disk as it is.
-func (r *recorder) isSaved() bool {
+// isSavedOr tells that the record of an end is on disk. If not, later is called once it is.
+func (r *recorder) isSavedOr(later func()) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.lagging {
+		r.saved = later
+	}
 	return !r.lagging
 }
 
@@ -124,6 +128,9 @@ func (r *recorder) saveLater(pause time.Duration) {
 		case err == nil:
 			r.lagging = false
 			slog.Info("status written late", "id", r.record.ID)
+			if r.saved != nil {
+				go r.saved()
+			}
 		case !errors.Is(err, fs.ErrNotExist):
 			r.saveLater(min(2*pause, maxSavePause))
 		}

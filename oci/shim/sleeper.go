@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,9 @@ func newSleeper() (*sleeper, error) {
 		return nil, errors.Join(fmt.Errorf("wait for files: epoll: %w", err), unix.Close(fd))
 	}
 	s := &sleeper{epoll: os.NewFile(uintptr(fd), "epoll"), watches: map[uint32]*watch{}}
+	if err := s.epoll.SetReadDeadline(time.Time{}); err != nil { // Go's poller has not taken it
+		return nil, errors.Join(fmt.Errorf("wait for files: epoll: %w", err), s.epoll.Close())
+	}
 	go s.run()
 	return s, nil
 }

@@ -334,15 +334,15 @@ func (s *stdio) closeStdin() (closed bool) {
 
 // close closes all files that are left, also of streams that have not ended.
 func (s *stdio) close() {
+	for _, st := range s.output() { // first: a terminal's is the input as well
+		st.stop()
+	}
 	s.mu.Lock()
 	if s.stdin != nil {
 		_ = s.stdin.Close() // the container is gone
 		s.stdin = nil
 	}
 	s.mu.Unlock()
-	for _, st := range s.output() {
-		st.stop()
-	}
 	if s.log != nil {
 		if err := s.log.close(); err != nil {
 			slog.Warn("close log", "path", s.log.path, "error", err)

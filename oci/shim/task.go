@@ -177,7 +177,7 @@ func (ctr *container) useTask(t Task, f Foreign, b shimapi.Bundle) {
 	p := newTaskProcess(t)
 	ctr.lost = func() (end, error) {
 		b := b
-		b.Ended = isClosed(ctr.done)
+		b.Ended = isClosed(ctr.done) && ctr.current().EndIsTold()
 		e, err := reclaimWith(f, b)
 		if err == nil {
 			ctr.reclaimed.Store(true)

@@ -334,6 +334,10 @@ type Record struct {
 	StdinClosed  bool              `json:"stdin_closed,omitempty"` // the input has ended: whoever has the write end open closes it
 }
 
+// EndIsTold tells that it is known that the container has ended. Of one whose foreign shim died
+// that may only be taken for granted.
+func (r Record) EndIsTold() bool { return r.Status == StatusStopped && r.Reason != ReasonUnknown }
+
 // ListResponse has the records of all pods and containers of a shim.
 type ListResponse struct {
 	Pods       []Record `json:"pods"`

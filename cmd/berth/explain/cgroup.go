@@ -257,22 +257,37 @@ func tightest(all []pidsLimit) pidsLimit {
 	return t
 }
 
-// pids also tells of an ended container, whose cgroup is gone: its shim has recorded what was
-// refused, and the limits above are still there.
 func (l cgroupLayer) pids(g group) {
-	all := g.pidsLimits()
-	if own, ok := l.ctr.ownPidsLimit(g); ok && !l.proc.alive() {
-		all = append([]pidsLimit{own}, all...)
+	if !l.proc.alive() {
+		l.pidsOfEnded(g)
+		return
 	}
+	all := g.pidsLimits()
 	t := tightest(all)
 	counted := len(all) > 0 && (all[0].dir == g.dir("pids") || t.limit < math.MaxUint64)
 	switch {
-	case !counted && l.proc.alive():
+	case !counted:
 		l.fact("pids", g.dir("pids"), "not counted on this machine")
-	case counted && t.limit == math.MaxUint64 && l.proc.alive():
+	case t.limit == math.MaxUint64:
 		l.fact("pids", filepath.Join(t.dir, "pids.max"), "%d, no limit", all[0].now)
-	case counted && t.limit < math.MaxUint64:
+	default:
 		l.pidsLimit(t, max(all[0].refused, t.refused), t.dir != g.dir("pids"))
+	}
+}
+
+// pidsOfEnded is pids of a container that has ended, whose cgroup is gone: its shim has recorded
+// what was refused, and the limits above may still be there.
+func (l cgroupLayer) pidsOfEnded(g group) {
+	all := g.pidsLimits()
+	if own, ok := l.ctr.ownPidsLimit(g); ok {
+		all = append([]pidsLimit{own}, all...)
+	}
+	t := tightest(all)
+	switch {
+	case t.limit < math.MaxUint64:
+		l.pidsLimit(t, max(all[0].refused, t.refused), t.dir != g.dir("pids"))
+	case len(all) > 0 && all[0].refused > 0:
+		l.find(likely+1, "raise the pids limit, or look for what forks", "%d forks were refused by a pids limit that is gone", all[0].refused)
 	}
 }
 
