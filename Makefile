@@ -113,7 +113,7 @@ SUITES ?= integration scenarios attack critest
 test-vm: deps build cni
 	@hack/deps.sh vm
 	@CGO_ENABLED=0 $(BUILD) -o bin/test-vm ./test/vm
-	bin/test-vm -suites "$(SUITES)" -run '$(RUN)' -node "$(NODE)" -peer "$(PEER)" $(VMFLAGS)
+	bin/test-vm -suites "$(SUITES)" -run '$(value RUN)' -node "$(NODE)" -peer "$(PEER)" $(VMFLAGS)
 
 critest: deps build cni
 	test/critest/run.sh
