@@ -535,6 +535,11 @@ func (ctr *container) destroy() error {
 	if ctr.task != nil {
 		return ctr.deleteTask()
 	}
+	if ctr.adopted {
+		// One that was frozen when it was loaded counts as frozen until libcontainer looks again,
+		// and can't be thawed without the cgroup, which has gone with its end.
+		_, _ = ctr.lc.Status() // what keeps it from looking, the destruction tells of
+	}
 	return destroy(ctr.lc)
 }
 
