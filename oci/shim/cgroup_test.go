@@ -1,11 +1,14 @@
 package shim
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"berth/oci/shimapi"
@@ -83,4 +86,48 @@ func TestReclaimWithoutItsCgroup(t *testing.T) {
 			t.Errorf("of %+v the end is told: %t", r, !want)
 		}
 	}
+}
+
+// missingForeign is a foreign runtime whose program is not there.
+type missingForeign struct{ Foreign }
+
+func (missingForeign) Reclaim(context.Context, shimapi.Bundle) (shimapi.ExitStatus, error) {
+	return shimapi.ExitStatus{}, fmt.Errorf("action delete: %w", fs.ErrNotExist)
+}
+
+// TestMissingProgramIsAwaitedOnce: the stop of a pod does not wait for it once for each container.
+func TestMissingProgramIsAwaitedOnce(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.json")
+	spec := `{"process":{"cwd":"/"},"root":{"path":"rootfs"},"linux":{"cgroupsPath":"/berth-none-` + filepath.Base(dir) + `"}}`
+	b := shimapi.Bundle{ID: "c", Dir: dir, Ended: true, Runtime: shimapi.Runtime{Shim: filepath.Join(dir, "program")}}
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		for range 5 {
+			if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := reclaimWith(missingForeign{}, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took < programPatience || took > programPatience+time.Second {
+			t.Errorf("five containers took %v", took)
+		}
+		if err := os.WriteFile(b.Runtime.Shim, nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := reclaimWith(missingForeign{}, b); err == nil {
+			t.Error("a program that is there again is not asked again")
+		}
+		if err := os.Remove(b.Runtime.Shim); err != nil {
+			t.Fatal(err)
+		}
+		for _, pause := range []time.Duration{0, programPatience + time.Second} {
+			time.Sleep(pause)
+			if missing := goneProgram.missingFor(b.Runtime.Shim); missing > time.Second {
+				t.Errorf("a program that may have been there a moment ago is missing for %v", missing)
+			}
+		}
+	})
 }

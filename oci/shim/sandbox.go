@@ -249,6 +249,39 @@ func (f foreigns) reclaim(b shimapi.Bundle) error {
 // it may be being replaced.
 const programPatience = 10 * time.Second
 
+// goneProgram notes since when a program of foreign shims is missed, so that its patience is
+// taken once, and not for each container of a pod that is being stopped.
+var goneProgram absence
+
+type absence struct {
+	mu    sync.Mutex
+	noted map[string]*missed // by path: those of the configuration
+}
+
+// missed tells when a file was found missing first and last.
+type missed struct{ first, last time.Time }
+
+// missingFor is how long a file has been missing, since that was asked first; 0: it is there. Where
+// nobody has asked for a while it may have been there, so that the time begins anew.
+func (a *absence) missingFor(path string) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		delete(a.noted, path)
+		return 0
+	}
+	if a.noted == nil {
+		a.noted = make(map[string]*missed)
+	}
+	m, now := a.noted[path], time.Now()
+	if m == nil || now.Sub(m.last) > programPatience {
+		m = &missed{first: now}
+		a.noted[path] = m
+	}
+	m.last = now
+	return now.Sub(m.first) + 1
+}
+
 // reclaimWith ends a container by the program of its dead shim. Without the program, which
 // may have been uninstalled below its pods, it ends what the kernel knows of: a pod that could
 // not be ended for this would keep its node from being drained. How the container ended is
@@ -256,15 +289,16 @@ const programPatience = 10 * time.Second
 func reclaimWith(f Foreign, b shimapi.Bundle) (end, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), foreignTimeout)
 	defer cancel()
-	for deadline := time.Now().Add(programPatience); ; time.Sleep(programPatience / 20) {
+	for ; ; time.Sleep(programPatience / 20) {
 		st, err := f.Reclaim(ctx, b)
 		if err == nil {
 			return end{ExitStatus: st}, nil
 		}
-		if _, serr := os.Stat(b.Runtime.Shim); !errors.Is(err, fs.ErrNotExist) || !errors.Is(serr, fs.ErrNotExist) {
+		missing := goneProgram.missingFor(b.Runtime.Shim)
+		if !errors.Is(err, fs.ErrNotExist) || missing == 0 {
 			return end{}, err
 		}
-		if time.Now().After(deadline) {
+		if missing > programPatience {
 			slog.Error("program of a foreign shim is gone; its container is ended by its cgroup, and what the program keeps elsewhere stays", "container", b.ID, "error", err)
 			return unknownEnd(), reclaimCgroup(b)
 		}
