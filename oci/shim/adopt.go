@@ -246,7 +246,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 		ctr.lc, ctr.process, ctr.io = lc, ended{}, &stdio{}
 		ctr.publish(shimapi.EventExited)
 		close(ctr.done)
-		ctr.cgroups().removeEmptied(0) // the shim that has recorded the end may not have got to it
+		ctr.removeCgroups(0) // the shim that has recorded the end may not have got to it
 		return nil
 	}
 	if err := holdsStreams(r.Terminal, files); err != nil {

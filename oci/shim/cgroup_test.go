@@ -131,3 +131,25 @@ func TestMissingProgramIsAwaitedOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestCgroupOfAnAssumedEnd: where a container is only taken for ended, its cgroup stays, by which
+// it is looked for.
+func TestCgroupOfAnAssumedEnd(t *testing.T) {
+	path := "/berth-assumed-" + filepath.Base(t.TempDir())
+	ctr := &container{task: deadTask{}, asked: path}
+	for _, reason := range []string{shimapi.ReasonUnknown, ""} {
+		ctr.record = shimapi.Record{Status: shimapi.StatusStopped, Reason: reason}
+		for _, dir := range groupsAt(path) {
+			t.Cleanup(func() { _ = os.Remove(dir) })
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctr.removeCgroups(time.Second)
+		for _, dir := range groupsAt(path) {
+			if _, err := os.Stat(dir); (err == nil) != (reason == shimapi.ReasonUnknown) {
+				t.Errorf("reason %q: %s: %v", reason, dir, err)
+			}
+		}
+	}
+}

@@ -425,24 +425,27 @@ func (ctr *container) supervise(stopOOM func()) {
 	})
 	ctr.io.close()
 	close(ctr.done)
-	if ctr.isKnown(exit) && ctr.isSavedOr(ctr.removeCgroups) {
-		ctr.cgroups().removeEmptied(emptied)
+	if ctr.isSavedOr(ctr.removeCgroupsLate) {
+		ctr.removeCgroups(emptied)
 	}
 	ctr.op.Unlock() // a deletion comes after it, and with it another container of the same ID
 }
 
-// isKnown tells that a container has ended for sure. One whose foreign shim is gone is only
-// taken for ended when the shim's program can't be asked, and is looked for by its cgroup yet.
-func (ctr *container) isKnown(exit end) bool {
-	return ctr.task == nil || !exit.lost || ctr.reclaimed.Load()
+// removeCgroups removes the cgroups of a container whose end is recorded. One whose foreign shim
+// is gone is only taken for ended when the shim's program can't be asked, and is still looked for
+// by its cgroup.
+func (ctr *container) removeCgroups(within time.Duration) {
+	if ctr.task == nil || ctr.reclaimed.Load() || ctr.current().EndIsTold() {
+		ctr.cgroups().removeEmptied(within)
+	}
 }
 
-// removeCgroups removes the cgroups of a container whose end was recorded late: until then a
-// shim after this one would have needed their counters.
-func (ctr *container) removeCgroups() {
+// removeCgroupsLate is removeCgroups once a record was written late: until then a shim after this
+// one would have needed their counters.
+func (ctr *container) removeCgroupsLate() {
 	ctr.op.Lock()
 	defer ctr.op.Unlock()
-	ctr.cgroups().removeEmptied(stopGrace)
+	ctr.removeCgroups(stopGrace)
 }
 
 // cgroups are those that were made for the container alone.

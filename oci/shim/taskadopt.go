@@ -28,7 +28,7 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 		ctr.process, ctr.io = ended{}, &stdio{}
 		ctr.publish(shimapi.EventExited)
 		close(ctr.done)
-		ctr.cgroups().removeEmptied(0)
+		ctr.removeCgroups(0)
 		return nil
 	}
 	if files[shimapi.FileStdout] == nil || files[shimapi.FileStderr] == nil && !r.Terminal {
