@@ -4,8 +4,8 @@
 //
 // [Kill] ends all processes of a cgroup and of those below it, and waits for their end.
 // [Open] holds them by pidfd, for other signals and for writes below /proc. [Mark] and
-// [MarkedFor] say which daemon a cgroup was made for; [RefusedForks] reads a counter. Making
-// cgroups is not its business.
+// [MarkedFor] say which daemon a cgroup was made for; [Counter] and [RefusedForks] read
+// counters. Making cgroups is not its business.
 //
 // # Invariants
 //

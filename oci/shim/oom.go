@@ -1,20 +1,18 @@
 package shim
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"berth/oci/cgroup"
 	"berth/oci/shimapi"
 )
 
@@ -106,19 +104,7 @@ func (c *oomCounter) explains(exit shimapi.ExitStatus, kills uint64) bool {
 }
 
 // readOOMKills reads the counter of memory.events or memory.oom_control.
-func readOOMKills(path string) (n uint64, ok bool) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0, false
-	}
-	for line := range bytes.Lines(data) {
-		if key, value, found := strings.Cut(strings.TrimSpace(string(line)), " "); found && key == "oom_kill" {
-			n, err = strconv.ParseUint(value, 10, 64)
-			return n, err == nil
-		}
-	}
-	return 0, false
-}
+func readOOMKills(path string) (n uint64, ok bool) { return cgroup.Counter(path, "oom_kill") }
 
 // oomWatcher reports that the OOM killer was active in a cgroup: on v2 by one inotify for all
 // containers, on v1 by an eventfd for each, which a [sleeper] waits for.
