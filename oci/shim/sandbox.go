@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups/manager"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"berth/oci/shim/pause"
@@ -309,20 +307,15 @@ func reclaimWith(f Foreign, b shimapi.Bundle) (end, error) {
 // by which [foreigns.reclaim] knows that nothing is left. A container without the cgroup that
 // it was to have may live elsewhere, so that is an error unless it is known to have ended.
 func reclaimCgroup(b shimapi.Bundle) error {
-	file := filepath.Join(b.Dir, "config.json")
-	raw, err := os.ReadFile(file)
+	spec, err := specOf(b.Dir)
 	if err != nil {
-		return err
-	}
-	var spec specs.Spec
-	if err := json.Unmarshal(raw, &spec); err != nil || spec.Linux == nil {
-		return errors.Join(fmt.Errorf("config.json of container %s tells no cgroup", b.ID), err)
+		return fmt.Errorf("cgroup of container %s: %w", b.ID, err)
 	}
 	systemd := !filepath.IsAbs(spec.Linux.CgroupsPath) // slice:prefix:name
 	if err := checkCgroupPath(spec.Linux.CgroupsPath, systemd); err != nil {
 		return err
 	}
-	config, err := libcontainerConfig(b.ID, &spec, systemd)
+	config, err := libcontainerConfig(b.ID, spec, systemd)
 	if err != nil {
 		return err
 	}
@@ -332,7 +325,7 @@ func reclaimCgroup(b shimapi.Bundle) error {
 	if err := endCgroup(config.Cgroups); err != nil {
 		return err
 	}
-	return os.Remove(file)
+	return os.Remove(filepath.Join(b.Dir, "config.json"))
 }
 
 // reclaimPod ends what is left of a pod whose shim, this program's other process, died

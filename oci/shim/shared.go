@@ -86,17 +86,22 @@ type parts struct {
 	rules        *[]*devices.Rule
 }
 
+// share takes the capabilities and device rules that are equal to these.
+func (p *parts) share(capabilities *configs.Capabilities, rules []*devices.Rule) (err error) {
+	if p.capabilities, err = capabilitySets.like(capabilities); err != nil {
+		return err
+	}
+	p.rules, err = deviceRules.like(&rules)
+	return err
+}
+
 // shareParts gives a new configuration the seccomp profile of a text of the runtime-spec, and
 // has it share that, its capabilities and its device rules with other containers.
 func shareParts(config *configs.Config, profile json.RawMessage) (p parts, err error) {
 	if p.seccomp, err = seccompOf(profile); err != nil {
 		return p, fmt.Errorf("seccomp: %w", err)
 	}
-	if p.capabilities, err = capabilitySets.like(config.Capabilities); err != nil {
-		return p, err
-	}
-	rules := copyRules(config.Cgroups.Resources.Devices)
-	if p.rules, err = deviceRules.like(&rules); err != nil {
+	if err := p.share(config.Capabilities, copyRules(config.Cgroups.Resources.Devices)); err != nil {
 		return p, err
 	}
 	config.Seccomp, config.Capabilities, config.Cgroups.Resources.Devices = p.seccomp, p.capabilities, *p.rules
@@ -109,11 +114,7 @@ func shareAdopted(config *configs.Config) (p parts, err error) {
 	if p.seccomp, err = adoptedProfiles.like(config.Seccomp); err != nil {
 		return p, err
 	}
-	if p.capabilities, err = capabilitySets.like(config.Capabilities); err != nil {
-		return p, err
-	}
-	rules := config.Cgroups.Resources.Devices
-	if p.rules, err = deviceRules.like(&rules); err != nil {
+	if err := p.share(config.Capabilities, config.Cgroups.Resources.Devices); err != nil {
 		return p, err
 	}
 	if p.seccomp != nil && p.seccomp != config.Seccomp {
