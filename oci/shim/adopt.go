@@ -244,6 +244,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	}
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.lc, ctr.process, ctr.io = lc, ended{}, &stdio{}
+		cs.journal.forget(ctr.id)
 		ctr.publish(shimapi.EventExited)
 		close(ctr.done)
 		ctr.removeCgroups(0) // the shim that has recorded the end may not have got to it
@@ -260,7 +261,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	if r.Exit != nil {
 		process.report(*r.Exit)
 	}
-	if ctr.io, err = inheritStdio(logTarget{r.LogRoot, r.LogPath, r.LogLimits}, r.Terminal, files); err != nil {
+	if ctr.io, err = inheritStdio(cs.logOf(r.ID, r.LogRoot, r.LogPath, r.LogLimits), r.Terminal, files); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
 	config := lc.Config()

@@ -79,10 +79,20 @@ type containers struct {
 	bootID   string
 	foreign  Foreign           // nil: there are no foreign shims
 	template *mountns.Template // what containers are cloned from; nil: the host's mounts
+	journal  *journal          // of the logs; nil: there is none
 }
 
 func (cs *containers) newContainer(id, pod, dir string) *container {
 	return &container{recorder: recorder{hub: cs.hub, dir: dir}, id: id, pod: pod, ready: make(chan struct{}), done: make(chan struct{})}
+}
+
+// logOf is where the log of a container goes.
+func (cs *containers) logOf(id, root, path string, limits shimapi.LogLimits) logTarget {
+	to := logTarget{root: root, path: path, limits: limits}
+	if path != "" {
+		to.entry = cs.journal.enter(id)
+	}
+	return to
 }
 
 // isMade reports whether create has ended well.
@@ -168,7 +178,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return err
 	}
-	ctr.io, err = newStdio(logTarget{r.LogRoot, r.LogPath, r.LogLimits}, spec.Process.Terminal, r.Stdin, owner)
+	ctr.io, err = newStdio(cs.logOf(r.ID, r.LogRoot, r.LogPath, r.LogLimits), spec.Process.Terminal, r.Stdin, owner)
 	if err != nil {
 		return err
 	}

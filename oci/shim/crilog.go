@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ type logTarget struct {
 	root   string // "" for the directory of path
 	path   string
 	limits shimapi.LogLimits
+	entry  *entry // of the log in the journal; nil: it has none
 }
 
 // logFile is a container's CRI log, shared by its streams. No stream ever waits for a full
@@ -43,7 +45,8 @@ type logFile struct {
 
 	mu      sync.Mutex
 	file    *os.File
-	size    int64  // of the file, while it has a limit
+	size    int64  // of the file
+	inode   uint64 // of the file
 	full    bool   // the limit was met
 	dropped uint64 // bytes of records since the last successful write
 	missing bool   // it could not be opened when the container was adopted
@@ -102,13 +105,13 @@ func mendLog(root, path string) error {
 // reopen opens the log at its path again, after the kubelet has renamed or removed the old
 // file. Every record is in one of the two files. After an error the old file stays in use.
 func (l *logFile) reopen() error {
-	f, size, err := openSized(l.logTarget)
+	f, size, inode, err := openWithFacts(l.logTarget)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	old := l.file
-	l.file, l.size, l.full, l.missing = f, size, false, false
+	l.file, l.size, l.inode, l.full, l.missing = f, size, inode, false, false
 	l.mu.Unlock()
 	if old != nil {
 		return old.Close()
@@ -116,17 +119,24 @@ func (l *logFile) reopen() error {
 	return nil
 }
 
-// openSized opens a log and tells its size.
-func openSized(to logTarget) (*os.File, int64, error) {
-	f, err := openLogFile(to.root, to.path)
-	if err != nil {
-		return nil, 0, err
+// openWithFacts opens a log and tells its size and its inode.
+func openWithFacts(to logTarget) (f *os.File, size int64, inode uint64, err error) {
+	if f, err = openLogFile(to.root, to.path); err != nil {
+		return nil, 0, 0, err
 	}
-	size, err := sizeOf(f)
-	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
+	if size, inode, err = factsOf(f); err != nil {
+		return nil, 0, 0, errors.Join(err, f.Close())
 	}
-	return f, size, nil
+	return f, size, inode, nil
+}
+
+// factsOf tells the size and the inode of an open file.
+func factsOf(f *os.File) (size int64, inode uint64, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	return info.Size(), info.Sys().(*syscall.Stat_t).Ino, nil
 }
 
 // logPathFault makes an error that the path itself causes, which no retry mends, one of
@@ -202,6 +212,8 @@ func (l *logFile) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.missing = false
+	l.entry.release()
+	l.entry = nil
 	if l.file == nil {
 		return nil
 	}
@@ -210,11 +222,34 @@ func (l *logFile) close() error {
 	return err
 }
 
-// write appends whole records.
-func (l *logFile) write(records []byte) {
+// write appends whole records, and then takes the output that they are of out of its source.
+func (l *logFile) write(records []byte, s step) {
 	l.openMissing()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.entry.begin(s, l.inode, l.size, len(records))
+	l.append(records)
+	l.entry.commit(s)
+}
+
+// keep takes the end of a line, which is not ended, out of its source.
+func (l *logFile) keep(s step) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entry.keep(s)
+}
+
+// forgetLines is called when all lines of a stream are ended and no output comes for now.
+func (l *logFile) forgetLines() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.entry != nil && l.entry.unfinished == [2]uint32{} {
+		l.entry.empty()
+	}
+}
+
+// append is called with mu held.
+func (l *logFile) append(records []byte) {
 	if l.missing {
 		l.dropped += uint64(len(records))
 	}
@@ -250,7 +285,7 @@ func (l *logFile) openMissing() {
 	if !due {
 		return
 	}
-	f, size, err := openSized(l.logTarget)
+	f, size, inode, err := openWithFacts(l.logTarget)
 	if err != nil {
 		return // it was told when it was first met
 	}
@@ -260,7 +295,7 @@ func (l *logFile) openMissing() {
 		_ = f.Close() // nothing was written
 		return
 	}
-	l.file, l.size, l.missing = f, size, false
+	l.file, l.size, l.inode, l.missing = f, size, inode, false
 }
 
 // cut removes an incomplete record from the end of the file, so that the next record starts
@@ -291,16 +326,24 @@ type lineWriter struct {
 
 // batch is the records of one piece of output.
 type batch struct {
-	to     *logFile
+	lines  *lineWriter
 	prefix []byte // time and stream, the same for the whole piece
 	out    []byte
+	data   []byte // the piece, without what earlier batches were of
+	used   int    // how much of data the records in out are of
+	source int    // see [step]
 }
 
-// write takes a piece of output as it was read at the time now.
-func (w *lineWriter) write(data []byte, now time.Time) {
+// write takes a piece of output that was read at the time now.
+func (w *lineWriter) write(data []byte, now time.Time) { w.writeFrom(-1, data, now) }
+
+// writeFrom takes a piece of output at the time now: one that was read (source is -1) or one that
+// is at the head of a source, where it is not any more afterwards.
+func (w *lineWriter) writeFrom(source int, data []byte, now time.Time) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	b := w.batch((*buf)[:0], now)
+	b.source, b.data = source, data
 	for len(data) > 0 {
 		line, rest, whole := bytes.Cut(data, []byte{'\n'})
 		data = rest
@@ -314,9 +357,13 @@ func (w *lineWriter) write(data []byte, now time.Time) {
 			break
 		}
 		b.add('F', w.pending, line)
+		b.used++ // the newline
 		w.pending = w.pending[:0]
 	}
 	b.flush()
+	if len(b.data) > 0 {
+		w.log.keep(step{w.stream, source, b.data, len(w.pending)})
+	}
 	if len(w.pending) == 0 {
 		w.pending = nil
 	}
@@ -337,7 +384,7 @@ func (w *lineWriter) end(now time.Time) {
 func (w *lineWriter) batch(out []byte, now time.Time) *batch {
 	prefix := now.UTC().AppendFormat(make([]byte, 0, 48), timeLayout)
 	prefix = append(append(append(prefix, ' '), w.stream...), ' ')
-	return &batch{to: w.log, prefix: prefix, out: out}
+	return &batch{lines: w, prefix: prefix, out: out, source: -1}
 }
 
 func (b *batch) add(tag byte, head, tail []byte) {
@@ -349,19 +396,22 @@ func (b *batch) add(tag byte, head, tail []byte) {
 	b.out = append(b.out, tag, ' ')
 	b.out = append(append(b.out, head...), tail...)
 	b.out = append(b.out, '\n')
+	b.used += len(tail)
 }
 
 func (b *batch) flush() {
 	if len(b.out) > 0 {
-		b.to.write(b.out)
-		b.to.pace.wrote(len(b.out), time.Now())
-		b.out = b.out[:0]
+		log := b.lines.log
+		log.write(b.out, step{b.lines.stream, b.source, b.data[:b.used], 0})
+		log.pace.wrote(len(b.out), time.Now())
+		b.out, b.data, b.used = b.out[:0], b.data[b.used:], 0
 	}
 }
 
 // readSome waits in Go's poller until there is output, takes a buffer only then, and passes
-// the output to a function. The error is io.EOF at the end, also for a terminal.
-func readSome(f *os.File, use func([]byte)) error {
+// the output to a function, which gets the file's descriptor, too. read is [unix.Read] or [peek].
+// The error is io.EOF at the end, also for a terminal.
+func readSome(f *os.File, read func(fd int, buf []byte) (int, error), use func(fd int, data []byte)) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -370,7 +420,7 @@ func readSome(f *os.File, use func([]byte)) error {
 	err = raw.Read(func(fd uintptr) bool {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)
-		n, rerr := ignoringEINTR(func() (int, error) { return unix.Read(int(fd), *buf) })
+		n, rerr := ignoringEINTR(func() (int, error) { return read(int(fd), *buf) })
 		switch {
 		case errors.Is(rerr, unix.EAGAIN):
 			return false
@@ -379,7 +429,7 @@ func readSome(f *os.File, use func([]byte)) error {
 		case rerr != nil:
 			readErr = rerr
 		default:
-			use((*buf)[:n])
+			use(int(fd), (*buf)[:n])
 		}
 		return true
 	})

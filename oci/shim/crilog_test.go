@@ -187,7 +187,7 @@ func TestSinkCutOff(t *testing.T) {
 	st := &stream{done: make(chan struct{})}
 	k := st.attach(w, nil)
 	_ = r.Close()
-	st.take([]byte("x"))
+	st.take(-1, []byte("x"))
 	<-k.over
 	if len(st.sinks) != 0 {
 		t.Error("the client that has gone is still there")

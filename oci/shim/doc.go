@@ -57,19 +57,22 @@
 //     containers have ended (shimcgroup.go).
 //   - This process may die. A daemon that notices starts another in the same directory and
 //     hands over the duplicates that it has kept: pipe ends, terminal masters, pidfds
-//     (adopt.go). Output that was read but not logged is lost, so every piece is logged
-//     before the next is read.
+//     (adopt.go). A container's output stays in its pipe until it is in the log, and a journal
+//     tells whether a piece is (journal.go), so that a kill at any moment neither loses output
+//     nor has any logged twice. A terminal's can only be read, and what was read and not yet
+//     written is lost.
 //   - The exit status of an adopted process comes from the process that reaped it, or from
 //     the kernel by pidfd (process.go). If neither knows it is 255, ContainerStatusUnknown.
 //
 // # Locks
 //
 // registry.mu guards the maps of pods and containers. No other lock is taken while it is held.
-// container.op is held by start, update and delete, and while an exit is recorded; kill, exec
-// and attach do not take it. recorder.mu guards the record of one pod or container, and is held
-// while that is written, for as long as the disk takes; recorder.status does not take it. The
-// order is container.op, recorder.mu, hub.mu. A stream's lock may be held while a sink's or the
-// sleeper's is taken, and no other. Under the sleeper's none is taken.
+// container.op is held by start, update and delete, and while an exit is recorded; kill, exec and
+// attach do not take it. recorder.mu guards the record of one pod or container, and is held while
+// that is written, for as long as the disk takes; recorder.status does not take it. The order is
+// container.op, recorder.mu, hub.mu. A log's lock is held for a write of the log and may be held
+// while the journal's is taken. A stream's lock may be held while a sink's or the sleeper's is
+// taken, and no other. Under the sleeper's none is taken.
 //
 // # Files
 //
@@ -77,6 +80,7 @@
 //   - DIR/log: what this process says, which is its stderr. The client makes it; it is emptied
 //     here when it gets too large (ownlog.go).
 //   - DIR/empty: the root directory of pause processes.
+//   - DIR/journal: how far each log got, for a successor (journal.go).
 //   - DIR/mounts: where a copy of that namespace has the sources of mounts; empty elsewhere.
 //   - DIR/state/CTR: libcontainer's state, and cgroup.json, which names the cgroup of a
 //     container whose creation is cut off before libcontainer's state is complete.

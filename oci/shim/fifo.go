@@ -8,8 +8,6 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"berth/oci/shimapi"
 )
 
 // fifoSet are the fifos by which a foreign shim passes the streams of one process. A fifo is
@@ -81,7 +79,7 @@ func (s *fifoSet) release() {
 
 // newFifoStdio opens the log and the fifos of a container's first process. With a terminal
 // stdout is all of its output.
-func newFifoStdio(fifos *fifoSet, dir string, r shimapi.CreateRequest, terminal bool) (s *stdio, err error) {
+func newFifoStdio(fifos *fifoSet, dir string, to logTarget, stdin, terminal bool) (s *stdio, err error) {
 	s = &stdio{terminal: terminal, fifos: true}
 	defer func() {
 		if err != nil {
@@ -89,12 +87,10 @@ func newFifoStdio(fifos *fifoSet, dir string, r shimapi.CreateRequest, terminal 
 			s.close()
 		}
 	}()
-	if r.LogPath != "" {
-		if s.log, err = openLog(logTarget{r.LogRoot, r.LogPath, r.LogLimits}); err != nil {
-			return s, err
-		}
+	if err := s.openLog(to); err != nil {
+		return s, err
 	}
-	if r.Stdin {
+	if stdin {
 		fifos.in = filepath.Join(dir, "stdin")
 		if s.stdin, err = fifos.open(fifos.in, os.O_WRONLY); err != nil {
 			return s, err

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 )
@@ -77,18 +76,13 @@ func (l *logFile) overLimit(records []byte) bool {
 		l.full = true
 		slog.Warn("log has met its size limit, lines are dropped until it is rotated", "path", l.path, "limit", l.limits.Size)
 		line := time.Now().UTC().AppendFormat(nil, timeLayout)
-		if n, err := l.file.Write(append(line, fullLine...)); err != nil {
+		n, err := l.file.Write(append(line, fullLine...))
+		if err != nil {
 			l.cut(int64(n))
+			n = 0
 		}
+		l.size += int64(n)
 	}
 	l.dropped += uint64(len(records))
 	return true
-}
-
-func sizeOf(f *os.File) (int64, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
 }

@@ -16,6 +16,13 @@ import (
 // package shim_test, which starts one through its client, oci/shims.
 func TestMain(m *testing.M) {
 	RunInit()
+	if dir := os.Getenv(loggerEnv); dir != "" {
+		if err := beLogger(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	// The first call of Notify starts a goroutine that never ends, and the client calls it.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGCHLD)

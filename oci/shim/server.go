@@ -271,7 +271,9 @@ func decode[T any](c *call) (request T, err error) {
 func (s *Server) wire(bootID string) {
 	foreigns := foreigns{s.registry, s.foreign}
 	pods := &pods{s.registry, s.hub, s.pauses, bootID, foreigns}
-	containers := &containers{s.registry, s.hub, s.ooms, stateDir(filepath.Join(s.config.Dir, "state")), bootID, s.foreign, newTemplate(s.config.Dir)}
+	containers := &containers{
+		s.registry, s.hub, s.ooms, stateDir(filepath.Join(s.config.Dir, "state")), bootID, s.foreign, newTemplate(s.config.Dir), newJournal(s.config.Dir),
+	}
 	streams, execs, handovers := streams{s.registry}, execs{s.registry}, handovers{s.registry, pods, containers}
 	s.verbs = map[string]verb{
 		shimapi.MethodHello:          func(*call) (any, error) { return s.hello(), nil },

@@ -48,6 +48,8 @@ type stream struct {
 	done   chan struct{}
 	busy   atomic.Bool // a piece of output is being written to the log
 
+	readOnce bool // the source is no pipe: what is read is gone from it; for the pump
+
 	mu      sync.Mutex
 	sinks   []*sink
 	ended   bool // no more output comes for sinks
@@ -60,10 +62,8 @@ type stream struct {
 // that the container's process gets: stdin (or nil), stdout, stderr.
 func newStdio(to logTarget, terminal, stdin bool, owner [2]int) (io *stdio, err error) {
 	io = &stdio{terminal: terminal}
-	if to.path != "" {
-		if io.log, err = openLog(to); err != nil {
-			return nil, err
-		}
+	if err := io.openLog(to); err != nil {
+		return nil, err
 	}
 	if terminal {
 		return io, nil
@@ -92,12 +92,8 @@ func newStdio(to logTarget, terminal, stdin bool, owner [2]int) (io *stdio, err 
 // keeps from the map.
 func inheritStdio(to logTarget, terminal bool, files map[string]*os.File) (*stdio, error) {
 	s := &stdio{terminal: terminal}
-	if to.path != "" {
-		log, err := resumeLog(to)
-		if err != nil {
-			return nil, err
-		}
-		s.log = log
+	if err := s.resumeLog(to, files); err != nil {
+		return nil, err
 	}
 	take := func(name string) *os.File {
 		f := files[name]
@@ -113,6 +109,31 @@ func inheritStdio(to logTarget, terminal bool, files map[string]*os.File) (*stdi
 		s.run(name, take(name))
 	}
 	return s, nil
+}
+
+func (s *stdio) openLog(to logTarget) (err error) {
+	if to.path == "" {
+		return nil
+	}
+	if s.log, err = openLog(to); err != nil {
+		s.log = nil
+		to.entry.release()
+	}
+	return err
+}
+
+// resumeLog opens the log of an adopted container, and ends what the shim before was doing to it.
+func (s *stdio) resumeLog(to logTarget, files map[string]*os.File) error {
+	if to.path == "" {
+		return nil
+	}
+	sources := []*os.File{files[shimapi.FileStdout], files[shimapi.FileStderr]}
+	if err := to.entry.settle(to, sources); err != nil {
+		slog.Error("output may be twice in the log, or torn", "path", to.path, "error", err)
+	}
+	log, err := resumeLog(to)
+	s.log = log
+	return err
 }
 
 func (s *stdio) openStdin(wanted bool, owner [2]int) error {
@@ -168,7 +189,7 @@ func (s *stdio) closeGiven() {
 func (s *stdio) run(name string, source *os.File) {
 	st := &stream{name: name, source: source, done: make(chan struct{})}
 	if s.log != nil {
-		st.lines = &lineWriter{stream: name, log: s.log}
+		st.lines = &lineWriter{stream: name, log: s.log, pending: s.log.entry.line(name)}
 	}
 	s.mu.Lock()
 	s.streams = append(s.streams, st)
@@ -182,7 +203,7 @@ func (s *stdio) run(name string, source *os.File) {
 func (st *stream) pump() {
 	for {
 		_ = st.source.SetReadDeadline(time.Now().Add(idleTime)) // an error: it is closed, or can't be idle
-		err := readSome(st.source, st.take)
+		err := st.next()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if st.rest() {
@@ -195,12 +216,28 @@ func (st *stream) pump() {
 	}
 }
 
+// next passes on the next piece of output. It leaves the piece in the source until it is in the log,
+// unless there is no log, or the source is a terminal.
+func (st *stream) next() error {
+	if st.lines != nil && st.lines.log.entry != nil && !st.readOnce {
+		err := readSome(st.source, peek, func(fd int, data []byte) { st.take(fd, data) })
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		st.readOnce = true
+	}
+	return readSome(st.source, unix.Read, func(_ int, data []byte) { st.take(-1, data) })
+}
+
 // rest has pump called when there is output. false: it has to go on.
 func (st *stream) rest() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.closing {
 		return false
+	}
+	if st.lines != nil {
+		st.lines.log.forgetLines()
 	}
 	if st.idle == nil {
 		st.idle = sleepers().watch(st.source, st.pump)
@@ -230,11 +267,12 @@ func (st *stream) stop() {
 	<-st.done
 }
 
-func (st *stream) take(data []byte) {
+// take passes on a piece of output, see [lineWriter.writeFrom].
+func (st *stream) take(source int, data []byte) {
 	st.busy.Store(true)
 	defer st.busy.Store(false)
 	if st.lines != nil {
-		st.lines.write(data, time.Now())
+		st.lines.writeFrom(source, data, time.Now())
 	}
 	st.offer(data)
 	if st.lines != nil {

@@ -26,6 +26,7 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 	ctr.useTask(b.shim.Task(ctr.id), cs.foreign, shimapi.Bundle{ID: ctr.id, Dir: r.Bundle, Runtime: b.request.Bundle.Runtime})
 	if ctr.record.Status == shimapi.StatusStopped {
 		ctr.process, ctr.io = ended{}, &stdio{}
+		cs.journal.forget(ctr.id)
 		ctr.publish(shimapi.EventExited)
 		close(ctr.done)
 		ctr.removeCgroups(0)
@@ -34,7 +35,7 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 	if files[shimapi.FileStdout] == nil || files[shimapi.FileStderr] == nil && !r.Terminal {
 		return fault(shimapi.KindInvalid, "an output of the container is lost")
 	}
-	if ctr.io, err = inheritFifos(r, files); err != nil {
+	if ctr.io, err = inheritFifos(cs.logOf(r.ID, r.LogRoot, r.LogPath, r.LogLimits), r.Terminal, files); err != nil {
 		return err
 	}
 	ctr.thawAdopted()
@@ -56,14 +57,10 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 }
 
 // inheritFifos is inheritStdio for fifos.
-func inheritFifos(r shimapi.AdoptRequest, files map[string]*os.File) (*stdio, error) {
-	s := &stdio{terminal: r.Terminal, fifos: true}
-	if r.LogPath != "" {
-		log, err := resumeLog(logTarget{r.LogRoot, r.LogPath, r.LogLimits})
-		if err != nil {
-			return nil, err
-		}
-		s.log = log
+func inheritFifos(to logTarget, terminal bool, files map[string]*os.File) (*stdio, error) {
+	s := &stdio{terminal: terminal, fifos: true}
+	if err := s.resumeLog(to, files); err != nil {
+		return nil, err
 	}
 	s.stdin = files[shimapi.FileStdin]
 	delete(files, shimapi.FileStdin)

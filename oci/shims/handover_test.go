@@ -43,10 +43,9 @@ func TestShimHandover(t *testing.T) {
 		t.Errorf("record %+v", rec)
 	}
 	log := n.Output(r)
-	last, missing, gaps := shimnode.Numbers(t, log)
-	t.Logf("%d lines, %d missing in %d gaps", last, missing, gaps)
-	if gaps > 3 || !strings.HasSuffix(log, fmt.Sprintf("last %d\n", last)) && !strings.HasSuffix(log, fmt.Sprintf("last %d\n", last+1)) {
-		t.Errorf("%d gaps, the end is %q", gaps, log[max(0, len(log)-40):])
+	last := shimnode.Numbers(t, log)
+	if !strings.HasSuffix(log, fmt.Sprintf("last %d\n", last)) && !strings.HasSuffix(log, fmt.Sprintf("last %d\n", last+1)) {
+		t.Errorf("the end is %q", log[max(0, len(log)-40):])
 	}
 	n.Run(pod, "true") // goes on working
 	n.Pod()

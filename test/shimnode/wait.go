@@ -46,9 +46,9 @@ func ReadRecord(t testing.TB, dir string) (r shimapi.Record) {
 // TERM with a last word: a pipe that broke would end it by SIGPIPE, with 141.
 const Counting = `trap 'echo last $i; exit 9' TERM; echo ready; i=0; while :; do echo n$i; i=$((i+1)); done`
 
-// Numbers checks that the lines n0, n1, … of a log rise, and tells how many are
-// missing and where the first gap is.
-func Numbers(t *testing.T, log string) (last, missing, gaps int) {
+// Numbers checks that a log has the lines n0, n1, … without a gap and each once, and gives the
+// number of the last.
+func Numbers(t *testing.T, log string) (last int) {
 	t.Helper()
 	next := 0
 	for line := range strings.Lines(log) {
@@ -56,16 +56,13 @@ func Numbers(t *testing.T, log string) (last, missing, gaps int) {
 		if _, err := fmt.Sscanf(line, "n%d\n", &at); err != nil {
 			continue
 		}
-		if at < next {
+		if at != next {
 			t.Errorf("line %d after %d", at, next-1)
-		}
-		if at > next {
-			missing += at - next
-			gaps++
 		}
 		next = at + 1
 	}
-	return next - 1, missing, gaps
+	t.Logf("%d lines", next)
+	return next - 1
 }
 
 // LogSize is the size of the log of a container in bytes.

@@ -27,7 +27,7 @@ func (w *worker) newContainer(p *pod) (*container, *runtimeapi.ContainerConfig) 
 	p.made++
 	c := &container{
 		name: fmt.Sprint("c", p.made), pod: p, code: w.rng.Int32N(120) + 3, brief: w.rng.IntN(3) == 0,
-		may: []fate{{state: created}}, bothDead: w.bothDead.Load(), logKills: w.shimKills.Load(),
+		may: []fate{{state: created}}, bothDead: w.bothDead.Load(),
 	}
 	script := fmt.Sprintf(patient, c.code)
 	if c.brief {
@@ -264,21 +264,21 @@ func (w *worker) echo(ctx context.Context, p *pod) {
 		return
 	}
 	line := fmt.Sprintf("line-%d-%d", len(c.log), w.rng.IntN(1000))
-	kills := w.shimKills.Load()
 	if !w.executes(ctx, "echo", c, "echo "+line+" >/in", "") {
 		c.logOff = true
 		return
 	}
 	c.log = append(c.log, line)
-	if c.logOff || c.logKills != kills || !c.is(running) {
-		return // what a shim had read, and not written when it was killed, is lost
+	if c.logOff || w.lostSince(c.bothDead) || !c.is(running) {
+		return
 	}
-	w.seeLog(c, kills)
+	w.seeLog(c)
 }
 
 // seeLog waits until the last line of a container's log is there, and compares the log
-// with what must be in it. A shim that is killed meanwhile ends that.
-func (w *worker) seeLog(c *container, kills uint64) {
+// with what must be in it, also where its shim was killed. With berthd dead at the same time
+// nobody holds the container's output any more.
+func (w *worker) seeLog(c *container) {
 	log := filepath.Join(c.pod.config.GetLogDirectory(), c.name+".log")
 	last := c.log[len(c.log)-1]
 	var text []byte
@@ -287,7 +287,7 @@ func (w *worker) seeLog(c *container, kills uint64) {
 		if text, err = os.ReadFile(log); err == nil && strings.Contains(string(text), last+"\n") {
 			break
 		}
-		if w.shimKills.Load() != kills {
+		if w.lostSince(c.bothDead) {
 			return
 		}
 	}
@@ -327,7 +327,7 @@ func (w *worker) rotate(ctx context.Context, p *pod) {
 	case tally.Wrong:
 		w.refused(ctx, "reopen log", c, err, running)
 	case tally.Fine:
-		c.log, c.logKills = nil, w.shimKills.Load()
+		c.log = nil
 		if _, err := os.Stat(log); err != nil {
 			w.Problem("the log was opened anew and is not there: %v\n%s", err, c.tell())
 		}

@@ -69,8 +69,7 @@ type container struct {
 	finished int64   // when it ended; 0: not known to have
 	shares   []int64 // CPU shares that it may have; none: never changed
 	log      []string
-	logKills uint64 // shims killed before the first line of log
-	logOff   bool   // a line may be there or not: the log is not judged any more
+	logOff   bool // a line may be there or not: the log is not judged any more
 	story    []string
 }
 

@@ -35,14 +35,13 @@ type phase struct {
 	say  func(string)
 	witness
 
-	outages   atomic.Uint64 // how often a program went or came: odd while one is away
-	bothDead  atomic.Uint64 // how often berthd and a shim were dead at the same time
-	shimKills atomic.Uint64
-	lives     atomic.Uint64 // pods that came and went
-	most      atomic.Int64  // pods at the same time
-	alive     atomic.Int64
-	killed    killCount
-	haste     haste
+	outages  atomic.Uint64 // how often a program went or came: odd while one is away
+	bothDead atomic.Uint64 // how often berthd and a shim were dead at the same time
+	lives    atomic.Uint64 // pods that came and went
+	most     atomic.Int64  // pods at the same time
+	alive    atomic.Int64
+	killed   killCount
+	haste    haste
 }
 
 // soak runs the phases one after the other.
