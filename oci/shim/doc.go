@@ -80,7 +80,7 @@
 //   - DIR/log: what this process says, which is its stderr. The client makes it; it is emptied
 //     here when it gets too large (ownlog.go).
 //   - DIR/empty: the root directory of pause processes.
-//   - DIR/journal: how far each log got, for a successor (journal.go).
+//   - DIR/journal.1: how far each log got, for a successor (journal.go).
 //   - DIR/mounts: where a copy of that namespace has the sources of mounts; empty elsewhere.
 //   - DIR/state/CTR: libcontainer's state, and cgroup.json, which names the cgroup of a
 //     container whose creation is cut off before libcontainer's state is complete.

@@ -34,7 +34,9 @@ type journal struct {
 }
 
 const (
-	journalName = "journal"
+	// journalName ends with the version of what is in the file: a shim of another berth may follow
+	// one that was killed, and begins with an empty journal if it has another version.
+	journalName = "journal.1"
 	entrySize   = 128
 )
 
@@ -255,10 +257,14 @@ func (e *entry) commit(s step) {
 	}
 }
 
-// takeOut reads what is at the head of a pipe, with one call, which no kill cuts in two. The
-// container itself may have read it meanwhile, which is no error.
+// takeOut reads what is at the head of a pipe, with one call, which no kill cuts in two; only in the
+// packet mode of pipe(2) each call gives one packet. The container itself may have read some of it
+// meanwhile, which is no error.
 func takeOut(source int, first, rest []byte) {
-	_, _ = ignoringEINTR(func() (int, error) { return unix.Readv(source, [][]byte{first, rest}) })
+	n, err := ignoringEINTR(func() (int, error) { return unix.Readv(source, [][]byte{first, rest}) })
+	for left := len(rest) + 1 - n; err == nil && n > 0 && left > 0; left -= n {
+		n, err = ignoringEINTR(func() (int, error) { return unix.Read(source, rest[len(rest)-left:]) })
+	}
 }
 
 // keep stores the end of a stream's line that is not ended, whose length is then s.left.

@@ -286,6 +286,41 @@ func heir(t *testing.T, dir string, r, w *os.File) {
 	}
 }
 
+// Each read of a pipe in packet mode gives one packet, and a container can give its output that mode.
+func TestPacketsAreTakenOut(t *testing.T) {
+	dir := t.TempDir()
+	j, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	to := logTarget{path: filepath.Join(dir, "log"), entry: j.enter("c")}
+	streams, err := newStdio(to, false, false, [2]int{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := streams.given[1]
+	if _, err := unix.FcntlInt(out.Fd(), unix.F_SETFL, unix.O_DIRECT); err != nil {
+		t.Fatal(err)
+	}
+	var want string
+	for i := range 1000 {
+		line := fmt.Sprintf("packet %d\n", i)
+		mustWrite(t, out, line)
+		want += line
+	}
+	streams.closeGiven()
+	<-streams.stream("stdout").done
+	streams.close()
+	log, err := os.ReadFile(to.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := loggedBy(t, log, "stdout"); string(got) != want {
+		t.Errorf("%d bytes logged, %d written", len(got), len(want))
+	}
+}
+
 // More logs than a part of the journal has entries get a part each time, and give it back.
 func TestJournalGrows(t *testing.T) {
 	dir := t.TempDir()
