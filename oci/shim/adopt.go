@@ -261,7 +261,7 @@ func (cs *containers) takeOver(ctr *container, r shimapi.AdoptRequest, files map
 	if r.Exit != nil {
 		process.report(*r.Exit)
 	}
-	if ctr.io, err = inheritStdio(cs.logOf(r.ID, r.LogRoot, r.LogPath, r.LogLimits), r.Terminal, files); err != nil {
+	if ctr.io, err = inheritStdio(cs.adoptedLog(r), r.Terminal, files); err != nil {
 		return errors.Join(err, process.pidfd.Close())
 	}
 	config := lc.Config()

@@ -86,11 +86,20 @@ func (cs *containers) newContainer(id, pod, dir string) *container {
 	return &container{recorder: recorder{hub: cs.hub, dir: dir}, id: id, pod: pod, ready: make(chan struct{}), done: make(chan struct{})}
 }
 
-// logOf is where the log of a container goes.
-func (cs *containers) logOf(id, root, path string, limits shimapi.LogLimits) logTarget {
-	to := logTarget{root: root, path: path, limits: limits}
-	if path != "" {
-		to.entry = cs.journal.enter(id)
+// newLog is where the log of a new container goes.
+func (cs *containers) newLog(r shimapi.CreateRequest) logTarget {
+	to := logTarget{root: r.LogRoot, path: r.LogPath, limits: r.LogLimits}
+	if to.path != "" {
+		to.entry = cs.journal.enter(r.ID)
+	}
+	return to
+}
+
+// adoptedLog is where the log of a container goes that another shim has made.
+func (cs *containers) adoptedLog(r shimapi.AdoptRequest) logTarget {
+	to := logTarget{root: r.LogRoot, path: r.LogPath, limits: r.LogLimits}
+	if to.path != "" {
+		to.entry = cs.journal.inherit(r.ID)
 	}
 	return to
 }
@@ -178,7 +187,7 @@ func (cs *containers) build(ctr *container, spec *specs.Spec, r shimapi.CreateRe
 	if err != nil {
 		return err
 	}
-	ctr.io, err = newStdio(cs.logOf(r.ID, r.LogRoot, r.LogPath, r.LogLimits), spec.Process.Terminal, r.Stdin, owner)
+	ctr.io, err = newStdio(cs.newLog(r), spec.Process.Terminal, r.Stdin, owner)
 	if err != nil {
 		return err
 	}
@@ -563,6 +572,7 @@ func (cs *containers) delete(_ *call, r shimapi.IDRequest) (any, error) {
 	}
 	ctr, err := cs.registry.container(r.ID)
 	if err != nil {
+		cs.journal.forget(r.ID)
 		return nil, cs.state.deleteRest(r.ID) // an unknown container is no error
 	}
 	if err := ctr.end(); err != nil {

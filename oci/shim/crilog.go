@@ -111,6 +111,9 @@ func (l *logFile) reopen() error {
 	}
 	l.mu.Lock()
 	old := l.file
+	if old != nil && inode == l.inode {
+		size = l.size // it may have grown since it was asked
+	}
 	l.file, l.size, l.inode, l.full, l.missing = f, size, inode, false, false
 	l.mu.Unlock()
 	if old != nil {
@@ -222,30 +225,19 @@ func (l *logFile) close() error {
 	return err
 }
 
-// write appends whole records, and then takes the output that they are of out of its source.
+// write appends whole records, and then takes the output that they are of out of its source. That
+// may wait for the container, and what the streams share is not locked meanwhile.
 func (l *logFile) write(records []byte, s step) {
 	l.openMissing()
+	l.appendStep(records, s)
+	s.commit()
+}
+
+func (l *logFile) appendStep(records []byte, s step) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entry.begin(s, l.inode, l.size, len(records))
+	s.begin(l.inode, l.size, len(records))
 	l.append(records)
-	l.entry.commit(s)
-}
-
-// keep takes the end of a line, which is not ended, out of its source.
-func (l *logFile) keep(s step) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.entry.keep(s)
-}
-
-// forgetLines is called when all lines of a stream are ended and no output comes for now.
-func (l *logFile) forgetLines() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.entry != nil && l.entry.unfinished == [2]uint32{} {
-		l.entry.empty()
-	}
 }
 
 // append is called with mu held.
@@ -322,6 +314,7 @@ type lineWriter struct {
 	stream  string
 	log     *logFile
 	pending []byte // of a line that is not ended, at most maxLine
+	entry   *streamEntry
 }
 
 // batch is the records of one piece of output.
@@ -362,7 +355,7 @@ func (w *lineWriter) writeFrom(source int, data []byte, now time.Time) {
 	}
 	b.flush()
 	if len(b.data) > 0 {
-		w.log.keep(step{w.stream, source, b.data, len(w.pending)})
+		step{w.entry, source, b.data, len(w.pending)}.keep()
 	}
 	if len(w.pending) == 0 {
 		w.pending = nil
@@ -379,6 +372,13 @@ func (w *lineWriter) end(now time.Time) {
 	b.add('P', w.pending, nil)
 	b.flush()
 	w.pending = nil
+}
+
+// rest is called when no output comes for now; w may be nil.
+func (w *lineWriter) rest() {
+	if w != nil && w.entry != nil && len(w.pending) == 0 {
+		w.entry.empty()
+	}
 }
 
 func (w *lineWriter) batch(out []byte, now time.Time) *batch {
@@ -402,16 +402,16 @@ func (b *batch) add(tag byte, head, tail []byte) {
 func (b *batch) flush() {
 	if len(b.out) > 0 {
 		log := b.lines.log
-		log.write(b.out, step{b.lines.stream, b.source, b.data[:b.used], 0})
+		log.write(b.out, step{b.lines.entry, b.source, b.data[:b.used], 0})
 		log.pace.wrote(len(b.out), time.Now())
 		b.out, b.data, b.used = b.out[:0], b.data[b.used:], 0
 	}
 }
 
 // readSome waits in Go's poller until there is output, takes a buffer only then, and passes
-// the output to a function, which gets the file's descriptor, too. read is [unix.Read] or [peek].
-// The error is io.EOF at the end, also for a terminal.
-func readSome(f *os.File, read func(fd int, buf []byte) (int, error), use func(fd int, data []byte)) error {
+// the output to a function. read is [unix.Read], or gives a piece and leaves it in the file, whose
+// descriptor is then the source. The error is io.EOF at the end, also for a terminal.
+func readSome(f *os.File, read func(fd int, buf []byte) (n, source int, err error), use func(source int, data []byte)) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -420,7 +420,11 @@ func readSome(f *os.File, read func(fd int, buf []byte) (int, error), use func(f
 	err = raw.Read(func(fd uintptr) bool {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)
-		n, rerr := ignoringEINTR(func() (int, error) { return read(int(fd), *buf) })
+		var source int
+		n, rerr := ignoringEINTR(func() (n int, err error) {
+			n, source, err = read(int(fd), *buf)
+			return n, err
+		})
 		switch {
 		case errors.Is(rerr, unix.EAGAIN):
 			return false
@@ -429,7 +433,7 @@ func readSome(f *os.File, read func(fd int, buf []byte) (int, error), use func(f
 		case rerr != nil:
 			readErr = rerr
 		default:
-			use(int(fd), (*buf)[:n])
+			use(source, (*buf)[:n])
 		}
 		return true
 	})

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"berth/oci/shimapi"
 )
 
 // journal is a file by which a shim that replaces a killed one learns how far each log got. Output
@@ -36,24 +39,27 @@ type journal struct {
 const (
 	// journalName ends with the version of what is in the file: a shim of another berth may follow
 	// one that was killed, and begins with an empty journal if it has another version.
-	journalName = "journal.1"
+	journalName = shimapi.JournalPrefix + "1"
 	entrySize   = 128
 )
 
-// entryState is an entry as it is in the file. All but id is guarded by the mu of the log.
+// entryState is an entry as it is in the file. A zero ID is that of a free entry.
 type entryState struct {
-	id [16]byte // of the container, see entryID; zeros: the entry is free
+	id    [16]byte // of the container, see entryID
+	steps [2]stepState
+}
 
+// stepState is how far the output of one stream got, see [step].
+type stepState struct {
 	underWay   atomic.Uint32 // the step is being done
-	stream     uint32        // that the step is of: an index, see streamIndex
 	taken      uint32        // bytes at the head of the source that the step takes out; 0: it was read
 	left       uint32        // bytes of the stream's line that are not ended after the step
+	unfinished uint32        // the same, now
 	inode      uint64        // of the log that the step writes; 0: it writes none
 	before     int64         // size of the log
 	after      int64         // size of the log once the records are whole
 	first      byte          // of what the step takes out
 	seen       byte          // first's complement until the kernel puts first here as it takes the bytes
-	unfinished [2]uint32     // bytes of each stream's line that is not ended
 }
 
 var _ [entrySize - unsafe.Sizeof(entryState{})]byte // an entry has room for it
@@ -62,30 +68,39 @@ var _ [entrySize - unsafe.Sizeof(entryState{})]byte // an entry has room for it
 type entry struct {
 	*entryState
 	journal *journal
+	streams [2]streamEntry
+}
+
+// streamEntry is the part of one stream, for its pump alone.
+type streamEntry struct {
+	*stepState
+	file    *os.File
 	seenAt  []byte // the byte seen, as memory that the kernel writes to
-	room    int64  // where in the file the lines are that are not ended
+	room    int64  // where in the file the line is that is not ended
 	touched bool   // the room may be allocated
+	logged  bool   // what the step under way takes out is in the log already
 }
 
 // step is a piece of output on its way to the log. It ends as a whole or not at all.
 type step struct {
-	stream string
-	source int    // a descriptor of the pipe that still has data at its head; -1: it was read
-	data   []byte // what the step takes out
-	left   int    // bytes of the stream's line that are not ended after the step
+	entry  *streamEntry // nil: nobody learns of it
+	source int          // a descriptor of the pipe that still has data at its head; -1: it was read
+	data   []byte       // what the step takes out
+	left   int          // bytes of the stream's line that are not ended after the step
 }
 
 // newJournal opens the journal of a shim that starts. nil: it can't be had, and logs do without.
-func newJournal(dir string) *journal {
-	if scratches() == nil {
-		return nil
-	}
+func newJournal(dir string) (*journal, error) {
 	j, err := openJournal(dir)
-	if err != nil {
-		slog.Error("logs without a journal", "error", err)
-		return nil
+	if err == nil {
+		return j, nil
 	}
-	return j
+	slog.Error("logs without a journal", "error", err)
+	// A successor would believe what it says of output that it does not know of.
+	if err := os.Remove(filepath.Join(dir, journalName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove journal: %w", err)
+	}
+	return nil, nil
 }
 
 // openJournal opens the journal of a shim's directory, with the entries of the shim before.
@@ -130,13 +145,7 @@ func (j *journal) mapPart(at int64) error {
 	}
 	j.parts = append(j.parts, part)
 	for i := range page / entrySize {
-		memory := part[i*entrySize:][:entrySize]
-		state := (*entryState)(unsafe.Pointer(&memory[0])) //nolint:gosec // the memory is mapped as long as the process runs
-		seen := unsafe.Offsetof(state.seen)
-		e := &entry{
-			entryState: state, journal: j, touched: true,
-			seenAt: memory[seen : seen+1], room: at + int64(page) + int64(i)*2*maxLine,
-		}
+		e := j.newEntry(part[i*entrySize:][:entrySize], at+int64(page)+int64(i)*2*maxLine)
 		if e.id == [16]byte{} {
 			j.free = append(j.free, e)
 		} else {
@@ -144,6 +153,18 @@ func (j *journal) mapPart(at int64) error {
 		}
 	}
 	return nil
+}
+
+func (j *journal) newEntry(memory []byte, room int64) *entry {
+	state := (*entryState)(unsafe.Pointer(&memory[0])) //nolint:gosec // the memory is mapped as long as the process runs
+	e := &entry{entryState: state, journal: j}
+	for i := range e.streams {
+		seen := unsafe.Offsetof(state.steps) + uintptr(i)*unsafe.Sizeof(stepState{}) + unsafe.Offsetof(stepState{}.seen)
+		e.streams[i] = streamEntry{
+			stepState: &state.steps[i], file: j.file, seenAt: memory[seen : seen+1], room: room + int64(i)*maxLine, touched: true,
+		}
+	}
+	return e
 }
 
 // close is for tests: a shim has its journal until it ends. No log may be open.
@@ -168,9 +189,16 @@ func streamIndex(name string) int {
 	return 0
 }
 
-// enter gives the entry of a container: the one that the shim before has left, or a new one. nil:
-// there is none, and a kill of this process loses what was read and not written.
+// enter gives a new container's log an entry. nil: there is none, and a kill of this process loses
+// what was read and not written.
 func (j *journal) enter(container string) *entry {
+	j.forget(container)
+	return j.inherit(container)
+}
+
+// inherit gives the entry that the shim before has left of a container's log, or a new one, see
+// enter.
+func (j *journal) inherit(container string) *entry {
 	if j == nil {
 		return nil
 	}
@@ -194,7 +222,7 @@ func (j *journal) enter(container string) *entry {
 	return e
 }
 
-// forget frees the entry that the shim before may have left of a container that has ended.
+// forget frees the entry that may be left of a container whose output nobody reads any more.
 func (j *journal) forget(container string) {
 	if j == nil {
 		return
@@ -210,31 +238,56 @@ func (e *entry) release() {
 	if e == nil {
 		return
 	}
-	e.empty()
+	for i := range e.streams {
+		e.streams[i].underWay.Store(0)
+		e.streams[i].empty()
+	}
 	e.journal.mu.Lock()
 	defer e.journal.mu.Unlock()
 	delete(e.journal.used, e.id)
-	e.underWay.Store(0)
 	e.id = [16]byte{}
 	e.journal.free = append(e.journal.free, e)
 }
 
-// empty frees the room of lines that are not ended.
-func (e *entry) empty() {
-	if e == nil || !e.touched {
+// stream is the part of a stream; nil: there is no entry.
+func (e *entry) stream(name string) *streamEntry {
+	if e == nil {
+		return nil
+	}
+	return &e.streams[streamIndex(name)]
+}
+
+// empty frees the room of a line that is not ended.
+func (e *streamEntry) empty() {
+	if !e.touched {
 		return
 	}
-	err := unix.Fallocate(int(e.journal.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.room, 2*maxLine)
+	err := unix.Fallocate(int(e.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.room, maxLine)
 	e.touched = err != nil // the next is tried again
+}
+
+// line gives the stream's line that is not ended.
+func (e *streamEntry) line() []byte {
+	if e == nil || e.unfinished == 0 {
+		return nil
+	}
+	line := make([]byte, min(e.unfinished, maxLine))
+	if _, err := e.file.ReadAt(line, e.room); err != nil {
+		slog.Warn("a line that was not ended is torn", "error", err)
+		return nil
+	}
+	return line
 }
 
 // begin notes a step whose records are to be appended to the log with the inode, which has the
 // size; 0, 0, 0: it writes none.
-func (e *entry) begin(s step, inode uint64, size int64, records int) {
+func (s step) begin(inode uint64, size int64, records int) {
+	e := s.entry
 	if e == nil {
 		return
 	}
-	e.stream, e.taken, e.left = uint32(streamIndex(s.stream)), 0, uint32(s.left)
+	e.underWay.Store(0) // it is 1 if the step of a killed shim could not be settled
+	e.taken, e.left = 0, uint32(s.left)
 	e.inode, e.before, e.after = inode, size, size+int64(records)
 	if s.source >= 0 && len(s.data) > 0 {
 		e.taken, e.first, e.seen = uint32(len(s.data)), s.data[0], ^s.data[0]
@@ -242,101 +295,95 @@ func (e *entry) begin(s step, inode uint64, size int64, records int) {
 	e.underWay.Store(1)
 }
 
-// commit takes the data of a step out of its source, and notes the end of the step.
-func (e *entry) commit(s step) {
-	seen := make([]byte, 1)
-	if e != nil {
-		seen = e.seenAt
+// commit takes the data of a step out of its source, and notes the end of the step. It waits as
+// long as the container holds its pipe's lock, as a read of the pipe would.
+func (s step) commit() {
+	e := s.entry
+	if e == nil {
+		return
 	}
 	if s.source >= 0 && len(s.data) > 0 {
-		takeOut(s.source, seen, s.data[1:])
+		takeOut(s.source, e.seenAt, s.data[1:])
 	}
-	if e != nil {
-		e.unfinished[e.stream] = e.left
-		e.underWay.Store(0)
-	}
+	e.unfinished = e.left
+	e.underWay.Store(0)
 }
 
-// takeOut reads what is at the head of a pipe, with one call, which no kill cuts in two; only in the
-// packet mode of pipe(2) each call gives one packet. The container itself may have read some of it
-// meanwhile, which is no error.
+// takeOut reads what is at the head of a pipe, with one call, which no kill cuts in two. The
+// container itself may have read some of it meanwhile, which is no error.
 func takeOut(source int, first, rest []byte) {
-	n, err := ignoringEINTR(func() (int, error) { return unix.Readv(source, [][]byte{first, rest}) })
-	for left := len(rest) + 1 - n; err == nil && n > 0 && left > 0; left -= n {
-		n, err = ignoringEINTR(func() (int, error) { return unix.Read(source, rest[len(rest)-left:]) })
-	}
+	_, _ = ignoringEINTR(func() (int, error) { return unix.Readv(source, [][]byte{first, rest}) })
 }
 
 // keep stores the end of a stream's line that is not ended, whose length is then s.left.
-func (e *entry) keep(s step) {
-	if e != nil && len(s.data) > 0 {
+func (s step) keep() {
+	if e := s.entry; e != nil {
 		e.touched = true
-		at := e.room + int64(streamIndex(s.stream))*maxLine + int64(s.left-len(s.data))
-		if _, err := e.journal.file.WriteAt(s.data, at); err != nil {
+		if _, err := e.file.WriteAt(s.data, e.room+int64(s.left-len(s.data))); err != nil {
 			slog.Warn("a line that is not ended would be torn by a kill of the shim", "error", err)
+			s.left = 0
 		}
 	}
-	e.begin(s, 0, 0, 0)
-	e.commit(s)
+	s.begin(0, 0, 0)
+	s.commit()
 }
 
-// line gives the line of a stream that is not ended.
-func (e *entry) line(stream string) []byte {
+// settle ends or undoes the steps that the shim before was killed in.
+func (e *entry) settle(to logTarget) error {
 	if e == nil {
 		return nil
 	}
-	i := streamIndex(stream)
-	size := int64(min(e.unfinished[i], maxLine))
-	if size == 0 {
-		return nil
+	for i := range e.streams {
+		if err := e.streams[i].settle(to); err != nil {
+			return fmt.Errorf("log that a killed shim was writing: %w", err)
+		}
 	}
-	line := make([]byte, size)
-	if _, err := e.journal.file.ReadAt(line, e.room+int64(i)*maxLine); err != nil {
-		slog.Warn("a line that was not ended is torn", "error", err)
-		return nil
-	}
-	return line
+	return nil
 }
 
-// settle ends or undoes the step that the shim before was killed in. sources are the pipes of the
-// streams, by their index.
-func (e *entry) settle(to logTarget, sources []*os.File) error {
-	if e == nil || e.underWay.Load() == 0 {
+func (e *streamEntry) settle(to logTarget) error {
+	if e.underWay.Load() == 0 {
 		return nil
 	}
 	done := e.taken > 0 && e.seen != ^e.first
 	if !done && e.inode != 0 {
 		var err error
 		if done, err = e.written(to); err != nil {
-			return fmt.Errorf("log that a killed shim was writing: %w", err)
-		}
-		if done && e.taken > 0 {
-			e.takeRest(sources[e.stream&1])
+			return err
 		}
 	}
 	if done {
-		e.unfinished[e.stream&1] = e.left
+		e.unfinished = e.left
 	}
-	e.underWay.Store(0)
+	e.logged = done && e.taken > 0 && e.seen == ^e.first
+	if !e.logged {
+		e.underWay.Store(0)
+	}
 	return nil
 }
 
-func (e *entry) takeRest(source *os.File) {
-	if source == nil {
+// takeLogged takes out of the source what the shim before has logged and not taken out. That is left
+// to the pump, since it waits for a container that holds its pipe's lock.
+func (e *streamEntry) takeLogged(source *os.File) {
+	if e == nil || !e.logged {
 		return
 	}
-	raw, err := source.SyscallConn()
-	if err != nil {
-		return
+	e.logged = false
+	if raw, err := source.SyscallConn(); err == nil {
+		rest := make([]byte, min(e.taken, batchSize)-1)
+		_ = raw.Control(func(fd uintptr) { takeOut(int(fd), e.seenAt, rest) }) // an error: it is closed
 	}
-	rest := make([]byte, min(e.taken, batchSize)-1)
-	_ = raw.Control(func(fd uintptr) { takeOut(int(fd), e.seenAt, rest) }) // an error: it is closed
+	e.underWay.Store(0)
 }
 
 // written tells whether the log has the records of the step, and removes what it has of them if
-// they are not whole. In another file than that of the step they are not.
-func (e *entry) written(to logTarget) (bool, error) {
+// they are not whole. In a file that is another by now, since the log was rotated, they are not:
+// that output is in both.
+func (e *streamEntry) written(to logTarget) (bool, error) {
 	f, err := openBelow(to.root, to.path, unix.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}
@@ -354,38 +401,77 @@ func (e *entry) written(to logTarget) (bool, error) {
 	return false, nil
 }
 
-// scratch is a pipe for peek.
+// scratch is an empty pipe, into which the head of another is duplicated.
 type scratch struct{ in, out int }
 
-// scratches are the pipes that peek uses. nil: there are none.
-var scratches = sync.OnceValue(func() chan scratch {
-	pipes := make(chan scratch, 2)
-	for range cap(pipes) {
-		var fds [2]int
-		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-			slog.Error("logs without a journal", "error", err)
-			return nil
-		}
-		pipes <- scratch{in: fds[1], out: fds[0]}
-	}
-	return pipes
-})
+// scratches keeps some for the next peeks. One whose peek waits for the lock of a container's pipe,
+// which a container can hold, is not among them, so no peek waits for another.
+var scratches = make(chan scratch, 2)
 
-// peek reads what is at the head of a pipe and leaves it there. Its result is that of read(2):
-// 0 is the end, EAGAIN tells that there is nothing yet, and EINVAL that this is no pipe.
+// errUnseen tells that peek can't say what is at the head of a pipe. Only a read can.
+var errUnseen = errors.New("output can't be peeked at")
+
+// errPackets tells that a pipe is in the packet mode of pipe(2), where what a read leaves of a
+// packet is lost, or that the file is no pipe.
+var errPackets = errors.New("output can be read only once")
+
+func takeScratch() (scratch, error) {
+	select {
+	case s := <-scratches:
+		return s, nil
+	default:
+	}
+	var fds [2]int
+	err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK)
+	return scratch{in: fds[1], out: fds[0]}, err
+}
+
+// keep takes a scratch for a later peek, if it is surely empty.
+func (s scratch) keep(empty bool) {
+	if empty {
+		select {
+		case scratches <- s:
+			return
+		default:
+		}
+	}
+	_ = unix.Close(s.in) // nobody else has it
+	_ = unix.Close(s.out)
+}
+
+// peek reads what is at the head of a pipe and leaves it there. The error EAGAIN tells that there
+// is nothing yet. The end of the pipe is errUnseen.
 func peek(fd int, buf []byte) (int, error) {
-	pipes := scratches()
-	s := <-pipes
-	defer func() { pipes <- s }()
+	s, err := takeScratch()
+	if err != nil {
+		return 0, errUnseen // no descriptors are left
+	}
 	copied, err := unix.Tee(fd, s.in, len(buf), unix.SPLICE_F_NONBLOCK)
-	if err != nil || copied == 0 {
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		s.keep(true)
 		return 0, err
+	case errors.Is(err, unix.EINVAL):
+		s.keep(true)
+		return 0, errPackets
+	case err != nil || copied == 0: // there may be buffers without a byte in both pipes
+		s.keep(false)
+		return 0, errUnseen
 	}
-	n := 0
-	for n < int(copied) && err == nil {
-		var more int
-		more, err = unix.Read(s.out, buf[n:copied])
-		n += max(more, 0)
+	// Two reads get all but from packets: the first ends with one, or drops the rest of it.
+	n, err := unix.Read(s.out, buf[:max(copied-1, 1)])
+	if err == nil && int64(n) == copied-1 {
+		var last int
+		last, err = unix.Read(s.out, buf[n:copied])
+		n += max(last, 0)
 	}
-	return n, err
+	whole := err == nil && int64(n) == copied
+	s.keep(whole)
+	switch {
+	case whole:
+		return n, nil
+	case err == nil || errors.Is(err, unix.EAGAIN):
+		return 0, errPackets
+	}
+	return 0, errUnseen
 }

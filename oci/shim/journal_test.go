@@ -3,12 +3,14 @@ package shim
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -32,7 +34,7 @@ func beLogger(dir string) error {
 	for i, name := range []string{shimapi.FileStdout, shimapi.FileStderr} {
 		files[name] = os.NewFile(uintptr(3+i), name)
 	}
-	streams, err := inheritStdio(logTarget{path: filepath.Join(dir, "log"), entry: j.enter("c")}, false, files)
+	streams, err := inheritStdio(logTarget{path: filepath.Join(dir, "log"), entry: j.inherit("c")}, false, files)
 	if err != nil {
 		return err
 	}
@@ -57,17 +59,18 @@ func TestNoKillTearsALog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer r.Close()
 		sources = append(sources, r)
 		writers.Go(func() {
 			defer w.Close()
 			writeUntil(over, io.MultiWriter(w, &sent[i]))
 		})
 	}
-	for range kills {
+	for n := range kills {
 		logger, ready := startLogger(t, dir, sources)
-		<-ready
-		time.Sleep(rand.N(3 * time.Millisecond)) // the moment of the kill
+		if n%2 == 0 {
+			<-ready
+		}
+		time.Sleep(rand.N(20 * time.Millisecond)) // the moment of the kill
 		if err := logger.Process.Kill(); err != nil {
 			t.Error(err)
 		}
@@ -75,10 +78,13 @@ func TestNoKillTearsALog(t *testing.T) {
 	}
 	close(over)
 	last, _ := startLogger(t, dir, sources)
-	writers.Wait()
 	if err := last.Wait(); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
+	for _, r := range sources {
+		_ = r.Close() // ends the writers, if the logger has not read all
+	}
+	writers.Wait()
 	log, err := os.ReadFile(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -164,87 +170,97 @@ func loggedBy(t *testing.T, log []byte, name string) (out []byte) {
 
 // Wherever a step is cut off, the next shim ends it or does it again.
 func TestStepCutOff(t *testing.T) {
-	const record = "2026-01-02T03:04:05.000000000Z stdout F hello\n"
+	const records = "2026-01-02T03:04:05.000000000Z stdout F hello\n2026-01-02T03:04:05.000000000Z stdout F you\n"
 	for _, c := range []struct {
 		name string
-		cut  func(t *testing.T, e *entry, l *logFile, s step)
+		cut  func(t *testing.T, s step, l *logFile)
 	}{
-		{"before it began", func(*testing.T, *entry, *logFile, step) {}},
-		{"before the write", func(_ *testing.T, e *entry, l *logFile, s step) { e.begin(s, l.inode, l.size, len(record)) }},
-		{"in the write", func(t *testing.T, e *entry, l *logFile, s step) {
-			e.begin(s, l.inode, l.size, len(record))
-			mustWrite(t, l, record[:20])
+		{"before it began", func(*testing.T, step, *logFile) {}},
+		{"before the write", func(_ *testing.T, s step, l *logFile) { s.begin(l.inode, l.size, len(records)) }},
+		{"in the write", func(t *testing.T, s step, l *logFile) {
+			s.begin(l.inode, l.size, len(records))
+			mustWrite(t, l.file, records[:60])
 		}},
-		{"after the write", func(t *testing.T, e *entry, l *logFile, s step) {
-			e.begin(s, l.inode, l.size, len(record))
-			mustWrite(t, l, record)
+		{"after the write", func(t *testing.T, s step, l *logFile) {
+			s.begin(l.inode, l.size, len(records))
+			mustWrite(t, l.file, records)
 		}},
-		{"before its end is noted", func(t *testing.T, e *entry, l *logFile, s step) {
-			e.begin(s, l.inode, l.size, len(record))
-			mustWrite(t, l, record)
-			takeOut(s.source, e.seenAt, s.data[1:])
+		{"before its end is noted", func(t *testing.T, s step, l *logFile) {
+			s.begin(l.inode, l.size, len(records))
+			mustWrite(t, l.file, records)
+			takeOut(s.source, s.entry.seenAt, s.data[1:])
 		}},
-		{"after its end", func(t *testing.T, e *entry, l *logFile, s step) {
-			e.begin(s, l.inode, l.size, len(record))
-			mustWrite(t, l, record)
-			e.commit(s)
+		{"after its end", func(t *testing.T, s step, l *logFile) {
+			s.begin(l.inode, l.size, len(records))
+			mustWrite(t, l.file, records)
+			s.commit()
 		}},
-		{"while a line is kept", func(_ *testing.T, e *entry, _ *logFile, s step) {
+		{"while a line is kept", func(_ *testing.T, s step, _ *logFile) {
 			s.data, s.left = s.data[:3], 3
-			e.begin(s, 0, 0, 0)
+			s.begin(0, 0, 0)
 		}},
-		{"after a line was kept", func(_ *testing.T, e *entry, _ *logFile, s step) {
+		{"before the end of a keep is noted", func(t *testing.T, s step, _ *logFile) {
 			s.data, s.left = s.data[:3], 3
-			e.keep(s)
+			if _, err := s.entry.file.WriteAt(s.data, s.entry.room); err != nil {
+				t.Fatal(err)
+			}
+			s.begin(0, 0, 0)
+			takeOut(s.source, s.entry.seenAt, s.data[1:])
+		}},
+		{"after a line was kept", func(_ *testing.T, s step, _ *logFile) {
+			s.data, s.left = s.data[:3], 3
+			s.keep()
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			j, err := openJournal(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			to := logTarget{path: filepath.Join(dir, "log"), entry: j.enter("c")}
-			l, err := openLog(to)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r, w, err := pipe(0, [2]int{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer w.Close()
-			mustWrite(t, w, "hello\n")
-			fd, err := unix.FcntlInt(r.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer unix.Close(fd)
-			if err := unix.SetNonblock(fd, true); err != nil {
-				t.Fatal(err)
-			}
-			c.cut(t, to.entry, l, step{stream: "stdout", source: fd, data: []byte("hello\n")})
-			if err := j.close(); err != nil { // as a kill does
-				t.Fatal(err)
-			}
-			heir(t, dir, r, w)
-			log, err := os.ReadFile(to.path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := loggedBy(t, log, "stdout"); string(got) != "hello\nworld\n" {
-				t.Errorf("logged %q", got)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { cutOff(t, c.cut) })
 	}
 }
 
-func mustWrite(t *testing.T, to any, text string) {
-	t.Helper()
-	if l, ok := to.(*logFile); ok {
-		to = l.file
+func cutOff(t *testing.T, cut func(t *testing.T, s step, l *logFile)) {
+	const text = "hello\nyou\n"
+	dir := t.TempDir()
+	j, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := io.WriteString(to.(io.Writer), text); err != nil {
+	to := logTarget{path: filepath.Join(dir, "log"), entry: j.enter("c")}
+	l, err := openLog(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.file.Close() // its entry goes with the journal
+	r, w, err := pipe(0, [2]int{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	mustWrite(t, w, text)
+	fd := int(r.Fd())
+	if err := unix.SetNonblock(fd, true); err != nil { // which Fd has ended
+		t.Fatal(err)
+	}
+	cut(t, step{entry: to.entry.stream("stdout"), source: fd, data: []byte(text)}, l)
+	if err := j.close(); err != nil { // as a kill does
+		t.Fatal(err)
+	}
+	ours, err := duplicate(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	heir(t, dir, ours, w)
+	log, err := os.ReadFile(to.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := loggedBy(t, log, "stdout"); string(got) != text+"world\n" {
+		t.Errorf("logged %q", got)
+	}
+}
+
+func mustWrite(t *testing.T, to io.Writer, text string) {
+	t.Helper()
+	if _, err := io.WriteString(to, text); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -262,7 +278,7 @@ func heir(t *testing.T, dir string, r, w *os.File) {
 		t.Fatal(err)
 	}
 	_ = other.Close() // nothing is written
-	streams, err := inheritStdio(logTarget{path: filepath.Join(dir, "log"), entry: j.enter("c")}, false,
+	streams, err := inheritStdio(logTarget{path: filepath.Join(dir, "log"), entry: j.inherit("c")}, false,
 		map[string]*os.File{shimapi.FileStdout: r, shimapi.FileStderr: stderr})
 	if err != nil {
 		t.Fatal(err)
@@ -274,12 +290,8 @@ func heir(t *testing.T, dir string, r, w *os.File) {
 	if len(j.used) != 0 || len(j.free) != os.Getpagesize()/entrySize {
 		t.Errorf("%d entries used and %d free of one part", len(j.used), len(j.free))
 	}
-	var stat unix.Stat_t
-	if err := unix.Fstat(int(j.file.Fd()), &stat); err != nil {
-		t.Fatal(err)
-	}
-	if got := stat.Blocks * 512; got > int64(os.Getpagesize()) {
-		t.Errorf("the journal takes %d bytes", got)
+	if at, err := unix.Seek(int(j.file.Fd()), int64(os.Getpagesize()), unix.SEEK_DATA); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("the journal takes room at %d (%v)", at, err)
 	}
 	if err := j.close(); err != nil {
 		t.Fatal(err)
@@ -305,9 +317,9 @@ func TestPacketsAreTakenOut(t *testing.T) {
 	}
 	var want string
 	for i := range 1000 {
-		line := fmt.Sprintf("packet %d\n", i)
-		mustWrite(t, out, line)
-		want += line
+		packet := fmt.Sprintf("packet\n%d", i)
+		mustWrite(t, out, packet)
+		want += packet
 	}
 	streams.closeGiven()
 	<-streams.stream("stdout").done
@@ -334,7 +346,7 @@ func TestJournalGrows(t *testing.T) {
 		if e == nil {
 			t.Fatal("no entry")
 		}
-		e.keep(step{stream: "stderr", source: -1, data: fmt.Append(nil, i), left: len(fmt.Sprint(i))})
+		step{entry: e.stream("stderr"), source: -1, data: fmt.Append(nil, i), left: len(fmt.Sprint(i))}.keep()
 	}
 	if err := j.close(); err != nil {
 		t.Fatal(err)
@@ -344,7 +356,7 @@ func TestJournalGrows(t *testing.T) {
 	}
 	defer j.close()
 	for i := range count {
-		if got := j.enter(fmt.Sprint(i)).line("stderr"); string(got) != fmt.Sprint(i) {
+		if got := j.inherit(fmt.Sprint(i)).stream("stderr").line(); string(got) != fmt.Sprint(i) {
 			t.Errorf("entry %d has %q", i, got)
 		}
 		j.forget(fmt.Sprint(i))
@@ -399,4 +411,133 @@ func benchStream(b *testing.B, piece []byte, journaled bool) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// journaled gives the streams of a container whose output is logged with a journal, its stdout and its
+// log.
+func journaled(t *testing.T, j *journal, dir, name string) (streams *stdio, out *os.File, log string) {
+	t.Helper()
+	log = filepath.Join(dir, name)
+	streams, err := newStdio(logTarget{path: log, entry: j.enter(name)}, false, false, [2]int{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return streams, streams.given[1], log
+}
+
+func waitLogged(t *testing.T, log, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		data, err := os.ReadFile(log)
+		if err == nil && bytes.Contains(data, []byte(text)) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s has no %q (%v)", log, text, err)
+		}
+	}
+}
+
+// A container can hold the lock of its pipe for as long as it likes: with a splice from a socket
+// that nothing comes from. Only its own output waits for that.
+func TestHeldPipesHoldUpNobodyElse(t *testing.T) {
+	var stuck sync.WaitGroup
+	var ends []int // a splice ends with the end of its socket that is here
+	defer func() {
+		for _, fd := range ends {
+			_ = unix.Close(fd)
+		}
+		stuck.Wait()
+	}()
+	for range 2 * cap(scratches) {
+		r, w, err := pipe(0, [2]int{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, w, "more\n")
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, pair[1])
+		t.Cleanup(func() { // after the splice
+			_ = unix.Close(pair[0])
+			_ = r.Close()
+			_ = w.Close()
+		})
+		from, to := int(r.Fd()), int(w.Fd())
+		inThread(t, &stuck, unix.SYS_SPLICE, func() { _, _ = unix.Splice(pair[0], nil, to, nil, 1, 0) }) // 0 bytes
+		inThread(t, &stuck, unix.SYS_TEE, func() {
+			if n, err := peek(from, make([]byte, 10)); n != 5 || err != nil {
+				t.Errorf("peeked at %d bytes, %v", n, err)
+			}
+		})
+	}
+	r, w, err := pipe(0, [2]int{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	mustWrite(t, w, "works\n")
+	if n, err := peek(int(r.Fd()), make([]byte, 10)); n != 6 || err != nil {
+		t.Errorf("peeked at %d bytes, %v", n, err)
+	}
+}
+
+// inThread runs f in a thread of its own, and returns when that is in a system call.
+func inThread(t *testing.T, running *sync.WaitGroup, number int, f func()) {
+	t.Helper()
+	tid := make(chan int, 1)
+	running.Go(func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		tid <- unix.Gettid()
+		f()
+	})
+	awaitSyscall(t, <-tid, number)
+}
+
+// awaitSyscall waits until a thread sleeps in a system call.
+func awaitSyscall(t *testing.T, tid int, number int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", tid))
+		if err == nil && strings.HasPrefix(string(data), fmt.Sprint(number, " ")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("thread %d: %q, %v", tid, data, err)
+		}
+	}
+}
+
+// A container that reads its own output gets some of it, and the log goes on.
+func TestOwnOutputIsRead(t *testing.T) {
+	dir := t.TempDir()
+	j, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	streams, out, log := journaled(t, j, dir, "c")
+	thief, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", out.Fd()), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen := 0
+	for range 5000 {
+		mustWrite(t, out, "line\n")
+		var buf [3]byte
+		n, _ := unix.Read(int(thief.Fd()), buf[:]) // an error: the pump was faster
+		stolen += max(n, 0)
+	}
+	if err := thief.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes stolen", stolen)
+	mustWrite(t, out, "\nthe last\n")
+	waitLogged(t, log, "the last")
+	streams.closeGiven()
+	streams.close()
 }

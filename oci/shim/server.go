@@ -46,6 +46,7 @@ type Server struct {
 	verbs    map[string]verb // by method
 	left     chan struct{}   // closed when an exit was granted
 	foreign  Foreign         // nil: there are no foreign shims
+	journal  *journal        // nil: there is none
 }
 
 // New makes the socket of the shim and writes its identity. Clients can connect once it has
@@ -73,6 +74,9 @@ func New(c Config) (*Server, error) {
 			return nil, errors.Join(err, s.pauses.Close(), s.ooms.close())
 		}
 	}
+	if s.journal, err = newJournal(c.Dir); err != nil {
+		return nil, errors.Join(err, s.pauses.Close(), s.ooms.close())
+	}
 	s.wire(bootID)
 	if err := s.appear(); err != nil {
 		return nil, errors.Join(err, s.pauses.Close(), s.ooms.close())
@@ -95,7 +99,11 @@ func (s *Server) appear() error {
 }
 
 func (s *Server) hello() shimapi.HelloResponse {
-	return shimapi.HelloResponse{ID: s.config.ID, PID: os.Getpid(), Wire: shimapi.Version, Version: s.config.Version, Libcontainer: libcontainerVersion(), Foreign: s.foreign != nil}
+	hello := shimapi.HelloResponse{ID: s.config.ID, PID: os.Getpid(), Wire: shimapi.Version, Version: s.config.Version, Libcontainer: libcontainerVersion(), Foreign: s.foreign != nil}
+	if s.journal != nil {
+		hello.Journal = journalName
+	}
+	return hello
 }
 
 // libcontainerVersion is what the linker noted of the module; "" in a program that was
@@ -272,7 +280,7 @@ func (s *Server) wire(bootID string) {
 	foreigns := foreigns{s.registry, s.foreign}
 	pods := &pods{s.registry, s.hub, s.pauses, bootID, foreigns}
 	containers := &containers{
-		s.registry, s.hub, s.ooms, stateDir(filepath.Join(s.config.Dir, "state")), bootID, s.foreign, newTemplate(s.config.Dir), newJournal(s.config.Dir),
+		s.registry, s.hub, s.ooms, stateDir(filepath.Join(s.config.Dir, "state")), bootID, s.foreign, newTemplate(s.config.Dir), s.journal,
 	}
 	streams, execs, handovers := streams{s.registry}, execs{s.registry}, handovers{s.registry, pods, containers}
 	s.verbs = map[string]verb{

@@ -48,7 +48,7 @@ type stream struct {
 	done   chan struct{}
 	busy   atomic.Bool // a piece of output is being written to the log
 
-	readOnce bool // the source is no pipe: what is read is gone from it; for the pump
+	readOnce bool // the source can be read only once; for the pump
 
 	mu      sync.Mutex
 	sinks   []*sink
@@ -92,7 +92,7 @@ func newStdio(to logTarget, terminal, stdin bool, owner [2]int) (io *stdio, err 
 // keeps from the map.
 func inheritStdio(to logTarget, terminal bool, files map[string]*os.File) (*stdio, error) {
 	s := &stdio{terminal: terminal}
-	if err := s.resumeLog(to, files); err != nil {
+	if err := s.resumeLog(to); err != nil {
 		return nil, err
 	}
 	take := func(name string) *os.File {
@@ -123,12 +123,15 @@ func (s *stdio) openLog(to logTarget) (err error) {
 }
 
 // resumeLog opens the log of an adopted container, and ends what the shim before was doing to it.
-func (s *stdio) resumeLog(to logTarget, files map[string]*os.File) error {
+func (s *stdio) resumeLog(to logTarget) error {
 	if to.path == "" {
 		return nil
 	}
-	sources := []*os.File{files[shimapi.FileStdout], files[shimapi.FileStderr]}
-	if err := to.entry.settle(to, sources); err != nil {
+	err := to.entry.settle(to)
+	if isOurShortage(err) {
+		return err
+	}
+	if err != nil {
 		slog.Error("output may be twice in the log, or torn", "path", to.path, "error", err)
 	}
 	log, err := resumeLog(to)
@@ -189,7 +192,8 @@ func (s *stdio) closeGiven() {
 func (s *stdio) run(name string, source *os.File) {
 	st := &stream{name: name, source: source, done: make(chan struct{})}
 	if s.log != nil {
-		st.lines = &lineWriter{stream: name, log: s.log, pending: s.log.entry.line(name)}
+		st.lines = &lineWriter{stream: name, log: s.log, entry: s.log.entry.stream(name)}
+		st.lines.pending = st.lines.entry.line()
 	}
 	s.mu.Lock()
 	s.streams = append(s.streams, st)
@@ -201,11 +205,15 @@ func (s *stdio) run(name string, source *os.File) {
 // writers have closed the stream, or stop has closed the source, and when there was no output
 // for a while: it is called again when there is.
 func (st *stream) pump() {
+	if st.lines != nil {
+		st.lines.entry.takeLogged(st.source)
+	}
 	for {
 		_ = st.source.SetReadDeadline(time.Now().Add(idleTime)) // an error: it is closed, or can't be idle
-		err := st.next()
+		err := readSome(st.source, st.read, st.take)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			st.lines.rest()
 			if st.rest() {
 				return
 			}
@@ -216,17 +224,18 @@ func (st *stream) pump() {
 	}
 }
 
-// next passes on the next piece of output. It leaves the piece in the source until it is in the log,
-// unless there is no log, or the source is a terminal.
-func (st *stream) next() error {
-	if st.lines != nil && st.lines.log.entry != nil && !st.readOnce {
-		err := readSome(st.source, peek, func(fd int, data []byte) { st.take(fd, data) })
-		if !errors.Is(err, unix.EINVAL) {
-			return err
+// read gives the next piece of output. It leaves the piece in the source, so that no kill loses it
+// before it is in the log, unless there is no journal or the source can be read only once.
+func (st *stream) read(fd int, buf []byte) (n, source int, err error) {
+	if st.lines != nil && st.lines.entry != nil && !st.readOnce {
+		n, err = peek(fd, buf)
+		if !errors.Is(err, errUnseen) && !errors.Is(err, errPackets) {
+			return n, fd, err
 		}
-		st.readOnce = true
+		st.readOnce = errors.Is(err, errPackets)
 	}
-	return readSome(st.source, unix.Read, func(_ int, data []byte) { st.take(-1, data) })
+	n, err = unix.Read(fd, buf)
+	return n, -1, err
 }
 
 // rest has pump called when there is output. false: it has to go on.
@@ -235,9 +244,6 @@ func (st *stream) rest() bool {
 	defer st.mu.Unlock()
 	if st.closing {
 		return false
-	}
-	if st.lines != nil {
-		st.lines.log.forgetLines()
 	}
 	if st.idle == nil {
 		st.idle = sleepers().watch(st.source, st.pump)

@@ -131,7 +131,7 @@ func (cs *containers) buildTask(ctr *container, b *sandbox, spec *specs.Spec, r 
 	}
 	ctr.tracer, ctr.sandbox = mayTrace(spec), b
 	ctr.fifos = &fifoSet{}
-	if ctr.io, err = newFifoStdio(ctr.fifos, bundle.Dir, cs.logOf(r.ID, r.LogRoot, r.LogPath, r.LogLimits), r.Stdin, spec.Process.Terminal); err != nil {
+	if ctr.io, err = newFifoStdio(ctr.fifos, bundle.Dir, cs.newLog(r), r.Stdin, spec.Process.Terminal); err != nil {
 		return err
 	}
 	if err := cs.createTask(ctr, b, TaskRequest{Bundle: bundle, Terminal: spec.Process.Terminal}, spec); err != nil {

@@ -35,7 +35,7 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 	if files[shimapi.FileStdout] == nil || files[shimapi.FileStderr] == nil && !r.Terminal {
 		return fault(shimapi.KindInvalid, "an output of the container is lost")
 	}
-	if ctr.io, err = inheritFifos(cs.logOf(r.ID, r.LogRoot, r.LogPath, r.LogLimits), r.Terminal, files); err != nil {
+	if ctr.io, err = inheritFifos(cs.adoptedLog(r), r.Terminal, files); err != nil {
 		return err
 	}
 	ctr.thawAdopted()
@@ -59,7 +59,7 @@ func (cs *containers) takeOverTask(ctr *container, r shimapi.AdoptRequest, files
 // inheritFifos is inheritStdio for fifos.
 func inheritFifos(to logTarget, terminal bool, files map[string]*os.File) (*stdio, error) {
 	s := &stdio{terminal: terminal, fifos: true}
-	if err := s.resumeLog(to, files); err != nil {
+	if err := s.resumeLog(to); err != nil {
 		return nil, err
 	}
 	s.stdin = files[shimapi.FileStdin]

@@ -15,6 +15,9 @@ const (
 	RecordName   = "status.json" // a [Record]
 )
 
+// JournalPrefix begins the name of a journal, see [HelloResponse]; a version follows.
+const JournalPrefix = "journal."
+
 // Kinds of an [Event]: what has changed in the record that comes with it.
 const (
 	EventCreated     = "created"      // a container waits to be started

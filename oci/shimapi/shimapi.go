@@ -100,6 +100,9 @@ type HelloResponse struct {
 	Libcontainer string `json:"libcontainer,omitempty"`
 	// Foreign: the program is [ForeignProgram].
 	Foreign bool `json:"foreign,omitempty"`
+	// Journal is the name of the file in the shim's directory that tells its successor how far
+	// each log got; "": it keeps none. No successor may read one that it did not keep.
+	Journal string `json:"journal,omitempty"`
 }
 
 // IDMap is one line of a user namespace's UID or GID map.

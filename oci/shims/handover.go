@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"berth/oci/atomicfile"
 	"berth/oci/failure"
 	"berth/oci/flock"
 	"berth/oci/shimapi"
@@ -309,8 +310,33 @@ func (sh *Shim) handOverLate(ctx context.Context, dead *process, id string) erro
 	return err
 }
 
+// dropJournals removes the journals that the dead shim of a directory did not keep: one of another
+// release may have been before it. Without its identity nothing has served since they were right.
+func dropJournals(dir string) error {
+	var hello shimapi.HelloResponse
+	if err := atomicfile.Read(filepath.Join(dir, shimapi.IdentityName), &hello); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		hello.Journal = ""
+	}
+	found, _ := filepath.Glob(filepath.Join(dir, shimapi.JournalPrefix+"*")) // no error with this pattern
+	for _, path := range found {
+		if filepath.Base(path) == hello.Journal {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // restart starts a shim in the directory of a dead one.
 func (l launcher) restart(ctx context.Context, dir string) (*child, error) {
+	if err := dropJournals(dir); err != nil {
+		return nil, err
+	}
 	for _, name := range []string{shimapi.IdentityName, shimapi.SocketName} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
