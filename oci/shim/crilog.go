@@ -105,7 +105,7 @@ func mendLog(root, path string) error {
 // reopen opens the log at its path again, after the kubelet has renamed or removed the old
 // file. Every record is in one of the two files. After an error the old file stays in use.
 func (l *logFile) reopen() error {
-	f, size, inode, err := openWithFacts(l.logTarget)
+	f, size, inode, err := openWithFacts(l.root, l.path)
 	if err != nil {
 		return err
 	}
@@ -123,8 +123,8 @@ func (l *logFile) reopen() error {
 }
 
 // openWithFacts opens a log and tells its size and its inode.
-func openWithFacts(to logTarget) (f *os.File, size int64, inode uint64, err error) {
-	if f, err = openLogFile(to.root, to.path); err != nil {
+func openWithFacts(root, path string) (f *os.File, size int64, inode uint64, err error) {
+	if f, err = openLogFile(root, path); err != nil {
 		return nil, 0, 0, err
 	}
 	if size, inode, err = factsOf(f); err != nil {
@@ -225,22 +225,7 @@ func (l *logFile) close() error {
 	return err
 }
 
-// write appends whole records, and then takes the output that they are of out of its source. That
-// may wait for the container, and what the streams share is not locked meanwhile.
-func (l *logFile) write(records []byte, s step) {
-	l.openMissing()
-	l.appendStep(records, s)
-	s.commit()
-}
-
-func (l *logFile) appendStep(records []byte, s step) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.begin(l.inode, l.size, len(records))
-	l.append(records)
-}
-
-// append is called with mu held.
+// append appends whole records. It is called with mu held.
 func (l *logFile) append(records []byte) {
 	if l.missing {
 		l.dropped += uint64(len(records))
@@ -277,7 +262,7 @@ func (l *logFile) openMissing() {
 	if !due {
 		return
 	}
-	f, size, inode, err := openWithFacts(l.logTarget)
+	f, size, inode, err := openWithFacts(l.root, l.path)
 	if err != nil {
 		return // it was told when it was first met
 	}
@@ -319,12 +304,10 @@ type lineWriter struct {
 
 // batch is the records of one piece of output.
 type batch struct {
-	lines  *lineWriter
+	to     *logFile
 	prefix []byte // time and stream, the same for the whole piece
 	out    []byte
-	data   []byte // the piece, without what earlier batches were of
-	used   int    // how much of data the records in out are of
-	source int    // see [step]
+	size   int // of all records
 }
 
 // write takes a piece of output that was read at the time now.
@@ -333,10 +316,22 @@ func (w *lineWriter) write(data []byte, now time.Time) { w.writeFrom(-1, data, n
 // writeFrom takes a piece of output at the time now: one that was read (source is -1) or one that
 // is at the head of a source, where it is not any more afterwards.
 func (w *lineWriter) writeFrom(source int, data []byte, now time.Time) {
+	s := step{w.entry, source, data}
+	w.log.openMissing()
+	w.log.pace.wrote(w.append(s, data, now), time.Now())
+	s.takeOut() // it may wait for the container, and what the streams share is not locked
+}
+
+// append appends the records of a piece of output to the log, and tells their size. The log is
+// locked for the whole of a piece, so that a piece can be undone.
+func (w *lineWriter) append(s step, data []byte, now time.Time) int {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	b := w.batch((*buf)[:0], now)
-	b.source, b.data = source, data
+	w.log.mu.Lock()
+	defer w.log.mu.Unlock()
+	s.begin(w.log.inode, w.log.size)
+	added := 0
 	for len(data) > 0 {
 		line, rest, whole := bytes.Cut(data, []byte{'\n'})
 		data = rest
@@ -346,20 +341,19 @@ func (w *lineWriter) writeFrom(source int, data []byte, now time.Time) {
 			w.pending, line = w.pending[:0], line[n:]
 		}
 		if !whole {
-			w.pending = append(w.pending, line...)
+			w.pending, added = append(w.pending, line...), len(line)
 			break
 		}
 		b.add('F', w.pending, line)
-		b.used++ // the newline
 		w.pending = w.pending[:0]
 	}
 	b.flush()
-	if len(b.data) > 0 {
-		step{w.entry, source, b.data, len(w.pending)}.keep()
-	}
 	if len(w.pending) == 0 {
 		w.pending = nil
 	}
+	s.keep(w.pending, added)
+	s.wrote()
+	return b.size
 }
 
 // end writes the last line if it has no newline. It is tagged P (partial), as containerd does
@@ -368,10 +362,17 @@ func (w *lineWriter) end(now time.Time) {
 	if len(w.pending) == 0 {
 		return
 	}
+	s := step{w.entry, -1, nil}
 	b := w.batch(nil, now)
+	w.log.openMissing()
+	w.log.mu.Lock()
+	s.begin(w.log.inode, w.log.size)
 	b.add('P', w.pending, nil)
 	b.flush()
+	s.wrote()
+	w.log.mu.Unlock()
 	w.pending = nil
+	s.takeOut()
 }
 
 // rest is called when no output comes for now; w may be nil.
@@ -384,7 +385,7 @@ func (w *lineWriter) rest() {
 func (w *lineWriter) batch(out []byte, now time.Time) *batch {
 	prefix := now.UTC().AppendFormat(make([]byte, 0, 48), timeLayout)
 	prefix = append(append(append(prefix, ' '), w.stream...), ' ')
-	return &batch{lines: w, prefix: prefix, out: out, source: -1}
+	return &batch{to: w.log, prefix: prefix, out: out}
 }
 
 func (b *batch) add(tag byte, head, tail []byte) {
@@ -396,21 +397,20 @@ func (b *batch) add(tag byte, head, tail []byte) {
 	b.out = append(b.out, tag, ' ')
 	b.out = append(append(b.out, head...), tail...)
 	b.out = append(b.out, '\n')
-	b.used += len(tail)
 }
 
 func (b *batch) flush() {
 	if len(b.out) > 0 {
-		log := b.lines.log
-		log.write(b.out, step{b.lines.entry, b.source, b.data[:b.used], 0})
-		log.pace.wrote(len(b.out), time.Now())
-		b.out, b.data, b.used = b.out[:0], b.data[b.used:], 0
+		b.to.append(b.out)
+		b.size += len(b.out)
+		b.out = b.out[:0]
 	}
 }
 
 // readSome waits in Go's poller until there is output, takes a buffer only then, and passes
-// the output to a function. read is [unix.Read], or gives a piece and leaves it in the file, whose
-// descriptor is then the source. The error is io.EOF at the end, also for a terminal.
+// the output to a function. read gets the file's descriptor, and tells where the output still is:
+// source is that descriptor, or -1 if the output was read. The error is io.EOF at the end, also for
+// a terminal.
 func readSome(f *os.File, read func(fd int, buf []byte) (n, source int, err error), use func(source int, data []byte)) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

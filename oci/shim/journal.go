@@ -41,6 +41,7 @@ const (
 	// one that was killed, and begins with an empty journal if it has another version.
 	journalName = shimapi.JournalPrefix + "1"
 	entrySize   = 128
+	roomSize    = 2 * 2 * maxLine // of an entry: two streams, two sides
 )
 
 // entryState is an entry as it is in the file. A zero ID is that of a free entry.
@@ -51,16 +52,24 @@ type entryState struct {
 
 // stepState is how far the output of one stream got, see [step].
 type stepState struct {
-	underWay   atomic.Uint32 // the step is being done
-	taken      uint32        // bytes at the head of the source that the step takes out; 0: it was read
-	left       uint32        // bytes of the stream's line that are not ended after the step
-	unfinished uint32        // the same, now
-	inode      uint64        // of the log that the step writes; 0: it writes none
-	before     int64         // size of the log
-	after      int64         // size of the log once the records are whole
-	first      byte          // of what the step takes out
-	seen       byte          // first's complement until the kernel puts first here as it takes the bytes
+	phase  atomic.Uint32
+	taken  uint32 // bytes at the head of the source that the step takes out; 0: they were read
+	inode  uint64 // of the log
+	before int64  // size of the log before the step
+	left   uint32 // bytes of the stream's line that are not ended after the step
+	line   uint32 // the same, now
+	// The room of a stream has two sides. One has the line now, the other may get that after a step.
+	side, leftSide byte
+	first          byte // of what the step takes out
+	seen           byte // first's complement until the kernel puts first here as it takes the bytes
 }
+
+// The phases of a step.
+const (
+	noStep  uint32 = iota
+	writing        // the log may have some of the records, and is locked
+	written        // the log has what it will have of the records
+)
 
 var _ [entrySize - unsafe.Sizeof(entryState{})]byte // an entry has room for it
 
@@ -78,22 +87,14 @@ type streamEntry struct {
 	seenAt  []byte // the byte seen, as memory that the kernel writes to
 	room    int64  // where in the file the line is that is not ended
 	touched bool   // the room may be allocated
-	logged  bool   // what the step under way takes out is in the log already
-}
-
-// step is a piece of output on its way to the log. It ends as a whole or not at all.
-type step struct {
-	entry  *streamEntry // nil: nobody learns of it
-	source int          // a descriptor of the pipe that still has data at its head; -1: it was read
-	data   []byte       // what the step takes out
-	left   int          // bytes of the stream's line that are not ended after the step
+	logged  bool   // what the step takes out is in the log already
 }
 
 // newJournal opens the journal of a shim that starts. nil: it can't be had, and logs do without.
 func newJournal(dir string) (*journal, error) {
 	j, err := openJournal(dir)
-	if err == nil {
-		return j, nil
+	if err == nil || isOurShortage(err) {
+		return j, err
 	}
 	slog.Error("logs without a journal", "error", err)
 	// A successor would believe what it says of output that it does not know of.
@@ -123,7 +124,7 @@ func openJournal(dir string) (*journal, error) {
 // partSize is the size of a part of the file, in bytes.
 func partSize() int64 {
 	page := int64(os.Getpagesize())
-	return page + page/entrySize*2*maxLine
+	return page + page/entrySize*roomSize
 }
 
 // mapPart maps the page of entries at a place of the file, and allocates it first. The caller
@@ -145,7 +146,7 @@ func (j *journal) mapPart(at int64) error {
 	}
 	j.parts = append(j.parts, part)
 	for i := range page / entrySize {
-		e := j.newEntry(part[i*entrySize:][:entrySize], at+int64(page)+int64(i)*2*maxLine)
+		e := j.newEntry(part[i*entrySize:][:entrySize], at+int64(page)+int64(i)*roomSize)
 		if e.id == [16]byte{} {
 			j.free = append(j.free, e)
 		} else {
@@ -161,7 +162,7 @@ func (j *journal) newEntry(memory []byte, room int64) *entry {
 	for i := range e.streams {
 		seen := unsafe.Offsetof(state.steps) + uintptr(i)*unsafe.Sizeof(stepState{}) + unsafe.Offsetof(stepState{}.seen)
 		e.streams[i] = streamEntry{
-			stepState: &state.steps[i], file: j.file, seenAt: memory[seen : seen+1], room: room + int64(i)*maxLine, touched: true,
+			stepState: &state.steps[i], file: j.file, seenAt: memory[seen : seen+1], room: room + int64(i)*2*maxLine, touched: true,
 		}
 	}
 	return e
@@ -239,14 +240,17 @@ func (e *entry) release() {
 		return
 	}
 	for i := range e.streams {
-		e.streams[i].underWay.Store(0)
+		e.streams[i].phase.Store(noStep)
+		e.streams[i].logged = false
 		e.streams[i].empty()
 	}
 	e.journal.mu.Lock()
 	defer e.journal.mu.Unlock()
-	delete(e.journal.used, e.id)
-	e.id = [16]byte{}
-	e.journal.free = append(e.journal.free, e)
+	if e.journal.used[e.id] == e {
+		delete(e.journal.used, e.id)
+		e.id = [16]byte{}
+		e.journal.free = append(e.journal.free, e)
+	}
 }
 
 // stream is the part of a stream; nil: there is no entry.
@@ -262,51 +266,95 @@ func (e *streamEntry) empty() {
 	if !e.touched {
 		return
 	}
-	err := unix.Fallocate(int(e.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.room, maxLine)
+	err := unix.Fallocate(int(e.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.room, 2*maxLine)
 	e.touched = err != nil // the next is tried again
 }
 
-// line gives the stream's line that is not ended.
-func (e *streamEntry) line() []byte {
-	if e == nil || e.unfinished == 0 {
+// unended gives the stream's line that is not ended.
+func (e *streamEntry) unended() []byte {
+	if e == nil || e.line == 0 {
 		return nil
 	}
-	line := make([]byte, min(e.unfinished, maxLine))
-	if _, err := e.file.ReadAt(line, e.room); err != nil {
+	line := make([]byte, min(e.line, maxLine))
+	if _, err := e.file.ReadAt(line, e.at(e.side)); err != nil {
 		slog.Warn("a line that was not ended is torn", "error", err)
+		e.line = 0
 		return nil
 	}
 	return line
 }
 
-// begin notes a step whose records are to be appended to the log with the inode, which has the
-// size; 0, 0, 0: it writes none.
-func (s step) begin(inode uint64, size int64, records int) {
+// at is where a side of the room begins.
+func (e *streamEntry) at(side byte) int64 { return e.room + int64(side&1)*maxLine }
+
+// step is a piece of output on its way to the log. It ends as a whole or not at all:
+//
+//	begin                 what it would undo is noted
+//	(the records are appended to the log)
+//	keep                  the end that is no whole line is stored
+//	wrote                 the log has the records
+//	takeOut               the piece leaves its source
+//
+// A successor of a process that was killed before wrote has the log as it was, and the piece is
+// still in the source. After wrote it has the source as it would have been.
+type step struct {
+	entry  *streamEntry // nil: no successor learns of it
+	source int          // a descriptor of the pipe that still has data at its head; -1: it was read
+	data   []byte
+}
+
+// begin is called with the log locked, which has the inode and the size.
+func (s step) begin(inode uint64, size int64) {
 	e := s.entry
 	if e == nil {
 		return
 	}
-	e.underWay.Store(0) // it is 1 if the step of a killed shim could not be settled
-	e.taken, e.left = 0, uint32(s.left)
-	e.inode, e.before, e.after = inode, size, size+int64(records)
+	e.phase.Store(noStep) // it is another if the step of a killed shim could not be settled
+	e.inode, e.before, e.taken, e.left, e.leftSide = inode, size, 0, 0, e.side
 	if s.source >= 0 && len(s.data) > 0 {
 		e.taken, e.first, e.seen = uint32(len(s.data)), s.data[0], ^s.data[0]
 	}
-	e.underWay.Store(1)
+	e.phase.Store(writing)
 }
 
-// commit takes the data of a step out of its source, and notes the end of the step. It waits as
-// long as the container holds its pipe's lock, as a read of the pipe would.
-func (s step) commit() {
+// keep stores the stream's line that is not ended after the step, of which the last bytes are new.
+func (s step) keep(line []byte, added int) {
+	e := s.entry
+	if e == nil || len(line) == 0 {
+		return
+	}
+	text, at := line[len(line)-added:], e.at(e.side)+int64(e.line)
+	if int(e.line) != len(line)-added { // it is another line, and this one is needed until the step ends
+		e.leftSide ^= 1
+		text, at = line, e.at(e.leftSide)
+	}
+	e.touched = true
+	if _, err := e.file.WriteAt(text, at); err != nil {
+		slog.Warn("a line that is not ended would be torn by a kill of the shim", "error", err)
+		return
+	}
+	e.left = uint32(len(line))
+}
+
+// wrote is called with the log still locked.
+func (s step) wrote() {
+	if s.entry != nil {
+		s.entry.phase.Store(written)
+	}
+}
+
+// takeOut ends the step. It waits as long as the container holds its pipe's lock, as a read of the
+// pipe would.
+func (s step) takeOut() {
 	e := s.entry
 	if e == nil {
 		return
 	}
-	if s.source >= 0 && len(s.data) > 0 {
+	if e.taken > 0 {
 		takeOut(s.source, e.seenAt, s.data[1:])
 	}
-	e.unfinished = e.left
-	e.underWay.Store(0)
+	e.line, e.side = e.left, e.leftSide
+	e.phase.Store(noStep)
 }
 
 // takeOut reads what is at the head of a pipe, with one call, which no kill cuts in two. The
@@ -315,51 +363,55 @@ func takeOut(source int, first, rest []byte) {
 	_, _ = ignoringEINTR(func() (int, error) { return unix.Readv(source, [][]byte{first, rest}) })
 }
 
-// keep stores the end of a stream's line that is not ended, whose length is then s.left.
-func (s step) keep() {
-	if e := s.entry; e != nil {
-		e.touched = true
-		if _, err := e.file.WriteAt(s.data, e.room+int64(s.left-len(s.data))); err != nil {
-			slog.Warn("a line that is not ended would be torn by a kill of the shim", "error", err)
-			s.left = 0
-		}
-	}
-	s.begin(0, 0, 0)
-	s.commit()
-}
-
 // settle ends or undoes the steps that the shim before was killed in.
 func (e *entry) settle(to logTarget) error {
 	if e == nil {
 		return nil
 	}
+	var errs []error
 	for i := range e.streams {
 		if err := e.streams[i].settle(to); err != nil {
-			return fmt.Errorf("log that a killed shim was writing: %w", err)
+			errs = append(errs, fmt.Errorf("log that a killed shim was writing: %w", err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (e *streamEntry) settle(to logTarget) error {
-	if e.underWay.Load() == 0 {
-		return nil
-	}
-	done := e.taken > 0 && e.seen != ^e.first
-	if !done && e.inode != 0 {
-		var err error
-		if done, err = e.written(to); err != nil {
+	if e.phase.Load() == writing {
+		if err := e.undo(to); err != nil {
 			return err
 		}
+		e.phase.Store(noStep)
 	}
-	if done {
-		e.unfinished = e.left
+	if e.phase.Load() == noStep {
+		return nil
 	}
-	e.logged = done && e.taken > 0 && e.seen == ^e.first
-	if !e.logged {
-		e.underWay.Store(0)
+	e.line, e.side = e.left, e.leftSide
+	if e.taken > 0 && e.seen == ^e.first {
+		e.logged = true
+		return nil
 	}
+	e.phase.Store(noStep)
 	return nil
+}
+
+// undo removes the records of the step from the log. In a file that is another by now, since the
+// log was rotated before the successor had it, there are none; the old one keeps what it has.
+func (e *streamEntry) undo(to logTarget) error {
+	f, err := openBelow(to.root, to.path, unix.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, inode, err := factsOf(f)
+	if err != nil || inode != e.inode || size <= e.before {
+		return err
+	}
+	return f.Truncate(e.before)
 }
 
 // takeLogged takes out of the source what the shim before has logged and not taken out. That is left
@@ -373,32 +425,7 @@ func (e *streamEntry) takeLogged(source *os.File) {
 		rest := make([]byte, min(e.taken, batchSize)-1)
 		_ = raw.Control(func(fd uintptr) { takeOut(int(fd), e.seenAt, rest) }) // an error: it is closed
 	}
-	e.underWay.Store(0)
-}
-
-// written tells whether the log has the records of the step, and removes what it has of them if
-// they are not whole. In a file that is another by now, since the log was rotated, they are not:
-// that output is in both.
-func (e *streamEntry) written(to logTarget) (bool, error) {
-	f, err := openBelow(to.root, to.path, unix.O_RDWR)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	size, inode, err := factsOf(f)
-	if err != nil || inode != e.inode {
-		return false, err
-	}
-	if size >= e.after {
-		return true, nil
-	}
-	if size > e.before {
-		return false, f.Truncate(e.before)
-	}
-	return false, nil
+	e.phase.Store(noStep)
 }
 
 // scratch is an empty pipe, into which the head of another is duplicated.
@@ -411,8 +438,8 @@ var scratches = make(chan scratch, 2)
 // errUnseen tells that peek can't say what is at the head of a pipe. Only a read can.
 var errUnseen = errors.New("output can't be peeked at")
 
-// errPackets tells that a pipe is in the packet mode of pipe(2), where what a read leaves of a
-// packet is lost, or that the file is no pipe.
+// errPackets tells that a pipe has several packets, see O_DIRECT in pipe(2), which no single read
+// takes out, or that the file is no pipe.
 var errPackets = errors.New("output can be read only once")
 
 func takeScratch() (scratch, error) {
@@ -446,7 +473,7 @@ func peek(fd int, buf []byte) (int, error) {
 	if err != nil {
 		return 0, errUnseen // no descriptors are left
 	}
-	copied, err := unix.Tee(fd, s.in, len(buf), unix.SPLICE_F_NONBLOCK)
+	copied, err := unix.Tee(fd, s.in, len(buf)-1, unix.SPLICE_F_NONBLOCK)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 		s.keep(true)
@@ -458,20 +485,16 @@ func peek(fd int, buf []byte) (int, error) {
 		s.keep(false)
 		return 0, errUnseen
 	}
-	// Two reads get all but from packets: the first ends with one, or drops the rest of it.
-	n, err := unix.Read(s.out, buf[:max(copied-1, 1)])
-	if err == nil && int64(n) == copied-1 {
-		var last int
-		last, err = unix.Read(s.out, buf[n:copied])
-		n += max(last, 0)
+	n, err := unix.Read(s.out, buf) // one packet, or all
+	if err != nil || n == 0 {
+		s.keep(false)
+		return 0, errUnseen
 	}
-	whole := err == nil && int64(n) == copied
-	s.keep(whole)
-	switch {
-	case whole:
-		return n, nil
-	case err == nil || errors.Is(err, unix.EAGAIN):
+	var more [1]byte
+	_, err = unix.Read(s.out, more[:])
+	s.keep(errors.Is(err, unix.EAGAIN))
+	if int64(n) < copied {
 		return 0, errPackets
 	}
-	return 0, errUnseen
+	return n, nil
 }

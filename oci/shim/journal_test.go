@@ -176,40 +176,42 @@ func TestStepCutOff(t *testing.T) {
 		cut  func(t *testing.T, s step, l *logFile)
 	}{
 		{"before it began", func(*testing.T, step, *logFile) {}},
-		{"before the write", func(_ *testing.T, s step, l *logFile) { s.begin(l.inode, l.size, len(records)) }},
+		{"before the write", func(_ *testing.T, s step, l *logFile) { s.begin(l.inode, l.size) }},
 		{"in the write", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size, len(records))
+			s.begin(l.inode, l.size)
 			mustWrite(t, l.file, records[:60])
 		}},
 		{"after the write", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size, len(records))
+			s.begin(l.inode, l.size)
 			mustWrite(t, l.file, records)
+			s.keep([]byte("half"), 4)
+		}},
+		{"before it is taken out", func(t *testing.T, s step, l *logFile) {
+			s.begin(l.inode, l.size)
+			mustWrite(t, l.file, records)
+			s.keep([]byte("half"), 4)
+			s.wrote()
 		}},
 		{"before its end is noted", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size, len(records))
+			s.begin(l.inode, l.size)
 			mustWrite(t, l.file, records)
+			s.keep([]byte("half"), 4)
+			s.wrote()
 			takeOut(s.source, s.entry.seenAt, s.data[1:])
 		}},
 		{"after its end", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size, len(records))
+			s.begin(l.inode, l.size)
 			mustWrite(t, l.file, records)
-			s.commit()
+			s.keep([]byte("half"), 4)
+			s.wrote()
+			s.takeOut()
 		}},
-		{"while a line is kept", func(_ *testing.T, s step, _ *logFile) {
-			s.data, s.left = s.data[:3], 3
-			s.begin(0, 0, 0)
-		}},
-		{"before the end of a keep is noted", func(t *testing.T, s step, _ *logFile) {
-			s.data, s.left = s.data[:3], 3
-			if _, err := s.entry.file.WriteAt(s.data, s.entry.room); err != nil {
-				t.Fatal(err)
-			}
-			s.begin(0, 0, 0)
-			takeOut(s.source, s.entry.seenAt, s.data[1:])
-		}},
-		{"after a line was kept", func(_ *testing.T, s step, _ *logFile) {
-			s.data, s.left = s.data[:3], 3
-			s.keep()
+		{"after another stream's record", func(t *testing.T, s step, l *logFile) {
+			s.begin(l.inode, l.size)
+			mustWrite(t, l.file, records)
+			s.keep([]byte("half"), 4)
+			s.wrote()
+			mustWrite(t, l.file, strings.Replace(records, "stdout", "stderr", 1)[:60])
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) { cutOff(t, c.cut) })
@@ -217,7 +219,7 @@ func TestStepCutOff(t *testing.T) {
 }
 
 func cutOff(t *testing.T, cut func(t *testing.T, s step, l *logFile)) {
-	const text = "hello\nyou\n"
+	const text = "hello\nyou\nhalf"
 	dir := t.TempDir()
 	j, err := openJournal(dir)
 	if err != nil {
@@ -236,9 +238,6 @@ func cutOff(t *testing.T, cut func(t *testing.T, s step, l *logFile)) {
 	defer w.Close()
 	mustWrite(t, w, text)
 	fd := int(r.Fd())
-	if err := unix.SetNonblock(fd, true); err != nil { // which Fd has ended
-		t.Fatal(err)
-	}
 	cut(t, step{entry: to.entry.stream("stdout"), source: fd, data: []byte(text)}, l)
 	if err := j.close(); err != nil { // as a kill does
 		t.Fatal(err)
@@ -298,38 +297,39 @@ func heir(t *testing.T, dir string, r, w *os.File) {
 	}
 }
 
-// Each read of a pipe in packet mode gives one packet, and a container can give its output that mode.
-func TestPacketsAreTakenOut(t *testing.T) {
-	dir := t.TempDir()
-	j, err := openJournal(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.close()
-	to := logTarget{path: filepath.Join(dir, "log"), entry: j.enter("c")}
-	streams, err := newStdio(to, false, false, [2]int{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := streams.given[1]
-	if _, err := unix.FcntlInt(out.Fd(), unix.F_SETFL, unix.O_DIRECT); err != nil {
-		t.Fatal(err)
-	}
-	var want string
-	for i := range 1000 {
-		packet := fmt.Sprintf("packet\n%d", i)
-		mustWrite(t, out, packet)
-		want += packet
-	}
-	streams.closeGiven()
-	<-streams.stream("stdout").done
-	streams.close()
-	log, err := os.ReadFile(to.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := loggedBy(t, log, "stdout"); string(got) != want {
-		t.Errorf("%d bytes logged, %d written", len(got), len(want))
+// A read of a pipe in packet mode gives one packet, and a container can give its output that mode.
+func TestPacketsAreLoggedOnce(t *testing.T) {
+	for name, packet := range map[string]string{
+		"lines": "packet\n", "the newline apart": "\n", "lines that end in the next": "packet\nfrag", "many lines": strings.Repeat("\n", 4096),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			j, err := openJournal(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.close()
+			streams, out, path := journaled(t, j, dir, "c")
+			if _, err := unix.FcntlInt(out.Fd(), unix.F_SETFL, unix.O_DIRECT); err != nil {
+				t.Fatal(err)
+			}
+			var want string
+			for i := range 300 {
+				mustWrite(t, out, fmt.Sprint(i))
+				mustWrite(t, out, packet)
+				want += fmt.Sprint(i) + packet
+			}
+			streams.closeGiven()
+			<-streams.stream("stdout").done
+			streams.close()
+			log, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := loggedBy(t, log, "stdout"); string(got) != want {
+				t.Errorf("%d bytes logged, %d written", len(got), len(want))
+			}
+		})
 	}
 }
 
@@ -346,7 +346,11 @@ func TestJournalGrows(t *testing.T) {
 		if e == nil {
 			t.Fatal("no entry")
 		}
-		step{entry: e.stream("stderr"), source: -1, data: fmt.Append(nil, i), left: len(fmt.Sprint(i))}.keep()
+		s := step{entry: e.stream("stderr"), source: -1}
+		s.begin(0, 0)
+		s.keep(fmt.Append(nil, i), len(fmt.Sprint(i)))
+		s.wrote()
+		s.takeOut()
 	}
 	if err := j.close(); err != nil {
 		t.Fatal(err)
@@ -356,7 +360,7 @@ func TestJournalGrows(t *testing.T) {
 	}
 	defer j.close()
 	for i := range count {
-		if got := j.inherit(fmt.Sprint(i)).stream("stderr").line(); string(got) != fmt.Sprint(i) {
+		if got := j.inherit(fmt.Sprint(i)).stream("stderr").unended(); string(got) != fmt.Sprint(i) {
 			t.Errorf("entry %d has %q", i, got)
 		}
 		j.forget(fmt.Sprint(i))
@@ -536,8 +540,41 @@ func TestOwnOutputIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d bytes stolen", stolen)
-	mustWrite(t, out, "\nthe last\n")
+	mustWrite(t, out, "\n\n\n\nthe last\n") // the thief may have made the pump take three bytes of it
 	waitLogged(t, log, "the last")
 	streams.closeGiven()
 	streams.close()
+}
+
+// Streams that can't be made for want of descriptors are an error, and leave nothing.
+func TestStreamsWithoutDescriptors(t *testing.T) {
+	j, err := openJournal(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	to := logTarget{path: filepath.Join(t.TempDir(), "log"), entry: j.enter("c")}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	free, err := unix.FcntlInt(j.file.Fd(), unix.F_DUPFD_CLOEXEC, 0) // the lowest that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(free)
+	// The log, its directory and one pipe fit.
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free) + 4, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = newStdio(to, false, false, [2]int{})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if !isOurShortage(err) {
+		t.Errorf("the error is %v", err)
+	}
+	if len(j.used) != 0 {
+		t.Error("the log keeps its entry")
+	}
 }

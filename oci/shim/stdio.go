@@ -60,21 +60,21 @@ type stream struct {
 
 // newStdio opens the log and, without a terminal, the pipes. given are the ends
 // that the container's process gets: stdin (or nil), stdout, stderr.
-func newStdio(to logTarget, terminal, stdin bool, owner [2]int) (io *stdio, err error) {
-	io = &stdio{terminal: terminal}
-	if err := io.openLog(to); err != nil {
+func newStdio(to logTarget, terminal, stdin bool, owner [2]int) (_ *stdio, err error) {
+	s := &stdio{terminal: terminal}
+	if err := s.openLog(to); err != nil {
 		return nil, err
 	}
 	if terminal {
-		return io, nil
+		return s, nil
 	}
 	defer func() {
 		if err != nil {
-			io.closeGiven()
-			io.close()
+			s.closeGiven()
+			s.close()
 		}
 	}()
-	if err := io.openStdin(stdin, owner); err != nil {
+	if err := s.openStdin(stdin, owner); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{"stdout", "stderr"} {
@@ -82,10 +82,10 @@ func newStdio(to logTarget, terminal, stdin bool, owner [2]int) (io *stdio, err 
 		if err != nil {
 			return nil, err
 		}
-		io.given = append(io.given, w)
-		io.run(name, r)
+		s.given = append(s.given, w)
+		s.run(name, r)
 	}
-	return io, nil
+	return s, nil
 }
 
 // inheritStdio takes over the streams of an adopted container. It removes the files that it
@@ -193,7 +193,7 @@ func (s *stdio) run(name string, source *os.File) {
 	st := &stream{name: name, source: source, done: make(chan struct{})}
 	if s.log != nil {
 		st.lines = &lineWriter{stream: name, log: s.log, entry: s.log.entry.stream(name)}
-		st.lines.pending = st.lines.entry.line()
+		st.lines.pending = st.lines.entry.unended()
 	}
 	s.mu.Lock()
 	s.streams = append(s.streams, st)
