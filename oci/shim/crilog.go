@@ -105,32 +105,32 @@ func mendLog(root, path string) error {
 // reopen opens the log at its path again, after the kubelet has renamed or removed the old
 // file. Every record is in one of the two files. After an error the old file stays in use.
 func (l *logFile) reopen() error {
-	f, size, inode, err := openWithFacts(l.root, l.path)
+	f, err := openLogFile(l.root, l.path)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
-	old := l.file
-	if old != nil && inode == l.inode {
-		size = l.size // it may have grown since it was asked
-	}
-	l.file, l.size, l.inode, l.full, l.missing = f, size, inode, false, false
+	old, err := l.replace(f)
 	l.mu.Unlock()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
 	if old != nil {
 		return old.Close()
 	}
 	return nil
 }
 
-// openWithFacts opens a log and tells its size and its inode.
-func openWithFacts(root, path string) (f *os.File, size int64, inode uint64, err error) {
-	if f, err = openLogFile(root, path); err != nil {
-		return nil, 0, 0, err
+// replace makes f the log, and gives the file that was it before; nil: there was none. It is called
+// with mu held.
+func (l *logFile) replace(f *os.File) (old *os.File, err error) {
+	size, inode, err := factsOf(f)
+	if err != nil {
+		return nil, err
 	}
-	if size, inode, err = factsOf(f); err != nil {
-		return nil, 0, 0, errors.Join(err, f.Close())
-	}
-	return f, size, inode, nil
+	old = l.file
+	l.file, l.size, l.inode, l.full, l.missing = f, size, inode, false, false
+	return old, nil
 }
 
 // factsOf tells the size and the inode of an open file.
@@ -262,17 +262,18 @@ func (l *logFile) openMissing() {
 	if !due {
 		return
 	}
-	f, size, inode, err := openWithFacts(l.root, l.path)
+	f, err := openLogFile(l.root, l.path)
 	if err != nil {
 		return // it was told when it was first met
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.missing { // it was rotated or closed meanwhile
-		_ = f.Close() // nothing was written
-		return
+	if l.missing { // it was not rotated or closed meanwhile
+		_, err = l.replace(f)
 	}
-	l.file, l.size, l.inode, l.missing = f, size, inode, false
+	if l.file != f || err != nil {
+		_ = f.Close() // nothing was written
+	}
 }
 
 // cut removes an incomplete record from the end of the file, so that the next record starts
@@ -371,6 +372,7 @@ func (w *lineWriter) end(now time.Time) {
 	b.flush()
 	s.wrote()
 	w.log.mu.Unlock()
+	w.log.pace.wrote(b.size, now)
 	w.pending = nil
 	s.takeOut()
 }

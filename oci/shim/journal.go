@@ -309,7 +309,6 @@ func (s step) begin(inode uint64, size int64) {
 	if e == nil {
 		return
 	}
-	e.phase.Store(noStep) // it is another if the step of a killed shim could not be settled
 	e.inode, e.before, e.taken, e.left, e.leftSide = inode, size, 0, 0, e.side
 	if s.source >= 0 && len(s.data) > 0 {
 		e.taken, e.first, e.seen = uint32(len(s.data)), s.data[0], ^s.data[0]
@@ -379,10 +378,13 @@ func (e *entry) settle(to logTarget) error {
 
 func (e *streamEntry) settle(to logTarget) error {
 	if e.phase.Load() == writing {
-		if err := e.undo(to); err != nil {
+		err := e.undo(to)
+		if !isOurShortage(err) { // else the adoption is tried again
+			e.phase.Store(noStep)
+		}
+		if err != nil {
 			return err
 		}
-		e.phase.Store(noStep)
 	}
 	if e.phase.Load() == noStep {
 		return nil
@@ -423,6 +425,7 @@ func (e *streamEntry) takeLogged(source *os.File) {
 	e.logged = false
 	if raw, err := source.SyscallConn(); err == nil {
 		rest := make([]byte, min(e.taken, batchSize)-1)
+		clear(rest)                                                            // the memory is there, so that nothing cuts off the read of it
 		_ = raw.Control(func(fd uintptr) { takeOut(int(fd), e.seenAt, rest) }) // an error: it is closed
 	}
 	e.phase.Store(noStep)
@@ -473,7 +476,7 @@ func peek(fd int, buf []byte) (int, error) {
 	if err != nil {
 		return 0, errUnseen // no descriptors are left
 	}
-	copied, err := unix.Tee(fd, s.in, len(buf)-1, unix.SPLICE_F_NONBLOCK)
+	copied, err := unix.Tee(fd, s.in, len(buf), unix.SPLICE_F_NONBLOCK)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 		s.keep(true)
@@ -485,12 +488,12 @@ func peek(fd int, buf []byte) (int, error) {
 		s.keep(false)
 		return 0, errUnseen
 	}
-	n, err := unix.Read(s.out, buf) // one packet, or all
+	var more [1]byte
+	n, err := unix.Readv(s.out, [][]byte{buf, more[:]}) // one packet, or all
 	if err != nil || n == 0 {
 		s.keep(false)
 		return 0, errUnseen
 	}
-	var more [1]byte
 	_, err = unix.Read(s.out, more[:])
 	s.keep(errors.Is(err, unix.EAGAIN))
 	if int64(n) < copied {
