@@ -298,7 +298,7 @@ func heir(t *testing.T, dir string, r, w *os.File) {
 }
 
 // A read of a pipe in packet mode gives one packet, and a container can give its output that mode.
-func TestPacketsAreLoggedOnce(t *testing.T) {
+func TestAttackPackets(t *testing.T) {
 	for name, packet := range map[string]string{
 		"lines": "packet\n", "the newline apart": "\n", "lines that end in the next": "packet\nfrag", "many lines": strings.Repeat("\n", 4096),
 	} {
@@ -445,7 +445,7 @@ func waitLogged(t *testing.T, log, text string) {
 
 // A container can hold the lock of its pipe for as long as it likes: with a splice from a socket
 // that nothing comes from. Only its own output waits for that.
-func TestHeldPipesHoldUpNobodyElse(t *testing.T) {
+func TestAttackHeldPipe(t *testing.T) {
 	var stuck sync.WaitGroup
 	var ends []int // a splice ends with the end of its socket that is here
 	defer func() {
@@ -518,7 +518,7 @@ func awaitSyscall(t *testing.T, tid int, number int) {
 }
 
 // A container that reads its own output gets some of it, and the log goes on.
-func TestOwnOutputIsRead(t *testing.T) {
+func TestAttackOwnOutputRead(t *testing.T) {
 	dir := t.TempDir()
 	j, err := openJournal(dir)
 	if err != nil {
