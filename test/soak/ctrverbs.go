@@ -145,8 +145,9 @@ func (w *worker) startContainer(ctx context.Context, p *pod) {
 	switch {
 	case o == tally.Fine:
 		c.may = []fate{{state: running}}
-	case o == tally.Wrong && !wasKnown && status.Code(err) == codes.FailedPrecondition:
-		w.Count("start", tally.Refused) // the start that was cut short had succeeded
+	case o == tally.Wrong && status.Code(err) == codes.FailedPrecondition && (!wasKnown || w.lostSince(c.bothDead)):
+		// A start that was cut short had succeeded, or the pod is lost and its containers are being ended.
+		w.Count("start", tally.Refused)
 	case o == tally.Wrong:
 		w.refused(ctx, "start", c, err, created)
 		return
