@@ -67,7 +67,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.registry, err = serveRegistry(ctx, filepath.Join(benchDir, "registry")); err != nil {
 		return err
 	}
-	if b.pause, err = compilePause(ctx, b.children, benchDir); err != nil {
+	if b.pause, err = makePause(ctx, b.children, b.opts.containerd, benchDir); err != nil {
 		return err
 	}
 	if err := b.registry.publishPause(b.pause); err != nil {

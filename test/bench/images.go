@@ -79,8 +79,13 @@ func (l *loopback) publishBusybox() (string, error) {
 	return l.publish("busybox:1", base, []v1.Layer{layer})
 }
 
-// compilePause builds the peer's pause into dir.
-func compilePause(ctx context.Context, c *children, dir string) (string, error) {
+// makePause gives the peer's pause: the file of this name beside its daemon, for a machine that
+// compiles nothing, or one that is compiled into dir.
+func makePause(ctx context.Context, c *children, peer, dir string) (string, error) {
+	ready := filepath.Join(filepath.Dir(peer), "pause")
+	if _, err := os.Stat(ready); err == nil {
+		return ready, nil
+	}
 	source, out := filepath.Join(dir, "pause.c"), filepath.Join(dir, "pause")
 	if err := os.WriteFile(source, pauseSource, 0o644); err != nil {
 		return "", err

@@ -135,7 +135,7 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 	}
 	if all.bench {
 		steps = append(steps, func() error { return staticProgram(ctx, filepath.Join(bundle, "bench"), "./test/bench") },
-			func() error { return copyPeer(o.peer, filepath.Join(bundle, "peer")) })
+			func() error { return copyPeer(ctx, o.peer, filepath.Join(bundle, "peer")) })
 	}
 	if all.deb {
 		steps = append(steps, func() error { return packLife(ctx, o.node, bundle) })
@@ -210,8 +210,15 @@ func copyNode(ctx context.Context, o options, to string) error {
 	return ctx.Err()
 }
 
-// copyPeer copies what the bench compares with; nothing without a directory.
-func copyPeer(from, to string) error {
+// copyPeer copies what the bench compares with, nothing without a directory, and compiles the pause
+// process of the peer's pods, which the bench wants with its own daemon alone, too.
+func copyPeer(ctx context.Context, from, to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if err := run(ctx, "gcc", "-Os", "-static", "-s", "-o", filepath.Join(to, "pause"), "test/bench/testdata/pause.c"); err != nil {
+		return err
+	}
 	if from == "" {
 		return nil
 	}

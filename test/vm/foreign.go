@@ -60,9 +60,8 @@ func (g *guest) bench(ctx context.Context) error {
 		args = append(args, "-only", g.plan.Run)
 	}
 	peer := filepath.Join(g.bundle, "peer")
-	if g.plan.Peer {
-		args = append(args, "-containerd", filepath.Join(peer, "containerd"))
-	} else {
+	args = append(args, "-containerd", filepath.Join(peer, "containerd"))
+	if !g.plan.Peer {
 		args = append(args, "-berth-only")
 	}
 	return g.logged(ctx, "bench", []string{"PATH=" + peer + ":" + os.Getenv("PATH")}, filepath.Join(g.bundle, "bench"), args...)
