@@ -289,7 +289,7 @@ func (e *streamEntry) at(side byte) int64 { return e.room + int64(side&1)*maxLin
 
 // step is a piece of output on its way to the log. It ends as a whole or not at all:
 //
-//	begin                 what it would undo is noted
+//	begin                 the size of the log is noted, which an undo restores
 //	(the records are appended to the log)
 //	keep                  the end that is no whole line is stored
 //	wrote                 the log has the records

@@ -171,50 +171,35 @@ func loggedBy(t *testing.T, log []byte, name string) (out []byte) {
 // Wherever a step is cut off, the next shim ends it or does it again.
 func TestStepCutOff(t *testing.T) {
 	const records = "2026-01-02T03:04:05.000000000Z stdout F hello\n2026-01-02T03:04:05.000000000Z stdout F you\n"
-	for _, c := range []struct {
-		name string
-		cut  func(t *testing.T, s step, l *logFile)
+	other := strings.Replace(records, "stdout", "stderr", 1)
+	stages := []struct {
+		done string
+		do   func(t *testing.T, s step, l *logFile)
 	}{
-		{"before it began", func(*testing.T, step, *logFile) {}},
-		{"before the write", func(_ *testing.T, s step, l *logFile) { s.begin(l.inode, l.size) }},
-		{"in the write", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size)
-			mustWrite(t, l.file, records[:60])
-		}},
-		{"after the write", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size)
-			mustWrite(t, l.file, records)
-			s.keep([]byte("half"), 4)
-		}},
-		{"before it is taken out", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size)
-			mustWrite(t, l.file, records)
-			s.keep([]byte("half"), 4)
-			s.wrote()
-		}},
-		{"before its end is noted", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size)
-			mustWrite(t, l.file, records)
-			s.keep([]byte("half"), 4)
-			s.wrote()
-			takeOut(s.source, s.entry.seenAt, s.data[1:])
-		}},
-		{"after its end", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size)
-			mustWrite(t, l.file, records)
-			s.keep([]byte("half"), 4)
-			s.wrote()
-			s.takeOut()
-		}},
-		{"after another stream's record", func(t *testing.T, s step, l *logFile) {
-			s.begin(l.inode, l.size)
-			mustWrite(t, l.file, records)
-			s.keep([]byte("half"), 4)
-			s.wrote()
-			mustWrite(t, l.file, strings.Replace(records, "stdout", "stderr", 1)[:60])
-		}},
-	} {
-		t.Run(c.name, func(t *testing.T) { cutOff(t, c.cut) })
+		{"begun", func(_ *testing.T, s step, l *logFile) { s.begin(l.inode, l.size) }},
+		{"half written", func(t *testing.T, _ step, l *logFile) { mustWrite(t, l.file, records[:60]) }},
+		{"written", func(t *testing.T, _ step, l *logFile) { mustWrite(t, l.file, records[60:]) }},
+		{"end kept", func(_ *testing.T, s step, _ *logFile) { s.keep([]byte("half"), 4) }},
+		{"noted as written", func(_ *testing.T, s step, _ *logFile) { s.wrote() }},
+		{"followed by half a record of the other stream", func(t *testing.T, _ step, l *logFile) { mustWrite(t, l.file, other[:60]) }},
+		{"taken out", func(_ *testing.T, s step, _ *logFile) { takeOut(s.source, s.entry.seenAt, s.data[1:]) }},
+		{"ended", func(_ *testing.T, s step, _ *logFile) { s.takeOut() }},
+	}
+	for n := range len(stages) + 1 {
+		name := "nothing"
+		if n > 0 {
+			name = stages[n-1].done
+		}
+		t.Run(name, func(t *testing.T) {
+			cutOff(t, func(t *testing.T, s step, l *logFile) {
+				for i, stage := range stages[:n] {
+					if n == len(stages) && i == n-2 {
+						continue // the end takes it out itself
+					}
+					stage.do(t, s, l)
+				}
+			})
+		})
 	}
 }
 
