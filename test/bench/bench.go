@@ -110,7 +110,7 @@ func (b *bench) measureAll(ctx context.Context) error {
 	measures := []measure{
 		{"podup", b.measurePodUp}, {"exec", b.measureExec}, {"parallel", b.measureParallel},
 		{"growth.host", b.measureGrowth(network{"host", true})}, {"growth.bridge", b.measureGrowth(network{"bridge", false})},
-		{"stats", b.measureStats}, {"restart", b.measureRestart},
+		{"stats", b.measureStats}, {"restart", b.measureRestart}, {"logs", b.measureLogs}, {"streams", b.measureStreams},
 		{"memory", b.measureMemory}, {"pull", b.measurePull}, {"floor", b.measureFloor},
 	}
 	if b.opts.mode == "pull" {

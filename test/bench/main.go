@@ -22,6 +22,7 @@ type options struct {
 	pods          int // pods alive while memory and idle CPU are read
 	many          int // pods of the measures growth, stats and restart
 	pulls         int
+	output        int // MiB that a container writes in the measures logs and streams
 	idle          time.Duration
 	quick         bool
 	masq          bool
@@ -32,6 +33,7 @@ type options struct {
 	before        string // berthd of another build, to compare with in containerd's place
 	containerd    string
 	cniBin        string
+	streams       string // the program test/streams/client
 	logs          string
 }
 
@@ -72,6 +74,7 @@ func parseOptions(args []string) (options, error) {
 	fs.IntVar(&opts.pods, "pods", 50, "pods alive while memory and idle CPU are read")
 	fs.IntVar(&opts.many, "many", 500, "pods alive at the end of growth, and while statistics and restarts are timed")
 	fs.IntVar(&opts.pulls, "pulls", 5, "pulls of each image, per runtime")
+	fs.IntVar(&opts.output, "output", 512, "MiB that a container writes to its log, an exec and a forwarded port")
 	fs.DurationVar(&opts.idle, "idle", 10*time.Second, "how long idle CPU is watched")
 	fs.BoolVar(&opts.quick, "quick", false, "few samples: shows that everything works, not how fast")
 	fs.BoolVar(&opts.masq, "masq", false, "ipMasq in the bridge's configuration (adds several iptables runs a pod)")
@@ -80,8 +83,9 @@ func parseOptions(args []string) (options, error) {
 	fs.StringVar(&opts.before, "before", "", "compare with this berthd, of another build, and not with containerd")
 	fs.StringVar(&opts.containerd, "containerd", "bin/peers/containerd", "containerd, 1.6 or newer; its shim and runc are looked for beside it first")
 	fs.StringVar(&opts.cniBin, "cni-bin", "", "CNI plugins (default: bin/cni, /opt/cni/bin or /usr/lib/cni)")
+	fs.StringVar(&opts.streams, "streams", "bin/streams-client", "the client of exec and port-forward, which make bench builds")
 	fs.StringVar(&opts.logs, "logs", "", "keep the daemons' logs in this directory")
-	only := fs.String("only", "", "measures whose name matches this expression (podup, exec, parallel, growth, stats, restart, memory, pull, floor …)")
+	only := fs.String("only", "", "measures whose name matches this expression (podup, exec, parallel, growth, stats, restart, logs, streams, memory, pull, floor …)")
 	berthOnly := fs.Bool("berth-only", false, "do not run containerd")
 	containerdOnly := fs.Bool("containerd-only", false, "do not run berthd")
 	if err := fs.Parse(args); err != nil {
@@ -103,10 +107,10 @@ func (o options) resolve(only string, berthOnly, containerdOnly bool) (options, 
 		return o, err
 	}
 	if o.quick {
-		o.n, o.rounds, o.batch, o.pods, o.many, o.pulls, o.idle = 3, 1, 8, 8, fewPods, 1, 2*time.Second
+		o.n, o.rounds, o.batch, o.pods, o.many, o.pulls, o.output, o.idle = 3, 1, 8, 8, fewPods, 1, 16, 2*time.Second
 	}
-	if min(o.n, o.rounds, o.batch, o.parallel, o.pods, o.pulls) < 1 {
-		return o, errors.New("-n, -rounds, -batch, -parallel, -pods and -pulls must be at least 1")
+	if min(o.n, o.rounds, o.batch, o.parallel, o.pods, o.pulls, o.output) < 1 {
+		return o, errors.New("-n, -rounds, -batch, -parallel, -pods, -pulls and -output must be at least 1")
 	}
 	if o.many < fewPods {
 		return o, fmt.Errorf("-many must be at least %d", fewPods)
@@ -114,7 +118,7 @@ func (o options) resolve(only string, berthOnly, containerdOnly bool) (options, 
 	if o.before != "" {
 		o.runtimes = []string{nameBerth, nameBefore}
 	}
-	for _, p := range []*string{&o.berthd, &o.before, &o.containerd, &o.json, &o.logs, &o.cniBin} {
+	for _, p := range []*string{&o.berthd, &o.before, &o.containerd, &o.json, &o.logs, &o.cniBin, &o.streams} {
 		if *p == "" {
 			continue
 		}

@@ -78,7 +78,7 @@ func (b *bench) sample(ctx context.Context, r *runtimeUnderTest, n network, at i
 	prefix := fmt.Sprintf("growth.%s.%d", n.name, at)
 	for range b.opts.n {
 		before := accounted(b.cgroup)
-		p, up, err := r.up(ctx, b.busybox)
+		p, up, err := r.up(ctx, containerConfig(b.busybox))
 		if err != nil {
 			return 0, err
 		}

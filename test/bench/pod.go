@@ -108,7 +108,19 @@ func timed(call func() error) (time.Duration, error) {
 }
 
 // up brings one pod up. On an error what was made stays; removeAll finds it.
-func (r *runtimeUnderTest) up(ctx context.Context, image string) (*pod, upTimes, error) {
+func (r *runtimeUnderTest) up(ctx context.Context, container *runtimeapi.ContainerConfig) (*pod, upTimes, error) {
+	p, t, err := r.created(ctx, container)
+	if err != nil {
+		return nil, t, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	t.start, err = timed(func() error { return r.cri.StartContainer(ctx, p.container) })
+	return p, t, err
+}
+
+// created makes a pod and its container, and does not start that.
+func (r *runtimeUnderTest) created(ctx context.Context, container *runtimeapi.ContainerConfig) (*pod, upTimes, error) {
 	var t upTimes
 	config, err := r.sandboxConfig()
 	if err != nil {
@@ -124,20 +136,10 @@ func (r *runtimeUnderTest) up(ctx context.Context, image string) (*pod, upTimes,
 	if err != nil {
 		return nil, t, err
 	}
-	t.create, t.start, err = r.upContainer(ctx, p, image)
+	request := &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: container, SandboxConfig: config}
+	container.Linux.SecurityContext.NamespaceOptions.Network = config.Linux.SecurityContext.NamespaceOptions.Network
+	t.create, err = timed(func() (err error) { p.container, err = r.cri.CreateContainer(ctx, request); return err })
 	return p, t, err
-}
-
-// upContainer creates and starts the container of p.
-func (r *runtimeUnderTest) upContainer(ctx context.Context, p *pod, image string) (create, start time.Duration, err error) {
-	request := &runtimeapi.CreateContainerRequest{PodSandboxId: p.id, Config: containerConfig(image), SandboxConfig: p.config}
-	request.Config.Linux.SecurityContext.NamespaceOptions.Network = p.config.Linux.SecurityContext.NamespaceOptions.Network
-	create, err = timed(func() (err error) { p.container, err = r.cri.CreateContainer(ctx, request); return err })
-	if err != nil {
-		return create, 0, err
-	}
-	start, err = timed(func() error { return r.cri.StartContainer(ctx, p.container) })
-	return create, start, err
 }
 
 // down takes one pod away: kill at once, remove, as when a pod is deleted with

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // warmups are pods and execs of each runtime that are not counted.
@@ -16,7 +17,7 @@ func (b *bench) measurePodUp(ctx context.Context) error {
 	round := 0
 	return b.turns(ctx, warmups+b.opts.n, func(r *runtimeUnderTest) error {
 		defer func() { round++ }()
-		p, up, err := r.up(ctx, b.busybox)
+		p, up, err := r.up(ctx, containerConfig(b.busybox))
 		if err != nil {
 			return err
 		}
@@ -39,23 +40,27 @@ func (b *bench) measurePodUp(ctx context.Context) error {
 
 // measureExec runs `true` in one pod of each runtime, in turns.
 func (b *bench) measureExec(ctx context.Context) error {
-	pods := map[*runtimeUnderTest]*pod{}
-	for _, r := range b.runtimes {
-		p, _, err := r.up(ctx, b.busybox)
-		if err != nil {
-			return r.explain(err)
-		}
-		pods[r] = p
-	}
 	calls := 0
-	err := b.turns(ctx, warmups+3*b.opts.n, func(r *runtimeUnderTest) error {
-		spent, err := timed(func() error { return r.exec(ctx, pods[r]) })
+	return b.inPods(ctx, containerConfig(b.busybox), warmups+3*b.opts.n, func(r *runtimeUnderTest, p *pod) error {
+		spent, err := timed(func() error { return r.exec(ctx, p) })
 		if calls++; err == nil && calls > warmups*len(b.runtimes) {
 			b.report.time("exec", r.name, spent)
 		}
 		return err
 	})
-	if err != nil {
+}
+
+// inPods calls fn in turns, with a pod of each runtime that is there all the while.
+func (b *bench) inPods(ctx context.Context, container *runtimeapi.ContainerConfig, rounds int, fn func(*runtimeUnderTest, *pod) error) error {
+	pods := map[*runtimeUnderTest]*pod{}
+	for _, r := range b.runtimes {
+		p, _, err := r.up(ctx, container)
+		if err != nil {
+			return r.explain(err)
+		}
+		pods[r] = p
+	}
+	if err := b.turns(ctx, rounds, func(r *runtimeUnderTest) error { return fn(r, pods[r]) }); err != nil {
 		return err
 	}
 	for r, p := range pods {
@@ -96,7 +101,7 @@ func (b *bench) upMany(ctx context.Context, r *runtimeUnderTest, count int) ([]*
 	group.SetLimit(b.opts.parallel)
 	for range count {
 		group.Go(func() error {
-			p, _, err := r.up(ctx, b.busybox)
+			p, _, err := r.up(ctx, containerConfig(b.busybox))
 			if err != nil {
 				return err
 			}

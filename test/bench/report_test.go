@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +40,7 @@ func sampleReport() *report {
 	r := newReport()
 	for _, ms := range []time.Duration{40, 50, 60} {
 		r.time("pod.up", nameBerth, ms*time.Millisecond)
-		r.time("pod.up", nameContainerd, 2*ms*time.Millisecond)
+		r.time("pod.up", nameContainerd, 4*ms*time.Millisecond)
 		r.time("exec", nameBerth, ms*time.Millisecond)
 		r.time("exec", nameContainerd, ms*time.Millisecond)
 	}
@@ -96,7 +99,7 @@ func TestOutput(t *testing.T) {
 			t.Fatal(err)
 		}
 		if count++; line["name"] == "pod.up" && line["runtime"] == nameBerth {
-			if line["median_ms"] != 50.0 || line["p99_ms"] != 60.0 || line["ratio"] != 0.5 || line["met"] != true {
+			if line["median_ms"] != 50.0 || line["p99_ms"] != 60.0 || line["ratio"] != 0.25 || line["met"] != true {
 				t.Errorf("pod.up of berth: %v", line)
 			}
 		}
@@ -112,5 +115,33 @@ func TestOutput(t *testing.T) {
 	}
 	if rows := strings.Count(text.String(), "\n"); rows != 7 {
 		t.Errorf("table has %d rows, want a head and one for each of 6 measures:\n%s", rows, &text)
+	}
+}
+
+// TestEndOfALog: a log is at its end with its last line, and never comes to it without.
+func TestEndOfALog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	begin := strings.Repeat("2026-11-28T08:00:00.000000000Z stdout F x\n", 100)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*look)
+	defer cancel()
+	for name, text := range map[string]string{
+		"no file": "", "no end": begin, "a partial line": begin + "2026-11-28T08:00:00.000000000Z stdout P " + endLine + "\n",
+	} {
+		if text != "" {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := awaitEnd(ctx, path); err == nil {
+			t.Errorf("%s: it is taken for the end", name)
+		}
+		_ = os.Remove(path) // it may not be there
+	}
+	whole := begin + "2026-11-28T08:00:00.000000000Z stdout F " + endLine + "\n"
+	if err := os.WriteFile(path, []byte(whole), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if size, err := awaitEnd(t.Context(), path); err != nil || size != int64(len(whole)) {
+		t.Errorf("%d bytes of %d, %v", size, len(whole), err)
 	}
 }

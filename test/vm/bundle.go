@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"berth/test/program"
 )
 
 // portName is what the guest calls the port for results.
@@ -135,6 +137,7 @@ func build(ctx context.Context, o options, p plan, bundle string) error {
 	}
 	if all.bench {
 		steps = append(steps, func() error { return staticProgram(ctx, filepath.Join(bundle, "bench"), "./test/bench") },
+			func() error { return program.Build("test/streams/client", filepath.Join(bundle, "streams-client")) },
 			func() error { return copyPeer(ctx, o.peer, filepath.Join(bundle, "peer")) })
 	}
 	if all.deb {

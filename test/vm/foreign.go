@@ -60,7 +60,7 @@ func (g *guest) bench(ctx context.Context) error {
 		args = append(args, "-only", g.plan.Run)
 	}
 	peer := filepath.Join(g.bundle, "peer")
-	args = append(args, "-containerd", filepath.Join(peer, "containerd"))
+	args = append(args, "-containerd", filepath.Join(peer, "containerd"), "-streams", filepath.Join(g.bundle, "streams-client"), "-output", "16")
 	if !g.plan.Peer {
 		args = append(args, "-berth-only")
 	}
