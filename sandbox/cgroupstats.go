@@ -240,7 +240,10 @@ func addTree(dirs []string, dir string) []string {
 // of threads.
 func (g cgroupReader) processes() (n uint64) {
 	for _, dir := range g.tree() {
-		_ = eachPiece(dir+"/cgroup.procs", func(piece []byte) { n += uint64(bytes.Count(piece, []byte{'\n'})) }) // one that went has none
+		_ = eachPiece(dir+"/cgroup.procs", func(piece []byte) bool { // one that went has none
+			n += uint64(bytes.Count(piece, []byte{'\n'}))
+			return true
+		})
 	}
 	return n
 }

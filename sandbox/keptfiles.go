@@ -129,18 +129,26 @@ func (k *keptFiles) text(key fileKey, path string) string {
 	return string(buf[:n])
 }
 
-// readText reads a file whose size the kernel decides; "" when it can't be read.
+// maxText bounds a file that is read as a whole: those who administer a pod's network can give
+// it any number of interfaces, each with a line of about 130 bytes.
+const maxText = 1 << 20
+
+// readText reads a file whose size the kernel decides, up to maxText; "" when it can't be read.
 func readText(path string) string {
 	var text []byte
-	if err := eachPiece(path, func(piece []byte) { text = append(text, piece...) }); err != nil {
+	if err := eachPiece(path, func(piece []byte) bool {
+		text = append(text, piece...)
+		return len(text) < maxText
+	}); err != nil {
 		return ""
 	}
 	return string(text)
 }
 
-// eachPiece hands over a file in pieces. Unlike package os it does not have the file watched by
-// the poller, which takes longer than all else: those of cgroups can be polled.
-func eachPiece(path string, do func([]byte)) error {
+// eachPiece hands over a file in pieces until do says no. Unlike package os it does not have
+// the file watched by the poller, which takes longer than all else: those of cgroups can be
+// polled.
+func eachPiece(path string, do func([]byte) bool) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -154,8 +162,8 @@ func eachPiece(path string, do func([]byte)) error {
 		case errors.Is(err, unix.EINTR):
 		case err != nil || n == 0:
 			return err
-		default:
-			do(buf[:n])
+		case !do(buf[:n]):
+			return nil
 		}
 	}
 }

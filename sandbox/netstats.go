@@ -1,10 +1,7 @@
 package sandbox
 
 import (
-	"bufio"
 	"fmt"
-	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -19,8 +16,6 @@ const (
 	// maxInterfaces is how many others are told: who administers the pod's network can
 	// make any number, and each is a part of lists that all pods share.
 	maxInterfaces = 32
-	// maxNetDev bounds what is read of them, at about 130 bytes each.
-	maxNetDev = 1 << 20
 )
 
 // netDevice is a line of /proc/net/dev.
@@ -31,23 +26,21 @@ type netDevice struct {
 
 // netDevices reads a pod's interfaces through its pause process.
 func netDevices(pid int) []netDevice {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/net/dev", pid))
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	return parseNetDevices(f)
+	return parseNetDevices(readText(fmt.Sprintf("/proc/%d/net/dev", pid)))
 }
 
 // parseNetDevices leaves lo out, and gives the default interface first: eth0, or the
 // first one where there is none.
-func parseNetDevices(dev io.Reader) (out []netDevice) {
-	for sc := bufio.NewScanner(io.LimitReader(dev, maxNetDev)); sc.Scan(); {
-		name, rest, ok := strings.Cut(strings.TrimSpace(sc.Text()), ":")
+func parseNetDevices(dev string) (out []netDevice) {
+	for line := range strings.Lines(dev) {
+		name, rest, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if name == "lo" {
+			continue
+		}
 		f := strings.Fields(rest)
 		// The kernel takes names of any bytes; with one that is no text the whole list
 		// of pods could not be sent.
-		if !ok || len(f) < 16 || name == "lo" || !utf8.ValidString(name) {
+		if !ok || len(f) < 16 || !utf8.ValidString(name) {
 			continue
 		}
 		d := netDevice{name: name, counts: make([]uint64, len(f))}

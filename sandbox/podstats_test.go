@@ -73,7 +73,7 @@ func TestNetworkTellsEachInterfaceOnce(t *testing.T) {
 		" tunl0:    0  0 0 0 0 0 0 0    0  0 0 0 0 0 0 0\n" +
 		"  eth0: 4000 30 2 1 0 0 0 0 5000 40 3 4 0 0 0 0\n" +
 		"  net1:    7  1 0 0 0 0 0 0    8  1 0 0 0 0 0 0\n"
-	n := networkUsage(parseNetDevices(strings.NewReader(dev)), time.Now())
+	n := networkUsage(parseNetDevices(dev), time.Now())
 	d := n.GetDefaultInterface()
 	if d.GetName() != "eth0" || d.RxBytes.Value != 4000 || d.RxErrors.Value != 2 || d.TxBytes.Value != 5000 || d.TxErrors.Value != 3 {
 		t.Errorf("default interface: %v", d)
@@ -95,7 +95,7 @@ func TestAttackInterfaces(t *testing.T) {
 	for i := range 20_000 {
 		fmt.Fprintf(&dev, "dummy%d: 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n", i)
 	}
-	n := networkUsage(parseNetDevices(strings.NewReader(dev.String())), time.Now())
+	n := networkUsage(parseNetDevices(dev.String()), time.Now())
 	if _, err := proto.Marshal(n); err != nil {
 		t.Error(err)
 	}
