@@ -114,20 +114,27 @@ func labelsOf(o *runtimeapi.SELinuxOption, level string, open bool, h Host) (Lab
 	return Labels{Process: process.String(), File: file.String()}, nil
 }
 
+// The bounds are not in the expressions: as counted repetitions they would be compiled to
+// hundreds of steps, in milliseconds of every start.
 var (
-	labelName  = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,128}$`)
-	labelLevel = regexp.MustCompile(`^s[0-9]+[s0-9c.,:-]{0,255}$`)
+	labelName  = regexp.MustCompile(`^[A-Za-z0-9_.-]*$`)
+	labelLevel = regexp.MustCompile(`^s[0-9]+[s0-9c.,:-]*$`)
+)
+
+const (
+	maxLabelName  = 128
+	maxLabelLevel = 256
 )
 
 // checkLabelOptions refuses what would end a part of a label, or an option of a mount: the
 // label of files becomes one. Whether the policy knows the label, [CheckLabels] tells.
 func checkLabelOptions(o *runtimeapi.SELinuxOption, level string) error {
 	for field, s := range map[string]string{"user": o.GetUser(), "role": o.GetRole(), "type": o.GetType()} {
-		if !labelName.MatchString(s) {
+		if len(s) > maxLabelName || !labelName.MatchString(s) {
 			return invalid("security_context.selinux_options.%s: %s is not part of a label: use letters, digits, _, - and .", field, clip(s))
 		}
 	}
-	if s := cmp.Or(o.GetLevel(), level); !labelLevel.MatchString(s) {
+	if s := cmp.Or(o.GetLevel(), level); len(s) > maxLabelLevel || !labelLevel.MatchString(s) {
 		return invalid("security_context.selinux_options.level: %s is no level: give one such as s0:c1,c2", clip(s))
 	}
 	return nil

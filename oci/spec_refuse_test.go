@@ -73,6 +73,14 @@ var refusals = map[string]refusal{
 		in.selinux("s0:c1,c2")
 		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Level: `s0",uid=0`}
 	}, ErrInvalid, "selinux_options.level"},
+	"a label with a long type": {func(in *specInput) {
+		in.selinux("s0:c1,c2")
+		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Type: strings.Repeat("t", maxLabelName+1)}
+	}, ErrInvalid, "selinux_options.type"},
+	"a label with a long level": {func(in *specInput) {
+		in.selinux("s0:c1,c2")
+		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:" + strings.Repeat("c", maxLabelLevel-2)}
+	}, ErrInvalid, "selinux_options.level"},
 	"no type for containers": {func(in *specInput) {
 		in.host.SELinux = true
 		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"}
