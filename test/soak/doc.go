@@ -1,14 +1,14 @@
 // Command soak makes random calls from many clients for a long time, kills berthd and its
 // shims meanwhile, and compares every answer with a model of what must be so.
 //
-//	go run ./test/soak                     all phases, 10 minutes each
+//	go run ./test/soak                     all phases, 10 minutes each or more
 //	go run ./test/soak -phases steady -for 1h
 //	go run ./test/soak -seed 7             the same choices again (not the same timing)
 //	make soak SOAK="-for 30m"              the same with programs built with -race for kills
 //
 // # What it owns
 //
-// Three phases, each on a node (test/node) of its own on a tmpfs:
+// Four phases, each on a node (test/node) of its own on a tmpfs:
 //
 //   - steady: no kills. After each round, in which all pods went, what berthd and the shim
 //     hold (descriptors, goroutines, threads, memory) and what the machine has (processes,
@@ -18,8 +18,10 @@
 //     names a directory that has them.
 //   - probes: 50 pods with an exec every 100 ms each, under 100 kills each of berthd and of
 //     the shim.
+//   - lives: 10,000 pods with a container come and go, one in ten with a network of its own,
+//     and what is held is compared as in steady.
 //
-// In the first two, each client has some pods that only it knows, so that it knows at any
+// In the first two each client has some pods that only it knows, so that it knows at any
 // time what they may be ([container], [pod]). It runs, creates, starts, executes, writes to
 // logs and has them rotated, updates, stops, removes, asks for statuses, lists and
 // statistics, pulls and removes images, and makes some calls twice at once.

@@ -26,12 +26,13 @@ type options struct {
 	both    int           // one kill in so many is of berthd and the shim at once; 0: none
 	probed  int           // pods of probes
 	kills   int           // of each program in probes
+	lives   int           // pods that come and go in lives
 	seed    uint64
 	bin     string // absolute; has berthd and berth-shim
 	race    string // absolute or ""; has those built with -race
 }
 
-var allPhases = []string{"steady", "kills", "probes"}
+var allPhases = []string{"steady", "kills", "probes", "lives"}
 
 func main() { os.Exit(run(os.Args[1:])) }
 
@@ -59,12 +60,13 @@ func parseOptions(args []string) (options, error) {
 	phases := fs.String("phases", strings.Join(allPhases, ","), "which to run, in this order")
 	fs.IntVar(&o.clients, "clients", 16, "clients at work at the same time")
 	fs.IntVar(&o.pods, "pods", 200, "pods at the same time, at most")
-	fs.IntVar(&o.rounds, "rounds", 6, "parts of steady and kills; growth is measured after each")
+	fs.IntVar(&o.rounds, "rounds", 6, "parts of steady, kills and lives; growth is measured after each")
 	fs.DurationVar(&o.length, "for", 10*time.Minute, "how long steady and kills take, each")
 	fs.DurationVar(&o.every, "every", 2*time.Second, "time between two kills, on average")
 	fs.IntVar(&o.both, "both", 20, "one kill in so many is of berthd and the shim at once; 0: none")
 	fs.IntVar(&o.probed, "probed", 50, "pods that probes executes in")
 	fs.IntVar(&o.kills, "kills", 100, "kills of each program in probes")
+	fs.IntVar(&o.lives, "lives", 10_000, "pods that come and go in lives")
 	fs.Uint64Var(&o.seed, "seed", 0, "of all that is random; 0: a new one")
 	fs.StringVar(&o.bin, "bin", "bin", "directory with berthd and berth-shim")
 	fs.StringVar(&o.race, "race", "", "directory with both built with -race, for kills")
@@ -97,8 +99,8 @@ func (o options) check() error {
 			return fmt.Errorf("no phase %q, there are %s", p, strings.Join(allPhases, ", "))
 		}
 	}
-	if min(o.clients, o.rounds, o.probed, o.kills) < 1 || o.pods < o.clients || o.pods > 240 || o.every <= 0 {
-		return errors.New("-clients, -rounds, -probed, -kills and -every must be more than 0, -pods from -clients to 240, which is what the subnet has room for")
+	if min(o.clients, o.rounds, o.probed, o.kills, o.lives) < 1 || o.pods < o.clients || o.pods > 240 || o.every <= 0 {
+		return errors.New("-clients, -rounds, -probed, -kills, -lives and -every must be more than 0, -pods from -clients to 240, which is what the subnet has room for")
 	}
 	return nil
 }

@@ -12,22 +12,32 @@ import (
 	"berth/test/tally"
 )
 
-// runPod runs a pod; cut short, the call is repeated, and makes one pod in all.
-func (w *worker) runPod(ctx context.Context) {
+// makePod runs a pod, with a network of its own or the node's; cut short, the call is repeated,
+// and makes one pod in all. nil: there is none.
+func (w *worker) makePod(ctx context.Context, own bool) *pod {
 	w.made++
 	name := fmt.Sprintf("soak%d-%d", w.number, w.made)
-	config, err := w.podConfig(w.owner(), name, w.rng.IntN(2) == 0)
+	config, err := w.podConfig(w.owner(), name, own)
 	if err != nil {
 		w.Problem("%v", err)
-		return
+		return nil
 	}
 	p := &pod{name: name, config: config, ready: true, bothDead: w.bothDead.Load()}
 	if !w.runs(ctx, p) {
-		return
+		return nil
 	}
 	p.note("ran")
 	w.pods = append(w.pods, p)
 	w.born()
+	return p
+}
+
+// runPod runs a pod with some containers.
+func (w *worker) runPod(ctx context.Context) {
+	p := w.makePod(ctx, w.rng.IntN(2) == 0)
+	if p == nil {
+		return
+	}
 	w.look(ctx, p)
 	for range w.rng.IntN(4) {
 		w.createContainer(ctx, p)

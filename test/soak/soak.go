@@ -71,7 +71,7 @@ func soak(ctx context.Context, opts options, say func(string)) error {
 // is left on the machine.
 func (p *phase) whole(ctx context.Context) (err error) {
 	bin := p.opts.bin
-	if p.name != "steady" && p.opts.race != "" {
+	if (p.name == "kills" || p.name == "probes") && p.opts.race != "" {
 		bin = p.opts.race
 	}
 	dir, err := os.MkdirTemp("/var/tmp", "berth-soak-")
@@ -102,7 +102,7 @@ func (p *phase) whole(ctx context.Context) (err error) {
 	return errors.Join(err, p.node.Close())
 }
 
-// rounds are the phases steady and kills.
+// rounds are the phases steady, kills and lives.
 func (p *phase) rounds(ctx context.Context) error {
 	if err := p.watch(ctx); err != nil {
 		return err
@@ -152,7 +152,13 @@ func (p *phase) round(ctx context.Context, number int, workers []*worker) error 
 	}()
 	var wg sync.WaitGroup
 	for _, w := range workers {
-		wg.Go(func() { w.work(ctx, working) })
+		wg.Go(func() {
+			if p.name == "lives" {
+				w.live(ctx, p.opts.lives*(number+1)/p.opts.rounds)
+				return
+			}
+			w.work(ctx, working)
+		})
 	}
 	wg.Wait()
 	stopKilling()

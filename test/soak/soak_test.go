@@ -26,7 +26,7 @@ func TestSoak(t *testing.T) {
 			t.Skipf("no bin/%s: run make build first", name)
 		}
 	}
-	opts, err := parseOptions([]string{"-bin", bin, "-for", "12s", "-rounds", "2", "-clients", "8", "-pods", "40", "-every", "1s", "-probed", "10", "-kills", "4"})
+	opts, err := parseOptions([]string{"-bin", bin, "-for", "12s", "-rounds", "2", "-clients", "8", "-pods", "40", "-every", "1s", "-probed", "10", "-kills", "4", "-lives", "60"})
 	if err != nil {
 		t.Fatal(err)
 	}

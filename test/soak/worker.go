@@ -82,6 +82,24 @@ func (w *worker) work(ctx, working context.Context) {
 	w.end(ctx)
 }
 
+// oneIn tells how many pods there are in lives for each with a network, whose plugins would take
+// most of the time.
+const oneIn = 10
+
+// live has pods come and go, one after the other, until so many have in all.
+func (w *worker) live(ctx context.Context, until int) {
+	for ctx.Err() == nil && w.Problems() == 0 && w.lives.Load() < uint64(until) { //nolint:gosec // not negative
+		p := w.makePod(ctx, w.rng.IntN(oneIn) == 0)
+		if p == nil {
+			return
+		}
+		w.createContainer(ctx, p)
+		w.startContainer(ctx, p)
+		w.look(ctx, p)
+		w.removePod(ctx, p)
+	}
+}
+
 // verb is the one that number n falls to, by weight.
 func (w *worker) verb(n int) verb {
 	for _, v := range verbs {
