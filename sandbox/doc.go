@@ -18,7 +18,7 @@
 //     the same): the verbs. Which verb applies in which state is one table (guard.go),
 //     what a repeated call gets is in retry.go and package inflight
 //   - teardown (destroy.go, stop.go, lost.go): ends and releases, whoever asks for it
-//   - recovery (recover.go, settle.go): what earlier daemons left
+//   - recovery (load.go, recover.go, settle.go): what earlier daemons left
 //   - shimWatch (watch.go, lost.go): what the shims report
 //   - endings (endings.go): ends in the background that no verb asked for
 //   - sessions (exec.go, portforward.go): streams of clients

@@ -33,6 +33,7 @@ type fakeNode struct {
 	plugins     Plugins
 	host        oci.Host
 	m           *Runtime
+	records     *Records           // of the next daemon; nil: it reads them
 	stop        context.CancelFunc // ends the daemon's work on the shims' events
 }
 
@@ -70,15 +71,19 @@ func (n *fakeNode) tryBegin() error {
 		n.t.Fatal(err)
 	}
 	n.calls = inflight.New()
+	if n.records == nil {
+		n.records = ReadRecords(ctx, n.root)
+	}
 	n.m, err = New(Options{
-		Calls: n.calls,
-		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims, Plugins: n.plugins,
+		Calls: n.calls, Records: n.records,
+		Root: n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims, Plugins: n.plugins,
 		Host:     n.host,
 		Handlers: fakeHandlers{"other": {}}, StopTimeout: time.Second,
 	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	n.records = nil
 	return n.m.Recover(ctx)
 }
 

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -61,6 +62,27 @@ func TestRecoverAdoptsWhatRuns(t *testing.T) {
 	}
 	n.shim.exit(runs, 5)
 	await(t, "an end after the restart", func() bool { return n.container(runs).ExitCode == 5 })
+}
+
+// TestReadingIsCutOff: a daemon that is told to end while it reads the records takes in none of
+// them, and the next one finds all as they were.
+func TestReadingIsCutOff(t *testing.T) {
+	n := newFakeNode(t)
+	runs := n.run(n.pod("a"), "runs")
+	n.end()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	n.records = ReadRecords(ended, n.root)
+	if err := n.tryBegin(); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nothing was changed") {
+		t.Errorf("recovery from records that were not read: %v", err)
+	}
+	if pods := n.m.Pods(); len(pods) > 0 {
+		t.Errorf("it has the pods %v", pods)
+	}
+	n.restart()
+	if st := n.container(runs); st.State != ctrRunning {
+		t.Errorf("the container that runs: %+v", st)
+	}
 }
 
 // What ended while no daemon ran is read from the shim's record.

@@ -15,12 +15,13 @@
 //
 // A start takes these steps, in this order:
 //
-//	lock root and state            two daemons on one root would undo each other's work
+//	lock root and state            two daemons on one root would undo each other's work;
+//	                               the records are read from now on, beside the next steps
 //	images, network, host, shims   a shim that is alive is connected to again; runtimes
 //	                               (package runtimes) are asked what they can do meanwhile
 //	listen                         calls are accepted, and wait until the daemon is ready;
 //	                               also at containerd's path, where cAdvisor looks only once
-//	sandbox.Recover                read records, compare them with the kernel, hold layers
+//	sandbox.Recover                compare the records with the kernel, hold layers
 //	image sweep, network GC, seeds these are begun now that it is known what is in use;
 //	                               the start does not wait for them, because a plugin may
 //	                               hang and a layer may be large

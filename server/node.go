@@ -50,6 +50,7 @@ type node struct {
 
 	runtimes *runtimes.Set
 
+	records *sandbox.Records
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
@@ -91,7 +92,7 @@ func open(ctx context.Context, cfg config.Config, version string) (_ *node, err 
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.lock, n.openTraces, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPlugins, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
+		n.lock, n.readRecords, n.openTraces, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPlugins, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -108,6 +109,18 @@ func (n *node) lock(ctx context.Context) error {
 		}
 		n.opened("lock", func(context.Context) error { l.release(); return nil })
 	}
+	return nil
+}
+
+// readRecords begins as soon as no other daemon changes the records.
+func (n *node) readRecords(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	n.records = sandbox.ReadRecords(ctx, n.cfg.Root)
+	n.opened("records", func(context.Context) error {
+		cancel()
+		n.records.Wait()
+		return nil
+	})
 	return nil
 }
 
@@ -280,7 +293,7 @@ func (n *node) openPods(context.Context) error {
 		return fmt.Errorf("timeouts: %w", err)
 	}
 	pods, err := sandbox.New(sandbox.Options{
-		Root: n.cfg.Root, State: n.cfg.State,
+		Root: n.cfg.Root, State: n.cfg.State, Records: n.records,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host, Plugins: n.plugins,
 		Calls: n.calls, Handlers: handlers{n.runtimes, n.images},
