@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/oci/shimapi"
 	"berth/test/client"
 )
 
@@ -140,13 +141,14 @@ func (n *Node) Pods() []string {
 	return append([]string(nil), n.pods...)
 }
 
-// cgroupsLeft are cgroups that are named after our pods or by our tests.
+// cgroupsLeft are cgroups that are named after our pods, by our tests or for our shims.
 func (n *Node) cgroupsLeft() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var out []string
+	ofShims := shimapi.ShimCgroup(n.State)
 	for _, c := range berthCgroups() {
-		ours := strings.Contains(c, n.CgroupMark)
+		ours := strings.Contains(c, n.CgroupMark) || filepath.Base(c) == ofShims
 		for _, id := range n.pods {
 			ours = ours || len(id) >= 13 && strings.Contains(c, id[:13])
 		}
