@@ -29,21 +29,24 @@ type leftContainer struct {
 	err error
 }
 
-// Records are those that an earlier daemon left below a root directory. They are read while the
-// daemon looks at the host and asks its shims, which takes as long.
+// Records are the records that an earlier daemon left below a root directory. They are read in the
+// background while the daemon looks at the host and asks its shims.
 type Records struct {
 	read chan struct{} // closed when the others are set
 	pods []leftPod
 	err  error
 }
 
-// ReadRecords begins to read the records below root, which the caller has locked, and goes on
-// until ctx ends. [Runtime.Recover] waits for it and tells of its errors.
+// ReadRecords begins to read the records below root, which the caller has locked. It is given up
+// when ctx ends. [Runtime.Recover] waits for it and tells of its errors.
 func ReadRecords(ctx context.Context, root string) *Records {
 	r := &Records{read: make(chan struct{})}
+	l := loader{layout{root: root}}
 	go func() {
 		defer close(r.read)
-		r.pods, r.err = loader{layout{root: root}}.load(ctx)
+		if r.err = os.MkdirAll(l.paths.podsDir(), 0o700); r.err == nil {
+			r.pods, r.err = l.load(ctx)
+		}
 	}()
 	return r
 }
@@ -55,7 +58,7 @@ func (r *Records) Wait() { <-r.read }
 func (r *Records) take() ([]leftPod, error) {
 	r.Wait()
 	pods := r.pods
-	r.pods = nil // what the index does not need goes
+	r.pods = nil // frees what the index does not keep
 	return pods, r.err
 }
 
@@ -66,9 +69,6 @@ type loader struct{ paths layout }
 // whether there is a record: to recover the others would end what the unread ones are of.
 func (l loader) load(ctx context.Context) ([]leftPod, error) {
 	entries, err := os.ReadDir(l.paths.podsDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // no daemon was there before
-	}
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}

@@ -43,7 +43,7 @@ func parseNetDevices(dev string) (out []netDevice) {
 		if !ok || len(f) < 16 || !utf8.ValidString(name) {
 			continue
 		}
-		d := netDevice{name: name, counts: make([]uint64, len(f))}
+		d := netDevice{name: strings.Clone(name), counts: make([]uint64, len(f))}
 		for i := range f {
 			d.counts[i], _ = strconv.ParseUint(f[i], 10, 64)
 		}

@@ -64,8 +64,8 @@ func TestRecoverAdoptsWhatRuns(t *testing.T) {
 	await(t, "an end after the restart", func() bool { return n.container(runs).ExitCode == 5 })
 }
 
-// TestReadingIsCutOff: a daemon that is told to end while it reads the records takes in none of
-// them, and the next one finds all as they were.
+// TestReadingIsCutOff: a daemon whose reading of the records was given up takes in none of them,
+// and the next one finds all as they were.
 func TestReadingIsCutOff(t *testing.T) {
 	n := newFakeNode(t)
 	runs := n.run(n.pod("a"), "runs")

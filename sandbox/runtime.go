@@ -13,7 +13,7 @@ import (
 // Options is what a Runtime is made of.
 type Options struct {
 	Root    string   // durable records
-	Records *Records // those below Root, which Recover waits for
+	Records *Records // those below Root, see [ReadRecords]; must be set
 	State   string   // sockets, namespaces, mounts; dies with the boot
 	Images  Images
 	Network Network

@@ -57,7 +57,9 @@
 // # Locks
 //
 // certificate.mu is held by the one handshake that looks whether the certificate's files
-// have changed; the others do not wait for it. The flock of each directory is held until the process ends.
+// have changed; the others do not wait for it. The
+// flock of each directory is held until all else is closed, and the next daemon waits for the end
+// of the process as well.
 //
 // # Files
 //

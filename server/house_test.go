@@ -28,7 +28,7 @@ var local = map[string][]string{
 	"cmd/berth/printable": {},
 	"cmd/berth-shim":      {"oci/shim"},
 	"cmd/berth-shim-v2":   {"oci/shim", "oci/shim/shimv2", "oci/shimapi"},
-	"server":              {"cri", "cri/operator", "sandbox", "sandbox/inflight", "image", "cni", "oci", "oci/atomicfile", "oci/failure", "oci/flock", "oci/shims", "oci/tracing", "server/config", "server/metrics", "server/nri", "server/runtimes", "server/traces"},
+	"server":              {"cri", "cri/operator", "sandbox", "sandbox/inflight", "image", "cni", "oci", "oci/atomicfile", "oci/failure", "oci/flock", "oci/procfs", "oci/shims", "oci/tracing", "server/config", "server/metrics", "server/nri", "server/runtimes", "server/traces"},
 	"server/config":       {},
 	"server/metrics":      {"image"},
 	"server/traces":       {},

@@ -11,9 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"berth/oci/flock"
+	"berth/oci/procfs"
 )
 
 const (
@@ -47,10 +49,39 @@ func lockDir(ctx context.Context, dir string, patience time.Duration) (*lock, er
 	if err != nil {
 		return nil, err
 	}
+	awaitOwner(ctx, path, patience)
 	if err := os.WriteFile(path, fmt.Appendln(nil, os.Getpid()), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
 	return &lock{f: f}, nil
+}
+
+// awaitOwner waits, at most so long, until the daemon that has written its PID into a lock file has
+// ended. It gives the lock back shortly before, and what it could not finish in time may write
+// records until then.
+func awaitOwner(ctx context.Context, path string, patience time.Duration) {
+	data, _ := os.ReadFile(path) // without a PID nobody is waited for
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid == os.Getpid() || nameOf(data) != nameOf(fmt.Append(nil, os.Getpid())) {
+		return // another program may have the PID by now
+	}
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return // it has ended
+	}
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	defer pidfd.Close()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := procfs.AwaitEnd(ctx, pidfd); err != nil {
+		klog.FromContext(ctx).Info("The berthd before has given its lock back and does not end", "file", path, "pid", pid)
+	}
+}
+
+// nameOf is the name of the program of a process, "" of one that has ended.
+func nameOf(pid []byte) string {
+	comm, _ := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/comm")
+	return strings.TrimSpace(string(comm))
 }
 
 // inUse says who has the lock: the berthd that wrote its PID into the file or,
@@ -82,8 +113,7 @@ func holders(path string) (out []string) {
 		if err != nil || !os.SameFile(info, file) || pid == strconv.Itoa(os.Getpid()) {
 			continue
 		}
-		comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-		if holder := fmt.Sprintf("%s (%s)", pid, strings.TrimSpace(string(comm))); !slices.Contains(out, holder) {
+		if holder := fmt.Sprintf("%s (%s)", pid, nameOf([]byte(pid))); !slices.Contains(out, holder) {
 			out = append(out, holder)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,52 @@ func TestOneDaemonPerDirectory(t *testing.T) {
 		t.Fatalf("after release: %v", err)
 	}
 	again.release()
+}
+
+// TestLockOfADaemonThatEnds: one that has given its lock back may write records until it has ended.
+func TestLockOfADaemonThatEnds(t *testing.T) {
+	dir := t.TempDir()
+	self, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The name of a program is that of its file, of which the kernel keeps 15 bytes.
+	program := filepath.Join(t.TempDir(), strings.TrimSpace(string(self)))
+	if err := os.Symlink("/bin/sleep", program); err != nil {
+		t.Fatal(err)
+	}
+	before := exec.Command(program, "1000")
+	if err := before.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/"+lockName, fmt.Appendln(nil, before.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan error, 1)
+	go func() {
+		l, err := lockDir(t.Context(), dir, time.Minute)
+		if err == nil {
+			l.release()
+		}
+		taken <- err
+	}()
+	select {
+	case err := <-taken:
+		t.Errorf("the lock is taken while the daemon before lives: %v", err)
+	case <-time.After(100 * time.Millisecond): // no event says that it waits
+	}
+	if err := before.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = before.Wait() // by the kill
+	if err := <-taken; err != nil {
+		t.Error(err)
+	}
+	l, err := lockDir(t.Context(), dir, 0)
+	if err != nil {
+		t.Fatalf("with the PID of a daemon that has ended: %v", err)
+	}
+	l.release()
 }
 
 // TestLockOfADeadDaemonsChild: a process that a killed daemon had forked holds

@@ -112,7 +112,7 @@ func (n *node) lock(ctx context.Context) error {
 	return nil
 }
 
-// readRecords begins as soon as no other daemon changes the records.
+// readRecords begins when no other daemon changes the records any more.
 func (n *node) readRecords(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	n.records = sandbox.ReadRecords(ctx, n.cfg.Root)
@@ -124,7 +124,7 @@ func (n *node) readRecords(ctx context.Context) error {
 	return nil
 }
 
-// openTraces comes first of the parts, so that the spans of the others are delivered last.
+// openTraces comes before the parts that have spans, so that the spans of the others are delivered last.
 func (n *node) openTraces(ctx context.Context) error {
 	if n.cfg.TraceEndpoint == "" {
 		return nil
