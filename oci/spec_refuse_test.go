@@ -79,7 +79,7 @@ var refusals = map[string]refusal{
 	}, ErrInvalid, "selinux_options.type"},
 	"a label with a long level": {func(in *specInput) {
 		in.selinux("s0:c1,c2")
-		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:" + strings.Repeat("c", maxLabelLevel-2)}
+		in.security().SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:" + strings.Repeat("c", maxLabelLevel-len("s0:")+1)}
 	}, ErrInvalid, "selinux_options.level"},
 	"no type for containers": {func(in *specInput) {
 		in.host.SELinux = true
