@@ -35,7 +35,7 @@ type measure struct {
 
 // inner is the bench proper, in its namespaces.
 func inner(ctx context.Context, opts options) (err error) {
-	if err := isolate(opts.berthd, opts.containerd, opts.cniBin); err != nil {
+	if err := isolate(opts.berthd, opts.containerd, opts.cniBin, opts.streams); err != nil {
 		return fmt.Errorf("make a place of its own: %w", err)
 	}
 	run := os.Getenv(innerEnv)
@@ -60,6 +60,9 @@ func inner(ctx context.Context, opts options) (err error) {
 
 // prepare starts the registry and the runtimes, and pulls the workload's image.
 func (b *bench) prepare(ctx context.Context) error {
+	if _, err := os.Stat(b.opts.streams); err != nil && b.opts.mode == "pods" && b.opts.only.MatchString("streams") {
+		return fmt.Errorf("%w; run `make bench`, which builds it, or pass -streams, or -only for other measures", err)
+	}
 	var err error
 	if b.cniBin, err = findCNI(b.opts.cniBin); err != nil {
 		return err

@@ -1,7 +1,7 @@
 // Command bench drives berthd and containerd, both built from source, with one CRI client, in
 // one run, turn by turn, and prints what each costs.
 //
-//	go run ./test/bench              pod up, exec, pods/s, growth, statistics, restart, logs, streams, memory, idle CPU, a pull, floors
+//	make bench                       pod up, exec, pods/s, growth, statistics, restart, logs, streams, memory, idle CPU, a pull, floors
 //	go run ./test/bench pull         pulls alone, of several shapes of image (make bench-pull)
 //	go run ./test/bench -before F    beside another build of berthd (F), not containerd
 //	BERTH_TEST_HANDLER=runc BERTH_TEST_RUNTIME='runc={type="shim.v2",shim="/…/containerd-shim-runc-v2"}' go run ./test/bench

@@ -25,6 +25,9 @@ type pod struct {
 	config                *runtimeapi.PodSandboxConfig
 }
 
+// log is the path of its container's log.
+func (p *pod) log() string { return filepath.Join(p.config.LogDirectory, "sleep/0.log") }
+
 // upTimes are the parts of bringing a pod up.
 type upTimes struct{ run, create, start time.Duration }
 

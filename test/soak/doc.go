@@ -1,7 +1,7 @@
 // Command soak makes random calls from many clients for a long time, kills berthd and its
 // shims meanwhile, and compares every answer with a model of what must be so.
 //
-//	go run ./test/soak                     all phases, 10 minutes each or more
+//	go run ./test/soak                     all phases, an hour together
 //	go run ./test/soak -phases steady -for 1h
 //	go run ./test/soak -seed 7             the same choices again (not the same timing)
 //	make soak SOAK="-for 30m"              the same with programs built with -race for kills
@@ -21,7 +21,7 @@
 //   - lives: 10,000 pods with a container come and go, one in ten with a network of its own,
 //     and what is held is compared as in steady.
 //
-// In the first two each client has some pods that only it knows, so that it knows at any
+// In steady, kills and lives each client has some pods that only it knows, so that it knows at any
 // time what they may be ([container], [pod]). It runs, creates, starts, executes, writes to
 // logs and has them rotated, updates, stops, removes, asks for statuses, lists and
 // statistics, pulls and removes images, and makes some calls twice at once.

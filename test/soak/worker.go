@@ -82,14 +82,14 @@ func (w *worker) work(ctx, working context.Context) {
 	w.end(ctx)
 }
 
-// oneIn tells how many pods there are in lives for each with a network, whose plugins would take
-// most of the time.
-const oneIn = 10
+// podsPerNetwork is how many pods there are in lives for each with a network of its own, whose
+// plugins would take most of the time.
+const podsPerNetwork = 10
 
 // live has pods come and go, one after the other, until so many have in all.
 func (w *worker) live(ctx context.Context, until int) {
 	for ctx.Err() == nil && w.Problems() == 0 && w.lives.Load() < uint64(until) { //nolint:gosec // not negative
-		p := w.makePod(ctx, w.rng.IntN(oneIn) == 0)
+		p := w.makePod(ctx, w.rng.IntN(podsPerNetwork) == 0)
 		if p == nil {
 			return
 		}
