@@ -33,7 +33,6 @@ type fakeNode struct {
 	plugins     Plugins
 	host        oci.Host
 	m           *Runtime
-	records     *Records           // of the next daemon; nil: it reads them
 	stop        context.CancelFunc // ends the daemon's work on the shims' events
 }
 
@@ -64,6 +63,13 @@ func (n *fakeNode) begin() {
 // tryBegin is begin for a daemon that may fail to recover what is on disk.
 func (n *fakeNode) tryBegin() error {
 	n.t.Helper()
+	ctx := n.open()
+	return n.m.Recover(ctx)
+}
+
+// open makes a daemon that has recovered nothing yet. The context ends with it.
+func (n *fakeNode) open() context.Context {
+	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	var err error
@@ -71,20 +77,16 @@ func (n *fakeNode) tryBegin() error {
 		n.t.Fatal(err)
 	}
 	n.calls = inflight.New()
-	if n.records == nil {
-		n.records = ReadRecords(ctx, n.root)
-	}
 	n.m, err = New(Options{
-		Calls: n.calls, Records: n.records,
-		Root: n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims, Plugins: n.plugins,
+		Calls: n.calls,
+		Root:  n.root, State: n.state, Images: n.images, Network: n.network, Mounts: n.mounts, Shims: n.shims, Plugins: n.plugins,
 		Host:     n.host,
 		Handlers: fakeHandlers{"other": {}}, StopTimeout: time.Second,
 	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.records = nil
-	return n.m.Recover(ctx)
+	return ctx
 }
 
 func (n *fakeNode) end() {

@@ -29,51 +29,15 @@ type leftContainer struct {
 	err error
 }
 
-// Records are the records that an earlier daemon left below a root directory. They are read in the
-// background while the daemon looks at the host and asks its shims.
-type Records struct {
-	read chan struct{} // closed when the others are set
-	pods []leftPod
-	err  error
-}
-
-// ReadRecords begins to read the records below root, which the caller has locked. It is given up
-// when ctx ends. [Runtime.Recover] waits for it and tells of its errors.
-func ReadRecords(ctx context.Context, root string) *Records {
-	r := &Records{read: make(chan struct{})}
-	l := loader{layout{root: root}}
-	go func() {
-		defer close(r.read)
-		if r.err = os.MkdirAll(l.paths.podsDir(), 0o700); r.err == nil {
-			r.pods, r.err = l.load(ctx)
-		}
-	}()
-	return r
-}
-
-// Wait waits until nothing is read any more.
-func (r *Records) Wait() { <-r.read }
-
-// take gives what was read, once.
-func (r *Records) take() ([]leftPod, error) {
-	r.Wait()
-	pods := r.pods
-	r.pods = nil // frees what the index does not keep
-	return pods, r.err
-}
-
-// loader reads records.
-type loader struct{ paths layout }
-
 // load reads all records. It changes nothing that counts, and fails when it can't tell
 // whether there is a record: to recover the others would end what the unread ones are of.
-func (l loader) load(ctx context.Context) ([]leftPod, error) {
-	entries, err := os.ReadDir(l.paths.podsDir())
+func (r *recovery) load(ctx context.Context) ([]leftPod, error) {
+	entries, err := os.ReadDir(r.paths.podsDir())
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}
 	left, unread := make([]leftPod, len(entries)), make([]error, len(entries))
-	parallel(ctx, len(entries), func(i int) { left[i], unread[i] = l.loadPod(ctx, entries[i].Name()) })
+	parallel(ctx, len(entries), func(i int) { left[i], unread[i] = r.loadPod(ctx, entries[i].Name()) })
 	if err := errors.Join(append(unread, ctx.Err())...); err != nil {
 		return nil, fmt.Errorf("what runs can't be told from what is left, so nothing was changed; it is tried again at the next start: %w", err)
 	}
@@ -81,9 +45,9 @@ func (l loader) load(ctx context.Context) ([]leftPod, error) {
 }
 
 // loadPod returns an error only when it can't be told what is there.
-func (l loader) loadPod(ctx context.Context, id string) (leftPod, error) {
+func (r *recovery) loadPod(ctx context.Context, id string) (leftPod, error) {
 	p := leftPod{id: id}
-	p.err = readOwn(ctx, l.paths.podFile(id, record.PodFile), &p.rec)
+	p.err = readOwn(ctx, r.paths.podFile(id, record.PodFile), &p.rec)
 	if p.err != nil && !isNoRecord(p.err) {
 		return p, fmt.Errorf("pod sandbox %s: %w", id, p.err)
 	}
@@ -93,22 +57,22 @@ func (l loader) loadPod(ctx context.Context, id string) (leftPod, error) {
 	if p.err != nil {
 		return p, nil //nolint:nilerr // the pod is put aside for it
 	}
-	entries, err := os.ReadDir(l.paths.containersDir(id))
+	entries, err := os.ReadDir(r.paths.containersDir(id))
 	if err != nil && !isNoRecord(err) {
 		return p, fmt.Errorf("list containers of pod sandbox %s: %w", id, err)
 	}
 	var unread []error
 	for _, e := range entries {
-		c, err := l.loadContainer(ctx, id, e.Name())
+		c, err := r.loadContainer(ctx, id, e.Name())
 		p.containers, unread = append(p.containers, c), append(unread, err)
 	}
 	return p, errors.Join(unread...)
 }
 
 // loadContainer is loadPod for a container.
-func (l loader) loadContainer(ctx context.Context, pod, id string) (leftContainer, error) {
+func (r *recovery) loadContainer(ctx context.Context, pod, id string) (leftContainer, error) {
 	c := leftContainer{id: id}
-	c.err = readOwn(ctx, l.paths.containerFile(pod, id, record.ContainerFile), &c.rec)
+	c.err = readOwn(ctx, r.paths.containerFile(pod, id, record.ContainerFile), &c.rec)
 	if c.err != nil && !isNoRecord(c.err) {
 		return c, fmt.Errorf("container %s: %w", id, c.err)
 	}

@@ -32,7 +32,6 @@ type recovery struct {
 	bootID   string
 	events   *broadcaster
 	tell     teller
-	records  *Records
 	found    map[string]map[string]shimapi.Record // by shim and ID, see [shims.Set.Found]; nil once Recover has returned
 	finishBy time.Time                            // see finish; set once, by Recover
 	settled  chan struct{}                        // closed when the tasks of Recover have ended
@@ -46,7 +45,7 @@ type recovery struct {
 // container without its shim, goes on when it has returned, see [Runtime.Settled]. It then
 // follows the shims' events until ctx ends.
 func (r *recovery) Recover(ctx context.Context) error {
-	pods, err := r.records.take()
+	pods, err := r.load(ctx)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func TestRecoverAdoptsWhatRuns(t *testing.T) {
 	await(t, "an end after the restart", func() bool { return n.container(runs).ExitCode == 5 })
 }
 
-// TestReadingIsCutOff: a daemon whose reading of the records was given up takes in none of them,
+// TestReadingIsCutOff: a daemon that is ended while it reads the records takes in none of them,
 // and the next one finds all as they were.
 func TestReadingIsCutOff(t *testing.T) {
 	n := newFakeNode(t)
@@ -72,8 +72,8 @@ func TestReadingIsCutOff(t *testing.T) {
 	n.end()
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	n.records = ReadRecords(ended, n.root)
-	if err := n.tryBegin(); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nothing was changed") {
+	n.open()
+	if err := n.m.Recover(ended); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nothing was changed") {
 		t.Errorf("recovery from records that were not read: %v", err)
 	}
 	if pods := n.m.Pods(); len(pods) > 0 {

@@ -12,9 +12,8 @@ import (
 
 // Options is what a Runtime is made of.
 type Options struct {
-	Root    string   // durable records
-	Records *Records // those below Root, see [ReadRecords]; must be set
-	State   string   // sockets, namespaces, mounts; dies with the boot
+	Root    string // durable records
+	State   string // sockets, namespaces, mounts; dies with the boot
 	Images  Images
 	Network Network
 	Shims   *shims.Set
@@ -99,7 +98,7 @@ func New(opt Options) (*Runtime, error) {
 		subjects:   &subjects{index: ix, host: opt.Host},
 		recovery: &recovery{
 			paths: paths, index: ix, teardown: t, watch: w, images: opt.Images, network: opt.Network, mounts: opt.Mounts,
-			shims: opt.Shims, bootID: boot, events: events, settled: make(chan struct{}), tell: tell, records: opt.Records,
+			shims: opt.Shims, bootID: boot, events: events, settled: make(chan struct{}), tell: tell,
 		},
 	}, nil
 }

@@ -15,13 +15,12 @@
 //
 // A start takes these steps, in this order:
 //
-//	lock root and state            two daemons on one root would undo each other's work;
-//	                               the records are read from now on, beside the next steps
+//	lock root and state            two daemons on one root would undo each other's work
 //	images, network, host, shims   a shim that is alive is connected to again; runtimes
 //	                               (package runtimes) are asked what they can do meanwhile
 //	listen                         calls are accepted, and wait until the daemon is ready;
 //	                               also at containerd's path, where cAdvisor looks only once
-//	sandbox.Recover                compare the records with the kernel, hold layers
+//	sandbox.Recover                read records, compare them with the kernel, hold layers
 //	image sweep, network GC, seeds these are begun now that it is known what is in use;
 //	                               the start does not wait for them, because a plugin may
 //	                               hang and a layer may be large
@@ -57,9 +56,8 @@
 // # Locks
 //
 // certificate.mu is held by the one handshake that looks whether the certificate's files
-// have changed; the others do not wait for it. The
-// flock of each directory is held until all else is closed, and the next daemon waits for the end
-// of the process as well.
+// have changed; the others do not wait for it. The flock of each directory is held until all
+// else is closed, and the next daemon waits for the end of the process as well.
 //
 // # Files
 //

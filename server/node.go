@@ -50,7 +50,6 @@ type node struct {
 
 	runtimes *runtimes.Set
 
-	records *sandbox.Records
 	pods    *sandbox.Runtime
 	calls   *inflight.Calls // shared by the pods and the CRI
 	cri     *cri.Server
@@ -92,7 +91,7 @@ func open(ctx context.Context, cfg config.Config, version string) (_ *node, err 
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		n.lock, n.readRecords, n.openTraces, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPlugins, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
+		n.lock, n.openTraces, n.openImages, n.openNetwork, n.lookAtHost, n.openShims, n.openPlugins, n.openPods, n.openCRI, n.serveMetrics, n.serveProfiles,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -112,19 +111,7 @@ func (n *node) lock(ctx context.Context) error {
 	return nil
 }
 
-// readRecords begins when no other daemon changes the records any more.
-func (n *node) readRecords(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	n.records = sandbox.ReadRecords(ctx, n.cfg.Root)
-	n.opened("records", func(context.Context) error {
-		cancel()
-		n.records.Wait()
-		return nil
-	})
-	return nil
-}
-
-// openTraces comes before the parts that have spans, so that the spans of the others are delivered last.
+// openTraces comes first of the parts, so that the spans of the others are delivered last.
 func (n *node) openTraces(ctx context.Context) error {
 	if n.cfg.TraceEndpoint == "" {
 		return nil
@@ -293,7 +280,7 @@ func (n *node) openPods(context.Context) error {
 		return fmt.Errorf("timeouts: %w", err)
 	}
 	pods, err := sandbox.New(sandbox.Options{
-		Root: n.cfg.Root, State: n.cfg.State, Records: n.records,
+		Root: n.cfg.Root, State: n.cfg.State,
 		Images: images{n.images}, Network: network{n.network, n.metrics.Network},
 		Shims: n.shims, Host: n.host, Plugins: n.plugins,
 		Calls: n.calls, Handlers: handlers{n.runtimes, n.images},
