@@ -119,7 +119,7 @@ critest: deps build cni
 	test/critest/run.sh
 
 bench bench-pull: deps build cni peers
-	$(GO) -C test/streams build -buildvcs=false -trimpath -o ../../bin/streams-client ./client
+	$(if $(filter bench,$@),$(GO) -C test/streams build -buildvcs=false -trimpath -o ../../bin/streams-client ./client)
 	$(GO) run -buildvcs=false ./test/bench $(if $(filter bench-pull,$@),pull)
 
 churn: deps build

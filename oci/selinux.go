@@ -131,7 +131,7 @@ const (
 func checkLabelOptions(o *runtimeapi.SELinuxOption, level string) error {
 	for field, s := range map[string]string{"user": o.GetUser(), "role": o.GetRole(), "type": o.GetType()} {
 		if len(s) > maxLabelName || !labelName.MatchString(s) {
-			return invalid("security_context.selinux_options.%s: %s is not part of a label: use up to 128 letters, digits, _, - and .", field, clip(s))
+			return invalid("security_context.selinux_options.%s: %s is not part of a label: use up to %d letters, digits, _, - and .", field, clip(s), maxLabelName)
 		}
 	}
 	if s := cmp.Or(o.GetLevel(), level); len(s) > maxLabelLevel || !labelLevel.MatchString(s) {

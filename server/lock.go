@@ -62,7 +62,7 @@ func lockDir(ctx context.Context, dir string, patience time.Duration) (*lock, er
 func awaitOwner(ctx context.Context, path string, patience time.Duration) {
 	data, _ := os.ReadFile(path) // without a PID nobody is waited for
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil || pid == os.Getpid() || nameOf(data) != nameOf(fmt.Append(nil, os.Getpid())) {
+	if err != nil || pid == os.Getpid() || procfs.Name(pid) != procfs.Name(os.Getpid()) {
 		return // another program may have the PID by now
 	}
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
@@ -76,12 +76,6 @@ func awaitOwner(ctx context.Context, path string, patience time.Duration) {
 	if err := procfs.AwaitEnd(ctx, pidfd); err != nil {
 		klog.FromContext(ctx).Info("The berthd before has given its lock back and does not end", "file", path, "pid", pid)
 	}
-}
-
-// nameOf is the name of the program of a process, "" of one that has ended.
-func nameOf(pid []byte) string {
-	comm, _ := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/comm")
-	return strings.TrimSpace(string(comm))
 }
 
 // inUse says who has the lock: the berthd that wrote its PID into the file or,
@@ -109,11 +103,11 @@ func holders(path string) (out []string) {
 			continue
 		}
 		info, err := os.Stat(link)
-		pid := strings.Split(link, "/")[2]
-		if err != nil || !os.SameFile(info, file) || pid == strconv.Itoa(os.Getpid()) {
+		pid, _ := strconv.Atoi(strings.Split(link, "/")[2]) // the pattern has digits alone
+		if err != nil || !os.SameFile(info, file) || pid == os.Getpid() {
 			continue
 		}
-		if holder := fmt.Sprintf("%s (%s)", pid, nameOf([]byte(pid))); !slices.Contains(out, holder) {
+		if holder := fmt.Sprintf("%d (%s)", pid, procfs.Name(pid)); !slices.Contains(out, holder) {
 			out = append(out, holder)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"berth/oci/procfs"
 )
 
 func TestOneDaemonPerDirectory(t *testing.T) {
@@ -31,12 +33,8 @@ func TestOneDaemonPerDirectory(t *testing.T) {
 // TestLockOfADaemonThatEnds: one that has given its lock back may write records until it has ended.
 func TestLockOfADaemonThatEnds(t *testing.T) {
 	dir := t.TempDir()
-	self, err := os.ReadFile("/proc/self/comm")
-	if err != nil {
-		t.Fatal(err)
-	}
 	// The name of a program is that of its file, of which the kernel keeps 15 bytes.
-	program := filepath.Join(t.TempDir(), strings.TrimSpace(string(self)))
+	program := filepath.Join(t.TempDir(), procfs.Name(os.Getpid()))
 	if err := os.Symlink("/bin/sleep", program); err != nil {
 		t.Fatal(err)
 	}
@@ -47,26 +45,7 @@ func TestLockOfADaemonThatEnds(t *testing.T) {
 	if err := os.WriteFile(dir+"/"+lockName, fmt.Appendln(nil, before.Process.Pid), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	taken := make(chan error, 1)
-	go func() {
-		l, err := lockDir(t.Context(), dir, time.Minute)
-		if err == nil {
-			l.release()
-		}
-		taken <- err
-	}()
-	select {
-	case err := <-taken:
-		t.Errorf("the lock is taken while the daemon before lives: %v", err)
-	case <-time.After(100 * time.Millisecond): // no event says that it waits
-	}
-	if err := before.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = before.Wait() // by the kill
-	if err := <-taken; err != nil {
-		t.Error(err)
-	}
+	waitsForEnd(t, dir, before)
 	l, err := lockDir(t.Context(), dir, 0)
 	if err != nil {
 		t.Fatalf("with the PID of a daemon that has ended: %v", err)
@@ -99,22 +78,29 @@ func TestLockOfADeadDaemonsChild(t *testing.T) {
 			t.Errorf("while the child lives: got %v, want %q in it", err, want)
 		}
 	}
-	waited := make(chan error, 1)
+	waitsForEnd(t, dir, child)
+}
+
+// waitsForEnd ends a process, and checks that a lock is had then and not before.
+func waitsForEnd(t *testing.T, dir string, process *exec.Cmd) {
+	t.Helper()
+	var failed error
+	done := make(chan struct{})
 	go func() {
-		l, err := lockDir(t.Context(), dir, time.Minute)
-		if err == nil {
+		defer close(done)
+		var l *lock
+		if l, failed = lockDir(t.Context(), dir, time.Minute); failed == nil {
 			l.release()
 		}
-		waited <- err
 	}()
 	select {
-	case err := <-waited:
-		t.Errorf("it did not wait: %v", err)
-	case <-time.After(50 * time.Millisecond):
+	case <-done:
+		t.Errorf("it did not wait: %v", failed)
+	case <-time.After(100 * time.Millisecond): // no event says that it waits
 	}
-	_ = child.Process.Kill()
-	_ = child.Wait() // as killed
-	if err := <-waited; err != nil {
-		t.Errorf("after the child's end: %v", err)
+	_ = process.Process.Kill()
+	_ = process.Wait() // as killed
+	if <-done; failed != nil {
+		t.Errorf("after the end of the process: %v", failed)
 	}
 }

@@ -95,6 +95,16 @@ func Pidfd(pid int, start uint64, flags int) (int, error) {
 // Ended tells whether the process has ended, and only its parent has not waited for it.
 func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
 
+// Name is the name of a process's program, also of one that ended and was not waited for; "":
+// there is no such process. The kernel keeps 15 bytes of it, see PR_SET_NAME in prctl(2).
+func Name(pid int) string {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(data), "\n")
+}
+
 // BootID is a UUID that differs after each boot of the machine.
 func BootID() (string, error) {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/oci/cgroup"
+	"berth/oci/procfs"
 	"berth/oci/shim/mountns"
 	"berth/oci/shimapi"
 )
@@ -397,7 +398,7 @@ func (cs *containers) openAdoptedFifo(ctr *container) error {
 
 // executed tells that the first process is there, and has executed its command.
 func (ctr *container) executed() bool {
-	name := comm(ctr.pid)
+	name := procfs.Name(ctr.pid)
 	return name != "" && name != initComm
 }
 
@@ -410,7 +411,7 @@ const commandPatience = 500 * time.Millisecond
 // process changes last, after its dumpability (begin_new_exec in fs/exec.c).
 func (ctr *container) awaitCommand(patience time.Duration) {
 	pause := 50 * time.Microsecond
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && ctr.process.alive() && comm(ctr.pid) == initComm; {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && ctr.process.alive() && procfs.Name(ctr.pid) == initComm; {
 		time.Sleep(pause)
 		pause = min(pause+pause/16, 5*time.Millisecond)
 	}

@@ -1,11 +1,9 @@
 package shim
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -28,13 +26,4 @@ func openPidfd(pid int) (*os.File, error) {
 		return nil, fmt.Errorf("pidfd of %d: %w", pid, err)
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
-}
-
-// comm is the name of a process, also of a zombie; "": there is no such process.
-func comm(pid int) string {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
-	if err != nil {
-		return ""
-	}
-	return string(bytes.TrimSuffix(data, []byte("\n")))
 }

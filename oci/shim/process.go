@@ -74,7 +74,7 @@ func (p *started) wait() end {
 		}
 		_ = p.pidfd.Close() // nothing is buffered
 	}
-	neverRan := comm(p.pid) == initComm // a zombie still has its name
+	neverRan := procfs.Name(p.pid) == initComm // a zombie still has its name
 	state, err := p.Wait()
 	p.reaped.Store(true)
 	if state == nil {

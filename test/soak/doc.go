@@ -21,8 +21,8 @@
 //   - lives: 10,000 pods with a container come and go, one in ten with a network of its own,
 //     and what is held is compared as in steady.
 //
-// In steady, kills and lives each client has some pods that only it knows, so that it knows at any
-// time what they may be ([container], [pod]). It runs, creates, starts, executes, writes to
+// In all but probes each client has some pods that only it knows, so that it knows at any
+// time what they may be ([container], [pod]). In steady and kills it runs, creates, starts, executes, writes to
 // logs and has them rotated, updates, stops, removes, asks for statuses, lists and
 // statistics, pulls and removes images, and makes some calls twice at once.
 //

@@ -99,8 +99,8 @@ func (o options) check() error {
 			return fmt.Errorf("no phase %q, there are %s", p, strings.Join(allPhases, ", "))
 		}
 	}
-	if min(o.clients, o.rounds, o.probed, o.kills, o.lives) < 1 || o.pods < o.clients || o.pods > 240 || o.every <= 0 {
-		return errors.New("-clients, -rounds, -probed, -kills, -lives and -every must be more than 0, -pods from -clients to 240, which is what the subnet has room for")
+	if min(o.clients, o.rounds, o.probed, o.kills) < 1 || o.pods < o.clients || o.pods > 240 || o.every <= 0 {
+		return errors.New("-clients, -rounds, -probed, -kills and -every must be more than 0, -pods from -clients to 240, which is what the subnet has room for")
 	}
 	if o.lives < o.rounds {
 		return errors.New("-lives must be at least -rounds, so that some are in each")
